@@ -1,0 +1,376 @@
+"""Pixels <-> streams: the public functions, and the choice of a model.
+
+Arrays are uint8 (28, 28) for one image and (N, 28, 28) for many; one image becomes a single-image stream, many become
+a collection. `model` is "auto" (of the shipped models the one with the lower cost lambda * SSE + bits), a model's name,
+or the path of a model file.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from codec import bitstream, metrics, registry
+from codec.bitstream import MAX_BLOCK_IMAGES, MAX_QUALITY, ImageHeader
+from codec.collection import Collection, DecodedBlock, Writer, pack_block
+from codec.errors import ChecksumMismatch, CorruptPayload, ImageError, ModelNotFound, UsageError
+from codec.model import Encoded, Model, log2_lmbda
+
+U8 = npt.NDArray[np.uint8]
+
+BLOCK_IMAGES = MAX_BLOCK_IMAGES
+DEFAULT_QUALITY = 75
+AUTO_SAMPLE = 64  # images of a block on which "auto" decides
+
+
+@dataclass
+class CompressStats:
+    """What compression did; adds up with `+=`.  payload_bytes: entropy-coded bytes alone; bytes_out: everything."""
+
+    images: int = 0
+    bytes_out: int = 0
+    payload_bytes: int = 0
+    squared_error: int = 0
+    ideal_bits: float = 0.0
+    models: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def bpp(self) -> float:
+        """Bits a pixel, of whole files."""
+        return metrics.bpp(self.bytes_out, 784 * self.images) if self.images else 0.0
+
+    @property
+    def psnr_db(self) -> float | None:
+        """From the mean squared error over all pixels; None if there is no error."""
+        return metrics.psnr_db(self.squared_error, 784 * self.images)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every pixel comes back."""
+        return self.squared_error == 0
+
+    def __iadd__(self, other: CompressStats) -> CompressStats:
+        self.images += other.images
+        self.bytes_out += other.bytes_out
+        self.payload_bytes += other.payload_bytes
+        self.squared_error += other.squared_error
+        self.ideal_bits += other.ideal_bits
+        for name, images in other.models.items():
+            self.models[name] = self.models.get(name, 0) + images
+        return self
+
+
+def _stats(model: Model, pixels: U8, encoded: Encoded, bytes_out: int) -> CompressStats:
+    payload_bytes = sum(map(len, encoded.messages))
+    squared_error = metrics.squared_error(pixels, encoded.pixels)
+    return CompressStats(len(pixels), bytes_out, payload_bytes, squared_error, encoded.ideal_bits, {model.name: len(pixels)})
+
+
+def _check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
+    pixels: U8 = np.asarray(array)
+    if pixels.dtype != np.uint8 or pixels.ndim not in ndims or pixels.shape[-2:] != (28, 28):
+        raise ImageError(f"pixels are {pixels.dtype} {pixels.shape}, wanted uint8 " + " or ".join(
+            {2: "(28, 28)", 3: "(N, 28, 28)"}[n] for n in ndims))  # fmt: skip
+    return pixels
+
+
+def _check_quality(quality: int) -> int:
+    if not isinstance(quality, int | np.integer) or not 0 <= quality <= MAX_QUALITY:
+        raise UsageError(f"quality {quality!r}, wanted a whole number from 0 to {MAX_QUALITY}")
+    return int(quality)
+
+
+def _candidates(model: str) -> list[Model]:
+    if model != "auto":
+        return [registry.by_name(model)]
+    if not registry.MODEL_IDS:
+        raise ModelNotFound("no model is shipped with this build: give one with model=", "auto")
+    return registry.shipped()
+
+
+def _choose(models: list[Model], pixels: U8, quality: int) -> Model:
+    """The model with the lower cost on a sample spread over `pixels`."""
+    if len(models) == 1:
+        return models[0]
+    sample = pixels[np.linspace(0, len(pixels) - 1, min(AUTO_SAMPLE, len(pixels))).astype(int)]
+    return min(models, key=lambda model: float(_costs(sample, model.encode(sample, quality, group=1), quality).sum()))
+
+
+def _costs(pixels: U8, encoded: Encoded, quality: int) -> npt.NDArray[np.float64]:
+    """lambda * SSE + bits of each image, the SSE of pixels in 0..1.  `encoded` has one image a group."""
+    sse = np.square((pixels.astype(np.float64) - encoded.pixels) / 255).sum(axis=(1, 2))
+    costs: npt.NDArray[np.float64] = 2.0 ** log2_lmbda(quality) * sse + 8.0 * np.array([len(m) for m in encoded.messages])
+    return costs
+
+
+def compress_images(pixels: U8, *, quality: int = DEFAULT_QUALITY, model: str = "auto") -> tuple[list[bytes], CompressStats]:
+    """uint8 (N, 28, 28) -> N single-image streams, in one pass of the network.
+
+    Raises ImageError, UsageError, ModelError.
+    """
+    pixels, quality, stats = _check_pixels(pixels, (3,)), _check_quality(quality), CompressStats()
+    models = _candidates(model)
+    if not len(pixels):
+        return [], stats
+    encodings = [m.encode(pixels, quality, group=1) for m in models]
+    best = np.argmin([_costs(pixels, encoded, quality) for encoded in encodings], axis=0)
+    streams = []
+    for i, choice in enumerate(best.tolist()):
+        m, encoded = models[choice], encodings[choice]
+        model_id = registry.id_of(m)
+        header = ImageHeader(model_id, quality, model_hash=b"" if model_id else m.hash)
+        streams.append(bitstream.pack_image(header, encoded.messages[i], m.sha256))
+        one = Encoded(encoded.messages[i : i + 1], encoded.pixels[i : i + 1], 0.0)
+        stats += _stats(m, pixels[i : i + 1], one, len(streams[-1]))
+    return streams, stats
+
+
+def compress_image(pixels: U8, *, quality: int = DEFAULT_QUALITY, model: str = "auto") -> tuple[bytes, CompressStats]:
+    """uint8 (28, 28) -> single-image stream."""
+    streams, stats = compress_images(_check_pixels(pixels, (2,))[None], quality=quality, model=model)
+    return streams[0], stats
+
+
+class CollectionWriter:
+    """Writes images to a collection in a binary file, keeping no more than one block in memory.
+
+        with CollectionWriter(file, quality=60) as writer:
+            writer.write(pixels, names)
+
+    The footer is written on leaving without an exception. All images have names, or none has.
+    """
+
+    def __init__(self, file: BinaryIO, *, quality: int = DEFAULT_QUALITY, model: str = "auto") -> None:
+        self._models, self._quality = _candidates(model), _check_quality(quality)
+        self._writer = Writer(file)
+        self._pixels: list[U8] = []
+        self._names: list[str] = []
+        self._waiting = 0
+        self._named: bool | None = None
+        self.stats = CompressStats()
+
+    def write(self, pixels: U8, names: list[str] | None = None) -> None:
+        """Append uint8 (N, 28, 28), any N.  Raises ImageError, UsageError."""
+        pixels = _check_pixels(pixels, (3,))
+        if names is not None and len(names) != len(pixels):
+            raise UsageError(f"{len(names)} names for {len(pixels)} images")
+        if self._named not in (None, names is not None):
+            raise UsageError("some images of the collection have names and some have none")
+        if any("\0" in name for name in names or ()):
+            raise UsageError("a name contains NUL")
+        self._named = names is not None
+        self._pixels.append(pixels)
+        self._names += names or []
+        self._waiting += len(pixels)
+        while self._waiting >= BLOCK_IMAGES:
+            self._write_block(BLOCK_IMAGES)
+
+    def _write_block(self, count: int) -> None:
+        waiting = np.concatenate(self._pixels)
+        pixels, names = waiting[:count], self._names[:count] if self._named else None
+        self._pixels, self._names, self._waiting = [waiting[count:]], self._names[count:], len(waiting) - count
+        model = _choose(self._models, pixels, self._quality)
+        block, encoded = pack_block(model, pixels, self._quality, names)
+        self._writer.write(block, len(pixels))
+        self.stats += _stats(model, pixels, encoded, 0)
+
+    def __enter__(self) -> CollectionWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is left, and the footer."""
+        if self._waiting:
+            self._write_block(self._waiting)
+        self._writer.finish()
+        self.stats.bytes_out = self._writer.num_bytes
+
+
+def compress(pixels: U8, *, quality: int = DEFAULT_QUALITY, model: str = "auto", names: list[str] | None = None) -> bytes:
+    """Compress one image, uint8 (28, 28), or a collection, uint8 (N, 28, 28).
+
+    quality: 0 (smallest) to 99 (best). names: of the images of a collection.
+    Raises ImageError, UsageError, ModelNotFound, BadModel.
+
+    >>> stream = compress(np.zeros((28, 28), np.uint8))
+    """
+    pixels = _check_pixels(pixels, (2, 3))
+    if pixels.ndim == 2:
+        if names is not None:
+            raise UsageError("a single image has no name: give (1, 28, 28) for a collection of one")
+        return compress_image(pixels, quality=quality, model=model)[0]
+    file = io.BytesIO()
+    with CollectionWriter(file, quality=quality, model=model) as writer:
+        writer.write(pixels, names)
+    return file.getvalue()
+
+
+def _decode_image(stream: bytes, extra: Model | None) -> U8:
+    header, offset = bitstream.unpack_image_header(stream)
+    model = registry.by_hash(header.model_hash, extra) if header.model_hash else registry.by_id(header.model_id)
+    if bitstream.image_check(model.sha256, stream) != header.check:
+        raise ChecksumMismatch("the stream is damaged: its bytes do not match its check", bitstream.IMAGE.size - 1)
+    pixels, bad = model.decode([stream[offset:]], 1, header.quality, group=1)
+    if bad.any():
+        raise CorruptPayload("the payload does not decode to what was encoded", offset)
+    return np.asarray(pixels[0])
+
+
+def _extra_model(model: str | None) -> Model | None:
+    return registry.by_name(model) if model not in (None, "auto") else None
+
+
+def decompress(stream: bytes, *, model: str | None = None) -> U8:
+    """Inverse of `compress`: uint8 (28, 28) or (N, 28, 28).
+
+    model: name or file of a model to use if the stream names it; only needed for one that is not installed.
+    Raises BitstreamError (also for a collection of which only a part is damaged), ModelNotFound, BadModel.
+    """
+    if not bitstream.is_collection(stream):
+        return _decode_image(stream, _extra_model(model))
+    blocks = []
+    for block in decode_blocks(io.BytesIO(stream), model=model):
+        if block.error is not None:
+            raise block.error
+        assert block.pixels is not None
+        blocks.append(block.pixels)
+    return np.concatenate(blocks) if blocks else np.empty((0, 28, 28), np.uint8)
+
+
+def open(source: str | Path | bytes | BinaryIO, *, model: str | None = None) -> Collection:
+    """Open a collection for random access: `len(c)`, `c[17]`, `c[[3, 1, 4]]`, `c.names`.
+
+    Raises BitstreamError; a single image is none.
+    """
+    extra = _extra_model(model)
+    return Collection(Path(source) if isinstance(source, str) else source, _Finder(extra))
+
+
+@dataclass(frozen=True)
+class _Finder:
+    """Model_Hash -> Model: a class, so that a Collection can be pickled."""
+
+    extra: Model | None
+
+    def __call__(self, model_hash: bytes) -> Model:
+        return registry.by_hash(model_hash, self.extra)
+
+
+def decode_blocks(file: BinaryIO, *, model: str | None = None) -> Iterator[DecodedBlock]:
+    """Decode a stream block by block, damaged ones as far as they go; a single image is one block.
+
+    file: seekable. Raises BitstreamError where the start of the stream is unusable, ModelNotFound, BadModel.
+    """
+    file.seek(0)
+    if bitstream.is_collection(file.read(3)):
+        yield from open(file, model=model).decode_blocks()
+        return
+    file.seek(0)
+    stream = file.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1)
+    block = DecodedBlock(0, 1, None, is_single=True)
+    try:
+        block.pixels = _decode_image(stream, _extra_model(model))[None]
+    except (ChecksumMismatch, CorruptPayload) as error:
+        block.error, block.lost = error, [0]
+    yield block
+
+
+@dataclass
+class StreamInfo:
+    """What the headers of a stream say.  bytes: the whole stream; payload_bytes: its entropy-coded part."""
+
+    format_version: int
+    images: int
+    width: int
+    height: int
+    model: str | None
+    model_hash: str
+    quality: int | None
+    lossless: bool
+    bytes: int
+    payload_bytes: int
+
+
+def info(source: bytes | BinaryIO) -> StreamInfo:
+    """Read the headers of a stream, never its payload.
+
+    model is None if it is not installed; several models or qualities are joined by commas, or None.
+    Raises BitstreamError.
+    """
+    file = io.BytesIO(source) if isinstance(source, builtins.bytes) else source
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    start = file.read(3)
+    if bitstream.is_collection(start):
+        collection = open(file)
+        headers = list(collection.headers())
+        hashes = list(dict.fromkeys(h.model_hash for h in headers))
+        qualities = {h.quality for h in headers}
+        images, payload_bytes = len(collection), sum(h.payload_bytes for h in headers)
+    else:
+        file.seek(0)
+        header, offset = bitstream.unpack_image_header(file.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1))
+        known = bytes.fromhex(registry.MODEL_IDS.get(header.model_id, ""))
+        hashes, qualities, images, payload_bytes = [header.model_hash or known], {header.quality}, 1, size - offset
+    return StreamInfo(bitstream.VERSION, images, 28, 28, ", ".join(filter(None, map(_name_of, hashes))) or None,
+                      ", ".join(h.hex() for h in hashes), qualities.pop() if len(qualities) == 1 else None, False, size,
+                      payload_bytes)  # fmt: skip
+
+
+def _name_of(model_hash: builtins.bytes) -> str | None:
+    """Name of an installed model, from its file name alone."""
+    stems = [path.stem for path in registry.files() if model_hash and path.stem.endswith(model_hash.hex()[:8])]
+    return stems[0].rsplit("-", 1)[0] if stems else None
+
+
+@dataclass
+class ModelInfo:
+    """An installed model and its card."""
+
+    name: str
+    hash: str
+    path: str
+    trained_on: str
+    figures: dict[str, Any]
+    bytes: int
+
+
+def models() -> list[ModelInfo]:
+    """The models that are installed.  Raises BadModel if one of them is damaged."""
+    found = []
+    for path in registry.files():
+        model = registry.load_cached(path)
+        trained_on, figures = str(model.card.get("trained_on", "")), dict(model.card.get("figures", {}))
+        found.append(ModelInfo(model.name, model.hash.hex(), str(path), trained_on, figures, model.num_bytes))
+    return found
+
+
+__all__ = [
+    "BLOCK_IMAGES",
+    "DEFAULT_QUALITY",
+    "Collection",
+    "CollectionWriter",
+    "CompressStats",
+    "DecodedBlock",
+    "ModelInfo",
+    "StreamInfo",
+    "compress",
+    "compress_image",
+    "compress_images",
+    "decode_blocks",
+    "decompress",
+    "info",
+    "models",
+    "open",
+]

@@ -1,0 +1,394 @@
+"""The command `aez`: parse, call `batch` or `api`, print, exit.
+
+Exit codes: 0 all good; 1 nothing done; 2 usage; 3 finished, some inputs failed (each named on stderr); 4 a damaged
+stream; 130 interrupted. Results go to stdout, all else to stderr, one line each, never a traceback.
+
+READ ME FIRST: numpy, Pillow and the codec are imported inside the commands, so that `aez --help` is instant, and torch
+inside `train` alone. typer vendors click, so nothing is imported from click; and `typer.Exit` is a RuntimeError, so
+`except Exception` here would turn failure into success.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from codec.errors import AezError, BitstreamError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from codec.batch import Format, Report
+
+MAX_SHOWN_MODELS = 8
+
+
+def shown(text: str) -> str:
+    """Escape what a terminal would obey: names come from file systems and streams of strangers."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def say(line: str) -> None:
+    typer.echo(f"aez: {shown(line)}", err=True)
+
+
+class Group(TyperGroup):
+    """Turns what a command raises into one line and an exit code, here for all of them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # `aez info ... | head`: the reader has what it wanted
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(130) from None
+        except (AezError, OSError) as error:
+            say(str(error))
+            code = 2 if isinstance(error, UsageError) else 4 if isinstance(error, BitstreamError) else 1
+            raise typer.Exit(code) from None
+
+
+app = typer.Typer(
+    name="aez",
+    cls=Group,
+    help="A learned codec for 28x28 grey images: a few bytes an image, the same pixels on every machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain text, and rich is slow to import
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class ArrayFormat(enum.StrEnum):
+    png = "png"
+    npy = "npy"
+    idx = "idx"
+
+
+def _parse_quality(quality: int) -> int:
+    if quality == 100:
+        raise typer.BadParameter("100 means lossless, which comes in a later version; the best for now is 99")
+    if not 0 <= quality <= 99:
+        raise typer.BadParameter(f"{quality} is not in the range 0..99")
+    return quality
+
+
+def _parse_index(text: str | None) -> list[range] | None:
+    """`0,5,10-20` -> ranges; 20 included."""
+    if text is None:
+        return None
+    parts = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() if dash else True)) or (dash and int(last) < int(first)):
+            raise typer.BadParameter(f"{part!r} is neither a number nor a range such as 10-20", param_hint="--index")
+        parts.append(range(int(first), int(last if dash else first) + 1))
+    return parts
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from codec import __version__
+
+        typer.echo(f"aez {__version__}")
+        raise typer.Exit()
+
+
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, directories, or - for stdin.")]
+Streams = Annotated[list[str], typer.Argument(metavar="FILE", help=".aez files, directories of them, or -.")]
+Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, metavar="N", help="Processes that read and write image files.")]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite outputs that exist.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no notes, no summary; failures are still named.")]
+
+
+@app.callback()
+def _aez(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _report(quiet: bool) -> Report:
+    from codec import batch
+
+    live = sys.stderr.isatty() and not quiet
+    last_shown_s = 0.0
+
+    def progress(num_images: int) -> None:
+        nonlocal last_shown_s
+        if live and time.monotonic() > last_shown_s + 0.1:
+            last_shown_s = time.monotonic()
+            sys.stderr.write(f"\r{num_images} images")
+            sys.stderr.flush()
+
+    def clear_and(speak: Callable[[str], None]) -> Callable[[str], None]:
+        def heard(line: str) -> None:
+            if live:
+                sys.stderr.write("\r\x1b[K")  # the counter shares the line
+            speak(line)
+
+        return heard
+
+    return batch.Report(say=clear_and(say), note=clear_and((lambda line: None) if quiet else say), progress=progress, live=live)
+
+
+def _output(inputs: Sequence[str], out: str | None, as_json: bool) -> str | None:
+    """stdin goes to stdout unless OUT says otherwise; stdout takes one thing, and no terminal wants it."""
+    if out == "":
+        raise UsageError("the name of OUT is empty")
+    if "-" in inputs and out is None:
+        out = "-"
+    if out == "-" and as_json:
+        raise UsageError("--json and the output would both go to stdout")
+    if out == "-" and sys.stdout.isatty():
+        raise UsageError("the output would go to the terminal: give -o OUT, or redirect it")
+    return out
+
+
+def _finish(report: Report, started: float, figures: dict[str, Any], summary: Sequence[str], *, as_json: bool) -> NoReturn:
+    if report.live:
+        sys.stderr.write("\r\x1b[K")
+    if as_json:
+        figures["seconds"] = round(time.perf_counter() - started, 3)
+        figures["failed"] = [{"name": name, "reason": reason} for name, reason in report.failed]
+        typer.echo(json.dumps(figures))
+    else:
+        for line in summary:
+            typer.echo(shown(line))
+    raise typer.Exit(report.exit_code)
+
+
+def _images(num_images: int) -> str:
+    return f"{num_images} image{'' if num_images == 1 else 's'}"
+
+
+def _where(outputs: list[str]) -> str:
+    return outputs[0] if len(outputs) == 1 else f"{len(outputs)} files"
+
+
+@app.command()
+def compress(
+    inputs: Inputs,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", metavar="OUT", help="x.aez: one file for all. Else a directory: one an image. -: stdout."),
+    ] = None,
+    quality: Annotated[
+        int, typer.Option("-q", "--quality", callback=_parse_quality, metavar="0..99", help="Higher is better.")
+    ] = 75,
+    model: Annotated[str, typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="See `aez models`.")] = "auto",
+    separate: Annotated[bool, typer.Option("--separate", help="One file an image, also for a directory.")] = False,
+    jobs: Jobs = 1,
+    force: Force = False,
+    remove: Annotated[
+        bool, typer.Option("--rm", help="Delete each input file once its output is on the disk and has decoded.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written where; write nothing.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compress images, directories and arrays.
+
+    img.png becomes img.aez beside it. A directory becomes one collection, its images ordered by the code points of
+    their names. An array (.npy,
+    .npz, IDX, IDX.gz) becomes one unnamed collection. .aez inputs are skipped.
+    """
+    started = time.perf_counter()
+    if not dry_run:
+        out = _output(inputs, out, as_json)
+    from codec import batch
+
+    report = _report(quiet)
+    options = batch.CompressOptions(quality, model, jobs, force, remove)
+    try:
+        batch.compress(inputs, out, separate=separate, dry_run=dry_run, options=options, report=report)
+    except ModelError as error:  # without its model nothing can be done, but what was done still counts
+        report.fail(model, error)
+    if dry_run:
+        plan = {"dry_run": True, "images": report.images, "outputs": report.outputs}
+        _finish(report, started, plan, report.outputs, as_json=as_json)
+    stats = report.stats
+    bpp, psnr_db = (round(stats.bpp, 4), stats.psnr_db) if stats.images else (None, None)
+    figures = {
+        "images": report.images,
+        "bytes_in": report.bytes_in,
+        "bytes_out": report.bytes_out,
+        "payload_bytes": stats.payload_bytes,
+        "bpp": bpp,
+        "psnr_db": None if psnr_db is None else round(psnr_db, 3),
+        "lossless": stats.lossless if stats.images else None,
+        "quality": quality,
+        "model": ", ".join(stats.models) or None,
+    }
+    summary = []
+    if stats.images and not quiet and out != "-":
+        ratio = report.bytes_in / report.bytes_out
+        seen = "lossless" if psnr_db is None else f"{psnr_db:.1f} dB"
+        summary.append(
+            f"{_images(report.images)}, {report.bytes_in} -> {report.bytes_out} bytes ({ratio:.1f}x), "
+            f"{bpp:.2f} bpp, {seen} -> {_where(report.outputs)}"
+        )
+    _finish(report, started, figures, summary, as_json=as_json)
+
+
+@app.command()
+def decompress(
+    inputs: Inputs,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", metavar="OUT", help="A .png, .npy or .idx file, else a directory. -: stdout."),
+    ] = None,
+    format: Annotated[
+        ArrayFormat | None,
+        typer.Option("--format", help="Default: png for images with names and single ones, npy for others."),
+    ] = None,
+    index: Annotated[
+        str | None, typer.Option("--index", metavar="0,5,10-20", help="Only these images, in this order, from 0.")
+    ] = None,
+    jobs: Jobs = 1,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Restore images, directory trees and arrays.
+
+    INPUT is .aez files, or directories of them. A single image and named images become .png, others one .npy.
+    What is damaged is named and left out, all that is intact is written, and the exit code is 4.
+    """
+    started = time.perf_counter()
+    ranges = _parse_index(index)
+    out = _output(inputs, out, as_json)
+    from codec import batch
+
+    report = _report(quiet)
+    chosen: Format | None = format.value if format else None
+    batch.decompress(inputs, out, format=chosen, index=ranges, jobs=jobs, force=force, report=report)
+    figures = {"images": report.images, "bytes_in": report.bytes_in, "bytes_out": report.bytes_out}
+    summary = []
+    if report.outputs and not quiet and out != "-":
+        summary.append(f"{_images(report.images)} -> {_where(report.outputs)}")
+    _finish(report, started, figures, summary, as_json=as_json)
+
+
+@app.command()
+def info(files: Streams, as_json: Json = False) -> None:
+    """Show what the headers say, without decoding."""
+    import dataclasses
+
+    from codec import api, batch
+
+    report = _report(quiet=True)
+    found: list[dict[str, Any]] = []
+    for source in batch.find_streams(files, report):
+        with report.guard(source.label), batch.open_stream(source) as file:
+            stream = dataclasses.asdict(api.info(file))
+            report.outputs.append(source.label)
+            found.append({"file": source.label, **stream})
+    if as_json and len(files) > 1:
+        failed = [{"name": name, "reason": reason} for name, reason in report.failed]
+        typer.echo(json.dumps({"files": found, "failed": failed}))
+    for stream in found:
+        name = stream.pop("file")
+        if not as_json:
+            bpp = f", {8 * stream['bytes'] / pixels:.2f} bpp" if (pixels := stream["images"] * 784) else ""
+            typer.echo(
+                shown(
+                    f"{name}: {_images(stream['images'])} {stream['width']}x{stream['height']}, "
+                    f"model {stream['model'] or 'unknown'} ({stream['model_hash']}), "
+                    f"{'lossless' if stream['lossless'] else 'quality ' + str(stream['quality'])}, "
+                    f"{stream['bytes']} bytes ({stream['payload_bytes']} payload{bpp}), "
+                    f"format {stream['format_version']}"
+                )
+            )
+        elif len(files) == 1:
+            typer.echo(json.dumps(stream))
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("test")
+def check(files: Streams, as_json: Json = False) -> None:
+    """Decode all, check all, write nothing.
+
+    Exit code 4: something is damaged, and stderr says what.
+    """
+    started = time.perf_counter()
+    from codec import batch
+
+    report = _report(quiet=False)
+    whole = batch.check(files, report)
+    figures = {"files": len(whole), "images": report.images}
+    summary = [f"{name}: ok, {_images(num_images)}" for name, num_images in whole]
+    _finish(report, started, figures, summary, as_json=as_json)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that are installed."""
+    import dataclasses
+
+    from codec import api
+
+    found = api.models()
+    if as_json:
+        typer.echo(json.dumps({"models": [dataclasses.asdict(model) for model in found]}, default=str))
+        return
+    for model in found:
+        figures = ", ".join(f"{key} {value}" for key, value in list(model.figures.items())[:MAX_SHOWN_MODELS])
+        typer.echo(shown(f"{model.name}  {model.hash}  {model.bytes} bytes  trained on {model.trained_on}  {figures}"))
+
+
+@app.command()
+def train(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Directories, .npy, .npz or IDX files.")],
+    out: Annotated[Path, typer.Option("-o", metavar="FILE", help="The model: a .safetensors file.")],
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0, metavar="N", help="Stop after this time.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model of your own images.
+
+    Needs torch: pip install "aez[train]".
+    """
+    if out.exists() and not resume:
+        raise AezError(f"output {out} exists, and a model is never overwritten")
+    try:
+        from codec.train.loop import train_command
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError('aez train needs torch: pip install "aez[train]"') from None
+    train_command(data, out, minutes=minutes, seed=seed, resume=resume, quiet=quiet)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # unwinds, so that temporary files go
+
+
+def main() -> None:
+    """Entry point of `aez`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    app(prog_name="aez")

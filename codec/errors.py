@@ -1,0 +1,99 @@
+"""Every error that aez raises on purpose.
+
+    AezError
+    ├── BitstreamError (also ValueError): the bytes are at fault; carries .offset
+    │   ├── BadMagic            not an aez stream at all
+    │   ├── UnsupportedVersion  a format version, or a critical field, from the future
+    │   ├── ReservedBitsSet     a bit that must be zero is not
+    │   ├── Truncated           the stream ends too early
+    │   ├── TrailingData        the stream goes on after its end
+    │   ├── LimitExceeded       a claimed size or count is absurd
+    │   ├── ChecksumMismatch    a check says that bytes were changed
+    │   └── CorruptPayload      the entropy-coded symbols do not decode to what was encoded
+    ├── ModelError
+    │   ├── ModelNotFound       carries .model_hash (hexadecimal)
+    │   └── BadModel            a model file that is damaged or breaks a bound
+    ├── ImageError (also ValueError): unsupported size, mode, depth or file
+    └── UsageError (also ValueError): a request that cannot be met, such as an output that exists
+
+A message says what was found, what was wanted, and where: `byte 2: version 7, this reader knows 1`.
+"""
+
+from __future__ import annotations
+
+
+class AezError(Exception):
+    """Root of the tree; catch this to catch everything that aez raises on purpose."""
+
+
+class BitstreamError(AezError, ValueError):
+    """The bytes of a stream are at fault; `offset` is where, in bytes from the start (None if unknown)."""
+
+    def __init__(self, message: str, offset: int | None = None) -> None:
+        super().__init__(message if offset is None else f"byte {offset}: {message}")
+        self.message = message
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[type[BitstreamError], tuple[str, int | None]]:
+        # Exceptions cross process boundaries by pickle, which would prefix the offset twice.
+        return type(self), (self.message, self.offset)
+
+
+class BadMagic(BitstreamError):
+    """The stream does not start as an aez stream does."""
+
+
+class UnsupportedVersion(BitstreamError):
+    """The stream is of a later format version, or needs a critical field that this reader does not know."""
+
+
+class ReservedBitsSet(BitstreamError):
+    """A bit or value that version 1 reserves is in use."""
+
+
+class Truncated(BitstreamError):
+    """The stream ends before its last field."""
+
+
+class TrailingData(BitstreamError):
+    """Bytes follow the end of the stream."""
+
+
+class LimitExceeded(BitstreamError):
+    """A count or size is larger than the format allows or than the bytes present could hold."""
+
+
+class ChecksumMismatch(BitstreamError):
+    """A stored check differs from the one computed."""
+
+
+class CorruptPayload(BitstreamError):
+    """The entropy-coded symbols do not decode to what was encoded."""
+
+
+class ModelError(AezError):
+    """A model is missing or unusable."""
+
+
+class ModelNotFound(ModelError):
+    """The model that a stream names is not installed; `model_hash` (hexadecimal or a name) says which one."""
+
+    def __init__(self, message: str, model_hash: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.model_hash = model_hash
+
+    def __reduce__(self) -> tuple[type[ModelNotFound], tuple[str, str]]:
+        return type(self), (self.message, self.model_hash)
+
+
+class BadModel(ModelError):
+    """A model file is damaged, malformed, or breaks the exactness bound."""
+
+
+class ImageError(AezError, ValueError):
+    """An input is no image that this codec takes: unsupported size, mode, depth, or file."""
+
+
+class UsageError(AezError, ValueError):
+    """A request that cannot be carried out: the output exists, names collide, options contradict each other."""

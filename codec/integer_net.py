@@ -1,0 +1,139 @@
+"""Exact integer layers on numpy; knows no codec.  FORMAT.md 6.
+
+READ ME FIRST
+- All numbers are small integers held in float32, so that a matrix product runs at BLAS speed and is still exact: while
+  every partial sum stays below 2**24 in size, float32 adds integers without rounding, in any order, with or without
+  fused multiply-add, on any number of threads. `Layer` proves that bound from its weights and refuses to exist without.
+- Features lie as (channels, positions, images), images innermost: every layer is one product over all images of a
+  batch, a 3x3 neighbour is a contiguous run, and no axis is ever moved.
+- One rounding step follows each product: round((sum + bias) * multiplier), ties to even. The product of an integer below
+  2**24 and a float32 is rounded once by IEEE 754 and has no addition beside it to be fused with.
+
+Integer-only networks as the cure for decoding differences: Balle, Johnston, Minnen, ICLR 2019.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.errors import BadModel
+
+F32 = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.integer]
+
+SIDE = 7  # positions lie on a 7x7 grid, row by row
+POSITIONS = SIDE * SIDE
+ACTIVATION_UNIT = 128  # the integer that stands for 1.0
+ACTIVATION_MAX = 1023  # activations are clipped to -1023..1023
+EXACT_LIMIT = 1 << 24  # float32 holds every integer up to here
+ROWS, ROW_STEP = 34, 3  # tables that depend on the quality have a row for quality 0, 3, ... 99
+MULTIPLIER_BITS = 24  # multipliers are integers in units of 2**-24, at most 2**24
+
+
+class Layer:
+    """round((weight * x + bias) * multiplier), the weight applied as `kind` says.
+
+    kind    weight int8     x (K, P, N)          meaning
+    dense   (O, K)          (K, N) -> (O, N)     a matrix
+    point   (O, K)          (K, 49, N)           the same matrix at each position
+    conv    (O, K, 3, 3)    (K, 49, N)           3x3 with zeros around the grid
+
+    bias: int (O,) or (O, 49); shift: int (R, O), added to it; multiplier: int (R, O), in units of 2**-MULTIPLIER_BITS.
+    R is 1, or ROWS: then a quality has the row that `interpolate` gives.
+    Raises BadModel if a partial sum could reach 2**24 or a shape does not fit.
+    """
+
+    def __init__(self, name: str, kind: str, weight: Integers, bias: Integers, shift: Integers, multiplier: Integers) -> None:
+        outputs = weight.shape[0] if weight.ndim else 0
+        fits = weight.shape[2:] == {"dense": (), "point": (), "conv": (3, 3)}[kind] and weight.ndim >= 2 and weight.size
+        fits = fits and bias.shape in ((outputs,), (outputs, POSITIONS)) and shift.shape == multiplier.shape
+        if not fits or shift.shape not in ((1, outputs), (ROWS, outputs)):
+            raise BadModel(f"{name}: no {kind} layer has weight {weight.shape}, bias {bias.shape}, "
+                           f"shift {shift.shape}, multiplier {multiplier.shape}")  # fmt: skip
+        if multiplier.min() < 1 or multiplier.max() > 1 << MULTIPLIER_BITS:
+            raise BadModel(f"{name}: a multiplier is outside 1..2**{MULTIPLIER_BITS}")
+        weight, self._bias, self._shift = (a.astype(np.int64) for a in (weight, bias, shift))
+        offset = np.abs(self._bias).reshape(outputs, -1).max(axis=1) + np.abs(self._shift).max(axis=0)
+        reach = int((np.abs(weight).reshape(outputs, -1).sum(axis=1) * ACTIVATION_MAX + offset).max())
+        if reach >= EXACT_LIMIT:
+            raise BadModel(f"{name}: a sum could reach {reach}, exact arithmetic ends at {EXACT_LIMIT}")
+        self.name, self.kind, self.outputs, self.inputs = name, kind, outputs, weight.shape[1]
+        if kind == "conv":
+            weight = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)  # (O, 9 * K), row by row of the 3x3
+        self._weight = np.ascontiguousarray(weight, np.float32)
+        self._multiplier = multiplier.astype(np.int64)
+        self._rows: dict[int, tuple[F32, F32]] = {}
+
+    def rows(self, quality: int) -> tuple[F32, F32]:
+        """-> bias, multiplier at a quality, shaped to broadcast over (O, P, N) (dense: over (O, N))."""
+        if quality not in self._rows:
+            shift = interpolate(self._shift, quality)
+            bias = self._bias + (shift[:, None] if self._bias.ndim == 2 else shift)
+            # 1..2**24 in units of 2**-24: exact in float32.
+            multiplier = interpolate(self._multiplier, quality).astype(np.float32) * np.float32(2.0**-MULTIPLIER_BITS)
+            ndim = 2 if self.kind == "dense" else 3
+            self._rows[quality] = _expand(bias, ndim), _expand(multiplier, ndim)
+        return self._rows[quality]
+
+    def __call__(self, x: F32, quality: int, low: int, high: int) -> F32:
+        """x: integers in float32, |x| <= ACTIVATION_MAX -> integers in float32, clipped to low..high."""
+        if self.kind == "dense":
+            y = self._weight @ x
+        else:
+            columns = x if self.kind == "point" else _neighbours(x)
+            y = (self._weight @ columns.reshape(self._weight.shape[1], -1)).reshape(self.outputs, POSITIONS, -1)
+        bias, multiplier = self.rows(quality)
+        y += bias  # |y| < 2**24, exact
+        y *= multiplier
+        np.rint(y, out=y)
+        return limit(y, low, high)
+
+
+def _expand(a: npt.NDArray[np.generic], ndim: int) -> F32:
+    return a.astype(np.float32).reshape(a.shape + (1,) * (ndim - a.ndim))
+
+
+def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:
+    """Row of a table (R, O) at a quality 0..99: on the line between its two nearest rows, halves rounded up."""
+    if len(table) == 1:
+        return np.array(table[0], np.int64)
+    row, rest = divmod(quality, ROW_STEP)
+    above = table[min(row + 1, ROWS - 1)].astype(np.int64)
+    thirds: npt.NDArray[np.int64] = table[row].astype(np.int64) * (ROW_STEP - rest) + above * rest
+    return np.floor_divide(2 * thirds + ROW_STEP, 2 * ROW_STEP)
+
+
+def _neighbours(x: F32) -> F32:
+    """(K, 49, N) -> (9 * K, 49, N): for each of the 3x3 offsets, row by row, the grid moved so, zeros moved in."""
+    k, _, n = x.shape
+    grid = np.zeros((k, SIDE + 2, SIDE + 2, n), np.float32)
+    grid[:, 1:-1, 1:-1] = x.reshape(k, SIDE, SIDE, n)
+    columns = np.empty((3, 3, k, SIDE, SIDE, n), np.float32)
+    for dy in range(3):
+        for dx in range(3):
+            columns[dy, dx] = grid[:, dy : dy + SIDE, dx : dx + SIDE]
+    return columns.reshape(9 * k, POSITIONS, n)
+
+
+def limit(x: F32, low: int, high: int) -> F32:
+    """Clip x in place (two plain passes: np.clip takes twice as long); returns x."""
+    np.maximum(x, low, out=x)
+    np.minimum(x, high, out=x)
+    return x
+
+
+def rectified(layer: Layer, x: F32, quality: int) -> F32:
+    """`layer` clipped to 0..ACTIVATION_MAX."""
+    return layer(x, quality, 0, ACTIVATION_MAX)
+
+
+def clipped(layer: Layer, x: F32, quality: int) -> F32:
+    """`layer` clipped to -ACTIVATION_MAX..ACTIVATION_MAX."""
+    return layer(x, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
+
+
+def add(x: F32, y: F32) -> F32:
+    """x += y, clipped to -ACTIVATION_MAX..ACTIVATION_MAX; returns x."""
+    x += y
+    return limit(x, -ACTIVATION_MAX, ACTIVATION_MAX)

@@ -1,0 +1,459 @@
+"""A model bundle made live: transforms and entropy model, all in exact integers.  FORMAT.md 5 to 7.
+
+Signal path (numbers of channels are the bundle's; every arrow is an `integer_net.Layer`, every t is (C, 49, N)):
+
+    pixels ──► analysis ──► e ──────────┬─────────────────────┬── ... (the encoder only)
+               (blocks)     │           │ posterior           │ posterior
+                            ▼ posterior ▼                     ▼
+                       y: dense     y: 7x7 level          y: 7x7 level
+                            │           │   ▲                 │   ▲
+               round(y - mean) = symbols ──►│ rANS by (mean, row) │ ──► messages
+                            │           │   │ prior           │   │ prior
+                            ▼           ▼   │                 ▼   │
+                   start ──► t ──► blocks ──┴─► t + merge ──► blocks ──┴─► ... ──► blocks ──► output ──► pixels
+
+READ ME FIRST
+- Encoder and decoder run the same `Model.synthesis`, a generator: it yields the prior of one level (means and rows of
+  the CDF table), is sent that level's latents, and goes on. What the two do differently is where the latents come from.
+- Latents and means are integers in sixteenths of a quantization step; a symbol is a whole number of steps from the mean.
+- Row 0 of every CDF table is certain: its symbol is 0 and is not coded at all. Most latents of most images are such,
+  which is what makes low rates cheap and fast.
+- Quality selects rows of integer tables (FiLM shifts and multipliers, dequantizers); there is one network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from codec import rans
+from codec.bitstream import GROUP_IMAGES, MAX_QUALITY, MODEL_HASH_BYTES
+from codec.errors import BadModel
+from codec.integer_net import (
+    ACTIVATION_MAX,
+    F32,
+    POSITIONS,
+    ROWS,
+    SIDE,
+    Integers,
+    Layer,
+    add,
+    clipped,
+    interpolate,
+    limit,
+    rectified,
+)
+
+ARCHITECTURE = "ladder-1"
+MIN_LOG2_LMBDA, MAX_LOG2_LMBDA = 0.0, 10.0  # quality 0 and MAX_QUALITY; lambda weighs the SSE of pixels in 0..1 against bits
+MIN_SIGMA, MAX_SIGMA, NUM_SIGMAS = 0.11, 64.0, 64  # rows of a CDF table: widths of the residual in steps, log-spaced
+STEP_UNIT = 16  # latents and means are in sixteenths of a quantization step
+LATENT_MAX = 32767
+DEQUANTIZER_BITS = 16  # dequantizers are integers in units of 2**-16
+MAX_SYMBOLS = 255
+MAX_MODEL_BYTES = 1 << 24
+PIXEL_UNIT = 4  # a pixel enters the network as 4 * its value, at most 1020
+CHUNK_IMAGES = 32  # what one core works on at a time: its features fit the cache
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+Prior = tuple[I32, I32, F32]  # means (K, ...), rows (K, ...), features t
+
+
+def log2_lmbda(quality: float) -> float:
+    """log2 of the trade-off weight that a quality (0..MAX_QUALITY) stands for."""
+    return MIN_LOG2_LMBDA + (MAX_LOG2_LMBDA - MIN_LOG2_LMBDA) * quality / MAX_QUALITY
+
+
+@dataclass(frozen=True)
+class Block:
+    """Residual block: 1x1 to fewer channels (the quality enters here), 3x3, 1x1 back."""
+
+    reduce: Layer
+    spatial: Layer
+    restore: Layer
+
+    def __call__(self, t: F32, quality: int) -> F32:
+        h = rectified(self.spatial, rectified(self.reduce, t, quality), quality)
+        return add(t, clipped(self.restore, h, quality))
+
+
+@dataclass(frozen=True)
+class Level:
+    """A 7x7 level of latents: prior from t, posterior from e and t, and the way of the latents back into t."""
+
+    posterior0: Layer
+    posterior1: Layer
+    prior0: Layer
+    prior_mean: Layer
+    prior_sigma: Layer
+    merge: Layer
+    dequantizer: Integers
+
+    def prior(self, t: F32, quality: int) -> tuple[I32, I32]:
+        """-> means in sixteenths, rows of the CDF table: int32 (K, 49, N)."""
+        h = rectified(self.prior0, t, quality)
+        mean = self.prior_mean(h, quality, -LATENT_MAX, LATENT_MAX)
+        return mean.astype(np.int32), self.prior_sigma(h, quality, 0, NUM_SIGMAS - 1).astype(np.int32)
+
+    def posterior(self, e: F32, t: F32, quality: int) -> I32:
+        """-> latents in sixteenths, int32 (K, 49, N)."""
+        h = rectified(self.posterior0, np.concatenate([e, t]), quality)
+        return self.posterior1(h, quality, -LATENT_MAX, LATENT_MAX).astype(np.int32)
+
+
+class Model:
+    """A bundle, checked and ready.  Thread-safe: nothing changes after construction but caches.
+
+    stream: the bytes of a safetensors file as `codec.train.export` writes it.  Raises BadModel.
+    """
+
+    def __init__(self, stream: bytes) -> None:
+        tensors, self.card = unpack_bundle(stream)
+        self.name = str(self.card["name"])
+        self.sha256 = hashlib.sha256(stream).digest()
+        self.num_bytes = len(stream)
+        bundle = _Bundle(tensors)
+        self._input = bundle.layer("input", "point")
+        self._analysis = bundle.blocks("analysis")
+        self._squeeze = bundle.layer("squeeze", "point")
+        self._posterior = [bundle.layer("posterior0", "dense"), bundle.layer("posterior1", "dense")]
+        self._start = [bundle.layer("start0", "dense"), bundle.layer("start1", "dense")]
+        self._widen, self._output = bundle.layer("widen", "point"), bundle.layer("output", "point")
+        self._synthesis = [bundle.blocks(f"synthesis.{i}") for i in range(bundle.count("synthesis"))]
+        self._levels = [bundle.level(f"levels.{i}") for i in range(bundle.count("levels"))]
+        if len(self._synthesis) != len(self._levels) + 1:
+            raise BadModel(f"{len(self._levels)} levels in {len(self._synthesis)} stages of synthesis")
+        self._prior_mean, self._prior_sigma = bundle.table("prior_mean"), bundle.table("prior_sigma")
+        self._dequantizer = bundle.dequantizer("dequantizer")
+        if self._prior_sigma.min() < 0 or self._prior_sigma.max() >= NUM_SIGMAS or np.abs(self._prior_mean).max() > LATENT_MAX:
+            raise BadModel("the prior of the dense latents is out of range")
+        self._check_channels()
+        self.tables = [rans.CdfTable(cdf) for cdf in bundle.cdf(1 + len(self._levels))]
+        bundle.finish()
+
+    def _check_channels(self) -> None:
+        """Raise BadModel unless the output of every layer is what the next one takes."""
+        c, k = self._input.outputs, self._dequantizer.shape[1]
+        dense = self._posterior + self._start
+        widen, output = self._widen, self._output
+        chain = [16, self._input.inputs, c, self._squeeze.inputs, self._squeeze.outputs * POSITIONS, dense[0].inputs,
+                 dense[0].outputs, dense[1].inputs, dense[1].outputs, k, k, self._prior_mean.shape[1], k,
+                 self._prior_sigma.shape[1], k, dense[2].inputs, dense[2].outputs, dense[3].inputs, dense[3].outputs,
+                 widen.inputs * POSITIONS, c, widen.outputs, c, output.inputs, 16, output.outputs]  # fmt: skip
+        for block in [*self._analysis, *(b for stage in self._synthesis for b in stage)]:
+            chain += [c, block.reduce.inputs, block.reduce.outputs, block.spatial.inputs, block.spatial.outputs,
+                      block.restore.inputs, c, block.restore.outputs]  # fmt: skip
+        for level in self._levels:
+            n = level.dequantizer.shape[1]
+            chain += [2 * c, level.posterior0.inputs, level.posterior0.outputs, level.posterior1.inputs, n,
+                      level.posterior1.outputs, c, level.prior0.inputs, level.prior0.outputs, level.prior_mean.inputs,
+                      level.prior0.outputs, level.prior_sigma.inputs, n, level.prior_mean.outputs, n,
+                      level.prior_sigma.outputs, n, level.merge.inputs, c, level.merge.outputs]  # fmt: skip
+        if chain[::2] != chain[1::2]:
+            raise BadModel("the layers do not fit together")
+
+    @property
+    def hash(self) -> bytes:
+        """What a stream names the model by: the first MODEL_HASH_BYTES bytes of its SHA-256."""
+        return self.sha256[:MODEL_HASH_BYTES]
+
+    @cached_property
+    def _symbol_limits(self) -> list[I32]:
+        """Per level: the largest |symbol| of each row."""
+        return [((np.count_nonzero(table.freq, axis=1) - 1) // 2).astype(np.int32) for table in self.tables]
+
+    def analysis(self, pixels: U8, quality: int) -> F32:
+        """pixels uint8 (N, 28, 28) -> features e (C, 49, N)."""
+        e = clipped(self._input, patches(pixels), quality)
+        for block in self._analysis:
+            e = block(e, quality)
+        return e
+
+    def synthesis(self, quality: int, n: int) -> Generator[Prior, I32, U8]:
+        """Yield each level's (means, rows, features), take its latents in sixteenths, return pixels uint8 (N, 28, 28)."""
+        k = self._dequantizer.shape[1]
+        mean, row = (np.repeat(interpolate(table, quality).astype(np.int32)[:, None], n, axis=1)
+                     for table in (self._prior_mean, self._prior_sigma))  # fmt: skip
+        y = yield mean, row, np.empty((k, n), np.float32)
+        h = rectified(self._start[0], dequantize(y, self._dequantizer, quality), quality)
+        h = rectified(self._start[1], h, quality)
+        t = clipped(self._widen, h.reshape(-1, POSITIONS, n), quality)
+        for i, stage in enumerate(self._synthesis):
+            for block in stage:
+                t = block(t, quality)
+            if i < len(self._levels):
+                level = self._levels[i]
+                y = yield *level.prior(t, quality), t
+                add(t, clipped(level.merge, dequantize(y, level.dequantizer, quality), quality))
+        return unpatches(self._output(t, quality, 0, 255))
+
+    def _posterior_of(self, i: int, e: F32, t: F32, quality: int) -> I32:
+        if i:
+            return self._levels[i - 1].posterior(e, t, quality)
+        h = rectified(self._squeeze, e, quality).reshape(-1, e.shape[2])
+        h = rectified(self._posterior[0], h, quality)
+        return self._posterior[1](h, quality, -LATENT_MAX, LATENT_MAX).astype(np.int32)
+
+    def quantize(self, pixels: U8, quality: int) -> tuple[list[I32], list[I32], U8]:
+        """pixels uint8 (N, 28, 28) -> symbols and rows, int32 (S, N) for each level; decoded pixels."""
+        n, e = len(pixels), self.analysis(pixels, quality)
+        steps = self.synthesis(quality, n)
+        all_symbols, all_rows = [], []
+        mean, row, t = next(steps)
+        for i in range(len(self.tables)):
+            residual = self._posterior_of(i, e, t, quality) - mean
+            symbols = (residual + STEP_UNIT // 2) // STEP_UNIT
+            limit = self._symbol_limits[i][row]
+            symbols = np.clip(symbols, -limit, limit)
+            all_symbols.append(symbols.reshape(-1, n))
+            all_rows.append(row.reshape(-1, n))
+            try:
+                mean, row, t = steps.send(symbols * STEP_UNIT + mean)
+            except StopIteration as stop:
+                decoded = stop.value
+        return all_symbols, all_rows, decoded
+
+    def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES) -> Encoded:
+        """Encode images at a quality (0..MAX_QUALITY), `group` neighbours sharing a coder state.
+
+        pixels: uint8 (N, 28, 28), N >= 1.
+        """
+        parts = list(_in_threads(lambda at: self.quantize(pixels[at : at + CHUNK_IMAGES], quality), _chunks(len(pixels))))
+        decoded = np.concatenate([part[2] for part in parts])
+        starts, freqs, bits = [], [], 0.0
+        for i, table in enumerate(self.tables):
+            symbols = np.concatenate([part[0][i] for part in parts], axis=1)
+            rows = np.concatenate([part[1][i] for part in parts], axis=1)
+            codes = np.where(symbols < 0, -2 * symbols - 1, 2 * symbols)
+            start, freq = table.start[rows, codes], table.freq[rows, codes]
+            bits += float(np.sum(rans.PRECISION - np.log2(freq)))
+            starts.append(_to_lanes(start, group, 0))
+            freqs.append(_to_lanes(freq, group, rans.TOTAL))
+        start, freq = np.concatenate(starts), np.concatenate(freqs)
+        where = _Compact(freq != rans.TOTAL)
+        messages = rans.encode(where.take(start, 0), where.take(freq, rans.TOTAL), _checks(decoded, group))
+        return Encoded(messages, decoded, bits)
+
+    def decode(
+        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+    ) -> tuple[U8, npt.NDArray[np.bool_]]:
+        """Inverse of `encode`: -> pixels uint8 (count, 28, 28), and which messages are damaged: bool (messages,).
+
+        Pixels of damaged groups are meaningless; no message, however damaged, raises or runs on.
+        """
+        chunks = _chunks(count)
+        networks = [self.synthesis(quality, min(CHUNK_IMAGES, count - at)) for at in chunks]
+        priors = list(_in_threads(next, networks))
+        decoder = rans.Decoder(messages)
+        def send(network: Generator[Prior, I32, U8], y: I32) -> Any:
+            try:
+                return network.send(y)
+            except StopIteration as stop:
+                return stop.value
+
+        for table in self.tables:
+            rows = np.concatenate([row.reshape(-1, row.shape[-1]) for _, row, _ in priors], axis=1)
+            lanes = _to_lanes(rows, group, 0)
+            where = _Compact(lanes != 0)
+            codes = where.put(decoder.decode(table, where.take(lanes, -1)))
+            symbols = _from_lanes(codes, group, count).astype(np.int32)
+            symbols = np.where(symbols & 1, -(symbols + 1) // 2, symbols // 2)
+            latents = [symbols[:, at : at + CHUNK_IMAGES].reshape(mean.shape) * STEP_UNIT + mean
+                       for at, (mean, _, _) in zip(chunks, priors, strict=True)]  # fmt: skip
+            # After the last level these are no priors but the pixels.
+            priors = list(_in_threads(lambda pair: send(*pair), list(zip(networks, latents, strict=True))))
+        pixels: U8 = np.concatenate(priors)
+        state, used_up = decoder.finish()
+        return pixels, (state != _checks(pixels, group)) | ~used_up
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """messages: one for each group; pixels: what they decode to, uint8 (N, 28, 28); ideal_bits: of the symbols coded."""
+
+    messages: list[bytes]
+    pixels: U8
+    ideal_bits: float
+
+
+def dequantize(y: I32, dequantizer: Integers, quality: int) -> F32:
+    """Latents in sixteenths of a step -> activations.  y: int32 (K, ...), |y| < 2**24."""
+    multiplier = interpolate(dequantizer, quality).astype(np.float32) * np.float32(2.0**-DEQUANTIZER_BITS)
+    x = y.astype(np.float32) * multiplier.reshape((-1,) + (1,) * (y.ndim - 1))
+    np.rint(x, out=x)
+    return limit(x, -ACTIVATION_MAX, ACTIVATION_MAX)
+
+
+def patches(pixels: U8) -> F32:
+    """uint8 (N, 28, 28) -> (16, 49, N): channel 4 * y + x of a patch is PIXEL_UNIT times its pixel (y, x)."""
+    n = len(pixels)
+    cut = pixels.reshape(n, SIDE, 4, SIDE, 4).transpose(2, 4, 1, 3, 0).reshape(16, POSITIONS, n)
+    return cut.astype(np.float32) * np.float32(PIXEL_UNIT)
+
+
+def unpatches(x: F32) -> U8:
+    """(16, 49, N) integers 0..255 -> uint8 (N, 28, 28)."""
+    n = x.shape[2]
+    return x.astype(np.uint8).reshape(4, 4, SIDE, SIDE, n).transpose(4, 2, 0, 3, 1).reshape(n, 28, 28)
+
+
+def _chunks(count: int) -> list[int]:
+    return list(range(0, count, CHUNK_IMAGES))
+
+
+def _in_threads(function: Any, items: list[Any]) -> Iterable[Any]:
+    """map(function, items) on all cores: numpy lets go of the interpreter while it computes."""
+    if len(items) < 2:
+        return map(function, items)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, items))
+
+
+def _checks(pixels: U8, group: int) -> npt.NDArray[np.int64]:
+    """Start states: the low byte of the CRC-32 of each group's pixels, (N, 28, 28) -> (groups,)."""
+    return np.array([zlib.crc32(pixels[at : at + group].tobytes()) & rans.MAX_CHECK for at in range(0, len(pixels), group)])
+
+
+def _to_lanes(values: npt.NDArray[Any], group: int, fill: int) -> npt.NDArray[Any]:
+    """(S, N) -> (S * group, lanes): symbol s of image i of a group is its lane's step s * group + i."""
+    s, n = values.shape
+    if missing := -n % group:
+        values = np.concatenate([values, np.full((s, missing), fill, values.dtype)], axis=1)
+    return values.reshape(s, -1, group).transpose(0, 2, 1).reshape(s * group, -1)
+
+
+def _from_lanes(values: npt.NDArray[Any], group: int, count: int) -> npt.NDArray[Any]:
+    """Inverse of `_to_lanes`: (S * group, lanes) -> (S, count)."""
+    return values.reshape(-1, group, values.shape[1]).transpose(0, 2, 1).reshape(len(values) // group, -1)[:, :count]
+
+
+class _Compact:
+    """Moves the steps that do something to the front of their lanes, so that lanes take as few steps as they can.
+
+    active: bool (steps, lanes).
+    """
+
+    def __init__(self, active: npt.NDArray[np.bool_]) -> None:
+        self._shape = active.shape
+        self._lane, self._step = np.nonzero(active.T)  # by lane, then by step
+        counts = active.sum(axis=0)
+        self._to = np.arange(len(self._lane)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._length = int(counts.max(initial=0))
+
+    def take(self, values: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
+        """(steps, lanes) -> (fewer steps, lanes), short lanes filled up with `fill`."""
+        out = np.full((self._length, self._shape[1]), fill, values.dtype)
+        out[self._to, self._lane] = values[self._step, self._lane]
+        return out
+
+    def put(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Inverse of `take`, zeros where nothing was taken."""
+        out = np.zeros(self._shape, values.dtype)
+        out[self._step, self._lane] = values[self._to, self._lane]
+        return out
+
+
+class _Bundle:
+    """Tensors by name; each must be asked for exactly once."""
+
+    def __init__(self, tensors: dict[str, Integers]) -> None:
+        self._tensors = tensors
+        self._names = sorted(tensors)
+
+    def _pop(self, name: str) -> Integers:
+        if name not in self._tensors:
+            raise BadModel(f"tensor {name} is missing")
+        return self._tensors.pop(name)
+
+    def count(self, prefix: str) -> int:
+        """How many numbered parts `prefix` has."""
+        return len({name.split(".")[prefix.count(".") + 1] for name in self._names if name.startswith(prefix + ".")})
+
+    def layer(self, name: str, kind: str) -> Layer:
+        parts = [self._pop(f"{name}.{part}") for part in ("weight", "bias", "shift", "multiplier")]
+        return Layer(name, kind, *parts)
+
+    def blocks(self, prefix: str) -> list[Block]:
+        return [Block(self.layer(f"{prefix}.{i}.reduce", "point"), self.layer(f"{prefix}.{i}.spatial", "conv"),
+                      self.layer(f"{prefix}.{i}.restore", "point")) for i in range(self.count(prefix))]  # fmt: skip
+
+    def level(self, prefix: str) -> Level:
+        names = ("posterior0", "posterior1", "prior0", "prior_mean", "prior_sigma", "merge")
+        layers = {name: self.layer(f"{prefix}.{name}", "point") for name in names}
+        return Level(**layers, dequantizer=self.dequantizer(f"{prefix}.dequantizer"))
+
+    def table(self, name: str) -> Integers:
+        """A table by quality: (ROWS, K)."""
+        table = self._pop(name)
+        if table.ndim != 2 or len(table) != ROWS or not table.shape[1]:
+            raise BadModel(f"{name} has shape {table.shape}, wanted ({ROWS}, K)")
+        return table
+
+    def dequantizer(self, name: str) -> Integers:
+        table = self.table(name)
+        if table.min() < 1 or table.max() > 1 << 24:
+            raise BadModel(f"{name} is outside 1..2**24")
+        return table
+
+    def cdf(self, num_levels: int) -> Integers:
+        cdf = self._pop("cdf")
+        if cdf.ndim != 3 or cdf.shape[:2] != (num_levels, NUM_SIGMAS) or not 2 <= cdf.shape[2] <= MAX_SYMBOLS + 1:
+            raise BadModel(f"cdf has shape {cdf.shape}, wanted ({num_levels}, {NUM_SIGMAS}, 2 to {MAX_SYMBOLS + 1})")
+        freq = np.diff(cdf.astype(np.int64), axis=2)
+        used = np.count_nonzero(freq, axis=2)
+        tail = np.arange(freq.shape[2]) >= used[..., None]
+        if (cdf[..., 0] != 0).any() or (cdf[..., -1] != rans.TOTAL).any() or (freq < 0).any() or freq[tail].any():
+            raise BadModel("a CDF row does not run from 0 to 2**16, or has a gap")
+        if (used % 2 == 0).any() or (used[:, 0] != 1).any():
+            raise BadModel("a CDF row has an even number of symbols, or row 0 is not certain")
+        return cdf
+
+    def finish(self) -> None:
+        if self._tensors:
+            raise BadModel(f"unknown tensor {min(self._tensors)}")
+
+
+def unpack_bundle(stream: bytes) -> tuple[dict[str, Integers], dict[str, Any]]:
+    """safetensors bytes -> integer tensors by name, model card.
+
+    Raises BadModel for anything but a well-formed bundle of this ARCHITECTURE.
+    """
+    try:
+        tensors = safetensors.numpy.load(stream)
+        (header_bytes,) = struct.unpack_from("<Q", stream)
+        metadata = json.loads(stream[8 : 8 + header_bytes])["__metadata__"]
+        architecture, card = metadata["architecture"], json.loads(metadata["card"])
+        name = card["name"]
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
+    if architecture != ARCHITECTURE:
+        raise BadModel(f"architecture {architecture!r}, this version knows {ARCHITECTURE!r}")
+    if not isinstance(name, str) or not all(np.issubdtype(t.dtype, np.integer) for t in tensors.values()):
+        raise BadModel("a model has a name and holds integers only")
+    return tensors, card
+
+
+def load(path: Path) -> Model:
+    """Load a model file.  Raises BadModel naming it."""
+    try:
+        with path.open("rb") as file:
+            stream = file.read(MAX_MODEL_BYTES + 1)
+        return Model(stream)
+    except BadModel as error:
+        raise BadModel(f"{path}: {error}") from error
+    except OSError as error:
+        raise BadModel(f"{path}: {error.strerror}") from error

@@ -1,0 +1,212 @@
+"""rANS: (start, freq) pairs <-> bytes, many lanes at once; knows no images and no models.  FORMAT.md 5.
+
+READ ME FIRST
+- Symbols go in last first: `encode` walks its steps backwards so that `Decoder.decode` can walk them forwards.
+- The state starts at a small number that the caller chooses (a check, 0..255) instead of at STATE_LOWER_BOUND, so an
+  almost empty message costs almost no bytes; decoding must end at that very number with every byte consumed.
+- The first bytes of a message are no special case: they are read by the same rule that reads all others, "while the
+  state is below STATE_LOWER_BOUND and bytes remain, shift one in".
+- The first symbol of a CDF row starts at 0: while the state is 0, coding it changes nothing and costs nothing. Rows
+  therefore put their most probable symbol first.
+
+A lane is one state and its bytes. All lanes take the same number of steps; (start, freq) = (0, 2**PRECISION) is the
+step that does nothing, used as padding. Duda arXiv:1311.2540, Giesen arXiv:1402.3392.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.errors import CorruptPayload
+
+PRECISION = 16  # bits: the frequencies of a CDF row sum to 2**16
+TOTAL = 1 << PRECISION
+STATE_LOWER_BOUND = 1 << 23  # once bytes have been written: 2**23 <= state < 2**31
+MAX_CHECK = 255
+_SCALAR_LANES = 6  # below this many lanes plain Python integers beat numpy calls
+
+U32 = npt.NDArray[np.uint32]
+I32 = npt.NDArray[np.int32]
+
+
+class CdfTable:
+    """Rows of cumulative frequencies, each ending at 2**PRECISION.
+
+    cdf: int (rows, symbols + 1), nondecreasing along a row, from 0 to 2**PRECISION; a symbol of frequency 0 cannot be
+    coded.
+    """
+
+    def __init__(self, cdf: npt.NDArray[np.integer]) -> None:
+        self.cdf = np.ascontiguousarray(cdf, np.int64)
+        if self.cdf.ndim != 2 or (self.cdf[:, 0] != 0).any() or (self.cdf[:, -1] != TOTAL).any():
+            raise ValueError("every CDF row must run from 0 to 2**16")
+        freq = np.diff(self.cdf, axis=1)
+        if (freq < 0).any():
+            raise ValueError("a CDF row decreases")
+        self.start: U32 = self.cdf[:, :-1].astype(np.uint32)
+        self.freq: U32 = freq.astype(np.uint32)
+        self._lookup: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def num_symbols(self) -> int:
+        """Symbols in a row, those of frequency 0 included."""
+        return int(self.freq.shape[1])
+
+    @property
+    def lookup(self) -> npt.NDArray[np.uint8]:
+        """uint8 (rows * 2**16,): the symbol under each slot of each row; made on first use, since one image does without."""
+        if self._lookup is None:
+            symbols = np.tile(np.arange(self.num_symbols, dtype=np.uint8), len(self.freq))
+            self._lookup = np.repeat(symbols, self.freq.ravel())
+        return self._lookup
+
+    def ideal_bits(self, indexes: npt.NDArray[np.integer], symbols: npt.NDArray[np.integer]) -> float:
+        """Sum of PRECISION - log2(freq) over (row, symbol) pairs: what a perfect coder would spend, in bits."""
+        return float(np.sum(PRECISION - np.log2(self.freq[indexes, symbols])))
+
+
+def encode(start: U32, freq: U32, check: npt.NDArray[np.integer]) -> list[bytes]:
+    """Encode lanes of steps.
+
+    start, freq: uint32 (steps, lanes), 1 <= freq, start + freq <= 2**PRECISION; check: int (lanes,), 0..MAX_CHECK.
+    Returns one message for each lane.
+    """
+    if start.shape[1] < _SCALAR_LANES:
+        return [_encode_lane(start[:, i].tolist(), freq[:, i].tolist(), int(check[i])) for i in range(start.shape[1])]
+    steps, lanes = start.shape
+    state = check.astype(np.uint32)
+    # Grown backwards from the end. Two bytes a step is the worst case; most steps write none, so room is made on demand.
+    room = 64
+    out = np.zeros((lanes, room), np.uint8)
+    at = np.full(lanes, room, np.int64)  # first byte written so far, in each lane
+    for step in range(steps - 1, -1, -1):
+        f = freq[step]
+        limit = f.astype(np.uint64) << np.uint64(31 - PRECISION)  # state < limit keeps the next state below 2**31
+        if at.min() < 8:
+            out = np.concatenate([np.zeros((lanes, room), np.uint8), out], axis=1)
+            at += room
+            room *= 2
+        while (full := np.flatnonzero(state >= limit)).size:
+            at[full] -= 1
+            out[full, at[full]] = state[full]  # numpy keeps the low byte
+            state[full] >>= np.uint32(8)
+        quotient = state // f
+        state = (quotient << np.uint32(PRECISION)) + (state - quotient * f) + start[step]
+    return [_state_bytes(int(state[i])) + out[i, at[i] :].tobytes() for i in range(lanes)]
+
+
+def _encode_lane(start: list[int], freq: list[int], state: int) -> bytes:
+    out = bytearray()
+    for s, f in zip(reversed(start), reversed(freq), strict=True):
+        while state >= f << (31 - PRECISION):
+            out.append(state & 255)
+            state >>= 8
+        state = (state // f << PRECISION) + state % f + s
+    out.reverse()
+    return _state_bytes(state) + bytes(out)
+
+
+def _state_bytes(state: int) -> bytes:
+    """Big-endian without leading zeros: exactly the bytes that the decoder's one reading rule takes back.
+
+    A state of 2**24 or more has its upper three bytes below 2**23 (it is below 2**31), so the rule reads all four;
+    one of 2**23..2**24 stops it after three; one below 2**23 occurs only when nothing follows.
+    """
+    return state.to_bytes((state.bit_length() + 7) // 8, "big")
+
+
+class Decoder:
+    """The inverse of `encode`, in as many `decode` calls as the caller needs to learn the next rows."""
+
+    def __init__(self, messages: Sequence[bytes]) -> None:
+        self._lanes = len(messages)
+        if self._lanes < _SCALAR_LANES:
+            self._messages = list(messages)
+            self._states = [0] * self._lanes
+            self._at = [0] * self._lanes
+            return
+        lengths = np.array([len(m) for m in messages], np.int64)
+        # One byte of padding so that a lane at its end may still be read from (and the value ignored).
+        self._bytes = np.frombuffer(b"".join(messages) + b"\0", np.uint8)
+        self._end = np.cumsum(lengths)
+        self._next = self._end - lengths
+        self._state = np.zeros(self._lanes, np.uint32)
+
+    def decode(self, table: CdfTable, indexes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """Decode one symbol for each step and lane.
+
+        indexes: int (steps, lanes), rows of `table`; -1 marks a padding step, which yields 0.
+        Returns symbols: uint8 (steps, lanes). Any bytes at all decode to something; `finish` judges them.
+        """
+        if self._lanes < _SCALAR_LANES:
+            return self._decode_scalar(table, indexes)
+        symbols = np.zeros(indexes.shape, np.uint8)
+        lookup, num_symbols = table.lookup, table.num_symbols
+        start, freq = table.start.ravel(), table.freq.ravel()
+        state, at, end, source = self._state, self._next, self._end, self._bytes
+        padded = indexes < 0
+        rows = np.where(padded, 0, indexes)
+        slot_base, cell_base = rows.astype(np.int64) << PRECISION, rows.astype(np.int64) * num_symbols
+        some_padded = padded.any(axis=1).tolist()
+        for step in range(len(indexes)):
+            # At most three bytes are missing: at the start of a message; later at most two.
+            while (low := np.flatnonzero((state < STATE_LOWER_BOUND) & (at < end))).size:
+                state[low] = (state[low] << np.uint32(8)) | source[at[low]]
+                at[low] += 1
+            slot = state & np.uint32(TOTAL - 1)
+            symbol = lookup[slot_base[step] + slot]
+            cell = cell_base[step] + symbol
+            following = freq[cell] * (state >> np.uint32(PRECISION)) + slot - start[cell]
+            if some_padded[step]:
+                following = np.where(padded[step], state, following)
+                symbol = np.where(padded[step], np.uint8(0), symbol)
+            state = following
+            symbols[step] = symbol
+        self._state = state
+        return symbols
+
+    def _decode_scalar(self, table: CdfTable, indexes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        symbols = np.zeros(indexes.shape, np.uint8)
+        for lane, message in enumerate(self._messages):
+            state, at = self._states[lane], self._at[lane]
+            column = []
+            for row in indexes[:, lane].tolist():
+                if row < 0:
+                    column.append(0)
+                    continue
+                while state < STATE_LOWER_BOUND and at < len(message):
+                    state = state << 8 | message[at]
+                    at += 1
+                slot = state & (TOTAL - 1)
+                symbol = int(np.searchsorted(table.cdf[row], slot, "right")) - 1
+                state = int(table.freq[row, symbol]) * (state >> PRECISION) + slot - int(table.start[row, symbol])
+                column.append(symbol)
+            self._states[lane], self._at[lane] = state, at
+            symbols[:, lane] = column
+        return symbols
+
+    def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """-> final states int64 (lanes,), which must equal the `check` that was encoded; whether a lane's bytes are used up."""
+        if self._lanes < _SCALAR_LANES:
+            states, ats = self._states[:], self._at[:]
+            for lane, message in enumerate(self._messages):
+                while states[lane] < STATE_LOWER_BOUND and ats[lane] < len(message):
+                    states[lane] = states[lane] << 8 | message[ats[lane]]
+                    ats[lane] += 1
+            return np.array(states, np.int64), np.array([a == len(m) for a, m in zip(ats, self._messages, strict=True)])
+        state, at = self._state.copy(), self._next.copy()
+        while (low := np.flatnonzero((state < STATE_LOWER_BOUND) & (at < self._end))).size:
+            state[low] = (state[low] << np.uint32(8)) | self._bytes[at[low]]
+            at[low] += 1
+        return state.astype(np.int64), at == self._end
+
+
+def verify(decoder: Decoder, check: npt.NDArray[np.integer]) -> None:
+    """Raise CorruptPayload unless every lane of `decoder` ended at its check with no byte left over."""
+    state, used = decoder.finish()
+    bad = np.flatnonzero((state != check) | ~used)
+    if bad.size:
+        raise CorruptPayload(f"{bad.size} of {len(state)} coder states end wrong, the first in lane {bad[0]}")

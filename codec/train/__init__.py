@@ -1,0 +1,1 @@
+"""Training: data, networks, loss, loop, export. The only home of torch in this project."""

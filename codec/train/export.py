@@ -1,0 +1,200 @@
+"""A trained `Ladder` -> a bundle of integers (FORMAT.md 7), and the calibration of its CDF tables.
+
+Every number that decoding depends on is made here, once, and stored. Equal weights give equal bytes: tensors sorted by
+name, little-endian, the card as sorted JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from codec import rans
+from codec.integer_net import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
+from codec.model import (
+    ARCHITECTURE,
+    DEQUANTIZER_BITS,
+    MAX_SIGMA,
+    MAX_SYMBOLS,
+    MIN_SIGMA,
+    NUM_SIGMAS,
+    PIXEL_UNIT,
+    STEP_UNIT,
+    Model,
+    log2_lmbda,
+)
+from codec.train.networks import Ladder, Layer, basis
+
+F64 = npt.NDArray[np.float64]
+Tensors = dict[str, npt.NDArray[np.integer]]
+
+SIGMA_STEP = math.log(MAX_SIGMA / MIN_SIGMA) / (NUM_SIGMAS - 1)  # of log sigma, from one row of a CDF table to the next
+PRIOR_COUNT = 200.0  # calibration: the normal density counts as so many observed symbols
+
+
+def sigmas() -> F64:
+    """The widths (64,) in quantization steps that the rows of a CDF table stand for."""
+    return MIN_SIGMA * np.exp(SIGMA_STEP * np.arange(NUM_SIGMAS))
+
+
+def export(net: Ladder, card: dict[str, Any], pixels: npt.NDArray[np.uint8]) -> bytes:
+    """-> bundle bytes.  pixels: uint8 (N, 28, 28), training images on which the CDF tables are calibrated."""
+    tensors = integer_tensors(net)
+    tables = np.stack([normal_cdf() for _ in range(1 + len(net.levels))])
+    model = Model(pack_bundle({**tensors, "cdf": tables}, card))
+    return pack_bundle({**tensors, "cdf": calibrated_cdf(model, pixels)}, card)
+
+
+def pack_bundle(tensors: Tensors, card: dict[str, Any]) -> bytes:
+    """Tensors and card -> safetensors bytes, the same for the same input."""
+    metadata = {"architecture": ARCHITECTURE, "card": json.dumps(card, sort_keys=True)}
+    return safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata)
+
+
+@torch.no_grad()
+def integer_tensors(net: Ladder) -> Tensors:
+    """All tensors of the bundle but the CDF tables."""
+    net = net.float().cpu()
+    b = basis(torch.tensor([log2_lmbda(q) for q in range(0, ROWS * ROW_STEP, ROW_STEP)]))  # (ROWS, NUM_BASIS)
+    tensors: Tensors = {}
+
+    def put(name: str, layer: Layer, *, unit: float = ACTIVATION_UNIT, extra_shift: Tensor | None = None,
+            extra_log_scale: Tensor | None = None, offset: Tensor | None = None) -> None:  # fmt: skip
+        """Integer layer whose output 1.0 is the integer `unit`: see `networks.Layer` for what is computed."""
+        step = layer.weight_step()  # (O,)
+        weight = torch.round(layer.weight / step.view(-1, *[1] * (layer.weight.ndim - 1)))
+        per_sum = ACTIVATION_UNIT / step  # integer sums for 1.0
+        shift, scale = layer.rows(b) if layer.film else (torch.zeros(1, len(step)), torch.ones(1, len(step)))
+        if extra_log_scale is not None:
+            scale = scale * torch.exp(extra_log_scale)
+        if extra_shift is not None:  # is added after the scale
+            shift = shift + extra_shift / scale
+        bias = layer.bias.T if layer.bias.ndim == 2 else layer.bias
+        if offset is not None:
+            bias = bias + offset
+        column = per_sum[:, None] if bias.ndim == 2 else per_sum
+        multiplier = torch.round(scale * unit / per_sum * 2**MULTIPLIER_BITS)
+        tensors[f"{name}.weight"] = integers(weight, np.int8)
+        tensors[f"{name}.bias"] = integers(torch.round(bias * column), np.int32)
+        tensors[f"{name}.shift"] = integers(torch.round(shift * per_sum), np.int32)
+        tensors[f"{name}.multiplier"] = integers(multiplier.clamp(1, 2**MULTIPLIER_BITS), np.int32)
+
+    def put_block(name: str, block: Any) -> None:
+        for part in ("reduce", "spatial", "restore"):
+            put(f"{name}.{part}", getattr(block, part))
+
+    def put_dequantizer(name: str, log_gain: Tensor) -> None:
+        tensors[name] = integers(torch.round(ACTIVATION_UNIT / STEP_UNIT * torch.exp(-log_gain) * 2**DEQUANTIZER_BITS), np.int32)
+
+    mean = net.mean_image.view(7, 4, 7, 4).permute(1, 3, 0, 2).reshape(16, POSITIONS)  # channel, position: as in the bundle
+    centre = net.input.used_weight() @ (mean * (PIXEL_UNIT / ACTIVATION_UNIT))  # the bundle's input is not centred
+    put("input", net.input, offset=-centre)
+    for i, block in enumerate(net.analysis):
+        put_block(f"analysis.{i}", block)
+    put("squeeze", net.squeeze)
+    log_gain = b @ net.gain.T
+    put("posterior0", _columns_by_channel(net.posterior0))
+    put("posterior1", net.posterior1, unit=STEP_UNIT, extra_log_scale=log_gain)
+    tensors["prior_mean"] = integers(torch.round(STEP_UNIT * (b @ net.prior_mean.T) * torch.exp(log_gain)), np.int32)
+    tensors["prior_sigma"] = integers(torch.round(row_of(b @ net.prior_sigma.T + log_gain)).clamp(0, NUM_SIGMAS - 1), np.int32)
+    put_dequantizer("dequantizer", log_gain)
+    put("start0", net.start0)
+    put("start1", _rows_by_channel(net.start1))
+    put("widen", net.widen)
+    for i, stage in enumerate(net.synthesis):
+        for j, block in enumerate(stage):
+            put_block(f"synthesis.{i}.{j}", block)
+    for i, level in enumerate(net.levels):
+        log_gain = b @ level.gain.T
+        for part in ("posterior0", "prior0", "merge"):
+            put(f"levels.{i}.{part}", getattr(level, part))
+        for part in ("posterior1", "prior_mean"):
+            put(f"levels.{i}.{part}", getattr(level, part), unit=STEP_UNIT, extra_log_scale=log_gain)
+        put(f"levels.{i}.prior_sigma", level.prior_sigma, unit=1 / SIGMA_STEP, extra_shift=log_gain - math.log(MIN_SIGMA))
+        put_dequantizer(f"levels.{i}.dequantizer", log_gain)
+    put("output", net.output, unit=ACTIVATION_UNIT / PIXEL_UNIT, offset=mean * (PIXEL_UNIT / ACTIVATION_UNIT))
+    return tensors
+
+
+def integers(x: Tensor, dtype: type[np.integer[Any]]) -> npt.NDArray[np.integer]:
+    """Round-valued tensor -> integers, refusing what does not fit."""
+    values = x.double().numpy()
+    if not (np.abs(values) <= np.iinfo(dtype).max).all():
+        raise ValueError(f"a value of {np.abs(values).max()} does not fit {np.dtype(dtype)}")
+    return values.astype(dtype)
+
+
+def row_of(log_sigma: Tensor) -> Tensor:
+    """log sigma -> (fractional) row of a CDF table."""
+    return (log_sigma - math.log(MIN_SIGMA)) / SIGMA_STEP
+
+
+def _columns_by_channel(layer: Layer) -> Layer:
+    """The network flattens (7, 7, C) position by position, the bundle channel by channel."""
+    twin = Layer("dense", layer.weight.shape[1], len(layer.weight), film=layer.film)
+    twin.load_state_dict(layer.state_dict())
+    twin.weight.data = layer.weight.view(len(layer.weight), POSITIONS, -1).transpose(1, 2).reshape(len(layer.weight), -1)
+    return twin
+
+
+def _rows_by_channel(layer: Layer) -> Layer:
+    twin = Layer("dense", layer.weight.shape[1], len(layer.weight), film=layer.film)
+    twin.weight.data = layer.weight.view(POSITIONS, -1, layer.weight.shape[1]).transpose(0, 1).reshape(layer.weight.shape)
+    twin.bias.data = layer.bias.view(POSITIONS, -1).T.reshape(-1)
+    return twin
+
+
+def pmf_to_cdf(pmf: F64) -> npt.NDArray[np.int32]:
+    """Probabilities (symbols,), the first the largest -> cumulative frequencies (symbols + 1,), each at least 1."""
+    freq = np.maximum(1, np.floor(pmf / pmf.sum() * (rans.TOTAL - len(pmf)))).astype(np.int64)
+    freq[0] += rans.TOTAL - freq.sum()  # the most probable symbol can spare or take the rest
+    return np.concatenate([[0], np.cumsum(freq)]).astype(np.int32)
+
+
+def symbol_limit(sigma: float) -> int:
+    """Largest |symbol| that a row codes: far enough out that clipping is rarer than 1 in 10**8."""
+    return min((MAX_SYMBOLS - 1) // 2, math.ceil(6 * sigma + 2))
+
+
+def normal_pmf(sigma: float) -> F64:
+    """Normal density over -limit..limit steps, in the order 0, -1, 1, -2, 2 ... of FORMAT.md 5.3."""
+    edge = lambda x: 0.5 * math.erfc(-x / sigma / math.sqrt(2))  # noqa: E731
+    values = [0] + [s for n in range(1, symbol_limit(sigma) + 1) for s in (-n, n)]
+    return np.array([max(edge(v + 0.5) - edge(v - 0.5), 1e-12) for v in values])
+
+
+def _pad(cdf: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    return np.pad(cdf, (0, MAX_SYMBOLS + 1 - len(cdf)), mode="edge")
+
+
+def normal_cdf() -> npt.NDArray[np.int32]:
+    """A table (NUM_SIGMAS, MAX_SYMBOLS + 1) of normal densities; row 0 is certain."""
+    certain = np.array([0, rans.TOTAL], np.int32)
+    return np.stack([_pad(certain if i == 0 else pmf_to_cdf(normal_pmf(sigma))) for i, sigma in enumerate(sigmas())])
+
+
+def calibrated_cdf(model: Model, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """Tables (levels, NUM_SIGMAS, MAX_SYMBOLS + 1) of what symbols really do in each row, on all qualities."""
+    counts = np.zeros((len(model.tables), NUM_SIGMAS, MAX_SYMBOLS))
+    for part, quality in zip(np.array_split(pixels, 10), range(5, 100, 10), strict=True):
+        for at in range(0, len(part), 100):
+            symbols, rows, _ = model.quantize(part[at : at + 100], quality)
+            for level, (s, r) in enumerate(zip(symbols, rows, strict=True)):
+                codes = np.where(s < 0, -2 * s - 1, 2 * s)
+                np.add.at(counts[level], (r.ravel(), codes.ravel()), 1)
+    tables = np.stack([table.cdf for table in model.tables]).astype(np.int32)
+    for level in range(len(tables)):
+        for i, sigma in enumerate(sigmas()):
+            if i:
+                pmf = normal_pmf(sigma)
+                observed = counts[level, i, : len(pmf)] + PRIOR_COUNT * pmf / pmf.sum()
+                if observed.argmax() == 0:  # the coder wants its most probable symbol first
+                    tables[level, i] = _pad(pmf_to_cdf(observed))
+    return tables

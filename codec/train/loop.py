@@ -1,0 +1,169 @@
+"""The training loop: loss, schedule, checkpoints, log.
+
+READ ME FIRST
+- One network serves all rates: each image of a batch draws its own lambda, log-uniform over the whole range, for
+  lambda * SSE + bits (SSE of pixels in 0..1), divided by (lambda + 1)**0.45 so that no rate drowns the others.
+- The schedule runs over the *fraction* of the time budget that is spent. The dense level goes alone at first, or it would
+  stay empty. Then the 7x7 levels start at a discount, their bits nearly free, rising to the full price by ANNEALED: at the
+  full price from the start the upper ones, still useless, are silenced for good (measured: 0.0 bytes in them forever).
+  From HARD_FROM on the bits are those of rounded latents; from QUANTIZED_FROM on the weights are on the integer grid.
+- A checkpoint holds everything; `--resume` goes on from it, with the time already spent counted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from codec.metrics import psnr_db
+from codec.model import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA
+from codec.train import data
+from codec.train.networks import Config, Ladder
+
+BATCH = 128
+LEARNING_RATE, WARM_UP_STEPS = 2e-3, 200
+DENSE_ONLY_UNTIL, ANNEALED, FIRST_PRICE = 0.02, 0.12, 0.02  # the latter: of a bit in a 7x7 level, at the start
+HARD_FROM, QUANTIZED_FROM = 0.6, 0.75
+RATE_EXPONENT = -0.45
+CHECKPOINT_SECONDS = 120.0
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory: a step frees and takes gigabytes, and fresh pages cost a third of its time."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-2, 100_000_000)  # M_TOP_PAD
+    except (OSError, AttributeError):
+        pass  # another C library; only slower
+
+
+def price(fraction: float) -> float:
+    """What a bit in a 7x7 level costs at `fraction` of the schedule."""
+    return FIRST_PRICE ** max(0.0, 1 - (fraction - DENSE_ONLY_UNTIL) / (ANNEALED - DENSE_ONLY_UNTIL))
+
+
+def rate_distortion_loss(net: Ladder, pixels: Tensor, log2_lmbda: Tensor, fraction: float = 1.0) -> Tensor:
+    """Mean over the batch of (lambda * SSE + bits) * (lambda + 1)**RATE_EXPONENT, at `fraction` (0..1) of the schedule.
+
+    pixels: float (N, 28, 28), 0..255; log2_lmbda: (N,).
+    """
+    x_hat, rates = net(pixels, log2_lmbda, hard=fraction >= HARD_FROM, dense_only=fraction < DENSE_ONLY_UNTIL)
+    bits = rates[0] + price(fraction) * sum(rates[1:])
+    lmbda = 2**log2_lmbda
+    sse = ((x_hat - pixels) / 255).square().sum((1, 2))
+    return ((lmbda * sse + bits) * (lmbda + 1) ** RATE_EXPONENT).mean()
+
+
+@torch.no_grad()
+def evaluate(net: Ladder, pixels: Tensor, log2_lmbdas: list[float]) -> list[dict[str, Any]]:
+    """Float network, rounded latents: [{log2_lmbda, estimated_bytes, psnr_db, level_bytes}] for pixels (N, 28, 28)."""
+    dtype, net.dtype = net.dtype, torch.float32
+    rows = []
+    for value in log2_lmbdas:
+        level_bits, squared_error = None, 0.0
+        for batch in pixels.split(500):
+            x_hat, rates = net(batch.float(), torch.full((len(batch),), value, device=batch.device), hard=True)
+            bits = torch.stack([r.sum() for r in rates])
+            level_bits = bits if level_bits is None else level_bits + bits
+            squared_error += float((x_hat.clamp(0, 255).round() - batch).square().sum())
+        level_bytes = (level_bits / 8 / len(pixels)).tolist()
+        rows.append({"log2_lmbda": value, "estimated_bytes": round(sum(level_bytes), 2),
+                     "psnr_db": round(psnr_db(squared_error, pixels.numel()) or 99.0, 2),
+                     "level_bytes": [round(b, 1) for b in level_bytes]})  # fmt: skip
+    net.dtype = dtype
+    return rows
+
+
+class Trainer:
+    """Network, optimizer, random state and the seconds spent so far: all that a checkpoint holds.
+
+    pixels: uint8 (N, 28, 28), split by `data.split`.
+    """
+
+    def __init__(self, pixels: data.U8, *, seed: int = 0, config: Config = Config(), log: Path | None = None) -> None:  # noqa: B008
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(seed)
+        train, held_out = data.split(pixels)
+        self.train, self.held_out = (torch.from_numpy(np.ascontiguousarray(p)).to(self.device) for p in (train, held_out))
+        self.net = Ladder(self.train.float().mean(0), config).to(self.device)
+        self.net.dtype = torch.bfloat16
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-3)
+        self.seconds, self.steps, self.log = 0.0, 0, log
+
+    def state(self) -> dict[str, Any]:
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "seconds": self.seconds,
+                "steps": self.steps, "random": torch.get_rng_state()}  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.seconds, self.steps = state["seconds"], state["steps"]
+        torch.set_rng_state(state["random"])
+
+    def step(self, fraction: float) -> float:
+        """One batch at `fraction` (0..1) of the schedule -> its loss."""
+        rate = LEARNING_RATE * min(1.0, (self.steps + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.net.set_quantized(fraction >= QUANTIZED_FROM)
+        batch = self.train[torch.randint(len(self.train), (BATCH,), device=self.device)].float()
+        log2_lmbda = MIN_LOG2_LMBDA + (MAX_LOG2_LMBDA - MIN_LOG2_LMBDA) * torch.rand(len(batch), device=self.device)
+        loss = rate_distortion_loss(self.net, batch, log2_lmbda, fraction)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 20.0)
+        self.optimizer.step()
+        self.steps += 1
+        return float(loss.detach())
+
+    def run(self, seconds: float, *, checkpoint: Path | None = None, progress: bool = False) -> None:
+        """Train until `seconds` are spent in all, checkpointing and logging rate and distortion once an epoch."""
+        keep_memory()
+        epoch_steps = max(1, len(self.train) // BATCH)
+        saved, losses = time.monotonic(), []
+        while self.seconds < seconds:
+            begun = time.monotonic()
+            losses.append(self.step(self.seconds / seconds))
+            self.seconds += time.monotonic() - begun
+            if self.steps % epoch_steps == 0:
+                self.report(float(np.mean(losses[-epoch_steps:])))
+            if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save(self.state(), checkpoint)
+                saved = time.monotonic()
+            if progress and self.steps % 10 == 0:
+                done = int(30 * self.seconds / seconds)
+                print(f"\r[{'#' * done}{'.' * (30 - done)}] {self.seconds:.0f}/{seconds:.0f} s, step {self.steps}, "
+                      f"loss {np.mean(losses[-50:]):.2f} ", end="", file=sys.stderr, flush=True)  # fmt: skip
+        if progress:
+            print(file=sys.stderr)
+        self.net.set_quantized(True)
+        if checkpoint:
+            save(self.state(), checkpoint)
+
+    def report(self, loss: float) -> None:
+        """Append one line of JSON to the log."""
+        if self.log:
+            curve = [(r["estimated_bytes"], r["psnr_db"], r["level_bytes"])
+                     for r in evaluate(self.net, self.held_out[:1000], [0, 2, 4, 6, 8, 10])]  # fmt: skip
+            row = {"steps": self.steps, "seconds": round(self.seconds), "loss": round(loss, 3), "curve": curve}
+            with self.log.open("a") as f:
+                f.write(json.dumps(row) + "\n")
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
