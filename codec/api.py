@@ -329,9 +329,9 @@ def info(source: bytes | BinaryIO) -> StreamInfo:
 
 
 def _name_of(model_hash: builtins.bytes) -> str | None:
-    """Name of an installed model, from its file name alone."""
-    stems = [path.stem for path in registry.files() if model_hash and path.stem.endswith(model_hash.hex()[:8])]
-    return stems[0].rsplit("-", 1)[0] if stems else None
+    """Name of an installed model, from its file name."""
+    path = registry.path_of(model_hash) if model_hash else None
+    return registry.name_of(path) if path else None
 
 
 @dataclass

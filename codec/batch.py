@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import os
 import re
 import secrets
@@ -29,8 +28,6 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -165,6 +162,9 @@ def _spread(work: Callable[[S], R], shards: Iterable[S], jobs: int) -> Iterator[
     if jobs == 1:
         yield from map(work, shards)
         return
+    import multiprocessing  # not above: 10 ms that one image does not need
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
     # spawn: a fork of a process whose BLAS has threads can hang.
     context = multiprocessing.get_context("spawn")
     pending: deque[Any] = deque()
@@ -296,9 +296,9 @@ def _walk(top: Path, base: str, wanted: Callable[[Path], bool], report: Report) 
 def _walk_images(top: Path, base: str, report: Report) -> list[Source]:
     found, num_others = _walk(top, base, images.is_image_file, report)
     if not found:
-        report.fail(str(top), ImageError(f"no images in this directory ({num_others} other files)"))
+        report.fail(str(top), ImageError(f"no images in this directory (files of other kinds: {num_others})"))
     elif num_others:
-        report.note(f"{top}: {num_others} other files skipped")
+        report.note(f"{top}: skipped what is no image: {num_others} file{'s' * (num_others > 1)}")
     return found
 
 
@@ -616,12 +616,14 @@ def decompress(
     *,
     format: Format | None = None,
     index: Sequence[range] | None = None,
+    model: str | None = None,
     jobs: int = 1,
     force: bool = False,
     report: Report,
 ) -> None:
     """Restore images, trees and arrays from streams; what is damaged is reported, all that is intact is written.
 
+    model: name or file of a model that the streams name but that is not installed.
     Raises: UsageError for a request that contradicts itself; all else is a failure in the report.
     """
     suffix = "" if out is None else Path(out).suffix
@@ -648,7 +650,7 @@ def decompress(
                 if len(group) > 1:
                     other = next(other for other, _ in group if other is not source)
                     raise UsageError(f"{target.stem} would also be the output of {other.label}")
-                _decompress_one(source, target, format, index, jobs, force, report)
+                _decompress_one(source, target, format, index, model, jobs, force, report)
 
 
 def _target(source: Source, out: str | None, exact: bool, one_stream: bool) -> Target:
@@ -670,6 +672,7 @@ def _decompress_one(
     target: Target,
     format: Format | None,
     index: Sequence[range] | None,
+    model: str | None,
     jobs: int,
     force: bool,
     report: Report,
@@ -684,7 +687,10 @@ def _decompress_one(
                 raise UsageError(f"--index {part[-1]} is out of range: {num_images} images, the first is 0")
         num_failed = len(report.failed)
         numbers = None if index is None else list(chain.from_iterable(index))
-        chunks = decoded(file, source.label, report) if numbers is None else _pick(file, numbers, source.label, report)
+        if numbers is None:
+            chunks = decoded(file, source.label, model, report)
+        else:
+            chunks = _pick(file, numbers, source.label, model, report)
         first = next(chunks, None)
         if first is None and len(report.failed) > num_failed:
             return
@@ -720,12 +726,14 @@ def _count(file: BinaryIO) -> int:
         return 100_000
 
 
-def decoded(file: BinaryIO, label: str, report: Report, wanted: set[int] | None = None) -> Iterator[Chunk]:
+def decoded(
+    file: BinaryIO, label: str, model: str | None, report: Report, wanted: set[int] | None = None
+) -> Iterator[Chunk]:
     """Decode block by block; yields what is intact (and wanted), and reports the rest as damaged."""
     if wanted is not None and not wanted:
         return
     with report.guard(label):
-        for number, block in enumerate(api.decode_blocks(file)):
+        for number, block in enumerate(api.decode_blocks(file, model=model)):
             chosen = [i for i in range(block.count) if wanted is None or block.first + i in wanted]
             gone = set(range(block.count) if block.pixels is None else block.lost)
             lost = [block.first + i for i in chosen if i in gone]
@@ -745,10 +753,10 @@ def decoded(file: BinaryIO, label: str, report: Report, wanted: set[int] | None 
                 return
 
 
-def _pick(file: BinaryIO, numbers: list[int], label: str, report: Report) -> Iterator[Chunk]:
+def _pick(file: BinaryIO, numbers: list[int], label: str, model: str | None, report: Report) -> Iterator[Chunk]:
     """Decode images in the order asked for, repeats included."""
     try:
-        collection = api.open(file)  # touches the groups wanted, no others
+        collection = api.open(file, model=model)  # touches the groups wanted, no others
         names = collection.names
         yield Chunk(numbers, [names[n] for n in numbers] if names else [], collection[numbers], is_single=False)
         return
@@ -756,7 +764,7 @@ def _pick(file: BinaryIO, numbers: list[int], label: str, report: Report) -> Ite
         file.seek(0)
     found: dict[int, tuple[str | None, Pixels]] = {}
     is_single = False
-    for chunk in decoded(file, label, report, set(numbers)):
+    for chunk in decoded(file, label, model, report, set(numbers)):
         is_single = chunk.is_single
         for i, number in enumerate(chunk.numbers):
             found[number] = chunk.names[i] if chunk.names else None, chunk.pixels[i]
@@ -877,13 +885,13 @@ def _write_shard(shard: tuple[list[Path], list[Pixels], bool]) -> list[int | Exc
 # Checking
 
 
-def check(inputs: Sequence[str], report: Report) -> list[tuple[str, int]]:
+def check(inputs: Sequence[str], report: Report, model: str | None = None) -> list[tuple[str, int]]:
     """Decode every stream in full and write nothing; returns the whole ones with their number of images."""
     whole: list[tuple[str, int]] = []
     for source in find_streams(inputs, report):
         with report.guard(source.label), open_stream(source) as file:
             num_failed = len(report.failed)
-            num_images = sum(len(chunk.pixels) for chunk in decoded(file, source.label, report))
+            num_images = sum(len(chunk.pixels) for chunk in decoded(file, source.label, model, report))
             report.images += num_images
             if len(report.failed) == num_failed:
                 report.outputs.append(source.label)

@@ -109,17 +109,20 @@ def pack_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def unpack_varint(stream: bytes, offset: int, *, max_bytes: int = 5) -> tuple[int, int]:
-    """-> (value, offset after it).  Raises Truncated or LimitExceeded."""
+def unpack_varint(stream: bytes, offset: int, *, max_bytes: int = 5, base: int = 0) -> tuple[int, int]:
+    """-> (value, offset after it).  `base`: where `stream` lies in the file, for messages.
+
+    Raises Truncated or LimitExceeded.
+    """
     value = 0
     for i in range(max_bytes):
         if offset + i >= len(stream):
-            raise Truncated("the stream ends inside a number", offset)
+            raise Truncated("the stream ends inside a number", base + offset)
         byte = stream[offset + i]
         value |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
             return value, offset + i + 1
-    raise LimitExceeded(f"a number of more than {max_bytes} bytes", offset)
+    raise LimitExceeded(f"a number of more than {max_bytes} bytes", base + offset)
 
 
 def pack_extension(fields: dict[int, bytes]) -> bytes:
@@ -137,9 +140,10 @@ def unpack_extension(stream: bytes, offset: int) -> tuple[dict[int, bytes], int]
     if end > len(stream):
         raise Truncated(f"the extension ends at byte {end}, the stream has {len(stream)}", offset)
     known: dict[int, bytes] = {}
+    area = stream[:end]
     while offset < end:
         at, kind = offset, stream[offset]
-        length, offset = unpack_varint(stream[:end], offset + 1)
+        length, offset = unpack_varint(area, offset + 1)
         if offset + length > end:
             raise Truncated(f"extension field 0x{kind:02x} runs past the extension", at)
         value, offset = stream[offset : offset + length], offset + length
@@ -363,7 +367,7 @@ def unpack_index(index: bytes, num_groups: int, payload_bytes: int, offset: int)
     """-> `num_groups` lengths that add up to `payload_bytes`.  `offset`: of the index in the file, for messages."""
     lengths, at = [], 0
     for _ in range(num_groups):
-        length, at = unpack_varint(index, at, max_bytes=3)
+        length, at = unpack_varint(index, at, max_bytes=3, base=offset)
         lengths.append(length)
     if at != len(index):
         raise TrailingData(f"{len(index) - at} bytes follow the index", offset + at)

@@ -111,6 +111,9 @@ def _print_version(wanted: bool) -> None:
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, directories, or - for stdin.")]
 Streams = Annotated[list[str], typer.Argument(metavar="FILE", help=".aez files, directories of them, or -.")]
+Foreign = Annotated[
+    str | None, typer.Option("-m", "--model", metavar="NAME|FILE", help="The model, if the stream's is not installed.")
+]
 Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, metavar="N", help="Processes that read and write image files.")]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite outputs that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -263,6 +266,7 @@ def decompress(
     index: Annotated[
         str | None, typer.Option("--index", metavar="0,5,10-20", help="Only these images, in this order, from 0.")
     ] = None,
+    model: Foreign = None,
     jobs: Jobs = 1,
     force: Force = False,
     as_json: Json = False,
@@ -280,7 +284,7 @@ def decompress(
 
     report = _report(quiet)
     chosen: Format | None = format.value if format else None
-    batch.decompress(inputs, out, format=chosen, index=ranges, jobs=jobs, force=force, report=report)
+    batch.decompress(inputs, out, format=chosen, index=ranges, model=model, jobs=jobs, force=force, report=report)
     figures = {"images": report.images, "bytes_in": report.bytes_in, "bytes_out": report.bytes_out}
     summary = []
     if report.outputs and not quiet and out != "-":
@@ -324,7 +328,7 @@ def info(files: Streams, as_json: Json = False) -> None:
 
 
 @app.command("test")
-def check(files: Streams, as_json: Json = False) -> None:
+def check(files: Streams, model: Foreign = None, as_json: Json = False) -> None:
     """Decode all, check all, write nothing.
 
     Exit code 4: something is damaged, and stderr says what.
@@ -333,7 +337,7 @@ def check(files: Streams, as_json: Json = False) -> None:
     from codec import batch
 
     report = _report(quiet=False)
-    whole = batch.check(files, report)
+    whole = batch.check(files, report, model)
     figures = {"files": len(whole), "images": report.images}
     summary = [f"{name}: ok, {_images(num_images)}" for name, num_images in whole]
     _finish(report, started, figures, summary, as_json=as_json)
@@ -373,7 +377,7 @@ def train(
     if out.exists() and not resume:
         raise AezError(f"output {out} exists, and a model is never overwritten")
     try:
-        from codec.train.loop import train_command
+        from codec.train.command import train_command
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

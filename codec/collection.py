@@ -1,4 +1,4 @@
-"""Many images in one file: blocks, names, index, random access.  FORMAT.md 3.
+"""Many images in one file: blocks, names, index, random access.  FORMAT.md 3, 4 and 9.
 
 READ ME FIRST
 - A collection is a header, blocks, a footer. A block is complete in itself (it names its model, quality and sizes), so
@@ -172,8 +172,16 @@ class Collection:
 
     def __init__(self, source: Path | bytes | BinaryIO, find_model: FindModel) -> None:
         self._source, self._find_model = _Source(source), find_model
-        self._start = bitstream.unpack_collection_header(self._source.read(0, COLLECTION.size + 64))
+        self._start = bitstream.unpack_collection_header(self._read_start())
         self._headers: dict[int, BlockHeader] = {}
+
+    def _read_start(self) -> bytes:
+        """The stream header with its extension area, whose length is in the first bytes of it."""
+        start = self._source.read(0, COLLECTION.size + 5)
+        if len(start) > COLLECTION.size and start[2] & bitstream.FLAG_EXTENDED:
+            size, end = bitstream.unpack_varint(start, COLLECTION.size)
+            start = self._source.read(0, end + min(size, bitstream.MAX_EXTENSION_BYTES))
+        return start
 
     def __enter__(self) -> Collection:
         return self
@@ -228,13 +236,15 @@ class Collection:
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of all images, empty if the collection has none."""
+        """Names of all images, empty if the collection has none; an image without one among others has the name ""."""
         names: list[str] = []
         for place, header in zip(self._places, self.headers(), strict=True):
             if header.has_names:
                 frame = self._body(place, header, 0, header.names_bytes)
                 names += unpack_names(frame, header.image_count, place.offset + BLOCK.size)
-        return names
+            else:
+                names += [""] * header.image_count
+        return names if any(header.has_names for header in self.headers()) else []
 
     @overload
     def __getitem__(self, index: int) -> U8: ...
@@ -295,23 +305,23 @@ class Collection:
     def _walk(self) -> Iterator[_Place]:
         """Blocks found without a footer: from one to the next, past damage to the next Block_Magic that leads a header."""
         offset, first = self._start, 0
-        while offset < self._source.size:
-            try:
-                header = bitstream.unpack_block_header(self._source.read(offset, BLOCK.size), offset)
-            except BitstreamError:
-                offset = self._find_magic(offset + 1)
-                continue
+        while (found := self._next_block(offset)) is not None:
+            offset, header = found
             yield _Place(offset, first, header.image_count, header.block_bytes)
             offset, first = offset + header.block_bytes, first + header.image_count
 
-    def _find_magic(self, offset: int) -> int:
+    def _next_block(self, offset: int) -> tuple[int, BlockHeader] | None:
+        """The first valid block header at or after `offset`; every byte is searched once."""
         window = 1 << 20
-        while offset < self._source.size:
-            found = self._source.read(offset, window + 3).find(bitstream.BLOCK_MAGIC)
-            if found >= 0:
-                return offset + found
-            offset += window
-        return self._source.size
+        for start in range(offset, self._source.size, window):
+            searched = self._source.read(start, window + BLOCK.size - 1)
+            at = searched.find(bitstream.BLOCK_MAGIC)
+            while 0 <= at < window:
+                try:
+                    return start + at, bitstream.unpack_block_header(searched[at : at + BLOCK.size], start + at)
+                except BitstreamError:
+                    at = searched.find(bitstream.BLOCK_MAGIC, at + 1)
+        return None
 
     def _decode_block(self, place: _Place) -> DecodedBlock:
         result = DecodedBlock(place.first, place.images, None)

@@ -6,8 +6,8 @@ READ ME FIRST
   fused multiply-add, on any number of threads. `Layer` proves that bound from its weights and refuses to exist without.
 - Features lie as (channels, positions, images), images innermost: every layer is one product over all images of a
   batch, a 3x3 neighbour is a contiguous run, and no axis is ever moved.
-- One rounding step follows each product: round((sum + bias) * multiplier), ties to even. The product of an integer below
-  2**24 and a float32 is rounded once by IEEE 754 and has no addition beside it to be fused with.
+- After each product: rint(float32(sum + bias) * multiplier). The float32 product rounds once, to 24 bits, and rint once more,
+  to a whole number, ties to even; both are defined by IEEE 754, and there is no addition beside the product to be fused with.
 
 Integer-only networks as the cure for decoding differences: Balle, Johnston, Minnen, ICLR 2019.
 """
@@ -47,51 +47,49 @@ class Layer:
     def __init__(self, name: str, kind: str, weight: Integers, bias: Integers, shift: Integers, multiplier: Integers) -> None:
         outputs = weight.shape[0] if weight.ndim else 0
         fits = weight.shape[2:] == {"dense": (), "point": (), "conv": (3, 3)}[kind] and weight.ndim >= 2 and weight.size
-        fits = fits and bias.shape in ((outputs,), (outputs, POSITIONS)) and shift.shape == multiplier.shape
+        fits = fits and bias.shape in ((outputs,), (outputs, POSITIONS)) and (kind != "dense" or bias.ndim == 1)
+        fits = fits and shift.shape == multiplier.shape
         if not fits or shift.shape not in ((1, outputs), (ROWS, outputs)):
             raise BadModel(f"{name}: no {kind} layer has weight {weight.shape}, bias {bias.shape}, "
                            f"shift {shift.shape}, multiplier {multiplier.shape}")  # fmt: skip
         if multiplier.min() < 1 or multiplier.max() > 1 << MULTIPLIER_BITS:
             raise BadModel(f"{name}: a multiplier is outside 1..2**{MULTIPLIER_BITS}")
-        weight, self._bias, self._shift = (a.astype(np.int64) for a in (weight, bias, shift))
-        offset = np.abs(self._bias).reshape(outputs, -1).max(axis=1) + np.abs(self._shift).max(axis=0)
-        reach = int((np.abs(weight).reshape(outputs, -1).sum(axis=1) * ACTIVATION_MAX + offset).max())
+        # In float64, which does not wrap: exact up to 2**53, and what lies beyond is refused all the same.
+        size_of_weight, size_of_bias, size_of_shift = (np.abs(a.astype(np.float64)) for a in (weight, bias, shift))
+        offset = size_of_bias.reshape(outputs, -1).max(axis=1) + size_of_shift.max(axis=0)
+        reach = int((size_of_weight.reshape(outputs, -1).sum(axis=1) * ACTIVATION_MAX + offset).max())
         if reach >= EXACT_LIMIT:
             raise BadModel(f"{name}: a sum could reach {reach}, exact arithmetic ends at {EXACT_LIMIT}")
         self.name, self.kind, self.outputs, self.inputs = name, kind, outputs, weight.shape[1]
         if kind == "conv":
             weight = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)  # (O, 9 * K), row by row of the 3x3
         self._weight = np.ascontiguousarray(weight, np.float32)
-        self._multiplier = multiplier.astype(np.int64)
+        self._bias, self._shift, self._multiplier = (a.astype(np.int64) for a in (bias, shift, multiplier))
         self._rows: dict[int, tuple[F32, F32]] = {}
 
     def rows(self, quality: int) -> tuple[F32, F32]:
-        """-> bias, multiplier at a quality, shaped to broadcast over (O, P, N) (dense: over (O, N))."""
+        """-> bias (O, 1) or (O, 49, 1), multiplier (O, 1) at a quality."""
         if quality not in self._rows:
             shift = interpolate(self._shift, quality)
             bias = self._bias + (shift[:, None] if self._bias.ndim == 2 else shift)
             # 1..2**24 in units of 2**-24: exact in float32.
             multiplier = interpolate(self._multiplier, quality).astype(np.float32) * np.float32(2.0**-MULTIPLIER_BITS)
-            ndim = 2 if self.kind == "dense" else 3
-            self._rows[quality] = _expand(bias, ndim), _expand(multiplier, ndim)
+            self._rows[quality] = bias[..., None].astype(np.float32), multiplier[..., None]
         return self._rows[quality]
 
     def __call__(self, x: F32, quality: int, low: int, high: int) -> F32:
         """x: integers in float32, |x| <= ACTIVATION_MAX -> integers in float32, clipped to low..high."""
-        if self.kind == "dense":
-            y = self._weight @ x
-        else:
-            columns = x if self.kind == "point" else _neighbours(x)
-            y = (self._weight @ columns.reshape(self._weight.shape[1], -1)).reshape(self.outputs, POSITIONS, -1)
+        columns = _neighbours(x) if self.kind == "conv" else x
+        y = self._weight @ columns.reshape(self._weight.shape[1], -1)  # (O, 49 * N), dense: (O, N)
         bias, multiplier = self.rows(quality)
-        y += bias  # |y| < 2**24, exact
+        if bias.ndim == 2:
+            y += bias  # |y| < 2**24, exact
+        else:
+            by_position = y.reshape(self.outputs, POSITIONS, -1)
+            by_position += bias
         y *= multiplier
         np.rint(y, out=y)
-        return limit(y, low, high)
-
-
-def _expand(a: npt.NDArray[np.generic], ndim: int) -> F32:
-    return a.astype(np.float32).reshape(a.shape + (1,) * (ndim - a.ndim))
+        return limit(y, low, high).reshape(self.outputs, *x.shape[1:])
 
 
 def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:
@@ -117,10 +115,8 @@ def _neighbours(x: F32) -> F32:
 
 
 def limit(x: F32, low: int, high: int) -> F32:
-    """Clip x in place (two plain passes: np.clip takes twice as long); returns x."""
-    np.maximum(x, low, out=x)
-    np.minimum(x, high, out=x)
-    return x
+    """Clip x in place; returns x.  (The method, with float32 bounds: seven times as fast as np.minimum, np.maximum.)"""
+    return x.clip(np.float32(low), np.float32(high), out=x)
 
 
 def rectified(layer: Layer, x: F32, quality: int) -> F32:

@@ -150,7 +150,7 @@ class Decoder:
         padded = indexes < 0
         rows = np.where(padded, 0, indexes)
         slot_base, cell_base = rows.astype(np.int64) << PRECISION, rows.astype(np.int64) * num_symbols
-        some_padded = padded.any(axis=1).tolist()
+        some_padded: list[bool] = np.any(padded, axis=1).tolist()
         for step in range(len(indexes)):
             # At most three bytes are missing: at the start of a message; later at most two.
             while (low := np.flatnonzero((state < STATE_LOWER_BOUND) & (at < end))).size:
@@ -196,7 +196,8 @@ class Decoder:
                 while states[lane] < STATE_LOWER_BOUND and ats[lane] < len(message):
                     states[lane] = states[lane] << 8 | message[ats[lane]]
                     ats[lane] += 1
-            return np.array(states, np.int64), np.array([a == len(m) for a, m in zip(ats, self._messages, strict=True)])
+            used_up = [at == len(message) for at, message in zip(ats, self._messages, strict=True)]
+            return np.array(states, np.int64), np.array(used_up, np.bool_)
         state, at = self._state.copy(), self._next.copy()
         while (low := np.flatnonzero((state < STATE_LOWER_BOUND) & (at < self._end))).size:
             state[low] = (state[low] << np.uint32(8)) | self._bytes[at[low]]

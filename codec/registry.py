@@ -1,18 +1,23 @@
 """Which models are installed, and how a name, a file or a hash from a stream leads to one.
 
 Models lie in `codec/weights` (inside a wheel), in `weights` beside the package (a checkout), and in the directories of
-$AEZ_WEIGHTS. File names end in the first 8 hexadecimal digits of the file's SHA-256, so a model is found by its hash
-without opening any other. `MODEL_IDS` is the registry of FORMAT.md 7.1: append only, once released.
+$AEZ_WEIGHTS. Names of shipped files end in the first 8 hexadecimal digits of the file's SHA-256, so a model is found by
+its hash without opening any other; files of other names are hashed. `MODEL_IDS` is the registry of FORMAT.md 7.1: append
+only, once released.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
 from codec.errors import ModelNotFound
 from codec.model import Model, load
+
+_HASHED = re.compile("-[0-9a-f]{8}$")
 
 # Model_ID -> Model_Hash, hexadecimal.
 MODEL_IDS: dict[int, str] = {}
@@ -47,18 +52,36 @@ def load_cached(path: Path) -> Model:
 def by_hash(model_hash: bytes, extra: Model | None = None) -> Model:
     """The model whose SHA-256 starts with `model_hash` (MODEL_HASH_BYTES bytes); `extra` is tried first.
 
-    Raises ModelNotFound, or BadModel if the file of that name is damaged.
+    Raises ModelNotFound, BadModel.
     """
     if extra is not None and extra.hash == model_hash:
         return extra
-    for path in files():
-        if path.stem.endswith(model_hash.hex()[:8]) and (model := load_cached(path)).hash == model_hash:
-            return model
+    if path := path_of(model_hash):
+        return load_cached(path)
     raise ModelNotFound(
         f"model {model_hash.hex()} is not installed: give its file with -m FILE, or put it into a directory named in "
-        "$AEZ_WEIGHTS; shipped models come with every release of aez that is as new as the stream",
+        "$AEZ_WEIGHTS; a model that was shipped comes with every later release of aez",
         model_hash.hex(),
     )
+
+
+def path_of(model_hash: bytes) -> Path | None:
+    """The file whose SHA-256 starts with `model_hash`; no file is parsed, and none of a shipped one's name is read in vain."""
+    found = files()
+    named = [path for path in found if path.stem.endswith("-" + model_hash.hex()[:8])]
+    others = [path for path in found if not _HASHED.search(path.stem)]
+    for path in named + others:
+        try:
+            if hashlib.sha256(path.read_bytes()).digest().startswith(model_hash):
+                return path
+        except OSError:
+            continue  # not readable is as good as not installed
+    return None
+
+
+def name_of(path: Path) -> str:
+    """`mnist-0123abcd.safetensors` -> `mnist`."""
+    return _HASHED.sub("", path.stem)
 
 
 def by_id(model_id: int) -> Model:
@@ -78,9 +101,9 @@ def by_name(name: str) -> Model:
     if name.endswith(".safetensors") or os.sep in name:
         return load_cached(Path(name))
     for path in reversed(files()):  # the latest of one name
-        if path.stem.rsplit("-", 1)[0] == name:
+        if name_of(path) == name:
             return load_cached(path)
-    known = sorted({path.stem.rsplit("-", 1)[0] for path in files()})
+    known = sorted({name_of(path) for path in files()})
     raise ModelNotFound(f"no model is called {name!r}; installed: {', '.join(known) or 'none'}; a file is given as a path", name)
 
 
@@ -89,4 +112,3 @@ def shipped() -> list[Model]:
     return [by_id(model_id) for model_id in MODEL_IDS]
 
 
-__all__ = ["MODEL_IDS", "by_hash", "by_id", "by_name", "directories", "files", "id_of", "load_cached", "shipped"]

@@ -4,8 +4,9 @@ READ ME FIRST
 - One network serves all rates: each image of a batch draws its own lambda, log-uniform over the whole range, for
   lambda * SSE + bits (SSE of pixels in 0..1), divided by (lambda + 1)**0.45 so that no rate drowns the others.
 - The schedule runs over the *fraction* of the time budget that is spent. The dense level goes alone at first, or it would
-  stay empty. Then the 7x7 levels start at a discount, their bits nearly free, rising to the full price by ANNEALED: at the
-  full price from the start the upper ones, still useless, are silenced for good (measured: 0.0 bytes in them forever).
+  stay empty. Then all levels start at a discount, their bits nearly free, the price rising to 1 by ANNEALED: at the full
+  price from the start the upper levels, still useless, are silenced for good (measured: 0.0 bytes in two of three). The
+  dense level rises later than the others, or they take over its share (measured: 0.0 bytes in it below 90 bytes).
   From HARD_FROM on the bits are those of rounded latents; from QUANTIZED_FROM on the weights are on the integer grid.
 - A checkpoint holds everything; `--resume` goes on from it, with the time already spent counted.
 """
@@ -32,7 +33,8 @@ from codec.train.networks import Config, Ladder
 
 BATCH = 128
 LEARNING_RATE, WARM_UP_STEPS = 2e-3, 200
-DENSE_ONLY_UNTIL, ANNEALED, FIRST_PRICE = 0.02, 0.12, 0.02  # the latter: of a bit in a 7x7 level, at the start
+DENSE_ONLY_UNTIL, FIRST_PRICE = 0.02, 0.02
+ANNEALED, DENSE_ANNEALED = 0.12, 0.2
 HARD_FROM, QUANTIZED_FROM = 0.6, 0.75
 RATE_EXPONENT = -0.45
 CHECKPOINT_SECONDS = 120.0
@@ -49,9 +51,10 @@ def keep_memory() -> None:
         pass  # another C library; only slower
 
 
-def price(fraction: float) -> float:
-    """What a bit in a 7x7 level costs at `fraction` of the schedule."""
-    return FIRST_PRICE ** max(0.0, 1 - (fraction - DENSE_ONLY_UNTIL) / (ANNEALED - DENSE_ONLY_UNTIL))
+def price(fraction: float, annealed: float) -> float:
+    """What a bit costs at `fraction` of the schedule: 1 while the dense level is alone and from `annealed` on."""
+    rise = (fraction - DENSE_ONLY_UNTIL) / (annealed - DENSE_ONLY_UNTIL)
+    return FIRST_PRICE ** max(0.0, 1 - rise) if rise >= 0 else 1.0
 
 
 def rate_distortion_loss(net: Ladder, pixels: Tensor, log2_lmbda: Tensor, fraction: float = 1.0) -> Tensor:
@@ -60,7 +63,7 @@ def rate_distortion_loss(net: Ladder, pixels: Tensor, log2_lmbda: Tensor, fracti
     pixels: float (N, 28, 28), 0..255; log2_lmbda: (N,).
     """
     x_hat, rates = net(pixels, log2_lmbda, hard=fraction >= HARD_FROM, dense_only=fraction < DENSE_ONLY_UNTIL)
-    bits = rates[0] + price(fraction) * sum(rates[1:])
+    bits = price(fraction, DENSE_ANNEALED) * rates[0] + price(fraction, ANNEALED) * sum(rates[1:])
     lmbda = 2**log2_lmbda
     sse = ((x_hat - pixels) / 255).square().sum((1, 2))
     return ((lmbda * sse + bits) * (lmbda + 1) ** RATE_EXPONENT).mean()
@@ -156,7 +159,7 @@ class Trainer:
         """Append one line of JSON to the log."""
         if self.log:
             curve = [(r["estimated_bytes"], r["psnr_db"], r["level_bytes"])
-                     for r in evaluate(self.net, self.held_out[:1000], [0, 2, 4, 6, 8, 10])]  # fmt: skip
+                     for r in evaluate(self.net, self.held_out[:500], [0, 2, 4, 6, 8, 10])]  # fmt: skip
             row = {"steps": self.steps, "seconds": round(self.seconds), "loss": round(loss, 3), "curve": curve}
             with self.log.open("a") as f:
                 f.write(json.dumps(row) + "\n")

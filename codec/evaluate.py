@@ -1,0 +1,155 @@
+"""The project's ruler: rate, distortion and speed of a model on a set of images, as JSON.
+
+    python -m codec.evaluate ../shared/data/mnist/t10k-images-idx3-ubyte.gz --model mnist -o mnist.json
+
+Bytes are whole collection files divided by the number of images (no names). PSNR is that of the mean squared error over
+all pixels. Speeds are images a second from arrays in memory, best of --repeat, and as a ratio to Pillow writing and
+reading the same images as PNG in memory, in the same run; the machine is named. Nothing here is a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codec import metrics, registry
+from codec.bitstream import MAX_BLOCK_IMAGES, Footer, pack_collection_header
+from codec.collection import pack_block
+from codec.images import read_array
+from codec.model import Model
+
+U8 = npt.NDArray[np.uint8]
+
+TARGET_BYTES = (8, 16, 24, 40, 64)
+PNG_IMAGES = 2000
+
+
+def curve(model: Model, pixels: U8, qualities: Iterable[int]) -> list[dict[str, Any]]:
+    """Rate and distortion of uint8 (N, 28, 28) at each quality: whole-collection bytes, ideal bytes, PSNR."""
+    rows = []
+    for quality in qualities:
+        num_bytes, ideal_bits, squared_error, sizes = len(pack_collection_header()), 0.0, 0, []
+        for at in range(0, len(pixels), MAX_BLOCK_IMAGES):
+            block_pixels = pixels[at : at + MAX_BLOCK_IMAGES]
+            block, encoded = pack_block(model, block_pixels, quality, None)
+            sizes.append((len(block), len(block_pixels)))
+            ideal_bits += encoded.ideal_bits
+            squared_error += metrics.squared_error(block_pixels, encoded.pixels)
+        num_bytes += sum(size for size, _ in sizes) + len(Footer(tuple(sizes)).pack())
+        psnr_db = metrics.psnr_db(squared_error, pixels.size)
+        rows.append({
+            "quality": quality,
+            "bytes": round(num_bytes / len(pixels), 3),
+            "ideal_bytes": round(ideal_bits / 8 / len(pixels), 3),
+            "psnr_db": None if psnr_db is None else round(psnr_db, 3),
+        })  # fmt: skip
+    return rows
+
+
+def psnr_at(rows: list[dict[str, Any]], num_bytes: float) -> float | None:
+    """PSNR in dB at a rate, on the straight line between the two qualities around it; None outside the curve."""
+    points = sorted((row["bytes"], row["psnr_db"]) for row in rows if row["psnr_db"] is not None)
+    if not points or not points[0][0] <= num_bytes <= points[-1][0]:
+        return None
+    return round(float(np.interp(num_bytes, [p[0] for p in points], [p[1] for p in points])), 3)
+
+
+def _best_seconds(work: Callable[[], object], repeat: int) -> float:
+    times = []
+    for _ in range(repeat):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def speeds(model: Model, pixels: U8, qualities: Iterable[int], repeat: int) -> list[dict[str, Any]]:
+    """Images a second of encoding and decoding uint8 (N, 28, 28) in memory, and ratios to Pillow's PNG."""
+    from PIL import Image
+
+    pngs: list[bytes] = []
+
+    def write_png() -> None:
+        pngs.clear()
+        for image in pixels[:PNG_IMAGES]:
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "PNG")
+            pngs.append(file.getvalue())
+
+    def read_png() -> None:
+        for png in pngs:
+            Image.open(io.BytesIO(png)).load()
+
+    num_pngs = len(pixels[:PNG_IMAGES])
+    png_write, png_read = num_pngs / _best_seconds(write_png, repeat), num_pngs / _best_seconds(read_png, repeat)
+    rows = []
+    for quality in qualities:
+        messages = model.encode(pixels, quality).messages
+        encode = len(pixels) / _best_seconds(lambda q=quality: model.encode(pixels, q), repeat)  # type: ignore[misc]
+        decode = len(pixels) / _best_seconds(
+            lambda m=messages, q=quality: model.decode(m, len(pixels), q), repeat  # type: ignore[misc]
+        )
+        rows.append({"quality": quality, "encode_images_per_s": round(encode), "decode_images_per_s": round(decode),
+                     "encode_per_png_write": round(encode / png_write, 3),
+                     "decode_per_png_read": round(decode / png_read, 3)})  # fmt: skip
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0] if models else name
+    return {"processor": name, "cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__}
+
+
+def evaluate(model: Model, pixels: U8, *, qualities: Iterable[int], speed_qualities: Iterable[int] = (), repeat: int = 3,
+             speed_images: int = 4096) -> dict[str, Any]:  # fmt: skip
+    """All figures of one model on one set of images."""
+    rows = curve(model, pixels, qualities)
+    result: dict[str, Any] = {
+        "model": model.name, "model_hash": model.hash.hex(), "images": len(pixels), "machine": machine(), "curve": rows,
+        "psnr_db_at_bytes": {str(target): psnr_at(rows, target) for target in TARGET_BYTES},
+        "max_overhead_bytes": round(max(row["bytes"] - row["ideal_bytes"] for row in rows), 3),
+    }  # fmt: skip
+    if speed_qualities:
+        result["speed"] = speeds(model, pixels[:speed_images], speed_qualities, repeat)
+    return result
+
+
+def main() -> None:
+    """Command line of the ruler; not part of `aez`."""
+    parser = argparse.ArgumentParser(prog="python -m codec.evaluate", description="Rate, distortion and speed as JSON.")
+    parser.add_argument("data", type=Path, help="IDX, .npy or .npz file")
+    parser.add_argument("--model", required=True, help="name or file of a model")
+    parser.add_argument("--qualities", default="0,5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95,99")
+    parser.add_argument("--speed", default="", metavar="Q,Q", help="also measure speed at these qualities")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--last", type=int, metavar="N", help="only the last N images")
+    parser.add_argument("-o", dest="out", type=Path, help="write the JSON here instead of to stdout")
+    args = parser.parse_args()
+    numbers = [[int(q) for q in text.split(",") if q] for text in (args.qualities, args.speed)]
+    pixels = read_array(args.data)[-(args.last or 0) :]
+    result = evaluate(registry.by_name(args.model), pixels, qualities=numbers[0], speed_qualities=numbers[1], repeat=args.repeat)
+    text = json.dumps({"data": args.data.name, **result}, indent=1) + "\n"
+    if args.out:
+        args.out.write_text(text)
+    else:
+        sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

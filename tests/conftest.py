@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import helpers
+import pytest
+from hypothesis import HealthCheck, settings
+
+from codec import registry
+from codec.model import Model
+
+_fixtures = [HealthCheck.function_scoped_fixture]  # ours change nothing between two examples
+settings.register_profile("default", max_examples=200, deadline=None, derandomize=True, database=None,
+                          suppress_health_check=_fixtures)  # fmt: skip
+settings.register_profile("expensive", max_examples=10_000, deadline=None, database=None,
+                          suppress_health_check=[*_fixtures, HealthCheck.too_slow])  # fmt: skip
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the files of tiny models 0 and 1, written once."""
+    directory = tmp_path_factory.mktemp("weights")
+    for seed in (0, 1):
+        helpers.install(directory, seed)
+    return directory
+
+
+@pytest.fixture
+def foreign(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """Tiny model 0, installed by $AEZ_WEIGHTS but in no registry: streams name it by its hash."""
+    monkeypatch.setenv("AEZ_WEIGHTS", str(tiny_weights))
+    monkeypatch.setattr(registry, "MODEL_IDS", {})
+    return helpers.tiny_model(0)
+
+
+@pytest.fixture
+def shipped(foreign: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """Tiny model 0, as if it were the one shipped model: number 1 of the registry."""
+    monkeypatch.setattr(registry, "MODEL_IDS", {1: foreign.hash.hex()})
+    return foreign
+
+
+@pytest.fixture
+def two_shipped(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> list[Model]:
+    """Tiny models 0 and 1 as numbers 1 and 2 of the registry."""
+    models = [shipped, helpers.tiny_model(1)]
+    monkeypatch.setattr(registry, "MODEL_IDS", {i + 1: model.hash.hex() for i, model in enumerate(models)})
+    return models

@@ -1,0 +1,124 @@
+"""Golden streams: what they are, and the one command that makes them.
+
+    python tests/golden_tool.py
+
+writes the streams that `tests/golden/` lacks and lists them in `golden.json`; a name that exists is never written again.
+Names hold the model's hash: new weights get new goldens beside the old ones, and old ones go only with models that no
+release ever shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codec import api, bitstream, registry
+from codec.images import read_image
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / "golden"
+LIST = GOLDEN / "golden.json"
+ERRORS = GOLDEN / "errors"
+EXAMPLES = HERE.parent / "examples" / "images"
+
+
+def sources() -> tuple[np.ndarray, list[str]]:
+    """-> the example images uint8 (N, 28, 28), and their names."""
+    paths = sorted(EXAMPLES.rglob("*.png"))
+    return np.stack([read_image(p) for p in paths]), [p.relative_to(EXAMPLES).as_posix() for p in paths]
+
+
+def recipes() -> dict[str, dict[str, Any]]:
+    """Name -> how to make it: which images (slice bounds, or one number), quality, model, whether with names."""
+    wanted: dict[str, dict[str, Any]] = {}
+    for model_hash in registry.MODEL_IDS.values():
+        model = registry.by_hash(bytes.fromhex(model_hash))
+        tag = f"{model.name}-{model_hash[:8]}"
+        for number, quality in ((3, 0), (17, 30), (40, 75), (25, 99)):
+            wanted[f"{tag}-image{number}-q{quality}.aez"] = {"images": number, "quality": quality, "model": model.name}
+        wanted[f"{tag}-named40-q60.aez"] = {"images": [0, 40], "quality": 60, "model": model.name, "names": True}
+        wanted[f"{tag}-plain17-q85.aez"] = {"images": [20, 37], "quality": 85, "model": model.name}
+    wanted["empty-collection.aez"] = {"images": [0, 0], "quality": 50, "model": "auto"}
+    return wanted
+
+
+def make(recipe: dict[str, Any]) -> bytes:
+    """The stream of a recipe."""
+    pixels, names = sources()
+    options = {"quality": recipe["quality"], "model": recipe["model"]}
+    if isinstance(recipe["images"], int):
+        return api.compress(pixels[recipe["images"]], **options)
+    part = slice(*recipe["images"])
+    return api.compress(pixels[part], names=names[part] if recipe.get("names") else None, **options)
+
+
+def error_streams() -> dict[str, bytes]:
+    """One stream for each leaf of BitstreamError: the name says class and fault."""
+    pixels, names = sources()
+    single = api.compress(pixels[5], quality=50)
+    collection = api.compress(pixels, quality=50, names=names)
+
+    def patched(stream: bytes, at: int, value: int) -> bytes:
+        return stream[:at] + bytes([value]) + stream[at + 1 :]
+
+    cut = bytearray(collection)
+    header = bitstream.unpack_block_header(collection[4:], 4)
+    cut[4 + bitstream.BLOCK.size + header.names_bytes + header.index_bytes + 3] ^= 0x10
+    return {
+        "BadMagic-png.aez": (EXAMPLES / names[0]).read_bytes(),
+        "BadMagic-text.aez": b"not an aez stream\n",
+        "UnsupportedVersion-2.aez": patched(single, 2, 0x20),
+        "UnsupportedVersion-critical-field.aez": patched(single, 2, 0x14)[:6] + b"\x02\x02\x00" + single[6:],
+        "ReservedBitsSet-flags.aez": patched(single, 2, 0x11),
+        "ReservedBitsSet-quality-100.aez": patched(single, 4, 100),
+        "Truncated-empty.aez": b"",
+        "Truncated-header.aez": single[:4],
+        "Truncated-collection.aez": collection[: len(collection) // 2],
+        "TrailingData-after-block.aez": collection[: 4 + header.block_bytes] + b"\0" + collection[4 + header.block_bytes :],
+        "LimitExceeded-image-of-1-MiB.aez": single + bytes(1 << 20),
+        "LimitExceeded-footer.aez": collection[:-8] + b"\xff\xff\xff\x7f" + collection[-4:],
+        "ChecksumMismatch-image.aez": patched(single, len(single) - 1, single[-1] ^ 1),
+        "ChecksumMismatch-block.aez": bytes(cut),
+        "CorruptPayload-image.aez": corrupt_payload(single),
+    }
+
+
+def corrupt_payload(single: bytes) -> bytes:
+    """A payload changed together with its Check: only the coder's final state can tell."""
+    header, offset = bitstream.unpack_image_header(single)
+    model = registry.by_id(header.model_id)
+    return bitstream.pack_image(header, bytes(b ^ 0x55 for b in single[offset:]), model.sha256)
+
+
+def main() -> None:
+    """Write what is missing."""
+    ERRORS.mkdir(parents=True, exist_ok=True)
+    listed: dict[str, Any] = json.loads(LIST.read_text()) if LIST.exists() else {}
+    for name, recipe in recipes().items():
+        path = GOLDEN / name
+        if path.exists() or name in listed:
+            print(f"{name} exists, left alone", file=sys.stderr)
+            continue
+        stream = make(recipe)
+        path.write_bytes(stream)
+        pixels = api.decompress(stream)
+        listed[name] = {
+            **recipe, "stream_sha256": hashlib.sha256(stream).hexdigest(),
+            "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(), "shape": pixels.shape,
+        }  # fmt: skip
+    LIST.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n")
+    for name, stream in error_streams().items():
+        path = ERRORS / name
+        if path.exists():
+            print(f"errors/{name} exists, left alone", file=sys.stderr)
+        else:
+            path.write_bytes(stream)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""What several test files share: a tiny model, drawn images, damage, and an integer reference of the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from codec import rans
+from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
+from codec.model import (
+    ARCHITECTURE,
+    DEQUANTIZER_BITS,
+    LATENT_MAX,
+    MAX_SIGMA,
+    MIN_SIGMA,
+    NUM_SIGMAS,
+    PIXEL_UNIT,
+    STEP_UNIT,
+    Model,
+)
+
+Tensors = dict[str, np.ndarray]
+
+# Sizes of the tiny model: channels, inside a block, inside a prior, squeezed, inside the dense part, latents.
+C, HIDDEN, HEAD, SQUEEZED, DENSE, K = 6, 4, 5, 2, 8, 5
+LEVELS = (2, 3)  # channels of each 7x7 level
+MAX_SYMBOL = 31
+
+
+# ---- the tiny model
+
+
+def pack(tensors: Tensors, card: Any = None, *, architecture: str = ARCHITECTURE) -> bytes:
+    """Tensors and card -> bundle bytes, as `codec.train.export.pack_bundle` packs them, without torch."""
+    metadata = {"architecture": architecture, "card": json.dumps({"name": "tiny"} if card is None else card, sort_keys=True)}
+    return safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata)
+
+
+def normal_cdf(max_symbol: int = MAX_SYMBOL) -> np.ndarray:
+    """int32 (NUM_SIGMAS, 2 * max_symbol + 2): normal densities in the order 0, -1, 1, -2, 2 ...; row 0 is certain."""
+    rows = [[0] + [rans.TOTAL] * (2 * max_symbol + 1)]
+    for sigma in np.geomspace(MIN_SIGMA, MAX_SIGMA, NUM_SIGMAS)[1:]:
+        limit = min(max_symbol, math.ceil(6 * sigma + 2))
+        values = np.array([0] + [s for n in range(1, limit + 1) for s in (-n, n)])
+        pmf = np.exp(-0.5 * (values / sigma) ** 2)
+        freq = np.maximum(1, np.floor(pmf / pmf.sum() * (rans.TOTAL - len(pmf)))).astype(int)
+        freq[0] += rans.TOTAL - freq.sum()
+        row = [0, *np.cumsum(freq).tolist()]
+        rows.append(row + [rans.TOTAL] * (2 * max_symbol + 2 - len(row)))
+    return np.array(rows, np.int32)
+
+
+@cache
+def _tiny_tensors(seed: int) -> Tensors:
+    rng = np.random.default_rng(seed)
+    tensors: Tensors = {}
+
+    def layer(name: str, shape: tuple[int, ...], scale: float, *, film: bool = False, by_position: bool = False,
+              centre: float = 0, x: float = 250.0) -> None:  # fmt: skip
+        """Random integers whose output is about `centre` plus or minus `scale` where inputs are about `x` in size."""
+        outputs = shape[0]
+        weight = np.clip(np.rint(rng.standard_normal(shape) * 40), -127, 127)
+        typical = 40 * x * math.sqrt(math.prod(shape[1:]))
+        rows = ROWS if film else 1
+        multiplier = np.rint(2**MULTIPLIER_BITS * scale / typical * rng.uniform(0.8, 1.25, (rows, outputs)))
+        bias = rng.standard_normal((outputs, POSITIONS) if by_position else outputs) * typical / 4 + centre / scale * typical
+        shift = rng.standard_normal((rows, outputs)) * typical / 8 * film
+        tensors[f"{name}.weight"] = weight.astype(np.int8)
+        tensors[f"{name}.bias"] = np.rint(bias).astype(np.int32)
+        tensors[f"{name}.shift"] = np.rint(shift).astype(np.int32)
+        tensors[f"{name}.multiplier"] = multiplier.astype(np.int32)
+
+    def block(name: str) -> None:
+        layer(f"{name}.reduce", (HIDDEN, C), 300, film=True)
+        layer(f"{name}.spatial", (HIDDEN, HIDDEN, 3, 3), 300, by_position=True)
+        layer(f"{name}.restore", (C, HIDDEN), 120)
+
+    def dequantizer(name: str, k: int) -> None:
+        fall = np.geomspace(8, 3, ROWS)[:, None] * rng.uniform(0.7, 1.4, k)
+        tensors[name] = np.rint(fall * 2**DEQUANTIZER_BITS).astype(np.int32)
+
+    layer("input", (C, 16), 250, by_position=True, x=500)
+    block("analysis.0")
+    layer("squeeze", (SQUEEZED, C), 250)
+    layer("posterior0", (DENSE, SQUEEZED * POSITIONS), 250, film=True)
+    layer("posterior1", (K, DENSE), 60, film=True)
+    tensors["prior_mean"] = rng.integers(-40, 40, (ROWS, K)).astype(np.int32)
+    tensors["prior_sigma"] = np.sort(rng.integers(0, 40, (ROWS, K)), axis=0).astype(np.int32)
+    dequantizer("dequantizer", K)
+    layer("start0", (DENSE, K), 300, film=True)
+    layer("start1", (SQUEEZED * POSITIONS, DENSE), 300)
+    layer("widen", (C, SQUEEZED), 300, by_position=True)
+    for i, k in enumerate(LEVELS):
+        block(f"synthesis.{i}.0")
+        layer(f"levels.{i}.posterior0", (HEAD, 2 * C), 250, film=True)
+        layer(f"levels.{i}.posterior1", (k, HEAD), 25, film=True, by_position=True)
+        layer(f"levels.{i}.prior0", (HEAD, C), 250, by_position=True)
+        layer(f"levels.{i}.prior_mean", (k, HEAD), 15, film=True, by_position=True)
+        layer(f"levels.{i}.prior_sigma", (k, HEAD), 12, film=True, by_position=True, centre=-5)
+        layer(f"levels.{i}.merge", (C, k), 200)
+        dequantizer(f"levels.{i}.dequantizer", k)
+    block(f"synthesis.{len(LEVELS)}.0")
+    layer("output", (16, C), 80, by_position=True, centre=110)
+    tensors["cdf"] = np.stack([normal_cdf()] * (1 + len(LEVELS)))
+    return tensors
+
+
+def tiny_tensors(seed: int = 0) -> Tensors:
+    """A fresh dict of the tensors of `tiny_bundle`; the arrays are copies too."""
+    return {name: tensor.copy() for name, tensor in _tiny_tensors(seed).items()}
+
+
+@cache
+def tiny_bundle(seed: int = 0) -> bytes:
+    """A small but complete model bundle, drawn by chance: it codes everything and resembles nothing."""
+    return pack(_tiny_tensors(seed), {"name": f"tiny{seed}", "trained_on": "dice", "figures": {"psnr_db": 1.5}})
+
+
+@cache
+def tiny_model(seed: int = 0) -> Model:
+    return Model(tiny_bundle(seed))
+
+
+def install(directory: Path, seed: int = 0) -> Path:
+    """Write `tiny_bundle(seed)` into a directory under the name that the registry looks for."""
+    directory.mkdir(parents=True, exist_ok=True)
+    stream = tiny_bundle(seed)
+    path = directory / f"tiny{seed}-{hashlib.sha256(stream).hexdigest()[:8]}.safetensors"
+    path.write_bytes(stream)
+    return path
+
+
+# ---- images and damage
+
+
+@cache
+def _drawn(count: int) -> np.ndarray:
+    rng = np.random.default_rng(count)
+    pixels = np.zeros((count, 28, 28), np.uint8)
+    for i, image in enumerate(pixels):
+        kind = i % 8
+        if kind == 1:
+            image[:] = 255
+        elif kind == 2:
+            image[:] = rng.integers(0, 256, (28, 28))
+        elif kind == 3:
+            image[:] = np.arange(28)[:, None] * 9
+        elif kind != 4:  # a few strokes; 4 stays blank
+            for _ in range(3):
+                (y0, x0), (y1, x1) = rng.uniform(3, 25, (2, 2))
+                along = np.linspace(0, 1, 60)
+                image[(y0 + (y1 - y0) * along).astype(int), (x0 + (x1 - x0) * along).astype(int)] = rng.integers(120, 256)
+    pixels.setflags(write=False)
+    return pixels
+
+
+def drawn(count: int) -> np.ndarray:
+    """uint8 (count, 28, 28): strokes, blank, full, noise, gradient, in turn.  Read-only."""
+    return _drawn(count)
+
+
+def flips(stream: bytes) -> Iterator[bytes]:
+    """Every stream that differs in one bit."""
+    for bit in range(8 * len(stream)):
+        damaged = bytearray(stream)
+        damaged[bit // 8] ^= 1 << bit % 8
+        yield bytes(damaged)
+
+
+def cuts(stream: bytes) -> Iterator[bytes]:
+    """Every shorter beginning."""
+    for size in range(len(stream)):
+        yield stream[:size]
+
+
+# ---- coder
+
+
+def random_table(rng: np.random.Generator, rows: int, symbols: int) -> rans.CdfTable:
+    """Rows of random frequencies, the first symbol the most probable."""
+    freq = rng.dirichlet(np.full(symbols, 0.5), rows) * (rans.TOTAL - symbols)
+    freq = -np.sort(-np.floor(freq).astype(int), axis=1) + 1
+    freq[:, 0] += rans.TOTAL - freq.sum(axis=1)
+    return rans.CdfTable(np.concatenate([np.zeros((rows, 1), int), np.cumsum(freq, axis=1)], axis=1))
+
+
+def random_symbols(rng: np.random.Generator, table: rans.CdfTable, indexes: np.ndarray) -> np.ndarray:
+    """One symbol for each row in `indexes`, drawn by the table's own probabilities; 0 where the row is -1."""
+    slots = rng.integers(0, rans.TOTAL, indexes.shape)
+    symbols = (table.cdf[np.maximum(indexes, 0)] <= slots[..., None]).sum(axis=-1) - 1
+    return np.where(indexes < 0, 0, symbols).astype(np.uint8)
+
+
+def encode(table: rans.CdfTable, indexes: np.ndarray, symbols: np.ndarray, check: np.ndarray) -> list[bytes]:
+    """Encode symbols by their rows; a row of -1 is the padding step."""
+    rows = np.maximum(indexes, 0)
+    start = np.where(indexes < 0, 0, table.start[rows, symbols]).astype(np.uint32)
+    freq = np.where(indexes < 0, rans.TOTAL, table.freq[rows, symbols]).astype(np.uint32)
+    return rans.encode(start, freq, check)
+
+
+def check_round_trip(table: rans.CdfTable, indexes: np.ndarray, symbols: np.ndarray, check: np.ndarray) -> list[bytes]:
+    """Assert that symbols come back, in one `decode` call or in two, and the start states with them; -> the messages."""
+    messages = encode(table, indexes, symbols, check)
+    assert len(messages) == indexes.shape[1]
+    for cut in (0, len(indexes) // 2):
+        decoder = rans.Decoder(messages)
+        parts = [decoder.decode(table, part) for part in (indexes[:cut], indexes[cut:])]
+        np.testing.assert_array_equal(np.concatenate(parts), symbols)
+        state, used_up = decoder.finish()
+        np.testing.assert_array_equal(state, check)
+        assert used_up.all()
+        rans.verify(decoder, check)
+    return messages
+
+
+# ---- the network once more, in int64 alone
+
+
+def _shift_to_even(values: np.ndarray, bits: np.ndarray | int) -> np.ndarray:
+    """values / 2**bits, rounded to the nearest integer, ties to even; values >= 0."""
+    bits = np.asarray(bits, np.int64)
+    whole, rest, half = values >> bits, values & ((1 << bits) - 1), (1 << bits) >> 1
+    up = (rest > half) | ((rest == half) & (whole & 1 == 1))
+    return whole + (up & (bits > 0))
+
+
+def requantize(sums: np.ndarray, multiplier: np.ndarray, bits: int) -> np.ndarray:
+    """FORMAT.md 6 in integers: sums * multiplier to 24 significant bits, then / 2**bits; both to nearest, ties to even."""
+    product = np.abs(sums) * multiplier  # below 2**48
+    length = np.frexp(product.astype(np.float64))[1]  # exact: float64 holds 53 bits
+    excess = np.maximum(0, length - 24).astype(np.int64)
+    return np.sign(sums) * _shift_to_even(_shift_to_even(product, excess) << excess, bits)
+
+
+def interpolated(table: np.ndarray, quality: int) -> np.ndarray:
+    """Row of a table at a quality by exact rational arithmetic, halves up."""
+    if len(table) == 1:
+        return table[0].astype(np.int64)
+    row, rest = divmod(quality, ROW_STEP)
+    below, above = table[row].astype(np.int64), table[min(row + 1, ROWS - 1)].astype(np.int64)
+    return (below * (ROW_STEP - rest) + above * rest + 1) // ROW_STEP  # x.5 does not occur in thirds
+
+
+def reference_layer(parts: Tensors, kind: str, x: np.ndarray, quality: int, low: int, high: int) -> np.ndarray:
+    """One layer in int64, the convolution by explicit loops.  x: (K, N) or (K, 49, N)."""
+    weight = parts["weight"].astype(np.int64)
+    if kind == "conv":
+        n = x.shape[-1]
+        grid = x.reshape(len(x), 7, 7, n)
+        y = np.zeros((len(weight), 7, 7, n), np.int64)
+        for row in range(7):
+            for column in range(7):
+                for dy in (-1, 0, 1):
+                    for dx in (-1, 0, 1):
+                        if 0 <= row + dy < 7 and 0 <= column + dx < 7:
+                            tap = weight[:, :, dy + 1, dx + 1]
+                            y[:, row, column] += (tap[:, :, None] * grid[None, :, row + dy, column + dx]).sum(axis=1)
+        y = y.reshape(-1, POSITIONS, n)
+    else:
+        y = (weight.reshape(len(weight), -1, *[1] * (x.ndim - 1)) * x[None]).sum(axis=1)
+    trailing = (1,) * (y.ndim - 1)
+    bias = parts["bias"].astype(np.int64)
+    bias = bias[..., None] if bias.ndim == 2 else bias.reshape(-1, *trailing)
+    y = y + bias + interpolated(parts["shift"], quality).reshape(-1, *trailing)
+    multiplier = interpolated(parts["multiplier"], quality).reshape(-1, *trailing)
+    return np.clip(requantize(y, multiplier, MULTIPLIER_BITS), low, high)
+
+
+class Reference:
+    """The decoder of a bundle in int64: symbols -> pixels, and the rows they are coded in."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        self.levels = len({name.split(".")[1] for name in tensors if name.startswith("levels.")})
+
+    def layer(self, name: str, kind: str, x: np.ndarray, quality: int, low: int, high: int) -> np.ndarray:
+        parts = {part: self._tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "multiplier")}
+        return reference_layer(parts, kind, x, quality, low, high)
+
+    def _relu(self, name: str, kind: str, x: np.ndarray, quality: int) -> np.ndarray:
+        return self.layer(name, kind, x, quality, 0, ACTIVATION_MAX)
+
+    def _clip(self, name: str, kind: str, x: np.ndarray, quality: int) -> np.ndarray:
+        return self.layer(name, kind, x, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
+
+    def _dequantize(self, name: str, y: np.ndarray, quality: int) -> np.ndarray:
+        multiplier = interpolated(self._tensors[name], quality).reshape(-1, *[1] * (y.ndim - 1))
+        return np.clip(requantize(y, multiplier, DEQUANTIZER_BITS), -ACTIVATION_MAX, ACTIVATION_MAX)
+
+    def blocks(self, prefix: str, t: np.ndarray, quality: int) -> np.ndarray:
+        for i in range(len({name.split(".")[2] for name in self._tensors if name.startswith(prefix + ".")})):
+            h = self._relu(f"{prefix}.{i}.reduce", "point", t, quality)
+            h = self._relu(f"{prefix}.{i}.spatial", "conv", h, quality)
+            t = np.clip(t + self._clip(f"{prefix}.{i}.restore", "point", h, quality), -ACTIVATION_MAX, ACTIVATION_MAX)
+        return t
+
+    def synthesize(self, symbols: list[np.ndarray], quality: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Symbols (S, N) of each level -> pixels uint8 (N, 28, 28), rows (S, N) of each level."""
+        n = symbols[0].shape[1]
+        mean, row = (interpolated(self._tensors[name], quality)[:, None] for name in ("prior_mean", "prior_sigma"))
+        all_rows = [np.repeat(row, n, axis=1)]
+        h = self._dequantize("dequantizer", symbols[0] * STEP_UNIT + mean, quality)
+        h = self._relu("start1", "dense", self._relu("start0", "dense", h, quality), quality)
+        t = self._clip("widen", "point", h.reshape(-1, POSITIONS, n), quality)
+        for i in range(self.levels):
+            t = self.blocks(f"synthesis.{i}", t, quality)
+            name = f"levels.{i}"
+            h = self._relu(f"{name}.prior0", "point", t, quality)
+            mean = self.layer(f"{name}.prior_mean", "point", h, quality, -LATENT_MAX, LATENT_MAX)
+            all_rows.append(self.layer(f"{name}.prior_sigma", "point", h, quality, 0, NUM_SIGMAS - 1).reshape(-1, n))
+            y = symbols[i + 1].reshape(mean.shape) * STEP_UNIT + mean
+            merged = self._clip(f"{name}.merge", "point", self._dequantize(f"{name}.dequantizer", y, quality), quality)
+            t = np.clip(t + merged, -ACTIVATION_MAX, ACTIVATION_MAX)
+        t = self.blocks(f"synthesis.{self.levels}", t, quality)
+        out = self.layer("output", "point", t, quality, 0, 255)
+        pixels = np.zeros((n, 28, 28), np.uint8)
+        for channel in range(16):
+            for position in range(POSITIONS):
+                y, x = 4 * (position // 7) + channel // 4, 4 * (position % 7) + channel % 4
+                pixels[:, y, x] = out[channel, position]
+        return pixels, all_rows
+
+
+def reference_input(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (N, 28, 28) -> int64 (16, 49, N), pixel by pixel."""
+    x = np.zeros((16, POSITIONS, len(pixels)), np.int64)
+    for y_at in range(28):
+        for x_at in range(28):
+            x[4 * (y_at % 4) + x_at % 4, 7 * (y_at // 4) + x_at // 4] = pixels[:, y_at, x_at] * np.int64(PIXEL_UNIT)
+    return x

@@ -1,0 +1,617 @@
+"""Collections: whole files, random access, names, damage, overhead."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import pickle
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import helpers
+import numpy as np
+import pytest
+
+from codec import api, bitstream
+from codec.bitstream import BLOCK, COLLECTION, FOOTER, FOOTER_END, FOOTER_ENTRY, BlockHeader, Footer
+from codec.collection import Collection, DecodedBlock, Writer, pack_block, pack_names, unpack_names
+from codec.errors import (
+    AezError,
+    BadMagic,
+    BitstreamError,
+    ChecksumMismatch,
+    CorruptPayload,
+    LimitExceeded,
+    ModelNotFound,
+    ReservedBitsSet,
+    TrailingData,
+    Truncated,
+)
+from codec.model import Model
+
+pytestmark = pytest.mark.usefixtures("shipped")
+QUALITY = 40
+COUNTS = [0, 1, 15, 16, 17, 100]
+
+
+def pixels_of(count: int) -> np.ndarray:
+    """What `drawn(count)` decodes to."""
+    if not count:
+        return np.empty((0, 28, 28), np.uint8)
+    return helpers.tiny_model().encode(helpers.drawn(count), QUALITY).pixels
+
+
+def collect(count: int, names: list[str] | None = None) -> bytes:
+    return api.compress(helpers.drawn(count), quality=QUALITY, names=names)
+
+
+def decode_all(stream: bytes) -> list[DecodedBlock]:
+    return list(api.decode_blocks(io.BytesIO(stream)))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Blocks of 20 images: a full group and a short one."""
+    monkeypatch.setattr(api, "BLOCK_IMAGES", 20)
+    return 20
+
+
+class CountingFile(io.BytesIO):
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self.bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        part = super().read(size)
+        self.bytes_read += len(part)
+        return part
+
+
+# ---- round trips
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("block_images", [4096, 20, 16, 1])
+def test_decompress_inverts_compress(count: int, named: bool, block_images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if block_images == 1 and count > 17:
+        count = 18  # blocks of one image each are slow
+    monkeypatch.setattr(api, "BLOCK_IMAGES", block_images)
+    names = [f"{i}.png" for i in range(count)] if named else None
+    stream = collect(count, names)
+    np.testing.assert_array_equal(api.decompress(stream), pixels_of(count))
+    with api.open(stream) as collection:
+        assert len(collection) == count
+        assert collection.names == (names or [])
+        assert [h.image_count for h in collection.headers()] == [
+            min(block_images, count - at) for at in range(0, count, block_images)
+        ]
+        parts = list(collection)
+    np.testing.assert_array_equal(np.concatenate([pixels_of(0), *parts]), pixels_of(count))
+    blocks = decode_all(stream)
+    assert [b for b in blocks if b.error or b.lost or b.is_single] == []
+    assert [name for b in blocks for name in b.names] == (names or [])
+    assert [b.first for b in blocks] == list(range(0, count, block_images))
+
+
+def test_an_empty_collection_is_34_bytes_worked_out_by_hand() -> None:
+    """Header ae 5a 18 and its CRC-8; footer: magic, 8 + 4 zero bytes, checksum of those 16, length 40, end magic."""
+    start = bytes.fromhex("ae5a18")
+    footer = b"aezF" + bytes(12)
+    expected = start + bytes([bitstream.crc8(start)]) + footer + bitstream.checksum(footer) + (40).to_bytes(4, "little") + b"aezE"
+    assert collect(0) == expected
+    assert len(expected) == 44
+
+
+def test_the_same_images_give_the_same_bytes_however_they_arrive(small_blocks: int) -> None:
+    names = [f"n{i}" for i in range(47)]
+    for pieces in ([47], [1] * 47, [0, 19, 2, 0, 26]):
+        file = io.BytesIO()
+        with api.CollectionWriter(file, quality=QUALITY) as writer:
+            at = 0
+            for piece in pieces:
+                writer.write(helpers.drawn(47)[at : at + piece], names[at : at + piece])
+                at += piece
+        assert file.getvalue() == collect(47, names)
+        assert writer.stats.images == 47
+        assert writer.stats.bytes_out == len(file.getvalue())
+
+
+def test_blocks_of_different_models_and_qualities_live_in_one_file(two_shipped: list[Model]) -> None:
+    file = io.BytesIO()
+    writer = Writer(file)
+    expected = []
+    for i, (model, quality) in enumerate([(two_shipped[0], 10), (two_shipped[1], 90)]):
+        block, encoded = pack_block(model, helpers.drawn(20 + i), quality, None)
+        writer.write(block, 20 + i)
+        expected.append(encoded.pixels)
+    writer.finish()
+    assert writer.num_bytes == len(file.getvalue())
+    np.testing.assert_array_equal(api.decompress(file.getvalue()), np.concatenate(expected))
+    collection = api.open(file.getvalue())
+    np.testing.assert_array_equal(collection[[40, 3]], [expected[1][20], expected[0][3]])
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "b", "c"],
+        ["", "", ""],
+        ["ä/ß.png", "数字/7.png", "🙂"],
+        ["a\nb", "a\tb", "\\"],
+        ["same", "same", "same"],
+        ["\udcff\udc80.png", "x" * 5000, "../../etc/passwd"],
+    ],
+)
+def test_names_come_back_exactly(names: list[str]) -> None:
+    stream = collect(3, names)
+    assert api.open(stream).names == names
+    assert decode_all(stream)[0].names == names
+
+
+def test_a_collection_without_names_has_an_empty_list() -> None:
+    assert api.open(collect(3)).names == []
+    assert api.open(collect(0, [])).names == []
+
+
+def test_a_name_with_nul_is_refused() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        pack_names(["a", "b\0c"])
+
+
+def test_names_compress_well() -> None:
+    names = [f"train/digits/{i % 10}/{i:05d}.png" for i in range(1000)]
+    assert unpack_names(pack_names(names), 1000, 0) == names
+    assert len(pack_names(names)) < 4 * 1000
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_another_number_of_names_is_refused(count: int) -> None:
+    with pytest.raises(CorruptPayload, match=f"3 names for {count} images"):
+        unpack_names(pack_names(["a", "b", "c"]), count, 0)
+
+
+def test_names_that_claim_to_be_huge_are_refused_before_they_are_made() -> None:
+    import zstandard
+
+    bomb = zstandard.ZstdCompressor().compress(bytes(bitstream.MAX_NAMES_BYTES + 1))
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(b"a\0")
+    for frame in (bomb, unsized):
+        with pytest.raises(LimitExceeded, match="at most"):
+            unpack_names(frame, 1, 0)
+
+
+def test_a_damaged_names_frame_is_a_bitstream_error() -> None:
+    frame = pack_names(["seven", "eight"])
+    for damaged in [*helpers.cuts(frame), *helpers.flips(frame)]:
+        with pytest.raises(BitstreamError):
+            unpack_names(damaged, 2, 0)
+
+
+# ---- random access
+
+
+@pytest.mark.parametrize("count", [1, 17, 100])
+def test_an_index_gives_what_the_whole_would(count: int, small_blocks: int) -> None:
+    collection, whole = api.open(collect(count)), pixels_of(count)
+    for i in {0, count // 2, count - 1, -1, -count}:
+        np.testing.assert_array_equal(collection[i], whole[i])
+    assert collection[0].shape == (28, 28)
+    np.testing.assert_array_equal(collection[np.int64(0)], whole[0])
+    for s in (slice(None), slice(3, 60, 7), slice(None, None, -1), slice(-5, None), slice(50, 10), slice(10**9, None)):
+        np.testing.assert_array_equal(collection[s], whole[s])
+    rng = np.random.default_rng(0)
+    wanted = rng.integers(-count, count, 30).tolist()  # out of order, with repeats
+    np.testing.assert_array_equal(collection[wanted], whole[wanted])
+    assert collection[[]].shape == (0, 28, 28)
+
+
+def test_an_index_out_of_range_is_an_index_error(small_blocks: int) -> None:
+    collection = api.open(collect(41))
+    wrong: list[Any] = [41, -42, 10**12, [0, 41], [-42, 3]]
+    for index in wrong:
+        with pytest.raises(IndexError, match="of a collection of 41"):
+            collection[index]
+    with pytest.raises(IndexError):
+        api.open(collect(0))[0]
+
+
+@pytest.mark.parametrize("index", [1.5, "1", None, [0.5], np.array([3, 1]), (3, 1), [True, False]])
+def test_an_index_of_another_kind_is_obeyed_or_refused_but_never_guessed_at(index: Any) -> None:
+    """Law L3: c[np.array([3, 1])] is two images or an error, not the first of them."""
+    collection, whole = api.open(collect(17)), pixels_of(17)
+    try:
+        got = collection[index]
+    except (TypeError, IndexError):
+        return
+    assert isinstance(index, np.ndarray)
+    np.testing.assert_array_equal(got, whole[index])
+
+
+def test_one_image_is_read_by_its_group_alone() -> None:
+    stream = collect(1000, [f"{i}" for i in range(1000)])
+    file = CountingFile(stream)
+    collection = api.open(file)
+    (header,) = collection.headers()
+    index_at = COLLECTION.size + BLOCK.size + header.names_bytes
+    lengths = bitstream.unpack_index(stream[index_at : index_at + header.index_bytes], header.num_groups, header.payload_bytes, 0)
+    file.bytes_read = 0
+    collection[500]
+    assert file.bytes_read == header.index_bytes + lengths[500 // 16]
+    file.bytes_read = 0
+    collection[[500, 501, 496, 511]]
+    assert file.bytes_read == header.index_bytes + lengths[500 // 16]
+    assert file.bytes_read < len(stream) // 30
+
+
+def test_length_and_headers_are_known_without_payload(small_blocks: int) -> None:
+    stream = collect(100)
+    file = CountingFile(stream)
+    collection = api.open(file)
+    assert len(collection) == 100
+    assert len(list(collection.headers())) == 5
+    footer_bytes = FOOTER.size + 5 * FOOTER_ENTRY.size + FOOTER_END.size
+    assert file.bytes_read <= COLLECTION.size + 64 + footer_bytes + FOOTER_END.size + 5 * BLOCK.size
+
+
+def _pixels_at(collection: Collection, index: int) -> np.ndarray:
+    return collection[index]
+
+
+def test_an_opened_path_is_shared_by_forked_and_other_processes(tmp_path: Path, small_blocks: int) -> None:
+    path = tmp_path / "c.aez"
+    path.write_bytes(collect(100))
+    whole = pixels_of(100)
+    with api.open(path) as collection:
+        np.testing.assert_array_equal(collection[3], whole[3])
+        context = multiprocessing.get_context("fork")
+        receivers = []
+        for i in (50, 99):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=lambda i=i, s=sender: s.send_bytes(collection[i].tobytes()))
+            process.start()
+            receivers.append((i, receiver, process))
+        np.testing.assert_array_equal(collection[70], whole[70])
+        for i, receiver, process in receivers:
+            assert receiver.poll(60)
+            assert receiver.recv_bytes() == whole[i].tobytes()
+            process.join(60)
+            assert process.exitcode == 0
+        copy = pickle.loads(pickle.dumps(collection))
+        np.testing.assert_array_equal(copy[98], whole[98])
+        np.testing.assert_array_equal(_pixels_at(collection, 1), whole[1])
+        copy.close()
+    np.testing.assert_array_equal(collection[2], whole[2])  # a closed path opens again
+    collection.close()
+    collection.close()
+
+
+def test_a_collection_in_memory_cannot_be_pickled() -> None:
+    with pytest.raises(TypeError, match="opened from a path"):
+        pickle.dumps(api.open(collect(1)))
+
+
+# ---- damage
+
+
+def parts_of(stream: bytes) -> dict[str, tuple[int, int]]:
+    """Where the parts of the first block lie."""
+    at = COLLECTION.size
+    header = bitstream.unpack_block_header(stream[at:])
+    places = {"header": (at, at + BLOCK.size)}
+    at += BLOCK.size
+    for name, size in (("names", header.names_bytes), ("index", header.index_bytes), ("payload", header.payload_bytes)):
+        places[name] = at, at + size
+        at += size
+    return places
+
+
+@pytest.mark.parametrize("part", ["header", "names", "index", "payload"])
+@pytest.mark.parametrize("where", [0.0, 0.5, 0.99])
+def test_a_damaged_block_costs_no_other(part: str, where: float, small_blocks: int) -> None:
+    names = [f"{i:03d}" for i in range(60)]
+    stream, whole = collect(60, names), pixels_of(60)
+    begin, end = parts_of(stream)[part]
+    damaged = bytearray(stream)
+    damaged[begin + int(where * (end - begin))] ^= 0x10
+    blocks = decode_all(bytes(damaged))
+    assert [b.first for b in blocks] == [0, 20, 40]
+    assert [b.count for b in blocks] == [20, 20, 20]
+    assert isinstance(blocks[0].error, BitstreamError)
+    for block in blocks[1:]:
+        assert block.error is None
+        assert block.lost == []
+        assert block.names == names[block.first : block.first + 20]
+        np.testing.assert_array_equal(block.pixels, whole[block.first : block.first + 20])
+    with pytest.raises(BitstreamError):
+        api.decompress(bytes(damaged))
+    first = blocks[0]
+    if part in ("names", "payload") or first.pixels is not None:
+        assert first.pixels is not None
+        kept = np.setdiff1d(np.arange(20), first.lost)
+        np.testing.assert_array_equal(first.pixels[kept], whole[kept])
+        assert not first.pixels[first.lost].any()
+        assert len(kept) >= 4  # at most the one group that was hit
+    if part == "names":
+        assert first.lost == []
+        assert len(first.names) == 20
+        assert len(set(first.names) | set(names)) == 60 + 20 * (first.names[0] not in names)
+    if part == "payload":
+        assert len(first.lost) in (0, 4, 16)
+        assert first.names == names[:20]
+
+
+def test_random_access_avoids_the_damage(small_blocks: int) -> None:
+    stream, whole = collect(60), pixels_of(60)
+    begin, _ = parts_of(stream)["payload"]
+    damaged = bytearray(stream)
+    damaged[begin + 3] ^= 0x55
+    collection = api.open(bytes(damaged))
+    np.testing.assert_array_equal(collection[[16, 19, 59]], whole[[16, 19, 59]])
+    with pytest.raises(CorruptPayload, match="images 0 and on are damaged"):
+        collection[5]
+
+
+def test_a_file_cut_anywhere_yields_every_image_before_the_cut(small_blocks: int) -> None:
+    names = [f"{i}" for i in range(50)]
+    stream, whole = collect(50, names), pixels_of(50)
+    collection = api.open(stream)
+    headers = list(collection.headers())
+    ends = np.cumsum([COLLECTION.size, *(h.block_bytes for h in headers)])
+    rng = np.random.default_rng(0)
+    cuts = {*range(COLLECTION.size, 60), *ends.tolist(), *(ends - 1).tolist(), *rng.integers(60, len(stream), 60).tolist()}
+    for cut in sorted(c for c in cuts if c < len(stream)):
+        blocks = decode_all(stream[:cut])
+        assert isinstance(blocks[-1].error, BitstreamError)  # the end is missing: always said
+        saved = 0
+        for block in blocks:
+            if block.pixels is None:
+                continue
+            kept = np.setdiff1d(np.arange(block.count), block.lost)
+            np.testing.assert_array_equal(block.pixels[kept], whole[block.first + kept])
+            assert block.names == names[block.first : block.first + block.count]
+            assert bool(block.lost) <= (block.error is not None)
+            saved += len(kept)
+        assert saved >= 20 * int((ends[1:] <= cut).sum()) - 10 * (cut >= ends[-1])
+        with pytest.raises(BitstreamError):
+            api.decompress(stream[:cut])
+
+
+def test_a_group_that_is_cut_off_is_lost_and_those_before_it_are_not() -> None:
+    stream, whole = collect(64), pixels_of(64)
+    begin, end = parts_of(stream)["payload"]
+    (block, fault) = decode_all(stream[: (begin + end) // 2])
+    assert block.pixels is not None
+    assert block.lost == list(range(block.lost[0], 64))
+    assert block.lost[0] in (16, 32, 48)
+    np.testing.assert_array_equal(block.pixels[: block.lost[0]], whole[: block.lost[0]])
+    assert block.error is not None
+    assert isinstance(fault.error, Truncated)
+
+
+@pytest.mark.parametrize("end_of_footer", [1, 5, 10, 20, 41, 60])
+def test_a_damaged_footer_costs_no_image(end_of_footer: int, small_blocks: int) -> None:
+    stream, whole = collect(50), pixels_of(50)
+    damaged = bytearray(stream)
+    damaged[-end_of_footer] ^= 1
+    blocks = decode_all(bytes(damaged))
+    assert [b.error is None for b in blocks] == [True, True, True, False]
+    np.testing.assert_array_equal(np.concatenate([b.pixels for b in blocks if b.pixels is not None]), whole)
+    assert (blocks[-1].first, blocks[-1].count) == (50, 0)
+    with pytest.raises(BitstreamError):
+        len(api.open(bytes(damaged)))
+
+
+def test_without_a_footer_blocks_after_a_damaged_header_are_found_again(small_blocks: int) -> None:
+    stream, whole = collect(60), pixels_of(60)
+    damaged = bytearray(stream[:-10])
+    damaged[COLLECTION.size + 9] ^= 4  # header of the first block
+    blocks = decode_all(bytes(damaged))
+    pixels = [b.pixels for b in blocks if b.pixels is not None and not b.lost]
+    np.testing.assert_array_equal(np.concatenate(pixels), whole[20:])
+    assert isinstance(blocks[-1].error, Truncated)
+
+
+def test_bytes_between_blocks_are_no_silent_loss(small_blocks: int) -> None:
+    stream = collect(40)
+    first_end = parts_of(stream)["payload"][1]
+    for junk in (b"junk", b"aezB", bytes(50)):
+        damaged = stream[:first_end] + junk + stream[first_end:]
+        blocks = decode_all(damaged)
+        assert blocks[-1].error is not None
+        np.testing.assert_array_equal(np.concatenate([b.pixels for b in blocks if b.pixels is not None]), pixels_of(40))
+    with pytest.raises(BitstreamError):
+        api.decompress(stream + b"x")
+
+
+def test_a_missing_model_is_named(foreign: Model) -> None:
+    block, _ = pack_block(helpers.tiny_model(2), helpers.drawn(3), QUALITY, None)
+    file = io.BytesIO()
+    writer = Writer(file)
+    writer.write(block, 3)
+    writer.finish()
+    for call in (lambda: api.decompress(file.getvalue()), lambda: api.open(file.getvalue())[0]):
+        with pytest.raises(ModelNotFound) as caught:
+            call()
+        assert caught.value.model_hash == helpers.tiny_model(2).hash.hex()
+    assert len(api.open(file.getvalue())) == 3
+
+
+# ---- hostile bytes
+
+
+def hand_made(block: bytes, footer: Footer | bytes | None = None, header: bytes | None = None) -> bytes:
+    """A collection from its parts, the footer listing one block of one image if none is given."""
+    footer = footer if footer is not None else Footer(((len(block), 1),))
+    return (header or bitstream.pack_collection_header()) + block + (footer if isinstance(footer, bytes) else footer.pack())
+
+
+def block_header(**changes: Any) -> BlockHeader:
+    fields = {"model_hash": helpers.tiny_model().hash, "quality": 40, "has_names": False, "image_count": 1, "names_bytes": 0,
+              "index_bytes": 1, "payload_bytes": 0}  # fmt: skip
+    return BlockHeader(**{**fields, **changes})
+
+
+def refuse(stream: bytes, error: type[BitstreamError], message: str) -> None:
+    """Assert that reading fails as it should, without much memory or time."""
+    begun = time.monotonic()
+    tracemalloc.start()
+    try:
+        with pytest.raises(error, match=message):
+            api.decompress(stream)
+        list(api.decode_blocks(io.BytesIO(stream)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 << 20
+    assert time.monotonic() - begun < 10
+
+
+def footer_of(total: int, entries: list[tuple[int, int]], count: int | None = None, size: int | None = None) -> bytes:
+    """A footer with valid checksum and any claims."""
+    start = FOOTER.pack(b"aezF", total, len(entries) if count is None else count)
+    start += b"".join(FOOTER_ENTRY.pack(*entry) for entry in entries)
+    claimed = len(start) + FOOTER_END.size if size is None else size
+    return start + FOOTER_END.pack(bitstream.checksum(start), claimed, b"aezE")
+
+
+@pytest.mark.parametrize(
+    ("footer", "error", "message"),
+    [
+        (footer_of(0, [], size=2**32 - 1), LimitExceeded, "a footer of 4294967295 bytes"),
+        (footer_of(0, [], size=0), LimitExceeded, "a footer of 0 bytes"),
+        (footer_of(0, [], count=2**32 - 1), LimitExceeded, "4294967295 blocks do not fit"),
+        (footer_of(2**64 - 1, []), LimitExceeded, "18446744073709551615 images claimed"),
+        (footer_of(1, [(2**32 - 1, 1)]), Truncated, "blocks of 4294967295 bytes listed"),
+        (footer_of(0, [(0, 0)] * 3), TrailingData, "blocks of 0 bytes listed"),
+        (footer_of(0, [])[:-1] + b"X", Truncated, "cut short"),
+    ],
+)
+def test_a_footer_with_absurd_claims_is_refused(footer: bytes, error: type[BitstreamError], message: str) -> None:
+    model = helpers.tiny_model()
+    block, _ = pack_block(model, helpers.drawn(1), QUALITY, None)
+    refuse(hand_made(block, footer), error, message)
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "error", "message"),
+    [
+        (block_header(image_count=0), b"\0", LimitExceeded, "0 images in a block"),
+        (block_header(image_count=4097), b"\0", LimitExceeded, "4097 images in a block"),
+        (block_header(image_count=65535), b"\0", LimitExceeded, "65535 images in a block"),
+        (block_header(payload_bytes=2**32 - 1), b"\0", LimitExceeded, "more bytes than its images can need"),
+        (block_header(names_bytes=2**32 - 1), b"\0", LimitExceeded, "more bytes than its images can need"),
+        (block_header(quality=100), b"\0", ReservedBitsSet, "quality 100"),
+        (block_header(payload_bytes=1 << 20), b"\xff\xff\x3f", BitstreamError, ""),
+        (block_header(index_bytes=0), b"", Truncated, "inside a number"),
+        (block_header(index_bytes=3), b"\xff\xff\xff", LimitExceeded, "a number of more than 3 bytes"),
+        (block_header(index_bytes=2), b"\0\0", TrailingData, "1 bytes follow the index"),
+        (block_header(payload_bytes=1), b"\x05x", LimitExceeded, "groups of 5 bytes in a payload of 1"),
+    ],
+)
+def test_a_block_with_absurd_claims_is_refused(header: BlockHeader, body: bytes, error: type[BitstreamError], message: str) -> None:
+    import dataclasses
+
+    digest = bitstream.checksum(header.pack()[: -bitstream.CHECKSUM_BYTES], body)
+    block = dataclasses.replace(header, checksum=digest).pack() + body
+    refuse(hand_made(block, Footer(((len(block), header.image_count),))), BitstreamError, "")
+    with pytest.raises(error, match=message):
+        bitstream.unpack_index(body, 1, header.payload_bytes, 0) if header == bitstream.unpack_block_header(
+            header.pack()) else None  # fmt: skip
+
+
+def test_footer_and_block_that_disagree_are_refused(small_blocks: int) -> None:
+    model = helpers.tiny_model()
+    block, _ = pack_block(model, helpers.drawn(2), QUALITY, None)
+    refuse(hand_made(block, Footer(((len(block), 3),))), LimitExceeded, "disagree about the block's size")
+    two = Footer(((len(block) + 1, 2), (len(block) - 1, 2)))
+    refuse(hand_made(block + block, two), LimitExceeded, "disagree about the block's size")
+
+
+def test_a_block_of_many_blank_images_from_few_bytes_is_bounded() -> None:
+    """4096 images without a payload byte: the format allows it (blank images cost nothing), memory is 3 MiB of pixels."""
+    import dataclasses
+
+    header = block_header(image_count=4096, index_bytes=256)
+    body = bytes(256)
+    header = dataclasses.replace(header, checksum=bitstream.checksum(header.pack()[:-16], body))
+    stream = hand_made(header.pack() + body, Footer(((BLOCK.size + 256, 4096),)))
+    begun = time.monotonic()
+    (block,) = decode_all(stream)
+    assert block.pixels is not None
+    assert block.pixels.shape == (4096, 28, 28)
+    assert time.monotonic() - begun < 20
+
+
+def test_a_file_full_of_block_magics_is_searched_in_little_time() -> None:
+    stream = bitstream.pack_collection_header() + b"aezB" * (1 << 16)
+    begun = time.monotonic()
+    (block,) = decode_all(stream)
+    assert isinstance(block.error, Truncated)
+    assert time.monotonic() - begun < 10
+
+
+def extended_header(extension: bytes) -> bytes:
+    start = bitstream.MAGIC + bytes([bitstream.VERSION << 4 | bitstream.FLAG_COLLECTION | bitstream.FLAG_EXTENDED])
+    return start + bytes([bitstream.crc8(start + extension)]) + extension
+
+
+@pytest.mark.parametrize("size", [0, 1, 50, 100, 5000])
+def test_an_ignorable_extension_of_the_file_header_is_skipped(size: int) -> None:
+    """FORMAT.md 2.2: types of 0x80 and above are skipped, whatever their length."""
+    model = helpers.tiny_model()
+    block, encoded = pack_block(model, helpers.drawn(2), QUALITY, None)
+    extension = bitstream.pack_varint(len(field := b"\x80" + bitstream.pack_varint(size) + bytes(size))) + field
+    stream = hand_made(block, Footer(((len(block), 2),)), extended_header(extension))
+    np.testing.assert_array_equal(api.decompress(stream), encoded.pixels)
+    assert len(api.open(stream)) == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [
+        (b"", Truncated),
+        (b"\xae\x5a", Truncated),
+        (b"\xae\x5a\x18", Truncated),
+        (b"\xae\x5a\x18\x00", ChecksumMismatch),
+        (b"\x89PNG", BadMagic),
+        (b"\xae\x5a\x19\x00", ReservedBitsSet),
+    ],
+)
+def test_a_start_that_is_no_collection_is_refused(start: bytes, error: type[BitstreamError]) -> None:
+    with pytest.raises(error):
+        api.open(start)
+
+
+def test_open_refuses_a_single_image() -> None:
+    with pytest.raises(BadMagic, match="a single image, a collection wanted"):
+        api.open(api.compress(helpers.drawn(1)[0]))
+
+
+# ---- size
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_collection_costs_at_most_three_quarters_of_a_byte_an_image_over_the_ideal(named: bool) -> None:
+    pixels = np.concatenate([helpers.drawn(500)] * 2)
+    names = [f"{i}.png" for i in range(1000)] if named else None
+    file = io.BytesIO()
+    with api.CollectionWriter(file, quality=QUALITY) as writer:
+        writer.write(pixels, names)
+    stream = file.getvalue()
+    names_bytes = sum(h.names_bytes for h in api.open(stream).headers())
+    assert bool(names_bytes) == named
+    ideal_bytes = writer.stats.ideal_bits / 8
+    assert ideal_bytes > 1000 * 20
+    fixed = COLLECTION.size + BLOCK.size + FOOTER.size + FOOTER_ENTRY.size + FOOTER_END.size
+    assert ideal_bytes - 1 <= len(stream) - names_bytes - fixed <= ideal_bytes + 0.75 * 1000
+    assert fixed < 100
+
+
+def test_errors_of_every_kind_stay_inside_the_tree() -> None:
+    assert issubclass(BitstreamError, AezError)

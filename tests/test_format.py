@@ -1,0 +1,622 @@
+"""FORMAT.md and codec/bitstream.py say the same, byte for byte.
+
+Tables, constants, registry and section numbers of the document are compared with the code; its example dumps are unpacked and
+decoded. Then hand-worked bytes of every structure, and every error of bitstream.py with its class and offset.
+
+`python tests/test_format.py` prints the dumps of section 8, to be pasted into the document in place of the placeholders.
+"""
+
+import hashlib
+import importlib
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import codec
+from codec import bitstream, registry
+from codec.bitstream import (
+    BLOCK,
+    BlockHeader,
+    Footer,
+    ImageHeader,
+    crc8,
+    is_collection,
+    pack_collection_header,
+    pack_extension,
+    pack_image,
+    pack_index,
+    pack_varint,
+    unpack_block_header,
+    unpack_collection_header,
+    unpack_extension,
+    unpack_footer,
+    unpack_footer_end,
+    unpack_image_header,
+    unpack_index,
+    unpack_varint,
+)
+from codec.errors import (
+    BadMagic,
+    BitstreamError,
+    ChecksumMismatch,
+    LimitExceeded,
+    ReservedBitsSet,
+    TrailingData,
+    Truncated,
+    UnsupportedVersion,
+)
+
+PACKAGE = Path(codec.__file__).parent
+TEXT = (PACKAGE / "FORMAT.md").read_text("utf-8")
+FIELD_TABLES = {
+    "2.1": "IMAGE_FIELDS",
+    "3.1": "COLLECTION_FIELDS",
+    "3.2": "BLOCK_FIELDS",
+    "4.1": "FOOTER_FIELDS",
+    "4.2": "FOOTER_ENTRY_FIELDS",
+    "4.3": "FOOTER_END_FIELDS",
+}
+HASH = bytes.fromhex("0123456789abcdef")
+
+
+# The document
+
+
+def section(number: str) -> str:
+    """Text of a section, up to the next heading."""
+    match = re.search(rf"^#+ {re.escape(number)} .*\n((?:(?!#).*\n)*)", TEXT, re.MULTILINE)
+    assert match, f"FORMAT.md has no section {number}"
+    return match[1]
+
+
+def rows(number: str, first_column: str) -> list[list[str]]:
+    """Cells of the table of a section that has this first column."""
+    lines = section(number).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_column} |"))
+    found = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+@pytest.mark.parametrize(("number", "name"), FIELD_TABLES.items())
+def test_field_tables_of_document_and_code_agree(number: str, name: str) -> None:
+    documented = [(row[0], int(row[1]), int(row[2])) for row in rows(number, "Field")]
+    offset, packed = 0, []
+    for field, code in getattr(bitstream, name):
+        packed.append((field, offset, struct.calcsize("<" + code)))
+        offset += struct.calcsize("<" + code)
+    assert documented == packed
+
+
+def test_every_fields_table_of_the_code_is_documented() -> None:
+    assert {name for name in vars(bitstream) if name.endswith("_FIELDS")} == set(FIELD_TABLES.values())
+    assert TEXT.count("| Field | Offset | Bytes | Meaning | Valid values |") == len(FIELD_TABLES)
+
+
+def test_constants_of_document_and_code_agree() -> None:
+    modules = [importlib.import_module(f"codec.{name}") for name in ("bitstream", "rans", "integer_net", "model")]
+    documented = rows("1.2", "Constant")
+    assert len(documented) > 30
+    for name, value, _ in documented:
+        found = {repr(getattr(module, name)) for module in modules if hasattr(module, name)}
+        is_bytes = re.fullmatch("`([0-9a-f]{2} )*[0-9a-f]{2}`", value)
+        wanted = bytes.fromhex(value[1:-1]) if is_bytes else value[1:-1] if value[0] == "`" else int(value, 0)
+        assert found == {repr(wanted)}, name
+
+
+def test_limits_flags_and_magics_of_the_code_are_documented() -> None:
+    documented = {row[0] for row in rows("1.2", "Constant")}
+    pattern = re.compile("MAX_.*|.*MAGIC|FLAG_.*|BLOCK_FLAG_.*|RESERVED_.*|EXTENSION_.*|.*_BYTES|VERSION|GROUP_IMAGES")
+    assert {name for name in vars(bitstream) if pattern.fullmatch(name)} <= documented
+
+
+def test_registry_of_document_and_code_agree() -> None:
+    documented = rows("7.1", "Model_ID")
+    assert {int(number): model_hash for number, _, model_hash in documented} == registry.MODEL_IDS
+    assert len(documented) == len(registry.MODEL_IDS)
+    numbers = [int(row[0]) for row in documented]
+    assert numbers == sorted(numbers)
+    for number, name, model_hash in documented:
+        assert 1 <= int(number) <= 255
+        assert name
+        assert re.fullmatch("[0-9a-f]{16}", model_hash)
+
+
+def test_cited_sections_exist() -> None:
+    headings = set(re.findall(r"^#+ ([0-9.]+) ", TEXT, re.MULTILINE))
+    cited = set()
+    for path in PACKAGE.rglob("*.py"):
+        for citation in re.findall(r"FORMAT\.md (\d[\d.]*(?:(?:,| and| to) \d[\d.]*)*)", path.read_text("utf-8")):
+            cited |= {number.rstrip(".") for number in re.findall(r"\d[\d.]*", citation)}
+    prose = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    inner = set(re.findall(r"\((\d+\.\d)[),;]|\b(?:section|of|by|see) (\d+\.\d)\b", prose)) | set(
+        re.findall(r"section (\d+)\b()", prose)
+    )
+    assert cited >= {"2", "2.2", "4", "5", "5.3", "6", "7", "7.1"}
+    assert cited <= headings
+    assert len(inner) > 10
+    assert {a or b for a, b in inner} <= headings
+
+
+def test_varints_of_the_document_are_right() -> None:
+    examples = re.findall(r"(\d+) is `([0-9a-f ]+)`", section("1.1"))
+    assert len(examples) == 4
+    for value, packed in examples:
+        assert pack_varint(int(value)) == bytes.fromhex(packed)
+
+
+def test_fixed_collection_header_of_the_document_is_right() -> None:
+    assert f"`{pack_collection_header().hex(' ')}`" in section("3.1")
+
+
+def test_rounding_example_of_the_document_is_right() -> None:
+    """867787 * 29 = 1.5 * 2**24 - 1: the float32 product is 1.5, which is rounded to the even 2; exact rounding gives 1."""
+    assert "s = 867787, m = 29" in section("6.1")
+    assert 867787 * 29 == 3 * 2**23 - 1
+    assert np.rint(np.float32(867787) * np.float32(29 * 2.0**-24)) == 2
+
+
+# The example dumps
+
+
+def fields_of(stream: bytes) -> Iterator[tuple[str, bytes]]:
+    """(field name, bytes) of a whole stream without extension area, in file order."""
+    at = 0
+
+    def take(name: str, size: int) -> tuple[str, bytes]:
+        nonlocal at
+        at += size
+        assert at <= len(stream)
+        return name, stream[at - size : at]
+
+    def table(fields: tuple[tuple[str, str], ...]) -> list[tuple[str, bytes]]:
+        return [take(name, struct.calcsize("<" + code)) for name, code in fields]
+
+    if not is_collection(stream):
+        assert unpack_image_header(stream)[1] == bitstream.IMAGE.size
+        yield from table(bitstream.IMAGE_FIELDS)
+        yield take("Payload", len(stream) - at)
+        return
+    assert unpack_collection_header(stream) == bitstream.COLLECTION.size
+    yield from table(bitstream.COLLECTION_FIELDS)
+    footer_at = len(stream) - unpack_footer_end(stream, len(stream))
+    footer = unpack_footer(stream[footer_at:], footer_at, footer_at - at)
+    for _ in footer.blocks:
+        header = unpack_block_header(stream[at:], at)
+        yield from table(bitstream.BLOCK_FIELDS)
+        for name, size in (("Names", header.names_bytes), ("Index", header.index_bytes), ("Payload", header.payload_bytes)):
+            yield take(name, size)
+    yield from table(bitstream.FOOTER_FIELDS)
+    for _ in footer.blocks:
+        yield from table(bitstream.FOOTER_ENTRY_FIELDS)
+    yield from table(bitstream.FOOTER_END_FIELDS)
+    assert at == len(stream)
+
+
+def dump(stream: bytes) -> str:
+    """Lines of `offset  bytes  field`, 16 bytes to a line at most; only the first line of a field names it."""
+    lines, at = [], 0
+    for name, value in fields_of(stream):
+        for i in range(0, len(value), 16):
+            part = value[i : i + 16].hex(" ")
+            lines.append(f"{at + i:04x}  {part:<47}  {name}" if i == 0 else f"{at + i:04x}  {part}")
+        at += len(value)
+    return "\n".join(lines) + "\n"
+
+
+def example(kind: str) -> tuple[str, str]:
+    """Dump and SHA-256 of the pixels, as in FORMAT.md 8."""
+    match = re.search(rf"```dump {kind}\n(.*?)```\s+Pixels: `?([0-9a-f]{{64}})\b", TEXT, re.DOTALL)
+    assert match, f"FORMAT.md 8 has no example of kind {kind!r}"
+    return match[1], match[2]
+
+
+def parse_dump(lines: str) -> tuple[bytes, list[tuple[int, str]]]:
+    """-> stream, (offset, field) of each line that names a field.  Notes after the field's name are ignored."""
+    stream, fields = b"", []
+    for line in lines.splitlines():
+        match = re.fullmatch(r"([0-9a-f]{4})  ((?:[0-9a-f]{2} )*[0-9a-f]{2}) *(?:  (\w+)(?:[ :,;(].*)?)?", line)
+        assert match, f"not a line of a dump: {line!r}"
+        assert int(match[1], 16) == len(stream), line
+        if match[3]:
+            fields.append((len(stream), match[3]))
+        stream += bytes.fromhex(match[2])
+    return stream, fields
+
+
+def example_pixels() -> np.ndarray:
+    """Images A and B of FORMAT.md 8, uint8 (2, 28, 28)."""
+    pixels = np.zeros((2, 28, 28), np.uint8)
+    pixels[0, 4:24, 12:16] = 255
+    pixels[1] = pixels[0].T
+    return pixels
+
+
+@pytest.mark.parametrize("kind", ["image", "collection"])
+def test_example_dump_unpacks_field_by_field(kind: str) -> None:
+    stream, fields = parse_dump(example(kind)[0])
+    assert is_collection(stream) == (kind == "collection")
+    wanted, at = [], 0
+    for name, value in fields_of(stream):
+        wanted += [(at, name)] if value else []
+        at += len(value)
+    assert fields == wanted
+
+
+@pytest.mark.parametrize("kind", ["image", "collection"])
+def test_example_dump_decodes(kind: str) -> None:
+    lines, digest = example(kind)
+    pixels = codec.decompress(parse_dump(lines)[0])
+    assert pixels.shape == ((28, 28) if kind == "image" else (2, 28, 28))
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == digest
+    source = example_pixels()[0] if kind == "image" else example_pixels()
+    assert np.abs(pixels.astype(int) - source).mean() < 16  # it shows what the text says it shows
+
+
+def test_example_collection_has_the_names_of_the_text() -> None:
+    with codec.open(parse_dump(example("collection")[0])[0]) as collection:
+        assert collection.names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pack_image(ImageHeader(1, 50), bytes(40), bytes(32)),
+        pack_collection_header() + Footer(()).pack(),
+        pack_collection_header()
+        + BlockHeader(HASH, 9, True, 2, 20, 1, 3).pack()
+        + bytes(24)
+        + Footer(((BLOCK.size + 24, 2),)).pack(),
+    ],
+)
+def test_parse_dump_inverts_dump(stream: bytes) -> None:
+    assert parse_dump(dump(stream))[0] == stream
+
+
+# Exact bytes
+
+
+@pytest.mark.parametrize(
+    ("value", "packed"),
+    [(0, "00"), (1, "01"), (127, "7f"), (128, "80 01"), (300, "ac 02"), (16383, "ff 7f"), (16384, "80 80 01"),
+     (2**32 - 1, "ff ff ff ff 0f")],
+)  # fmt: skip
+def test_varint_has_exact_bytes(value: int, packed: str) -> None:
+    """300 = 2 * 128 + 44: first 44 | 0x80 = 0xac, then 2.  2**32 - 1: four times seven ones, then four."""
+    assert pack_varint(value) == bytes.fromhex(packed)
+    assert unpack_varint(b"\xff" + pack_varint(value) + b"\xff", 1) == (value, 1 + len(pack_varint(value)))
+
+
+def test_unpack_varint_takes_superfluous_zero_groups() -> None:
+    assert unpack_varint(b"\x85\x80\x80\x80\x00", 0) == (5, 5)
+
+
+def test_crc8_of_single_bits_is_a_shift_register() -> None:
+    """CRC of 0x01: eight shifts bring x**8 = 0x2f.  Each further bit is one more shift: doubling, and xor 0x2f on overflow:
+    2f 5e bc, 178 -> 78 ^ 2f = 57, ae, 15c -> 5c ^ 2f = 73, e6, 1cc -> cc ^ 2f = e3.
+    """
+    assert [crc8(bytes([1 << i])) for i in range(8)] == [0x2F, 0x5E, 0xBC, 0x57, 0xAE, 0x73, 0xE6, 0xE3]
+    assert crc8(b"") == crc8(bytes(9)) == 0
+    assert crc8(b"\x01\x2f") == 0  # a message with its CRC behind it has CRC 0
+    assert crc8(b"123456789") == 0x3E  # the published check value of polynomial 0x2f, start 0, no final xor
+
+
+def test_collection_header_has_exact_bytes() -> None:
+    """CRC-8, with the single bits of the test above: ae = 80+20+08+04+02 -> e3^73^57^bc^5e = 25; 25 ^ 5a = 7f, all bits but
+    the highest -> 2f^5e^bc^57^ae^73^e6 = a1; a1 ^ 18 = b9 = 80+20+10+08+01 -> e3^73^ae^57^2f = 46.
+    """
+    assert pack_collection_header() == bytes.fromhex("ae 5a 18 46")
+    assert unpack_collection_header(bytes.fromhex("ae 5a 18 46")) == 4
+
+
+def test_image_header_has_exact_bytes() -> None:
+    """Version 1 in the upper half: 10; with an extension 14.  Quality 75 = 4b.  The area: 10 bytes, type 1, 8 bytes."""
+    assert ImageHeader(1, 75).pack() == bytes.fromhex("ae 5a 10 01 4b 00")
+    extended = ImageHeader(0, 99, 0xFE, HASH)
+    assert extended.pack() == bytes.fromhex("ae 5a 14 00 63 fe 0a 01 08 01 23 45 67 89 ab cd ef")
+    assert unpack_image_header(extended.pack() + b"payload") == (extended, 17)
+
+
+def test_image_check_has_exact_value() -> None:
+    """A model hash of zeros leaves CRC 0.  ae 5a -> a1 (see the collection header); a1 ^ 10 = b1 = 80+20+10+01 ->
+    e3^73^ae^2f = 11; 11 ^ 01 = 10 -> ae; ae ^ 32 = 9c = 80+10+08+04 -> e3^ae^57^bc = a6; the Check byte is left out;
+    a6 ^ 07 = a1 = 80+20+01 -> e3^73^2f = bf.
+    """
+    stream = pack_image(ImageHeader(1, 50), b"\x07", bytes(32))
+    assert stream == bytes.fromhex("ae 5a 10 01 32 bf 07")
+    assert bitstream.image_check(bytes(32), stream) == 0xBF
+    assert bitstream.image_check(b"\x80" + bytes(31), stream) != 0xBF
+
+
+def test_extension_has_exact_bytes() -> None:
+    """Fields in order of type: 0x81 with 200 bytes has a length of two bytes, c8 01; 10 + 203 = 213 = d5 01."""
+    packed = pack_extension({0x81: bytes(200), 0x01: HASH})
+    assert packed == bytes.fromhex("d5 01  01 08 0123456789abcdef  81 c8 01") + bytes(200)
+    assert unpack_extension(b"??" + packed + b"?", 2) == ({0x01: HASH}, 2 + len(packed))
+    assert pack_extension({}) == b"\0"
+    assert unpack_extension(b"\0", 0) == ({}, 1)
+
+
+def test_unpack_extension_skips_ignorable_fields() -> None:
+    fields = {0x80: b"", 0xFF: b"xyz"}
+    assert unpack_extension(pack_extension(fields), 0) == ({}, 8)
+
+
+def test_collection_header_with_extension_is_checked_with_it() -> None:
+    """The Check covers bytes 0 to 2 and the area: here of one ignorable field."""
+    start, area = b"\xae\x5a\x1c", pack_extension({0x80: b"hello"})
+    header = start + bytes([crc8(start + area)]) + area
+    assert unpack_collection_header(header + b"aezF") == len(header)
+
+
+def test_block_header_has_exact_bytes() -> None:
+    """26 bytes of fields; BLAKE2b of 4 bytes over them; Checksum as given."""
+    header = BlockHeader(HASH, 75, True, 33, 0x010203, 5, 0x04030201, bytes(range(16)))
+    start = bytes.fromhex("61 65 7a 42  01 23 45 67 89 ab cd ef  4b 01  21 00  03 02 01 00  05 00  01 02 03 04")
+    header_check = hashlib.blake2b(start, digest_size=4).digest()
+    assert len(start) == 26
+    assert header.pack() == start + header_check + bytes(range(16))
+    assert header.num_groups == 3
+    assert header.body_bytes == 0x010203 + 5 + 0x04030201
+    assert header.block_bytes == 46 + header.body_bytes
+    small = replace(header, payload_bytes=6, has_names=False, names_bytes=0)
+    assert small.pack()[12:14] == b"\x4b\x00"
+    assert unpack_block_header(small.pack() + b"more") == small
+
+
+def test_header_check_has_pinned_value() -> None:
+    """The 4 bytes are a BLAKE2b of that length, not the start of a longer one."""
+    assert bitstream.checksum(b"abc", size=4) == hashlib.blake2b(b"abc", digest_size=4).digest()
+    assert bitstream.checksum(b"abc", size=4) != hashlib.blake2b(b"abc").digest()[:4]
+    assert bitstream.checksum(b"a", b"", b"bc") == hashlib.blake2b(b"abc", digest_size=16).digest()
+
+
+def test_footer_has_exact_bytes() -> None:
+    """Two blocks, 0x1234 bytes with 4096 images and 99 bytes with 7: 4103 = 0x1007 images; 16 + 2 * 6 + 24 = 52 bytes."""
+    footer = Footer(((0x1234, 4096), (99, 7)))
+    start = bytes.fromhex("61 65 7a 46  07 10 00 00 00 00 00 00  02 00 00 00  34 12 00 00 00 10  63 00 00 00 07 00")
+    end = hashlib.blake2b(start, digest_size=16).digest() + bytes.fromhex("34 00 00 00  61 65 7a 45")
+    assert footer.pack() == start + end
+    assert unpack_footer_end(footer.pack()[-24:], 4 + 0x1234 + 99 + 52) == 52
+    assert unpack_footer(footer.pack(), 4 + 0x1234 + 99, 0x1234 + 99) == footer
+
+
+def test_empty_footer_has_forty_bytes() -> None:
+    assert len(Footer(()).pack()) == 40
+    assert unpack_footer_end(Footer(()).pack(), 44) == 40
+    assert unpack_footer(Footer(()).pack(), 4, 0) == Footer(())
+
+
+def test_index_has_exact_bytes() -> None:
+    assert pack_index([5, 0, 300]) == bytes.fromhex("05 00 ac 02")
+    assert unpack_index(bytes.fromhex("05 00 ac 02"), 3, 305, 100) == [5, 0, 300]
+
+
+# Errors: class and offset of each
+
+
+def fault(error: type[BitstreamError], offset: int, function: object, *args: object) -> None:
+    """Assert that the call raises exactly this class at this offset."""
+    with pytest.raises(BitstreamError) as caught:
+        function(*args)  # type: ignore[operator]
+    assert type(caught.value) is error, repr(caught.value)
+    assert caught.value.offset == offset, repr(caught.value)
+
+
+def image(start: str, rest: bytes = b"") -> bytes:
+    return bytes.fromhex(start) + rest
+
+
+@pytest.mark.parametrize(
+    ("stream", "max_bytes", "error"),
+    [(b"?", 5, Truncated), (b"?\x80", 5, Truncated), (b"?\x80\x80\x80\x80\x80\x00", 5, LimitExceeded),
+     (b"?\x80\x80\x80\x00", 3, LimitExceeded)],
+)  # fmt: skip
+def test_unpack_varint_raises(stream: bytes, max_bytes: int, error: type[BitstreamError]) -> None:
+    fault(error, 1, lambda: unpack_varint(stream, 1, max_bytes=max_bytes))
+
+
+@pytest.mark.parametrize(
+    ("area", "error", "offset"),
+    [
+        ("", Truncated, 2),  # no length
+        ("80", Truncated, 2),  # half a length
+        ("81 80 80 08", LimitExceeded, 6),  # 2**24 + 1 bytes
+        ("03 80 00", Truncated, 3),  # the area runs past the stream
+        ("03 80 02 00", Truncated, 3),  # the field runs past the area
+        ("01 80", Truncated, 4),  # a field without a length
+        ("02 80 80 00", Truncated, 4),  # the length of the field runs past the area
+        ("04 80 00 02 00", UnsupportedVersion, 5),  # critical, in second place
+        ("02 00 00", UnsupportedVersion, 3),
+        ("02 7f 00", UnsupportedVersion, 3),
+        ("09 01 07 00 00 00 00 00 00 00", LimitExceeded, 3),  # a hash of 7 bytes
+    ],
+)
+def test_unpack_extension_raises(area: str, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack_extension, b"??" + bytes.fromhex(area), 2)
+
+
+@pytest.mark.parametrize("unpack", [is_collection, unpack_image_header, unpack_collection_header])
+@pytest.mark.parametrize(
+    ("stream", "error", "offset"),
+    [
+        ("", Truncated, 0),
+        ("ae", Truncated, 1),
+        ("ae 5a", Truncated, 2),
+        ("af", BadMagic, 0),
+        ("ae 5b", BadMagic, 0),
+        ("00 5a 10 01 4b 00", BadMagic, 0),
+        ("ae 5a 00 01 4b 00", UnsupportedVersion, 2),
+        ("ae 5a 23", UnsupportedVersion, 2),  # version before reserved flags
+        ("ae 5a f8 46", UnsupportedVersion, 2),
+        ("ae 5a 11", ReservedBitsSet, 2),
+        ("ae 5a 12 01 4b 00", ReservedBitsSet, 2),
+        ("ae 5a 1b 46", ReservedBitsSet, 2),
+    ],
+)
+def test_start_of_any_stream_raises(unpack: object, stream: str, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack, bytes.fromhex(stream))
+
+
+@pytest.mark.parametrize(
+    ("stream", "error", "offset"),
+    [
+        (image("ae 5a 18 46"), BadMagic, 2),
+        (image("ae 5a 10"), Truncated, 3),
+        (image("ae 5a 10 01 4b"), Truncated, 5),
+        (image("ae 5a 10 01 4b 00", bytes(65531)), LimitExceeded, 0),
+        (image("ae 5a 10 01 64 00"), ReservedBitsSet, 4),  # quality 100
+        (image("ae 5a 10 01 ff 00"), ReservedBitsSet, 4),
+        (image("ae 5a 10 00 4b 00"), ReservedBitsSet, 3),  # no hash
+        (image("ae 5a 14 00 4b 00 00"), ReservedBitsSet, 3),
+        (image("ae 5a 14 01 4b 00", pack_extension({1: HASH})), ReservedBitsSet, 3),  # number and hash
+        (image("ae 5a 14 00 4b 00"), Truncated, 6),
+        (image("ae 5a 14 01 4b 00", b"\x02\x02\x00"), UnsupportedVersion, 7),
+    ],
+)
+def test_unpack_image_header_raises(stream: bytes, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack_image_header, stream)
+
+
+def test_image_stream_may_be_as_long_as_the_limit() -> None:
+    assert unpack_image_header(image("ae 5a 10 01 63 00", bytes(65530))) == (ImageHeader(1, 99), 6)
+
+
+@pytest.mark.parametrize(
+    ("stream", "error", "offset"),
+    [
+        ("ae 5a 10 01 4b 00", BadMagic, 2),
+        ("ae 5a 18", Truncated, 3),
+        ("ae 5a 18 47", ChecksumMismatch, 3),
+        ("ae 5a 1c 46", Truncated, 4),
+        ("ae 5a 1c 46 00", ChecksumMismatch, 3),
+        ("ae 5a 1c 46 02 02 00", UnsupportedVersion, 5),
+    ],
+)
+def test_unpack_collection_header_raises(stream: str, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack_collection_header, bytes.fromhex(stream))
+
+
+GOOD = BlockHeader(HASH, 99, False, 4096, 0, 256, 256 << 20)
+
+
+def flagged(flags: int) -> bytes:
+    """A block header with these Block_Flags and a valid Header_Check."""
+    start = GOOD.pack()[:13] + bytes([flags]) + GOOD.pack()[14:26]
+    return start + bitstream.checksum(start, size=4) + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("stream", "error", "offset"),
+    [
+        (b"", Truncated, 1000),
+        (GOOD.pack()[:-1], Truncated, 1000),
+        (b"aezF" + GOOD.pack()[4:], BadMagic, 1000),
+        (replace(GOOD, quality=100).pack(), ReservedBitsSet, 1012),
+        (flagged(0x02), ReservedBitsSet, 1013),
+        (flagged(0x81), ReservedBitsSet, 1013),
+        (replace(GOOD, image_count=0).pack(), LimitExceeded, 1014),
+        (replace(GOOD, image_count=4097).pack(), LimitExceeded, 1014),
+        (replace(GOOD, names_bytes=2**24 + 1).pack(), LimitExceeded, 1016),
+        (replace(GOOD, payload_bytes=2**28 + 1).pack(), LimitExceeded, 1016),
+        (replace(GOOD, image_count=16, payload_bytes=2**20 + 1).pack(), LimitExceeded, 1016),
+    ],
+)
+def test_unpack_block_header_raises(stream: bytes, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack_block_header, stream, 1000)
+
+
+def test_unpack_block_header_takes_what_is_just_within_the_limits() -> None:
+    for header in (GOOD, replace(GOOD, image_count=1, payload_bytes=2**20), replace(GOOD, has_names=True, names_bytes=2**24)):
+        assert unpack_block_header(header.pack(), 1000) == header
+
+
+@pytest.mark.parametrize("at", range(4, 30))
+def test_block_header_check_covers_every_byte_before_it(at: int) -> None:
+    stream = bytearray(GOOD.pack())
+    stream[at] ^= 0x10
+    fault(ChecksumMismatch, 1000, unpack_block_header, bytes(stream), 1000)
+
+
+def end(footer_bytes: int, magic: bytes = b"aezE") -> bytes:
+    return bytes(16) + struct.pack("<I", footer_bytes) + magic
+
+
+@pytest.mark.parametrize(
+    ("tail", "error", "offset"),
+    [
+        (end(40)[1:], Truncated, 500),
+        (end(40, b"aezF"), Truncated, 496),
+        (end(39), LimitExceeded, 492),
+        (end(497), LimitExceeded, 492),
+        (end(2**32 - 1), LimitExceeded, 492),
+    ],
+)
+def test_unpack_footer_end_raises(tail: bytes, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack_footer_end, tail, 500)
+
+
+def test_unpack_footer_end_takes_what_is_just_within_the_limits() -> None:
+    assert unpack_footer_end(end(496), 500) == 496
+
+
+FOOTER_BYTES = Footer(((60, 3), (70, 4))).pack()
+
+
+def claiming(total: int, count: int) -> bytes:
+    """FOOTER_BYTES with other counts and a valid Checksum."""
+    start = struct.pack("<4sQI", b"aezF", total, count) + FOOTER_BYTES[16:28]
+    return start + bitstream.checksum(start) + FOOTER_BYTES[-8:]
+
+
+@pytest.mark.parametrize(
+    ("footer", "blocks_bytes", "error", "offset"),
+    [
+        (b"aezB" + FOOTER_BYTES[4:], 130, BadMagic, 134),
+        (claiming(7, 1), 130, LimitExceeded, 146),
+        (claiming(7, 2**32 - 1), 130, LimitExceeded, 146),
+        (FOOTER_BYTES[:20] + b"\xff" + FOOTER_BYTES[21:], 130, ChecksumMismatch, 134),
+        (FOOTER_BYTES[:28] + bytes([FOOTER_BYTES[28] ^ 1]) + FOOTER_BYTES[29:], 130, ChecksumMismatch, 134),
+        (claiming(8, 2), 130, LimitExceeded, 138),
+        (FOOTER_BYTES, 131, TrailingData, 134),
+        (FOOTER_BYTES, 129, Truncated, 134),
+    ],
+)
+def test_unpack_footer_raises(footer: bytes, blocks_bytes: int, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack_footer, footer, 134, blocks_bytes)
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "offset"),
+    [
+        ("05 06 00", TrailingData, 102),
+        ("05 07", LimitExceeded, 100),
+        ("05 05", LimitExceeded, 100),
+        ("05", Truncated, 101),
+        ("05 86", Truncated, 101),
+        ("05 86 80 80 00", LimitExceeded, 101),
+    ],
+)
+def test_unpack_index_raises(index: str, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack_index, bytes.fromhex(index), 2, 11, 100)
+
+
+def print_examples() -> None:
+    """Print the two dumps of FORMAT.md 8, made with the shipped model 1."""
+    pixels, name = example_pixels(), registry.by_id(1).name
+    streams = {"image": codec.compress(pixels[0], model=name), "collection": codec.compress(pixels, model=name, names=["a", "b"])}
+    for kind, stream in streams.items():
+        digest = hashlib.sha256(codec.decompress(stream).tobytes()).hexdigest()
+        print(f"```dump {kind}\n{dump(stream)}```\n\nPixels: {digest}\n")
+
+
+if __name__ == "__main__":
+    print_examples()

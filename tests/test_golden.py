@@ -1,0 +1,103 @@
+"""Streams written once and kept: they decode to the same pixels, and the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import golden_tool
+import numpy as np
+import pytest
+
+from codec import api, errors
+
+GOLDEN = json.loads(golden_tool.LIST.read_text())
+ERRORS = sorted(path.name for path in golden_tool.ERRORS.iterdir())
+CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+CORE_TYPES = {"Prescott": "pni", "Haswell": "avx2", "Zen": "avx2", "SkylakeX": "avx512vl"}
+
+
+def sha256(pixels: np.ndarray) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def minimal_decoder():
+    spec = importlib.util.spec_from_file_location("minimal_decoder", golden_tool.HERE.parent / "examples" / "minimal_decoder.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_golden_files_and_their_list_agree():
+    assert {path.name for path in golden_tool.GOLDEN.glob("*.aez")} == set(GOLDEN) == set(golden_tool.recipes())
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_stream_decodes_to_the_listed_pixels(name):
+    pixels = api.decompress((golden_tool.GOLDEN / name).read_bytes())
+    assert list(pixels.shape) == GOLDEN[name]["shape"]
+    assert sha256(pixels) == GOLDEN[name]["pixels_sha256"]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_compress_gives_the_golden_bytes_again(name):
+    stream = golden_tool.make(GOLDEN[name])
+    assert hashlib.sha256(stream).hexdigest() == GOLDEN[name]["stream_sha256"]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_minimal_decoder_agrees_with_codec_in_plain_int64(name):
+    stream = (golden_tool.GOLDEN / name).read_bytes()
+    pixels = minimal_decoder().decode(stream, golden_tool.HERE.parent / "weights")
+    assert pixels.dtype == np.uint8
+    assert sha256(pixels) == GOLDEN[name]["pixels_sha256"]
+
+
+@pytest.mark.parametrize(("threads", "chunk"), [(1, 1), (1, 256), (2, 7)])
+@pytest.mark.parametrize("core_type", CORE_TYPES)
+def test_decoding_is_exact_on_every_kernel(core_type, threads, chunk):
+    if CORE_TYPES[core_type] not in CPU_FLAGS:
+        pytest.skip(f"this processor cannot run OpenBLAS kernels for {core_type}")
+    env = {**os.environ, "OPENBLAS_CORETYPE": core_type, "OPENBLAS_NUM_THREADS": str(threads)}
+    command = [sys.executable, str(golden_tool.HERE / "decode_golden.py"), str(chunk)]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert dict(line.split() for line in run.stdout.splitlines()) == {n: g["pixels_sha256"] for n, g in GOLDEN.items()}
+
+
+def test_openblas_core_type_really_switches_the_kernel():
+    # Without this, the test above could pass while the variable is ignored.
+    pytest.importorskip("threadpoolctl")
+    code = "import numpy, threadpoolctl; print([i.get('architecture') for i in threadpoolctl.threadpool_info()])"
+    seen = set()
+    for core_type in ("Prescott", "Haswell"):
+        run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OPENBLAS_CORETYPE": core_type},
+                             capture_output=True, text=True, check=True)  # fmt: skip
+        seen.add(run.stdout)
+    if "Prescott" not in "".join(seen) and "openblas" not in np.show_config("dicts")["Build Dependencies"]["blas"]["name"]:
+        pytest.skip("this numpy is not built on OpenBLAS")
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_error_stream_raises_the_error_it_is_named_for(name):
+    stream = (golden_tool.ERRORS / name).read_bytes()
+    with pytest.raises(getattr(errors, name.split("-")[0])):
+        api.decompress(stream)
+    if not name.startswith(("CorruptPayload", "ChecksumMismatch")):
+        with pytest.raises(errors.BitstreamError):
+            api.info(stream)
+    with pytest.raises(errors.BitstreamError):
+        for block in api.decode_blocks(io.BytesIO(stream)):
+            if block.error:
+                raise block.error
+
+
+def test_every_bitstream_error_has_a_golden_stream():
+    leaves = {leaf.__name__ for leaf in errors.BitstreamError.__subclasses__()}
+    assert leaves == {name.split("-")[0] for name in ERRORS}
