@@ -351,7 +351,8 @@ def models() -> list[ModelInfo]:
     found = []
     for path in registry.files():
         model = registry.load_cached(path)
-        trained_on, figures = str(model.card.get("trained_on", "")), dict(model.card.get("figures", {}))
+        trained_on, figures = str(model.card.get("trained_on", "")), model.card.get("figures")
+        figures = figures if isinstance(figures, dict) else {}  # a card is a stranger's text
         found.append(ModelInfo(model.name, model.hash.hex(), str(path), trained_on, figures, model.num_bytes))
     return found
 

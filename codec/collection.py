@@ -13,12 +13,13 @@ It knows models only through a function from Model_Hash to `Model`, and never ch
 from __future__ import annotations
 
 import io
+import operator
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import BinaryIO, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -254,12 +255,15 @@ class Collection:
         """Image (28, 28), or images (N, 28, 28) in the order asked for.  Raises IndexError."""
         if isinstance(index, slice):
             return self._decode_at(np.arange(*index.indices(len(self)), dtype=np.int64))
-        wanted = np.atleast_1d(np.asarray(index, np.int64))
-        n = len(self)
+        several = isinstance(index, list | tuple | np.ndarray)
+        wanted = np.asarray(index) if several else np.array([operator.index(cast(int, index))])
+        if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
+            raise TypeError(f"images are picked by integer, slice or list of integers, not by {wanted.dtype} {wanted.shape}")
+        wanted, n = wanted.astype(np.int64), len(self)
         if wanted.size and not (-n <= wanted.min() and wanted.max() < n):
             raise IndexError(f"image {wanted[(wanted < -n) | (wanted >= n)][0]} of a collection of {n}")
         pixels = self._decode_at(np.where(wanted < 0, wanted + n, wanted))
-        return pixels if isinstance(index, list) else pixels[0]
+        return pixels if several else np.asarray(pixels[0])
 
     def _decode_at(self, wanted: npt.NDArray[np.int64]) -> U8:
         pixels = np.empty((len(wanted), 28, 28), np.uint8)
@@ -331,7 +335,9 @@ class Collection:
             if len(body) < header.names_bytes + header.index_bytes:
                 raise Truncated("the stream ends inside a block", place.offset)
             start = self._source.read(place.offset, BLOCK.size - bitstream.CHECKSUM_BYTES)
-            if bitstream.checksum(start, body) != header.checksum:
+            if len(body) < header.body_bytes:
+                result.error = Truncated("the stream ends inside this block", place.offset)
+            elif bitstream.checksum(start, body) != header.checksum:
                 result.error = ChecksumMismatch("bytes of this block were changed", place.offset)
             index_end = header.names_bytes + header.index_bytes
             lengths = bitstream.unpack_index(body[header.names_bytes : index_end], header.num_groups, header.payload_bytes,

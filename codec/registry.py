@@ -20,7 +20,10 @@ from codec.model import Model, load
 _HASHED = re.compile("-[0-9a-f]{8}$")
 
 # Model_ID -> Model_Hash, hexadecimal.
-MODEL_IDS: dict[int, str] = {}
+MODEL_IDS: dict[int, str] = {
+    1: "0f28b6a209a45f5e",  # mnist
+    2: "fbd7fb3aaaf1a39f",  # fashion
+}
 
 
 def directories() -> list[Path]:
@@ -44,8 +47,8 @@ def load_cached(path: Path) -> Model:
     """The model in a file; loaded once as long as the file does not change.  Raises BadModel."""
     try:
         status = path.stat()
-    except OSError as error:
-        raise ModelNotFound(f"{path}: {error.strerror}", str(path)) from error
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        raise ModelNotFound(f"{path}: {getattr(error, 'strerror', error)}", str(path)) from error
     return _load(path, status.st_size, status.st_mtime_ns)
 
 

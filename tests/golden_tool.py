@@ -80,7 +80,7 @@ def error_streams() -> dict[str, bytes]:
         "Truncated-header.aez": single[:4],
         "Truncated-collection.aez": collection[: len(collection) // 2],
         "TrailingData-after-block.aez": collection[: 4 + header.block_bytes] + b"\0" + collection[4 + header.block_bytes :],
-        "LimitExceeded-image-of-1-MiB.aez": single + bytes(1 << 20),
+        "LimitExceeded-image-of-64-KiB.aez": single + bytes(1 << 16),
         "LimitExceeded-footer.aez": collection[:-8] + b"\xff\xff\xff\x7f" + collection[-4:],
         "ChecksumMismatch-image.aez": patched(single, len(single) - 1, single[-1] ^ 1),
         "ChecksumMismatch-block.aez": bytes(cut),

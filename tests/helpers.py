@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from codec import rans
 from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
@@ -28,6 +28,8 @@ from codec.model import (
 )
 
 Tensors = dict[str, np.ndarray]
+DTYPES = {"int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64", "uint8": "U8", "uint32": "U32", "uint64": "U64",
+          "float16": "F16", "float32": "F32", "float64": "F64", "bool": "BOOL"}  # fmt: skip
 
 # Sizes of the tiny model: channels, inside a block, inside a prior, squeezed, inside the dense part, latents.
 C, HIDDEN, HEAD, SQUEEZED, DENSE, K = 6, 4, 5, 2, 8, 5
@@ -39,9 +41,19 @@ MAX_SYMBOL = 31
 
 
 def pack(tensors: Tensors, card: Any = None, *, architecture: str = ARCHITECTURE) -> bytes:
-    """Tensors and card -> bundle bytes, as `codec.train.export.pack_bundle` packs them, without torch."""
-    metadata = {"architecture": architecture, "card": json.dumps({"name": "tiny"} if card is None else card, sort_keys=True)}
-    return safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata)
+    """Tensors and card -> safetensors bytes, always the same ones: tensors and keys in order of name."""
+    card_text = json.dumps({"name": "tiny"} if card is None else card, sort_keys=True)
+    header: dict[str, Any] = {"__metadata__": {"architecture": architecture, "card": card_text}}
+    parts, at = [], 0
+    for name in sorted(tensors):
+        part = np.ascontiguousarray(tensors[name]).tobytes()
+        entry = {"dtype": DTYPES[tensors[name].dtype.name], "shape": tensors[name].shape, "data_offsets": [at, at + len(part)]}
+        header[name] = entry
+        parts.append(part)
+        at += len(part)
+    packed = json.dumps(header).encode()
+    packed += b" " * (-len(packed) % 8)
+    return struct.pack("<Q", len(packed)) + packed + b"".join(parts)
 
 
 def normal_cdf(max_symbol: int = MAX_SYMBOL) -> np.ndarray:
@@ -297,7 +309,7 @@ class Reference:
         return np.clip(requantize(y, multiplier, DEQUANTIZER_BITS), -ACTIVATION_MAX, ACTIVATION_MAX)
 
     def blocks(self, prefix: str, t: np.ndarray, quality: int) -> np.ndarray:
-        for i in range(len({name.split(".")[2] for name in self._tensors if name.startswith(prefix + ".")})):
+        for i in range(len({name.split(".")[prefix.count(".") + 1] for name in self._tensors if name.startswith(prefix + ".")})):
             h = self._relu(f"{prefix}.{i}.reduce", "point", t, quality)
             h = self._relu(f"{prefix}.{i}.spatial", "conv", h, quality)
             t = np.clip(t + self._clip(f"{prefix}.{i}.restore", "point", h, quality), -ACTIVATION_MAX, ACTIVATION_MAX)

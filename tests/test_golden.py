@@ -27,6 +27,12 @@ def sha256(pixels: np.ndarray) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
+def raise_faults(stream: bytes) -> None:
+    for block in api.decode_blocks(io.BytesIO(stream)):
+        if block.error:
+            raise block.error
+
+
 def minimal_decoder():
     spec = importlib.util.spec_from_file_location("minimal_decoder", golden_tool.HERE.parent / "examples" / "minimal_decoder.py")
     module = importlib.util.module_from_spec(spec)
@@ -93,9 +99,7 @@ def test_error_stream_raises_the_error_it_is_named_for(name):
         with pytest.raises(errors.BitstreamError):
             api.info(stream)
     with pytest.raises(errors.BitstreamError):
-        for block in api.decode_blocks(io.BytesIO(stream)):
-            if block.error:
-                raise block.error
+        raise_faults(stream)
 
 
 def test_every_bitstream_error_has_a_golden_stream():

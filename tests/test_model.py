@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,20 +148,21 @@ def test_damaged_messages_are_flagged_and_their_neighbours_are_not(model: Model,
     rng = np.random.default_rng(group)
     tried = missed = 0
     damaged = [*helpers.cuts(encoded.messages[1]), *helpers.flips(encoded.messages[1])]
-    for stream in [damaged[i] for i in rng.permutation(len(damaged))[:150]]:
+    for stream in [damaged[i] for i in rng.permutation(len(damaged))[: 150 if group == 1 else 50]]:
         pixels, bad = model.decode([encoded.messages[0], stream, encoded.messages[2]], count, quality, group=group)
         assert bad[[0, 2]].tolist() == [False, False]
         np.testing.assert_array_equal(pixels[:group], encoded.pixels[:group])
         np.testing.assert_array_equal(pixels[2 * group :], encoded.pixels[2 * group :])
         tried += 1
         missed += not bad[1]
-    assert missed <= tried // 25  # a hash of 8 bits: 1 in 256 is what chance allows
+    assert missed <= 1 + tried // 50  # a hash of 8 bits: 1 in 256 is what chance allows
 
 
-@given(st.lists(st.binary(max_size=60), min_size=1, max_size=3), st.sampled_from(QUALITIES), st.integers(0, 15))
-def test_any_messages_decode_to_some_pixels(messages: list[bytes], quality: int, short: int) -> None:
-    count = 16 * len(messages) - short
-    pixels, bad = helpers.tiny_model().decode(messages, count, quality)
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=9), st.sampled_from(QUALITIES), st.sampled_from([1, 2]))
+def test_any_messages_decode_to_some_pixels(messages: list[bytes], quality: int, group: int) -> None:
+    messages = messages[: 16 // group]  # one chunk: threads take time to start
+    count = group * len(messages) - (group == 2)
+    pixels, bad = helpers.tiny_model().decode(messages, count, quality, group=group)
     assert pixels.shape == (count, 28, 28)
     assert bad.shape == (len(messages),)
 
@@ -196,7 +198,9 @@ def test_a_missing_tensor_is_refused(name: str) -> None:
         Model(helpers.pack(tensors))
 
 
-@pytest.mark.parametrize("name", ["extra", "input.weight2", "levels.0.more", "levels.9.merge.weight", "synthesis.0.0.reduce.gain", ""])
+@pytest.mark.parametrize(
+    "name", ["extra", "input.weight2", "levels.0.more", "levels.9.merge.weight", "synthesis.0.0.reduce.gain", ""]
+)
 def test_an_unknown_tensor_is_refused(name: str) -> None:
     with pytest.raises(BadModel):
         Model(helpers.pack({**helpers.tiny_tensors(), name: np.zeros(3, np.int8)}))
@@ -225,15 +229,20 @@ def test_a_tensor_of_another_shape_is_refused(name: str, change: str) -> None:
 def test_a_tensor_that_holds_no_integers_is_refused(dtype: Any) -> None:
     tensors = helpers.tiny_tensors()
     tensors["output.bias"] = tensors["output.bias"].astype(dtype)
-    with pytest.raises(BadModel, match="integers only"):
+    with pytest.raises(BadModel, match=r"tensor output\.bias is "):
         Model(helpers.pack(tensors))
 
 
-def test_the_width_of_the_integers_does_not_matter() -> None:
-    tensors = {name: tensor.astype(np.int64) for name, tensor in helpers.tiny_tensors().items()}
-    wide, narrow = Model(helpers.pack(tensors)), helpers.tiny_model()
-    assert wide.encode(helpers.drawn(20), 30).messages == narrow.encode(helpers.drawn(20), 30).messages
-    assert wide.hash != narrow.hash
+@pytest.mark.parametrize(
+    "name", ["output.weight", "output.bias", "output.shift", "output.multiplier", "cdf", "prior_mean", "dequantizer"]
+)
+@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.uint64])
+def test_integers_of_another_width_are_refused(name: str, dtype: Any) -> None:
+    """The bounds are proven in int64: what is wider could wrap around there, and there is one spelling of a model only."""
+    tensors = helpers.tiny_tensors()
+    tensors[name] = tensors[name].astype(dtype)
+    with pytest.raises(BadModel, match=f"tensor {name} is {np.dtype(dtype)}, wanted int"):
+        Model(helpers.pack(tensors))
 
 
 @pytest.mark.parametrize("name", [n.removesuffix(".bias") for n in sorted(helpers.tiny_tensors()) if n.endswith(".bias")])
@@ -262,16 +271,6 @@ def test_a_table_out_of_range_is_refused(name: str, value: int, message: str) ->
     tensors = helpers.tiny_tensors()
     tensors[name].flat[3] = value
     with pytest.raises(BadModel, match=message):
-        Model(helpers.pack(tensors))
-
-
-@pytest.mark.parametrize("dtype", [np.int16, np.int64])
-def test_a_mean_whose_size_has_no_positive_twin_is_refused(dtype: Any) -> None:
-    """abs(-2**15) in int16 is -2**15 again."""
-    tensors = helpers.tiny_tensors()
-    tensors["prior_mean"] = tensors["prior_mean"].astype(dtype)
-    tensors["prior_mean"][0, 0] = np.iinfo(dtype).min
-    with pytest.raises(BadModel, match="prior of the dense latents"):
         Model(helpers.pack(tensors))
 
 
@@ -339,7 +338,8 @@ def _with_header(change: Callable[[dict[str, Any]], Any]) -> bytes:
     stream = helpers.tiny_bundle()
     (size,) = struct.unpack_from("<Q", stream)
     header = json.loads(stream[8 : 8 + size])
-    packed = json.dumps(change(header) or header).encode()
+    changed = change(header)
+    packed = json.dumps(header if changed is None else changed).encode()
     packed += b" " * (-len(packed) % 8)
     return struct.pack("<Q", len(packed)) + packed + stream[8 + size :]
 
@@ -370,9 +370,9 @@ def test_a_card_that_is_no_json_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda header: header.pop("__metadata__") and None,
-        lambda header: header["__metadata__"].pop("card") and None,
-        lambda header: header["__metadata__"].pop("architecture") and None,
+        lambda header: header.__delitem__("__metadata__"),
+        lambda header: header["__metadata__"].__delitem__("card"),
+        lambda header: header["__metadata__"].__delitem__("architecture"),
         lambda header: header["cdf"].update(shape=[1 << 62, 4]),
         lambda header: header["cdf"].update(data_offsets=[0, 1 << 60]),
         lambda header: header["cdf"].update(data_offsets=[8, 4]),
@@ -455,3 +455,16 @@ def test_patches_and_unpatches_are_inverse_and_lie_as_they_say() -> None:
 def test_quality_runs_over_the_whole_range_of_lambda() -> None:
     assert [log2_lmbda(q) for q in (0, 49.5, 99)] == [0.0, 5.0, 10.0]
     assert ROWS == 34
+
+
+def test_encoding_in_threads_gives_the_same_bytes_and_leaves_blas_as_it_was(foreign: Model) -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)
+    wanted = foreign.encode(pixels, 50).messages
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        before = [(lib["filepath"], lib["num_threads"]) for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: foreign.encode(pixels, 50).messages, range(16)))
+        after = [(lib["filepath"], lib["num_threads"]) for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+    assert found == [wanted] * 16
+    assert after == before

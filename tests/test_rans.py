@@ -17,7 +17,9 @@ LANES = [0, 1, 2, 5, 6, 7, 100]  # plain integers below 6 lanes, numpy from ther
 HAND = rans.CdfTable(np.array([[0, 49152, 65536], [0, 65535, 65536]]))
 
 
-def random_message(lanes: int, steps: int, seed: int = 0, padding: float = 0.0) -> tuple[rans.CdfTable, np.ndarray, np.ndarray, np.ndarray]:
+def random_message(
+    lanes: int, steps: int, seed: int = 0, padding: float = 0.0
+) -> tuple[rans.CdfTable, np.ndarray, np.ndarray, np.ndarray]:
     """-> table, indexes, symbols, check."""
     rng = np.random.default_rng([seed, lanes, steps])
     table = helpers.random_table(rng, rows=5, symbols=9)
@@ -64,7 +66,9 @@ def test_scalar_and_vector_paths_write_and_read_the_same() -> None:
     for i, scalar in enumerate(scalars):
         np.testing.assert_array_equal(scalar.decode(table, indexes[:, i, None])[:, 0], seen[:, i])
     state, used_up = vector.finish()
-    assert [(int(s.finish()[0][0]), bool(s.finish()[1][0])) for s in scalars] == list(zip(state.tolist(), used_up.tolist(), strict=True))
+    assert [(int(s.finish()[0][0]), bool(s.finish()[1][0])) for s in scalars] == list(
+        zip(state.tolist(), used_up.tolist(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("lanes", [1, 8])
@@ -177,12 +181,10 @@ def test_verify_notices_nearly_every_bit_flip_and_other_lanes_stay_whole(lanes: 
         seen = decoder.decode(table, indexes)
         np.testing.assert_array_equal(seen[:, 1:], symbols[:, 1:])
         count += 1
-        try:
-            rans.verify(decoder, hashed(seen))
-            missed += 1
-        except CorruptPayload as error:
-            assert "1 of" in str(error)
-            assert str(error).endswith("the first in lane 0")
+        state, used_up = decoder.finish()
+        wrong = (state != hashed(seen)) | ~used_up
+        assert not wrong[1:].any()
+        missed += not wrong[0]
     assert count > 150
     assert missed <= count // 50
 

@@ -55,7 +55,12 @@ def export(net: Ladder, card: dict[str, Any], pixels: npt.NDArray[np.uint8]) -> 
 def pack_bundle(tensors: Tensors, card: dict[str, Any]) -> bytes:
     """Tensors and card -> safetensors bytes, the same for the same input."""
     metadata = {"architecture": ARCHITECTURE, "card": json.dumps(card, sort_keys=True)}
-    return safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata)
+    stream = safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata)
+    # The library writes the metadata in random order: put it in ours, in the same bytes.
+    end = 8 + int.from_bytes(stream[:8], "little")
+    header = json.loads(stream[8:end])
+    text = json.dumps({**header, "__metadata__": metadata}, separators=(",", ":"), ensure_ascii=False).encode()
+    return stream[:8] + text.ljust(end - 8) + stream[end:]
 
 
 @torch.no_grad()

@@ -1,0 +1,252 @@
+"""A whole decoder for aez streams in one short file, written from codec/FORMAT.md alone.
+
+    python examples/minimal_decoder.py IN.aez OUT.npy [WEIGHTS_DIR]
+
+It shares no code with the package and computes in plain int64. Numbers like (5.1) are sections of FORMAT.md.
+"""
+
+import json
+import struct
+import sys
+import zlib
+from bisect import bisect_right
+from functools import cache
+from hashlib import blake2b, sha256
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+# The registry of FORMAT.md 7.1: Model_ID -> Model_Hash as 16 hexadecimal digits. To be kept in step with it.
+MODEL_IDS: dict[int, str] = {1: "0f28b6a209a45f5e", 2: "fbd7fb3aaaf1a39f"}
+Tensors = dict[str, np.ndarray]
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def varint(data: bytes, at: int, limit: int = 5) -> tuple[int, int]:
+    """The varint that starts at `at`, and the offset behind it (1.1)."""
+    value = 0
+    for i, byte in enumerate(data[at : at + limit]):
+        value |= (byte & 0x7F) << (7 * i)  # least significant seven bits first
+        if byte < 0x80:
+            return value, at + i + 1
+    raise ValueError("a varint is cut off or too long")
+
+
+def crc8(data: bytes) -> int:
+    crc = 0  # (1.3)
+    for bit in np.unpackbits(np.frombuffer(data, np.uint8)).tolist():  # most significant bit first
+        crc = (crc << 1) & 0xFF ^ (0x2F if crc >> 7 != bit else 0)
+    return crc
+
+
+def is_collection(stream: bytes) -> bool:
+    """Check what both stream headers begin with (2.1, 3.1)."""
+    require(len(stream) >= 4 and stream[:2] == b"\xae\x5a", "not an aez stream")
+    require(stream[2] >> 4 == 1 and stream[2] & 0x03 == 0, "another format version, or reserved flags")
+    return bool(stream[2] & 0x08)  # FLAG_COLLECTION
+
+
+def extension(stream: bytes, at: int) -> tuple[bytes | None, int]:
+    """Model_Hash, if the extension area (2.2) at `at` has one, and the offset behind the area."""
+    if not stream[2] & 0x04:  # FLAG_EXTENDED
+        return None, at
+    size, at = varint(stream, at)
+    end, model_hash = at + size, None
+    require(size <= 1 << 24 and end <= len(stream), "the extension area is too long")
+    while at < end:
+        kind = stream[at]
+        size, at = varint(stream, at + 1)
+        require(at + size <= end and (kind != 0x01 or size == 8), "an extension field has a wrong length")
+        require(kind == 0x01 or kind >= 0x80, f"critical extension field {kind:#04x} is unknown")
+        if kind == 0x01:  # others may be skipped; of several the last one counts
+            model_hash = stream[at : at + size]
+        at += size
+    return model_hash, end
+
+
+def blocks_of(stream: bytes):
+    """Model_Hash, quality, image count, names area or None, and messages of each block, after all checks of 3 and 4."""
+    at = extension(stream, 4)[1]  # a Model_Hash means nothing here (2.2)
+    require(stream[3] == crc8(stream[:3] + stream[4:at]), "the check of the collection header differs")
+    require(len(stream) >= at + 40 and stream[-4:] == b"aezE", "the end of the collection is missing")
+    checksum, size = struct.unpack_from("<16sI", stream, len(stream) - 24)  # little-endian, without padding (1.1)
+    require(40 <= size <= len(stream) - 4, "Footer_Bytes is out of range")
+    footer = stream[-size:-24]
+    magic, total, block_count = struct.unpack_from("<4sQI", footer)
+    require(magic == b"aezF" and size == 16 + 6 * block_count + 24, "the footer is damaged")
+    require(blake2b(footer, digest_size=16).digest() == checksum, "the checksum of the footer differs")
+    entries = list(struct.iter_unpack("<IH", footer[16:]))
+    require(sum(images for _, images in entries) == total, "the images of the blocks are not Total_Images")
+    require(sum(size for size, _ in entries) == len(stream) - size - at, "the blocks do not fill the place before the footer")
+    for size, images in entries:
+        block, at = stream[at : at + size], at + size
+        require(len(block) >= 46 and block[:4] == b"aezB", "a block does not start where the footer says")
+        require(blake2b(block[:26], digest_size=4).digest() == block[26:30], "the check of a block header differs")
+        _, model_hash, quality, flags, count, *areas, _, checksum = struct.unpack_from("<4s8sBBHIHI4s16s", block)
+        require(flags <= 1 and quality <= 99, "a block uses reserved flags or qualities")
+        require(1 <= count <= 4096 and areas[0] <= 1 << 24 and areas[2] <= -(-count // 16) << 20, "a block is out of range")
+        require(count == images and 46 + sum(areas) == len(block), "block header and footer entry disagree")
+        require(blake2b(block[:30] + block[46:], digest_size=16).digest() == checksum, "the checksum of a block differs")
+        index = 46 + areas[0]
+        payload = start = index + areas[1]
+        messages, names = [], block[46:index]
+        for _ in range(0, count, 16):  # the index has the length of each message (3.4)
+            length, index = varint(block, index, 3)
+            messages.append(block[start : start + length])
+            start += length
+        require(index == payload and start == len(block), "the index does not fit the block")
+        yield model_hash, quality, count, names if flags else None, messages
+
+
+def names(stream: bytes) -> list[str | None]:
+    """The name of each image, None for those without (3.3); bytes that are not UTF-8 become surrogates, as in os.fsdecode."""
+    if not is_collection(stream):
+        return [None]
+    found: list[str | None] = []
+    for _, _, count, area, _ in blocks_of(stream):
+        if area is None:
+            found += [None] * count
+            continue
+        import zstandard  # only names need it
+
+        try:
+            require(0 < zstandard.frame_content_size(area) <= 1 << 24, "the names do not state a size within the limit")
+            text = zstandard.ZstdDecompressor().decompress(area)
+        except zstandard.ZstdError as error:
+            raise ValueError(f"the names do not decompress: {error}") from error
+        require(text.count(b"\0") == count and text[-1:] == b"\0", "the number of names is not the number of images")
+        found += [name.decode("utf-8", "surrogateescape") for name in text[:-1].split(b"\0")]
+    return found
+
+
+def decode(stream: bytes, weights: Path) -> np.ndarray:
+    """uint8, (28, 28) for a single image, (N, 28, 28) for a collection; `weights` is a directory of model files."""
+    if not is_collection(stream):
+        require(6 <= len(stream) <= 65536 and stream[4] <= 99, "length or quality of the stream is out of range")
+        model_hash, at = extension(stream, 6)
+        require((stream[3] == 0) == (model_hash is not None), "either a Model_ID or a Model_Hash must name the model")
+        require(stream[3] in {0, *MODEL_IDS}, f"the model with Model_ID {stream[3]} is unknown")
+        digest, model = find_model(model_hash or bytes.fromhex(MODEL_IDS[stream[3]]), weights)  # its check covers the model (2.1)
+        require(stream[5] == crc8(digest + stream[:5] + stream[6:]), "the check of the image differs")
+        return Group(model, stream[4], 1, stream[at:]).pixels()[0]
+    pixels = [np.zeros((0, 28, 28), np.uint8)]
+    for model_hash, quality, count, _, messages in blocks_of(stream):
+        model = find_model(model_hash, weights)[1]
+        for g, message in enumerate(messages):  # 16 images each, what is left in the last
+            pixels.append(Group(model, quality, min(16, count - 16 * g), message).pixels())
+    return np.concatenate(pixels)
+
+
+def scale(s: np.ndarray, m: np.ndarray, bits: int) -> np.ndarray:
+    """s * m / 2**bits, rounded to float32, then to a whole number (6.1); both factors are exact in float32."""
+    return np.rint(np.float32(s) * np.float32(m * 2.0**-bits)).astype(np.int64)
+
+
+class Group:
+    """`count` images that share a message (5) and go through the network (6), as int64 (images, channels, positions)."""
+
+    def __init__(self, model: Tensors, quality: int, count: int, message: bytes):
+        self.model, self.quality, self.count, self.message = model, quality, count, message
+        self.at = self.state = 0  # of the coder
+
+    def refill(self) -> None:
+        """Take bytes into the state, also the first ones; a message that has run out still decodes to something (5.1)."""
+        while self.state < 1 << 23 and self.at < len(self.message):
+            self.state = self.state << 8 | self.message[self.at]
+            self.at += 1
+
+    def symbols(self, level: int, rows: np.ndarray) -> np.ndarray:
+        tables, by_image = self.model["cdf"][level].tolist(), rows.reshape(self.count, -1)
+        codes = np.zeros_like(by_image)
+        # The images alternate: symbol 0 of all images, then symbol 1 ... (5.3). Row 0 takes no step, its code is 0.
+        for s, i in np.argwhere(by_image.T).tolist():
+            self.refill()
+            table, slot = tables[by_image[i, s]], self.state & 0xFFFF
+            c = codes[i, s] = bisect_right(table, slot) - 1  # table[c] <= slot < table[c + 1]
+            self.state = (table[c + 1] - table[c]) * (self.state >> 16) + slot - table[c]
+        return np.where(codes % 2, -(codes + 1) // 2, codes // 2).reshape(rows.shape)  # 0, -1, 1, -2, 2, ...
+
+    def table(self, name: str) -> np.ndarray:
+        """The row of a table for this quality, on the line between its neighbours (6.2), as (channels, 1)."""
+        table, (r, rest) = self.model[name], divmod(self.quality, 3)
+        if len(table) > 1:
+            table = (2 * (table[r] * (3 - rest) + table[min(r + 1, 33)] * rest) + 3) // 6
+        return table.reshape(-1, 1)
+
+    def layer(self, name: str, x: np.ndarray, low: int = -1023, high: int = 1023) -> np.ndarray:
+        """Any layer of 6.3; the weight's shape tells its kind. A dense layer is a point layer with a single position."""
+        weight, bias = self.model[name + ".weight"], self.model[name + ".bias"]
+        if weight.ndim == 2:
+            total = weight @ x
+        else:  # conv: nine point layers, each on the grid moved by a step, with zeros around it
+            grid = np.pad(x.reshape(*x.shape[:2], 7, 7), ((0, 0), (0, 0), (1, 1), (1, 1)))
+            moved = {(v, u): grid[:, :, v : v + 7, u : u + 7].reshape(x.shape) for v in range(3) for u in range(3)}
+            total = sum(weight[:, :, v, u] @ moved[v, u] for v, u in moved)
+        total = total + bias.reshape(len(bias), -1) + self.table(name + ".shift")
+        return np.clip(scale(total, self.table(name + ".multiplier"), 24), low, high)
+
+    def latents(self, level: int, name: str, rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        y = 16 * self.symbols(level, rows) + mean  # in sixteenths of a step
+        return np.clip(scale(y, self.table(name + "dequantizer"), 16), -1023, 1023)
+
+    def pixels(self) -> np.ndarray:
+        """The synthesis of 6.4: message and network take turns, level by level."""
+        rows = np.repeat(self.table("prior_sigma")[None], self.count, axis=0)  # the same for all images
+        x = self.latents(0, "", rows, self.table("prior_mean"))
+        h = self.layer("start1", self.layer("start0", x, low=0), low=0)
+        t = self.layer("widen", h.reshape(self.count, -1, 49))
+        for i in range(len(self.model["cdf"])):
+            for j in range(sum(name.startswith(f"synthesis.{i}.") for name in self.model) // 12):  # 3 layers of 4 tensors
+                h = self.layer(f"synthesis.{i}.{j}.spatial", self.layer(f"synthesis.{i}.{j}.reduce", t, low=0), low=0)
+                t = np.clip(t + self.layer(f"synthesis.{i}.{j}.restore", h), -1023, 1023)
+            if f"levels.{i}.dequantizer" in self.model:  # not behind the last part
+                h = self.layer(f"levels.{i}.prior0", t, low=0)
+                mean = self.layer(f"levels.{i}.prior_mean", h, -32767, 32767)
+                rows = self.layer(f"levels.{i}.prior_sigma", h, 0, 63)
+                x = self.latents(i + 1, f"levels.{i}.", rows, mean)
+                t = np.clip(t + self.layer(f"levels.{i}.merge", x), -1023, 1023)
+        z = self.layer("output", t, 0, 255).astype(np.uint8).reshape(self.count, 4, 4, 7, 7)  # image, v, u, Y, X
+        pixels = z.transpose(0, 3, 1, 4, 2).reshape(self.count, 28, 28)  # row 4 Y + v, column 4 X + u
+        self.refill()
+        check = zlib.crc32(pixels.tobytes()) & 0xFF  # (5.2)
+        require(self.at == len(self.message) and self.state == check, "the final state of a message differs")
+        return pixels
+
+
+@cache
+def find_model(model_hash: bytes, weights: Path) -> tuple[bytes, Tensors]:
+    """SHA-256 and tensors of a model (7). Of the many checks there this has those on which the arithmetic rests."""
+    paths = sorted(path for path in Path(weights).iterdir() if path.is_file() and path.stat().st_size <= 1 << 24)
+    file = next((file for file in map(Path.read_bytes, paths) if sha256(file).digest()[:8] == model_hash), None)
+    require(file is not None, f"no file in {weights} has the Model_Hash {model_hash.hex()}")
+    data = 8 + int.from_bytes(file[:8], "little")
+    header, model = json.loads(file[8:data]), {}
+    require(header.pop("__metadata__")["architecture"] == "ladder-1", "the model's architecture is unknown")
+    for name, entry in header.items():
+        kind, size = ("I8", 1) if name.endswith(".weight") else ("I32", 4)
+        begin, end = (data + offset for offset in entry["data_offsets"])
+        fits = data <= begin <= end <= len(file) and end - begin == size * prod(entry["shape"])
+        require(fits and entry["dtype"] == kind, f"{name} has another type or size")
+        model[name] = np.frombuffer(file[begin:end], f"<i{size}").reshape(entry["shape"]).astype(np.int64)
+    for name in (name.removesuffix(".weight") for name in model if name.endswith(".weight")):
+        weight, bias, shift, multiplier = (model[f"{name}.{part}"] for part in ("weight", "bias", "shift", "multiplier"))
+        # The bound of 6.3: with it every sum is exact in float32, too.
+        largest = 1023 * abs(weight).reshape(len(weight), -1).sum(1) + abs(bias).reshape(len(bias), -1).max(1)
+        bounded = (largest + abs(shift).max(0)).max() < 1 << 24
+        require(bounded and 1 <= multiplier.min() and multiplier.max() <= 1 << 24, f"{name} is out of bounds")
+    cdf = model["cdf"]  # from 0 to 65536, rising until it gets there (7.3)
+    rises = (np.diff(cdf) >= (cdf[..., :-1] < 65536)).all()
+    require(rises and (cdf[..., 0] == 0).all() and (cdf[..., -1] == 65536).all(), "the cdf is not sound")
+    return sha256(file).digest(), model
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    directory = Path(sys.argv[3]) if len(sys.argv) == 4 else Path(__file__).resolve().parents[1] / "weights"
+    np.save(sys.argv[2], decode(Path(sys.argv[1]).read_bytes(), directory))

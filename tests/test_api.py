@@ -1,0 +1,409 @@
+"""The public functions: pixels <-> bytes, statistics, headers, the choice of a model."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import helpers
+import numpy as np
+import pytest
+
+import codec
+from codec import api, bitstream, metrics
+from codec.errors import (
+    AezError,
+    BadMagic,
+    BadModel,
+    BitstreamError,
+    ChecksumMismatch,
+    CorruptPayload,
+    ImageError,
+    ModelNotFound,
+    Truncated,
+    UnsupportedVersion,
+    UsageError,
+)
+from codec.model import Model, log2_lmbda
+
+
+def decoded(pixels: np.ndarray, quality: int, model: Model) -> np.ndarray:
+    return model.encode(pixels.reshape(-1, 28, 28), quality, group=1).pixels.reshape(pixels.shape)
+
+
+# ---- round trips
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (0, 28, 28), (19, 28, 28)])
+@pytest.mark.parametrize("quality", [0, 75, 99])
+def test_decompress_inverts_compress_in_shape_and_pixels(shape: tuple[int, ...], quality: int, shipped: Model) -> None:
+    pixels = helpers.drawn(max(1, *shape[:-2]) if len(shape) == 3 else 1)[: shape[0]].reshape(shape)
+    result = codec.decompress(codec.compress(pixels, quality=quality))
+    assert result.shape == shape
+    assert result.dtype == np.uint8
+    if pixels.size:
+        np.testing.assert_array_equal(result, decoded(pixels, quality, shipped))
+
+
+def test_the_default_quality_is_75(shipped: Model) -> None:
+    image = helpers.drawn(1)[0]
+    assert codec.compress(image) == codec.compress(image, quality=75) != codec.compress(image, quality=30)
+    assert codec.compress(image, quality=np.int64(75)) == codec.compress(image)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("shipped")
+def test_arrays_in_any_memory_layout_are_taken() -> None:
+    pixels = helpers.drawn(20)
+    assert api.compress(np.asfortranarray(pixels)) == api.compress(pixels)
+    assert api.compress(np.ascontiguousarray(pixels.transpose(0, 2, 1)).transpose(0, 2, 1)) == api.compress(pixels)
+    assert api.compress(np.repeat(pixels, 2, axis=0)[::2]) == api.compress(pixels)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_compress_images_equals_compress_image_one_by_one() -> None:
+    pixels = helpers.drawn(20)
+    streams, stats = api.compress_images(pixels, quality=50)
+    singles = [api.compress_image(image, quality=50) for image in pixels]
+    assert streams == [stream for stream, _ in singles]
+    total = api.CompressStats()
+    for _, one in singles:
+        total += one
+    assert total == stats
+    assert api.compress_images(pixels[:0]) == ([], api.CompressStats())
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_single_image_costs_six_bytes_over_its_payload() -> None:
+    for image in helpers.drawn(8):
+        stream, stats = api.compress_image(image)
+        assert len(stream) == stats.bytes_out == stats.payload_bytes + 6
+
+
+@pytest.mark.usefixtures("shipped")
+def test_names_are_for_collections() -> None:
+    assert api.open(api.compress(helpers.drawn(1), names=["a"])).names == ["a"]
+    with pytest.raises(UsageError, match="a single image has no name"):
+        api.compress(helpers.drawn(1)[0], names=["a"])
+    with pytest.raises(UsageError, match="2 names for 3 images"):
+        api.compress(helpers.drawn(3), names=["a", "b"])
+    with pytest.raises(UsageError, match="NUL"):
+        api.compress(helpers.drawn(1), names=["a\0"])
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("first", [["a"], None])
+def test_all_images_of_a_collection_have_names_or_none_has(first: list[str] | None) -> None:
+    writer = api.CollectionWriter(io.BytesIO())
+    writer.write(helpers.drawn(1), first)
+    with pytest.raises(UsageError, match="some images"):
+        writer.write(helpers.drawn(1), None if first else ["a"])
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_writer_left_by_an_exception_writes_no_footer() -> None:
+    file = io.BytesIO()
+
+    def write() -> None:
+        with api.CollectionWriter(file) as writer:
+            writer.write(helpers.drawn(2))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
+    with pytest.raises(BitstreamError):
+        api.decompress(file.getvalue())
+
+
+# ---- what is refused
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((28, 28), np.float32),
+        np.zeros((28, 28), np.int8),
+        np.zeros((28, 28), np.uint16),
+        np.zeros((28, 28), bool),
+        np.zeros((27, 28), np.uint8),
+        np.zeros((28, 28, 3), np.uint8),
+        np.zeros((2, 1, 28, 28), np.uint8),
+        np.zeros(784, np.uint8),
+        np.zeros((), np.uint8),
+        [[0] * 28] * 28,
+        None,
+        "pixels",
+    ],
+)
+def test_pixels_of_another_type_or_shape_are_an_image_error(pixels: Any) -> None:
+    with pytest.raises(ImageError, match=r"pixels are .*, wanted uint8 \(28, 28\) or \(N, 28, 28\)"):
+        api.compress(pixels)
+    with pytest.raises(ImageError, match="pixels are"):
+        api.compress_image(pixels)
+    with pytest.raises(ImageError, match="pixels are"):
+        api.compress_images(pixels)
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("quality", [-1, 100, 1000, 75.0, 0.5, "75", None])
+def test_a_quality_out_of_range_is_a_usage_error(quality: Any) -> None:
+    with pytest.raises(UsageError, match="wanted a whole number from 0 to 99"):
+        api.compress(helpers.drawn(1)[0], quality=quality)
+    with pytest.raises(UsageError):
+        api.compress(helpers.drawn(1), quality=quality)
+
+
+# ---- statistics
+
+
+@pytest.mark.usefixtures("shipped")
+def test_statistics_are_those_of_the_whole_file() -> None:
+    pixels, file = helpers.drawn(50), io.BytesIO()
+    with api.CollectionWriter(file, quality=30) as writer:
+        writer.write(pixels[:20])
+        writer.write(pixels[20:])
+    stats, stream = writer.stats, file.getvalue()
+    x_hat = api.decompress(stream)
+    mse = np.square(pixels.astype(float) - x_hat).mean()
+    assert stats.images == 50
+    assert stats.bytes_out == len(stream)
+    assert stats.payload_bytes == sum(h.payload_bytes for h in api.open(stream).headers())
+    assert stats.squared_error == np.square(pixels.astype(int) - x_hat).sum()
+    assert stats.bpp == pytest.approx(8 * len(stream) / (50 * 784))
+    assert stats.psnr_db == pytest.approx(10 * np.log10(255**2 / mse))
+    assert stats.models == {"tiny0": 50}
+    assert not stats.lossless
+    assert 0 < stats.ideal_bits < 8 * stats.payload_bytes + 1
+
+
+def test_statistics_of_nothing_and_of_perfection() -> None:
+    assert api.CompressStats().bpp == 0.0
+    assert api.CompressStats(images=3).psnr_db is None
+    assert api.CompressStats(images=3).lossless
+    total = api.CompressStats(1, 10, 4, 5, 2.5, {"a": 1})
+    total += api.CompressStats(2, 20, 6, 7, 1.5, {"a": 1, "b": 1})
+    assert total == api.CompressStats(3, 30, 10, 12, 4.0, {"a": 2, "b": 1})
+
+
+def test_metrics_worked_out_by_hand() -> None:
+    """Two pixels off by 255 and 1: squared error 65026. One of four pixels off by 255: mean 255**2 / 4, 6.02 dB."""
+    assert metrics.squared_error(np.array([255, 0], np.uint8), np.array([0, 1], np.uint8)) == 65026
+    assert metrics.psnr_db(255**2, 4) == pytest.approx(6.0206, abs=1e-4)
+    assert metrics.psnr_db(0, 4) is None
+    assert metrics.bpp(98, 784) == 1.0
+    many = np.full((2000, 28, 28), 255, np.uint8)
+    assert metrics.squared_error(many, np.zeros_like(many)) == 2000 * 784 * 65025  # beyond 32 bits
+
+
+# ---- the choice of a model
+
+
+def test_auto_takes_the_cheaper_model_for_each_single_image(two_shipped: list[Model]) -> None:
+    pixels, quality = helpers.drawn(24), 60
+    costs = []
+    for model in two_shipped:
+        encoded = model.encode(pixels, quality, group=1)
+        sse = np.square((pixels - encoded.pixels.astype(float)) / 255).sum(axis=(1, 2))
+        costs.append(2 ** log2_lmbda(quality) * sse + 8 * np.array([len(m) for m in encoded.messages]))
+    cheaper = np.argmin(costs, axis=0)
+    assert len(set(cheaper.tolist())) == 2  # both are of use: the test can fail
+    streams, stats = api.compress_images(pixels, quality=quality)
+    assert [stream[3] for stream in streams] == (cheaper + 1).tolist()
+    assert stats.models == {f"tiny{i}": int((cheaper == i).sum()) for i in (0, 1)}
+
+
+def test_auto_takes_the_cheaper_model_for_a_block(two_shipped: list[Model]) -> None:
+    sizes = {}
+    for name in ("tiny0", "tiny1", "auto"):
+        file = io.BytesIO()
+        with api.CollectionWriter(file, quality=0, model=name) as writer:  # lambda 1: cost is SSE and bits as they are
+            writer.write(helpers.drawn(30))
+        sizes[name] = writer.stats.squared_error / 255**2 + 8 * writer.stats.payload_bytes, file.getvalue()
+    assert sizes["auto"][0] == min(sizes["tiny0"][0], sizes["tiny1"][0])
+    assert sizes["tiny0"][0] != sizes["tiny1"][0]
+
+
+@pytest.mark.usefixtures("foreign")
+def test_auto_without_shipped_models_says_so() -> None:
+    with pytest.raises(ModelNotFound, match="no model is shipped"):
+        api.compress(helpers.drawn(1)[0])
+
+
+def test_a_foreign_model_is_named_by_its_hash(foreign: Model) -> None:
+    image = helpers.drawn(1)[0]
+    stream, stats = api.compress_image(image, model="tiny0")
+    header, offset = bitstream.unpack_image_header(stream)
+    assert (header.model_id, header.model_hash) == (0, foreign.hash)
+    assert len(stream) == offset + stats.payload_bytes == 6 + 11 + stats.payload_bytes
+    np.testing.assert_array_equal(api.decompress(stream), decoded(image, 75, foreign))
+
+
+def test_a_foreign_model_decodes_where_it_is_given_and_nowhere_else(
+    foreign: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = helpers.install(tmp_path / "elsewhere")
+    for pixels in (helpers.drawn(1)[0], helpers.drawn(3)):
+        monkeypatch.delenv("AEZ_WEIGHTS")
+        stream = api.compress(pixels, model=str(path))
+        expected = decoded(pixels, 75, foreign)
+        with pytest.raises(ModelNotFound, match=foreign.hash.hex()) as caught:
+            api.decompress(stream)
+        assert caught.value.model_hash == foreign.hash.hex()
+        np.testing.assert_array_equal(api.decompress(stream, model=str(path)), expected)
+        monkeypatch.setenv("AEZ_WEIGHTS", str(path.parent))
+        np.testing.assert_array_equal(api.decompress(stream), expected)
+        np.testing.assert_array_equal(api.decompress(stream, model="tiny0"), expected)
+        if pixels.ndim == 3:
+            np.testing.assert_array_equal(api.open(stream, model=str(path))[1], expected[1])
+
+
+def test_a_given_model_is_not_forced_on_a_stream_of_another(two_shipped: list[Model]) -> None:
+    image = helpers.drawn(1)[0]
+    stream = api.compress(image, model="tiny0")
+    np.testing.assert_array_equal(api.decompress(stream, model="tiny1"), decoded(image, 75, two_shipped[0]))
+
+
+def test_a_missing_or_damaged_model_is_a_model_error(shipped: Model, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"no model is called 'nist'; installed: .*tiny0"):
+        api.compress(helpers.drawn(1), model="nist")
+    with pytest.raises(ModelNotFound, match="No such file"):
+        api.compress(helpers.drawn(1), model=str(tmp_path / "none.safetensors"))
+    (tmp_path / "bad.safetensors").write_bytes(b"no model")
+    with pytest.raises(BadModel, match=r"bad\.safetensors: not a model file"):
+        api.compress(helpers.drawn(1), model=str(tmp_path / "bad.safetensors"))
+    stream = bytearray(api.compress(helpers.drawn(1)[0]))
+    stream[3] = 200
+    with pytest.raises(ModelNotFound, match="model number 200 is unknown"):
+        api.decompress(bytes(stream))
+
+
+# ---- info
+
+
+def test_info_of_a_single_image_reads_no_payload(shipped: Model) -> None:
+    header = bitstream.ImageHeader(1, 33).pack()
+    info = api.info(header + b"garbage!")
+    assert info == api.StreamInfo(1, 1, 28, 28, "tiny0", shipped.hash.hex(), 33, False, len(header) + 8, 8)
+    assert api.info(io.BytesIO(header + b"garbage!")) == info
+    with pytest.raises(AezError):
+        api.decompress(header + b"garbage!")
+
+
+def test_info_of_a_collection_reads_no_payload(shipped: Model) -> None:
+    stream = api.compress(helpers.drawn(30), quality=20)
+    (header,) = api.open(stream).headers()
+    at = bitstream.COLLECTION.size + bitstream.BLOCK.size
+    garbage = stream[:at] + bytes(header.body_bytes) + stream[at + header.body_bytes :]
+    info = api.info(garbage)
+    assert info == api.info(stream)
+    assert (info.images, info.model, info.quality, info.bytes) == (30, "tiny0", 20, len(stream))
+    assert info.payload_bytes == header.payload_bytes > 0
+    assert info.model_hash == shipped.hash.hex()
+
+
+def test_info_of_an_empty_collection_has_no_model() -> None:
+    info = api.info(bitstream.pack_collection_header() + bitstream.Footer(()).pack())
+    assert (info.images, info.model, info.model_hash, info.quality, info.payload_bytes) == (0, None, "", None, 0)
+
+
+def test_info_works_without_the_model(foreign: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [api.compress(pixels, quality=5, model="tiny0") for pixels in (helpers.drawn(1)[0], helpers.drawn(2))]
+    monkeypatch.delenv("AEZ_WEIGHTS")
+    for stream in streams:
+        info = api.info(stream)
+        assert (info.model, info.model_hash, info.quality) == (None, foreign.hash.hex(), 5)
+
+
+@pytest.mark.parametrize(
+    ("stream", "error"),
+    [(b"", Truncated), (b"\xae\x5a", Truncated), (b"GIF89a", BadMagic), (b"\xae\x5a\x20aaaaa", UnsupportedVersion)],
+)
+def test_what_is_no_stream_is_refused_by_all_readers(stream: bytes, error: type[BitstreamError]) -> None:
+    readers: list[Any] = [api.info, api.decompress, api.open, lambda s: list(api.decode_blocks(io.BytesIO(s)))]
+    for reader in readers:
+        with pytest.raises(error):
+            reader(stream)
+
+
+# ---- damage to one image
+
+
+def test_decode_blocks_gives_a_single_image_as_one_block(shipped: Model) -> None:
+    image = helpers.drawn(1)[0]
+    (block,) = api.decode_blocks(io.BytesIO(api.compress(image)))
+    assert block.is_single
+    assert (block.first, block.count, block.names, block.lost, block.error) == (0, 1, [], [], None)
+    assert block.pixels is not None
+    np.testing.assert_array_equal(block.pixels[0], decoded(image, 75, shipped))
+
+
+@pytest.mark.usefixtures("shipped")
+def test_decode_blocks_reports_a_damaged_single_image() -> None:
+    stream = bytearray(api.compress(helpers.drawn(1)[0]))
+    stream[-1] ^= 1
+    (block,) = api.decode_blocks(io.BytesIO(bytes(stream)))
+    assert block.pixels is None
+    assert block.lost == [0]
+    assert isinstance(block.error, ChecksumMismatch)
+
+
+def test_a_payload_that_passes_the_check_but_not_the_coder_is_corrupt(shipped: Model) -> None:
+    header = bitstream.ImageHeader(1, 75)
+    for payload in (bytes(5), b"\xff" * 40):
+        with pytest.raises(CorruptPayload):
+            api.decompress(bitstream.pack_image(header, payload, shipped.sha256))
+
+
+def test_models_lists_what_is_installed(shipped: Model, tiny_weights: Path) -> None:
+    (found,) = [m for m in api.models() if m.hash == shipped.hash.hex()]
+    assert (found.name, found.trained_on, found.figures) == ("tiny0", "dice", {"psnr_db": 1.5})
+    assert Path(found.path).parent == tiny_weights
+    assert found.bytes == Path(found.path).stat().st_size
+
+
+@pytest.mark.parametrize("figures", [5, [1], "text", None])
+def test_models_takes_a_card_with_odd_figures_or_says_it_is_bad(
+    figures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.safetensors").write_bytes(helpers.pack(helpers.tiny_tensors(), {"name": "odd", "figures": figures}))
+    monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path))
+    try:
+        assert "odd" in [m.name for m in api.models()]
+    except BadModel:
+        pass
+
+
+# ---- the public names
+
+
+def test_the_public_names_are_these() -> None:
+    functions = ["compress", "decompress", "info", "models", "open"]
+    errors = ["AezError", "BadMagic", "BadModel", "BitstreamError", "ChecksumMismatch", "CorruptPayload", "ImageError",
+              "LimitExceeded", "ModelError", "ModelNotFound", "ReservedBitsSet", "TrailingData", "Truncated",
+              "UnsupportedVersion", "UsageError"]  # fmt: skip
+    assert sorted(codec.__all__) == sorted([*functions, *errors, "Collection", "CollectionWriter"])
+    assert {"__version__", *codec.__all__} <= set(dir(codec))
+    for name in functions:
+        assert getattr(codec, name) is getattr(api, name)
+    for name in codec.__all__:
+        assert getattr(codec, name).__doc__, name
+    with pytest.raises(AttributeError, match="'codec' has no attribute 'nothing'"):
+        _ = codec.nothing
+
+
+def test_every_error_is_in_the_tree_and_survives_pickling() -> None:
+    import pickle
+
+    for name in codec.__all__:
+        kind = getattr(codec, name)
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            continue
+        assert issubclass(kind, AezError)
+        more = ["who"] if kind is ModelNotFound else [7] if issubclass(kind, BitstreamError) else []
+        error = kind("what", *more)
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy), vars(copy)) == (kind, str(error), vars(error))
+    assert str(Truncated("cut", 7)) == "byte 7: cut"
+    assert issubclass(BitstreamError, ValueError)
+    assert issubclass(ImageError, ValueError)

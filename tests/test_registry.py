@@ -1,0 +1,135 @@
+"""Which models are found, by hash, number, name, or file."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import helpers
+import pytest
+
+from codec import registry
+from codec.errors import BadModel, ModelNotFound
+from codec.model import Model
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory that $AEZ_WEIGHTS names."""
+    directory = tmp_path / "weights"
+    directory.mkdir()
+    monkeypatch.setenv("AEZ_WEIGHTS", str(directory))
+    return directory
+
+
+def test_models_are_looked_for_in_the_package_beside_it_and_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path(registry.__file__).parent
+    monkeypatch.delenv("AEZ_WEIGHTS", raising=False)
+    assert registry.directories() == [package / "weights", package.parent / "weights"]
+    monkeypatch.setenv("AEZ_WEIGHTS", os.pathsep.join([str(tmp_path / "a"), "", str(tmp_path / "b")]))
+    assert registry.directories()[2:] == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_files_are_those_of_directories_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = helpers.install(tmp_path / "a", 0), helpers.install(tmp_path / "b", 1)
+    (tmp_path / "b" / "notes.txt").write_text("no model")
+    monkeypatch.setenv("AEZ_WEIGHTS", os.pathsep.join(str(tmp_path / d) for d in ("b", "none", "a")))
+    assert registry.files()[-2:] == [second, first]
+
+
+def test_a_model_is_found_by_its_hash(weights: Path) -> None:
+    wanted = helpers.tiny_model(1)
+    helpers.install(weights, 0)
+    helpers.install(weights, 1)
+    assert registry.by_hash(wanted.hash).sha256 == wanted.sha256
+
+
+def test_a_file_under_a_name_of_the_users_is_found_by_its_hash(weights: Path) -> None:
+    (weights / "mine.safetensors").write_bytes(helpers.tiny_bundle(0))
+    assert registry.by_hash(helpers.tiny_model(0).hash).sha256 == helpers.tiny_model(0).sha256
+
+
+def test_a_file_whose_name_promises_another_hash_is_not_taken(weights: Path) -> None:
+    wanted = helpers.tiny_model(0).hash
+    (weights / f"tiny0-{wanted.hex()[:8]}.safetensors").write_bytes(helpers.tiny_bundle(1))
+    with pytest.raises(ModelNotFound):
+        registry.by_hash(wanted)
+
+
+def test_a_damaged_file_is_never_taken_for_the_model_it_was(weights: Path) -> None:
+    path = helpers.install(weights)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises((BadModel, ModelNotFound)):
+        registry.by_hash(helpers.tiny_model(0).hash)
+
+
+def test_an_extra_model_is_tried_first_and_only_if_it_is_the_one(weights: Path) -> None:
+    extra = helpers.tiny_model(0)
+    assert registry.by_hash(extra.hash, extra) is extra
+    with pytest.raises(ModelNotFound, match=helpers.tiny_model(1).hash.hex()):
+        registry.by_hash(helpers.tiny_model(1).hash, extra)
+
+
+def test_a_missing_model_error_says_which_and_what_to_do(weights: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"model 0011223344556677 is not installed: .*-m FILE.*\$AEZ_WEIGHTS") as caught:
+        registry.by_hash(bytes.fromhex("0011223344556677"))
+    assert caught.value.model_hash == "0011223344556677"
+
+
+def test_numbers_lead_to_models_and_back(two_shipped: list[Model]) -> None:
+    assert [m.hash for m in registry.shipped()] == [m.hash for m in two_shipped]
+    assert [registry.by_id(i).hash for i in (1, 2)] == [m.hash for m in two_shipped]
+    assert [registry.id_of(m) for m in two_shipped] == [1, 2]
+    assert registry.id_of(helpers.tiny_model(2)) == 0
+    for number in (0, 3, 255):
+        with pytest.raises(ModelNotFound, match=f"model number {number} is unknown"):
+            registry.by_id(number)
+
+
+def test_a_name_leads_to_its_latest_file(weights: Path) -> None:
+    for seed, digits in ((0, "00000000"), (1, "11111111")):
+        (weights / f"letters-{digits}.safetensors").write_bytes(helpers.tiny_bundle(seed))
+    (weights / "letters-big-22222222.safetensors").write_bytes(helpers.tiny_bundle(0))
+    assert registry.by_name("letters").name == "tiny1"
+    assert registry.by_name("letters-big").name == "tiny0"
+    with pytest.raises(ModelNotFound, match=r"no model is called 'big'; installed: .*letters, letters-big"):
+        registry.by_name("big")
+
+
+def test_a_path_leads_to_its_file(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = helpers.install(tmp_path)
+    assert registry.by_name(str(path)).hash == helpers.tiny_model().hash
+    monkeypatch.chdir(tmp_path)
+    assert registry.by_name(path.name).hash == helpers.tiny_model().hash
+    with pytest.raises(ModelNotFound, match="No such file"):
+        registry.by_name("./none")
+    with pytest.raises((ModelNotFound, BadModel)):
+        registry.by_name("a\0/b")
+    with pytest.raises(BadModel, match="Is a directory"):
+        registry.by_name(f"{tmp_path}/")
+
+
+def test_a_file_is_loaded_once_until_it_changes(tmp_path: Path) -> None:
+    path = helpers.install(tmp_path)
+    first = registry.load_cached(path)
+    assert registry.load_cached(path) is first
+    path.write_bytes(helpers.tiny_bundle(1))
+    os.utime(path, ns=(1, 1))
+    assert registry.load_cached(path).name == "tiny1"
+
+
+def test_the_registry_has_numbers_of_a_byte_and_each_model_once() -> None:
+    assert all(1 <= number <= 255 for number in registry.MODEL_IDS)
+    assert all(re.fullmatch("[0-9a-f]{16}", model_hash) for model_hash in registry.MODEL_IDS.values())
+    assert len(set(registry.MODEL_IDS.values())) == len(registry.MODEL_IDS)
+
+
+def test_every_shipped_model_is_there_under_its_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AEZ_WEIGHTS", raising=False)
+    models = registry.shipped()
+    assert [registry.id_of(model) for model in models] == list(registry.MODEL_IDS)
+    for model in models:
+        assert model.num_bytes <= 3_000_000

@@ -1,0 +1,345 @@
+"""Training: data, loss, checkpoints, and that the exported integers are the network that was trained."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helpers
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import codec
+from codec import images
+from codec.errors import ImageError
+from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, interpolate
+from codec.model import DEQUANTIZER_BITS, LATENT_MAX, NUM_SIGMAS, STEP_UNIT, Model, log2_lmbda, unpack_bundle
+from codec.train import data, networks
+from codec.train.export import export, integer_tensors, normal_cdf, pack_bundle, pmf_to_cdf
+from codec.train.loop import Trainer, evaluate, price, rate_distortion_loss, save
+from codec.train.networks import Config, Ladder
+
+CONFIG = Config(channels=8, hidden=4, head=6, dense_latents=4, latents=(2, 3), analysis_blocks=1, synthesis_blocks=(1, 1, 1))
+CARD: dict[str, Any] = {"name": "probe", "trained_on": "strokes"}
+
+
+@pytest.fixture(autouse=True)
+def one_seed() -> Iterator[None]:
+    """Start each test from the same random state, on one thread."""
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small_net(seed: int = 0) -> Ladder:
+    """A network with every parameter stirred, as after some training: initial zeros would hide exchanged rows."""
+    torch.manual_seed(seed)
+    pixels = torch.from_numpy(helpers.drawn(64).copy()).float()
+    net = Ladder(pixels.mean(0).round(), CONFIG)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            scale = 0.3 if name.endswith("gain") else 0.1
+            parameter += torch.randn_like(parameter) * (scale if parameter.ndim == 2 and "weight" not in name else 0.02)
+    return net
+
+
+@pytest.fixture(scope="module")
+def exported() -> tuple[Ladder, bytes]:
+    """A small network with its weights on the integer grid, and its bundle."""
+    net = small_net()
+    net.set_quantized(True)
+    return net, export(net, CARD, helpers.drawn(40))
+
+
+# ---- the integers are the network
+
+
+class TorchSynthesis:
+    """The decoder of a bundle run by torch in float32, in the layout (N, C, 7, 7): a second opinion on `integer_net`."""
+
+    def __init__(self, tensors: helpers.Tensors) -> None:
+        self._tensors = tensors
+
+    def layer(self, name: str, x: torch.Tensor, quality: int, low: int, high: int) -> torch.Tensor:
+        weight, bias, shift, multiplier = (self._tensors[f"{name}.{p}"] for p in ("weight", "bias", "shift", "multiplier"))
+        w = torch.from_numpy(weight.astype(np.float32))
+        y = F.linear(x, w) if x.ndim == 2 else F.conv2d(x, w if w.ndim == 4 else w[:, :, None, None], padding=w.ndim // 4)
+        added = bias.astype(np.int64) + (interpolate(shift, quality)[:, None] if bias.ndim == 2 else interpolate(shift, quality))
+        b = torch.from_numpy(added.astype(np.float32))
+        m = torch.from_numpy(interpolate(multiplier, quality).astype(np.float32) * np.float32(2.0**-MULTIPLIER_BITS))
+        if x.ndim == 4:
+            b, m = b.view(-1, 7, 7) if b.ndim == 2 else b[:, None, None], m[:, None, None]
+        return torch.round((y + b) * m).clamp(low, high)
+
+    def _relu(self, name: str, x: torch.Tensor, quality: int) -> torch.Tensor:
+        return self.layer(name, x, quality, 0, ACTIVATION_MAX)
+
+    def _clip(self, name: str, x: torch.Tensor, quality: int) -> torch.Tensor:
+        return self.layer(name, x, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
+
+    def block(self, name: str, t: torch.Tensor, quality: int) -> torch.Tensor:
+        h = self._relu(f"{name}.spatial", self._relu(f"{name}.reduce", t, quality), quality)
+        return (t + self._clip(f"{name}.restore", h, quality)).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+
+    def dequantize(self, name: str, y: torch.Tensor, quality: int) -> torch.Tensor:
+        row = interpolate(self._tensors[name], quality).astype(np.float32) * np.float32(2.0**-DEQUANTIZER_BITS)
+        multiplier = torch.from_numpy(row).view(1, -1, *[1] * (y.ndim - 2))
+        return torch.round(y * multiplier).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+
+    def pixels(self, symbols: list[np.ndarray], quality: int) -> np.ndarray:
+        n = symbols[0].shape[1]
+        mean = torch.from_numpy(interpolate(self._tensors["prior_mean"], quality).astype(np.float32))
+        y = torch.from_numpy(symbols[0].T.astype(np.float32)) * STEP_UNIT + mean
+        h = self._relu("start1", self._relu("start0", self.dequantize("dequantizer", y, quality), quality), quality)
+        t = self._clip("widen", h.view(n, -1, 7, 7), quality)
+        for i in range(len(symbols)):
+            t = self.block(f"synthesis.{i}.0", t, quality)
+            if i == len(symbols) - 1:
+                break
+            name = f"levels.{i}"
+            h = self._relu(f"{name}.prior0", t, quality)
+            means = self.layer(f"{name}.prior_mean", h, quality, -LATENT_MAX, LATENT_MAX)
+            y = torch.from_numpy(symbols[i + 1].reshape(-1, 49, n).astype(np.float32)).permute(2, 0, 1).reshape(n, -1, 7, 7)
+            merged = self._clip(f"{name}.merge", self.dequantize(f"{name}.dequantizer", y * STEP_UNIT + means, quality), quality)
+            t = (t + merged).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+        out = self.layer("output", t, quality, 0, 255)
+        return F.pixel_shuffle(out, 4)[:, 0].numpy().astype(np.uint8)  # channel 4 * y + x, as in a patch
+
+
+@torch.no_grad()
+def twin(net: Ladder, pixels: np.ndarray, quality: int, symbols: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> tuple:
+    """The float network with the latents that `symbols` stand for -> x_hat (N, 28, 28), distance of its own symbols."""
+    n, own = len(pixels), []
+
+    def quantize(y: torch.Tensor, mean: torch.Tensor, log_sigma: torch.Tensor, hard: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        given = torch.from_numpy(symbols[len(own)].astype(np.float32))
+        given = given.T if y.ndim == 2 else given.view(-1, 49, n).permute(2, 1, 0).reshape(y.shape)
+        difference = (torch.round(y - mean) - given).abs()
+        own.append((difference.T if y.ndim == 2 else difference.flatten(1, 2).permute(2, 1, 0).reshape(-1, n)).numpy())
+        return mean + given, torch.zeros_like(y)
+
+    monkeypatch.setattr(networks, "quantize", quantize)
+    x_hat, _ = net(torch.from_numpy(pixels.copy()).float(), torch.full((n,), log2_lmbda(quality)), hard=True)
+    return x_hat.numpy(), own
+
+
+@pytest.mark.parametrize("quality", [0, 40, 75, 99])
+def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(exported: tuple[Ladder, bytes], quality: int) -> None:
+    for stream in (exported[1], helpers.tiny_bundle()):
+        model = Model(stream)
+        symbols, _, pixels = model.quantize(helpers.drawn(24), quality)
+        np.testing.assert_array_equal(TorchSynthesis(unpack_bundle(stream)[0]).pixels(symbols, quality), pixels)
+        assert np.ptp(pixels, axis=0).max() > 10
+
+
+@pytest.mark.parametrize("quality", [0, 39, 75, 99])
+def test_the_float_network_agrees_with_its_integers(
+    exported: tuple[Ladder, bytes], quality: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not bit for bit: activations are rounded to 1/128, latents and means to 1/16 of a step. Fed the same symbols, pixels
+    are those of the float network rounded (mean error 1/4), within two levels; at quality 0, where a sixteenth of a step is
+    large, nearly all of them. Most symbols are the same, the others neighbours (but for those at the end of their row)."""
+    net, stream = exported
+    pixels = helpers.drawn(24)
+    model = Model(stream)
+    symbols, rows, decoded = model.quantize(pixels, quality)
+    x_hat, differences = twin(net, pixels, quality, symbols, monkeypatch)
+    error = np.abs(np.clip(x_hat, 0, 255) - decoded)
+    assert np.mean(error <= 2) >= (0.999 if quality else 0.95)
+    assert error.mean() < (0.3 if quality else 0.8)
+    assert decoded.std() > 30
+    assert min(np.abs(s).max() for s in symbols) >= 2
+    for table, given, row, difference in zip(model.tables, symbols, rows, differences, strict=True):
+        free = np.abs(given) < (np.count_nonzero(table.freq, axis=1) // 2)[row]
+        assert free.mean() > 0.3
+        assert np.mean(difference[free] == 0) > 0.9
+        assert np.mean(difference[free] <= 1) > 0.99
+
+
+def test_weights_on_the_grid_are_the_integers_of_the_bundle(exported: tuple[Ladder, bytes]) -> None:
+    net, _ = exported
+    tensors = integer_tensors(net)
+    layer = net.levels[1].merge
+    np.testing.assert_allclose(tensors["levels.1.merge.weight"] * layer.weight_step().numpy()[:, None],
+                               layer.used_weight().detach().numpy(), rtol=1e-5, atol=1e-9)  # fmt: skip
+    for name, tensor in tensors.items():
+        if name.endswith(".weight"):
+            assert tensor.dtype == np.int8
+            sums = np.abs(tensor.astype(int)).reshape(len(tensor), -1).sum(axis=1) * ACTIVATION_MAX
+            largest = np.abs(tensor.astype(int)).reshape(len(tensor), -1).max(axis=1)
+            assert ((largest == 127) | (sums > 0.85 * 2**24)).all(), name  # int8 or the accumulator is used to the full
+            assert (sums < 0.95 * 2**24).all(), name
+
+
+def test_export_gives_the_same_bytes_for_the_same_network(exported: tuple[Ladder, bytes]) -> None:
+    net, stream = exported
+    assert export(net, CARD, helpers.drawn(40)) == stream
+    again = small_net()
+    again.set_quantized(True)
+    assert export(again, CARD, helpers.drawn(40)) == stream
+
+
+def test_a_bundle_is_packed_alike_every_time_and_in_every_process() -> None:
+    """A model is named by the hash of its bytes: equal weights must give equal bytes."""
+    code = """
+import hashlib, numpy as np
+from codec.train.export import pack_bundle
+t = {"b": np.arange(3, dtype=np.int8), "a": np.ones((2, 2), np.int32)}
+packed = [pack_bundle(dict(sorted(t.items(), reverse=i % 2)), {"name": "x", "a": [1]}) for i in range(40)]
+print({hashlib.sha256(stream).hexdigest() for stream in packed})
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(codec.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    tensors = {"a": np.ones((2, 2), np.int32), "b": np.arange(3, dtype=np.int8)}
+    here = {hashlib.sha256(pack_bundle(tensors, {"a": [1], "name": "x"})).hexdigest() for _ in range(40)}
+    assert done.stderr == ""
+    assert len(here) == 1
+    assert done.stdout.strip() == str(here)
+
+
+def test_an_exported_model_codes_images_and_carries_its_card(exported: tuple[Ladder, bytes]) -> None:
+    model = Model(exported[1])
+    assert model.card == CARD
+    for quality in (0, 75):
+        encoded = model.encode(helpers.drawn(20), quality)
+        pixels, bad = model.decode(encoded.messages, 20, quality)
+        assert not bad.any()
+        np.testing.assert_array_equal(pixels, encoded.pixels)
+
+
+def test_calibrated_tables_cost_no_more_than_normal_ones_on_their_images(exported: tuple[Ladder, bytes]) -> None:
+    net, stream = exported
+    plain = Model(pack_bundle({**integer_tensors(net), "cdf": np.stack([normal_cdf()] * 3)}, CARD))
+    calibrated = Model(stream)
+    pixels = helpers.drawn(40)
+    bits = {m: sum(m.encode(pixels, q).ideal_bits for q in (15, 45, 75)) for m in (plain, calibrated)}
+    assert bits[calibrated] < bits[plain]
+
+
+def test_cdf_rows_worked_out_by_hand() -> None:
+    """pmf 1/2 1/4 1/4: of 65536 - 3 a half is 32766, a quarter 16383; the first takes what is left: 32770. An impossible
+    symbol keeps a frequency of 1."""
+    assert pmf_to_cdf(np.array([0.5, 0.25, 0.25])).tolist() == [0, 32770, 49153, 65536]
+    assert pmf_to_cdf(np.array([1.0, 0.0, 0.0])).tolist() == [0, 65534, 65535, 65536]
+    table = normal_cdf()
+    assert table.shape == (NUM_SIGMAS, 256)
+    freq = np.diff(table, axis=1)
+    assert (freq >= 0).all()
+    assert (freq[:, 0] == freq.max(axis=1)).all()
+    assert (np.diff(freq[:, 0]) < 0).all()  # wider and wider
+
+
+# ---- the loop
+
+
+def test_loss_falls_on_one_repeated_batch() -> None:
+    net = Ladder(torch.zeros(28, 28), CONFIG)
+    batch = torch.from_numpy(helpers.drawn(16).copy()).float()
+    log2 = torch.linspace(2, 10, 16)
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    losses = []
+    for _ in range(8):
+        loss = rate_distortion_loss(net, batch, log2, 0.7)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.5, 0.65, 0.9])
+def test_every_parameter_in_use_gets_a_gradient(fraction: float) -> None:
+    net = small_net()
+    net.set_quantized(fraction >= 0.75)
+    rate_distortion_loss(net, torch.from_numpy(helpers.drawn(16).copy()).float(), torch.full((16,), 5.0), fraction).backward()
+    silent = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert {name.split(".")[0] for name in silent} == ({"levels"} if fraction == 0 else set())
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+
+
+def test_bits_start_cheap_and_reach_their_full_price() -> None:
+    prices = [price(fraction, 0.12) for fraction in (0.02, 0.05, 0.1, 0.12, 0.5, 1.0)]
+    assert prices[0] == pytest.approx(0.02)
+    assert prices == sorted(prices)
+    assert prices[3:] == pytest.approx([1, 1, 1])
+
+
+def test_a_trainer_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    pixels = helpers.drawn(120).copy()
+    first = Trainer(pixels, seed=3, config=CONFIG)
+    first.step(0.3)
+    save(first.state(), tmp_path / "checkpoint.pt")
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+    expected = [first.step(0.3), first.step(0.8)]
+    second = Trainer(pixels, seed=99, config=CONFIG)
+    second.load(torch.load(tmp_path / "checkpoint.pt"))
+    assert second.steps == 1
+    assert [second.step(0.3), second.step(0.8)] == expected
+    for name, tensor in first.net.state_dict().items():
+        assert torch.equal(tensor, second.net.state_dict()[name]), name
+
+
+def test_the_same_seed_trains_the_same_network_and_another_does_not() -> None:
+    losses = [Trainer(helpers.drawn(120).copy(), seed=seed, config=CONFIG).step(0.5) for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_two_steps_of_training_export_and_decode(tmp_path: Path) -> None:
+    trainer = Trainer(helpers.drawn(120).copy(), config=CONFIG, log=tmp_path / "log")
+    trainer.run(1e-9, checkpoint=tmp_path / "checkpoint.pt")
+    assert trainer.steps == 1  # one step takes longer than that
+    assert torch.load(tmp_path / "checkpoint.pt")["steps"] == 1
+    trainer.step(1.0)
+    trainer.report(1.5)
+    assert (tmp_path / "log").read_text().count('"loss"') == 2  # an epoch of these few images is one step
+    model = Model(export(trainer.net, CARD, helpers.drawn(20)))
+    encoded = model.encode(helpers.drawn(20), 75)
+    np.testing.assert_array_equal(model.decode(encoded.messages, 20, 75)[0], encoded.pixels)
+    curve = evaluate(trainer.net, trainer.held_out, [0.0, 10.0])
+    assert [row["log2_lmbda"] for row in curve] == [0.0, 10.0]
+    assert all(row["estimated_bytes"] > 0 and len(row["level_bytes"]) == 3 for row in curve)
+
+
+# ---- data
+
+
+def test_data_loads_folders_arrays_and_idx_in_order(tmp_path: Path) -> None:
+    pixels = helpers.drawn(130)
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    for i in range(6):
+        (folder / ("deep" if i > 3 else ".") / f"{i}.png").write_bytes(images.pack_png(pixels[i]))
+    (folder / "notes.txt").write_text("no image")
+    (tmp_path / "a.npy").write_bytes(images.pack_npy(pixels[6:100]))
+    (tmp_path / "b.idx").write_bytes(images.pack_idx(pixels[100:129]))
+    (tmp_path / "c.png").write_bytes(images.pack_png(pixels[129]))
+    loaded = data.load([folder, tmp_path / "a.npy", tmp_path / "b.idx", tmp_path / "c.png"])
+    np.testing.assert_array_equal(loaded, pixels[[0, 1, 2, 3, *range(4, 130)]])
+    assert data.sha256(loaded) == hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def test_too_few_images_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "few.npy").write_bytes(images.pack_npy(helpers.drawn(99)))
+    with pytest.raises(ImageError, match="99 images are too few"):
+        data.load([tmp_path / "few.npy"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="empty: no images"):
+        data.load([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(100, 10), (240, 20), (10_000, 833), (60_000, 5000), (70_000, 5000)])
+def test_the_last_images_are_held_out(count: int, held_out: int) -> None:
+    pixels = np.arange(count, dtype=np.int64)[:, None, None]
+    train, held = data.split(pixels)  # type: ignore[arg-type]
+    assert len(held) == held_out
+    np.testing.assert_array_equal(np.concatenate([train, held]), pixels)
