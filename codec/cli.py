@@ -29,7 +29,7 @@ from codec.errors import AezError, BitstreamError, ModelError, UsageError
 if TYPE_CHECKING:
     from codec.batch import Format, Report
 
-MAX_SHOWN_MODELS = 8
+MAX_SHOWN_POINTS = 12
 
 
 def shown(text: str) -> str:
@@ -355,8 +355,13 @@ def models(as_json: Json = False) -> None:
         typer.echo(json.dumps({"models": [dataclasses.asdict(model) for model in found]}, default=str))
         return
     for model in found:
-        figures = ", ".join(f"{key} {value}" for key, value in list(model.figures.items())[:MAX_SHOWN_MODELS])
-        typer.echo(shown(f"{model.name}  {model.hash}  {model.bytes} bytes  trained on {model.trained_on}  {figures}"))
+        typer.echo(shown(f"{model.name}  {model.hash}  {model.bytes} bytes  {model.path}"))
+        typer.echo(shown(f"    trained on {model.trained_on or 'unknown images'}"))
+        curve = model.figures.get("curve")
+        points = [point for point in curve if isinstance(point, dict)] if isinstance(curve, list) else []
+        for point in points[:MAX_SHOWN_POINTS]:
+            quality, num_bytes, psnr_db = (point.get(key) for key in ("quality", "bytes", "psnr_db"))
+            typer.echo(shown(f"    quality {quality}: {num_bytes} bytes an image, {psnr_db} dB"))
 
 
 @app.command()

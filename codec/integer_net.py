@@ -40,11 +40,12 @@ class Layer:
     conv    (O, K, 3, 3)    (K, 49, N)           3x3 with zeros around the grid
 
     bias: int (O,) or (O, 49); shift: int (R, O), added to it; multiplier: int (R, O), in units of 2**-MULTIPLIER_BITS.
-    R is 1, or ROWS: then a quality has the row that `interpolate` gives.
+    R is 1, or ROWS: then a quality has the row that `interpolate` gives. input_max: bound of |x|.
     Raises BadModel if a partial sum could reach 2**24 or a shape does not fit.
     """
 
-    def __init__(self, name: str, kind: str, weight: Integers, bias: Integers, shift: Integers, multiplier: Integers) -> None:
+    def __init__(self, name: str, kind: str, weight: Integers, bias: Integers, shift: Integers, multiplier: Integers,
+                 *, input_max: int = ACTIVATION_MAX) -> None:  # fmt: skip
         outputs = weight.shape[0] if weight.ndim else 0
         fits = weight.shape[2:] == {"dense": (), "point": (), "conv": (3, 3)}[kind] and weight.ndim >= 2 and weight.size
         fits = fits and bias.shape in ((outputs,), (outputs, POSITIONS)) and (kind != "dense" or bias.ndim == 1)
@@ -57,7 +58,7 @@ class Layer:
         # In float64, which does not wrap: exact up to 2**53, and what lies beyond is refused all the same.
         size_of_weight, size_of_bias, size_of_shift = (np.abs(a.astype(np.float64)) for a in (weight, bias, shift))
         offset = size_of_bias.reshape(outputs, -1).max(axis=1) + size_of_shift.max(axis=0)
-        reach = int((size_of_weight.reshape(outputs, -1).sum(axis=1) * ACTIVATION_MAX + offset).max())
+        reach = int((size_of_weight.reshape(outputs, -1).sum(axis=1) * input_max + offset).max())
         if reach >= EXACT_LIMIT:
             raise BadModel(f"{name}: a sum could reach {reach}, exact arithmetic ends at {EXACT_LIMIT}")
         self.name, self.kind, self.outputs, self.inputs = name, kind, outputs, weight.shape[1]
@@ -78,7 +79,7 @@ class Layer:
         return self._rows[quality]
 
     def __call__(self, x: F32, quality: int, low: int, high: int) -> F32:
-        """x: integers in float32, |x| <= ACTIVATION_MAX -> integers in float32, clipped to low..high."""
+        """x: integers in float32, |x| <= input_max -> integers in float32, clipped to low..high."""
         columns = _neighbours(x) if self.kind == "conv" else x
         y = self._weight @ columns.reshape(self._weight.shape[1], -1)  # (O, 49 * N), dense: (O, N)
         bias, multiplier = self.rows(quality)

@@ -191,8 +191,8 @@ class Group:
         return np.clip(scale(total, self.table(name + ".multiplier"), 24), low, high)
 
     def latents(self, level: int, name: str, rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        y = 16 * self.symbols(level, rows) + mean  # in sixteenths of a step
-        return np.clip(scale(y, self.table(name + "dequantizer"), 16), -1023, 1023)
+        y = 64 * self.symbols(level, rows) + mean  # in 64ths of a step
+        return np.clip(scale(y, self.table(name + "dequantizer"), 16), -4095, 4095)
 
     def pixels(self) -> np.ndarray:
         """The synthesis of 6.4: message and network take turns, level by level."""
@@ -236,7 +236,8 @@ def find_model(model_hash: bytes, weights: Path) -> tuple[bytes, Tensors]:
     for name in (name.removesuffix(".weight") for name in model if name.endswith(".weight")):
         weight, bias, shift, multiplier = (model[f"{name}.{part}"] for part in ("weight", "bias", "shift", "multiplier"))
         # The bound of 6.3: with it every sum is exact in float32, too.
-        largest = 1023 * abs(weight).reshape(len(weight), -1).sum(1) + abs(bias).reshape(len(bias), -1).max(1)
+        input_max = 4095 if name == "start0" or name.endswith(".merge") else 1023
+        largest = input_max * abs(weight).reshape(len(weight), -1).sum(1) + abs(bias).reshape(len(bias), -1).max(1)
         bounded = (largest + abs(shift).max(0)).max() < 1 << 24
         require(bounded and 1 <= multiplier.min() and multiplier.max() <= 1 << 24, f"{name} is out of bounds")
     cdf = model["cdf"]  # from 0 to 65536, rising until it gets there (7.3)

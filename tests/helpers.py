@@ -17,6 +17,7 @@ from codec import rans
 from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
 from codec.model import (
     ARCHITECTURE,
+    DEQUANTIZED_MAX,
     DEQUANTIZER_BITS,
     LATENT_MAX,
     MAX_SIGMA,
@@ -103,21 +104,21 @@ def _tiny_tensors(seed: int) -> Tensors:
     block("analysis.0")
     layer("squeeze", (SQUEEZED, C), 250)
     layer("posterior0", (DENSE, SQUEEZED * POSITIONS), 250, film=True)
-    layer("posterior1", (K, DENSE), 60, film=True)
+    layer("posterior1", (K, DENSE), 240, film=True)
     tensors["prior_mean"] = rng.integers(-40, 40, (ROWS, K)).astype(np.int32)
     tensors["prior_sigma"] = np.sort(rng.integers(0, 40, (ROWS, K)), axis=0).astype(np.int32)
     dequantizer("dequantizer", K)
-    layer("start0", (DENSE, K), 300, film=True)
+    layer("start0", (DENSE, K), 300, film=True, x=1000)
     layer("start1", (SQUEEZED * POSITIONS, DENSE), 300)
     layer("widen", (C, SQUEEZED), 300, by_position=True)
     for i, k in enumerate(LEVELS):
         block(f"synthesis.{i}.0")
         layer(f"levels.{i}.posterior0", (HEAD, 2 * C), 250, film=True)
-        layer(f"levels.{i}.posterior1", (k, HEAD), 25, film=True, by_position=True)
+        layer(f"levels.{i}.posterior1", (k, HEAD), 100, film=True, by_position=True)
         layer(f"levels.{i}.prior0", (HEAD, C), 250, by_position=True)
-        layer(f"levels.{i}.prior_mean", (k, HEAD), 15, film=True, by_position=True)
+        layer(f"levels.{i}.prior_mean", (k, HEAD), 60, film=True, by_position=True)
         layer(f"levels.{i}.prior_sigma", (k, HEAD), 12, film=True, by_position=True, centre=-5)
-        layer(f"levels.{i}.merge", (C, k), 200)
+        layer(f"levels.{i}.merge", (C, k), 200, x=1000)
         dequantizer(f"levels.{i}.dequantizer", k)
     block(f"synthesis.{len(LEVELS)}.0")
     layer("output", (16, C), 80, by_position=True, centre=110)
@@ -306,7 +307,7 @@ class Reference:
 
     def _dequantize(self, name: str, y: np.ndarray, quality: int) -> np.ndarray:
         multiplier = interpolated(self._tensors[name], quality).reshape(-1, *[1] * (y.ndim - 1))
-        return np.clip(requantize(y, multiplier, DEQUANTIZER_BITS), -ACTIVATION_MAX, ACTIVATION_MAX)
+        return np.clip(requantize(y, multiplier, DEQUANTIZER_BITS), -DEQUANTIZED_MAX, DEQUANTIZED_MAX)
 
     def blocks(self, prefix: str, t: np.ndarray, quality: int) -> np.ndarray:
         for i in range(len({name.split(".")[prefix.count(".") + 1] for name in self._tensors if name.startswith(prefix + ".")})):

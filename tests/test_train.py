@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -18,10 +19,10 @@ import torch.nn.functional as F
 
 import codec
 from codec import images
-from codec.errors import ImageError
+from codec.errors import AezError, ImageError, UsageError
 from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, interpolate
-from codec.model import DEQUANTIZER_BITS, LATENT_MAX, NUM_SIGMAS, STEP_UNIT, Model, log2_lmbda, unpack_bundle
-from codec.train import data, networks
+from codec.model import DEQUANTIZED_MAX, DEQUANTIZER_BITS, LATENT_MAX, NUM_SIGMAS, STEP_UNIT, Model, log2_lmbda, unpack_bundle
+from codec.train import command, data, networks
 from codec.train.export import export, integer_tensors, normal_cdf, pack_bundle, pmf_to_cdf
 from codec.train.loop import Trainer, evaluate, price, rate_distortion_loss, save
 from codec.train.networks import Config, Ladder
@@ -93,7 +94,7 @@ class TorchSynthesis:
     def dequantize(self, name: str, y: torch.Tensor, quality: int) -> torch.Tensor:
         row = interpolate(self._tensors[name], quality).astype(np.float32) * np.float32(2.0**-DEQUANTIZER_BITS)
         multiplier = torch.from_numpy(row).view(1, -1, *[1] * (y.ndim - 2))
-        return torch.round(y * multiplier).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+        return torch.round(y * multiplier).clamp(-DEQUANTIZED_MAX, DEQUANTIZED_MAX)
 
     def pixels(self, symbols: list[np.ndarray], quality: int) -> np.ndarray:
         n = symbols[0].shape[1]
@@ -145,9 +146,11 @@ def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(exported: tuple
 def test_the_float_network_agrees_with_its_integers(
     exported: tuple[Ladder, bytes], quality: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not bit for bit: activations are rounded to 1/128, latents and means to 1/16 of a step. Fed the same symbols, pixels
-    are those of the float network rounded (mean error 1/4), within two levels; at quality 0, where a sixteenth of a step is
-    large, nearly all of them. Most symbols are the same, the others neighbours (but for those at the end of their row)."""
+    """Not bit for bit: activations are rounded to 1/128, latents and means to 1/64 of a step.
+
+    Fed the same symbols, pixels are those of the float network rounded (mean error 1/4), nearly all within two levels. Most
+    symbols are the same, the others neighbours (but for those at the end of their row).
+    """
     net, stream = exported
     pixels = helpers.drawn(24)
     model = Model(stream)
@@ -343,3 +346,32 @@ def test_the_last_images_are_held_out(count: int, held_out: int) -> None:
     train, held = data.split(pixels)  # type: ignore[arg-type]
     assert len(held) == held_out
     np.testing.assert_array_equal(np.concatenate([train, held]), pixels)
+
+
+def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_file, out = tmp_path / "strokes.npy", tmp_path / "strokes.safetensors"
+    np.save(data_file, helpers.drawn(120))
+    monkeypatch.setattr(command, "CARD_QUALITIES", (0, 99))
+    monkeypatch.setattr(command, "Trainer", functools.partial(Trainer, config=CONFIG))
+    options: dict[str, Any] = {"minutes": 0.01, "seed": 3, "resume": False, "quiet": False}
+    with pytest.raises(UsageError, match="no checkpoint"):
+        command.train_command([data_file], out, **{**options, "resume": True})
+    command.train_command([data_file], out, **options)
+    assert f"aez compress -m {out}" in capsys.readouterr().out
+    pixels = helpers.drawn(5)
+    assert codec.decompress(codec.compress(pixels, model=str(out)), model=str(out)).shape == pixels.shape
+    card = unpack_bundle(out.read_bytes())[1]
+    assert card["command"] == f"aez train {data_file} -o {out} --minutes 0.01 --seed 3"
+    assert [row["quality"] for row in card["figures"]["curve"]] == [0, 99]
+    assert not list(tmp_path.glob("*.checkpoint.pt"))
+    with pytest.raises(AezError, match="never overwritten"):
+        command.train_command([data_file], out, **options)
+    out.rename(tmp_path / "other.safetensors")
+    trainer = Trainer(helpers.drawn(120), config=CONFIG)
+    save(trainer.state(), out.with_suffix(".checkpoint.pt"))
+    with pytest.raises(UsageError, match="--resume"):
+        command.train_command([data_file], out, **options)
+    command.train_command([data_file], out, **{**options, "resume": True, "quiet": True})
+    assert out.exists()

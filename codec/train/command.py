@@ -30,6 +30,10 @@ def train_command(
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: a model file ends in .safetensors")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent}: no such directory")
+    if out.exists():  # now, not after an hour of training
+        raise AezError(f"output {out} exists, and a model is never overwritten")
     checkpoint, log = out.with_suffix(".checkpoint.pt"), out.with_suffix(".log.jsonl")
     if resume and not checkpoint.exists():
         raise UsageError(f"{checkpoint}: no checkpoint to resume from")
@@ -42,15 +46,16 @@ def train_command(
         # weights_only: a checkpoint is a pickle, and a stranger's pickle is a program.
         trainer.load(torch.load(checkpoint, weights_only=True, map_location=trainer.device))
     trainer.run(60 * minutes, checkpoint=checkpoint, progress=not quiet and sys.stderr.isatty())
-    stream = write_model(trainer, pixels, out, name or out.stem, seed)
+    command = shlex.join(["aez", "train", *map(str, sources), "-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)])
+    model = write_model(trainer, pixels, out, name or out.stem, seed, command)
     checkpoint.unlink(missing_ok=True)
     if not quiet:
-        for row in stream.card["figures"]["curve"]:
+        for row in model.card["figures"]["curve"]:
             print(f"quality {row['quality']:2d}: {row['bytes']:6.2f} bytes an image, {row['psnr_db']:.2f} dB")
         print(f"use it with: aez compress -m {shlex.quote(str(out))} INPUT...")
 
 
-def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: int) -> Model:
+def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: int, command: str) -> Model:
     """Export what `trainer` holds, with a card of figures on the held-out images, to `out`, which must not exist."""
     train, held_out = data.split(pixels)
     trainer.net.set_quantized(False)
@@ -59,6 +64,7 @@ def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: i
     card: dict[str, Any] = {
         "name": name,
         "trained_on": f"{len(train)} images, sha256 {data.sha256(train)}",
+        "command": command,
         "training": {"steps": trainer.steps, "seconds": round(trainer.seconds), "seed": seed, "torch": torch.__version__},
     }
     model = Model(export(trainer.net, card, train[-CALIBRATION_IMAGES:]))
@@ -68,11 +74,8 @@ def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: i
         "float_parent": parent,
     }
     stream = export(trainer.net, card, train[-CALIBRATION_IMAGES:])
-    try:
-        with out.open("xb") as file:
-            file.write(stream)
-    except FileExistsError:
-        raise AezError(f"output {out} exists, and a model is never overwritten") from None
+    with out.open("xb") as file:
+        file.write(stream)
     return Model(stream)
 
 

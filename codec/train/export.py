@@ -20,6 +20,7 @@ from codec import rans
 from codec.integer_net import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
 from codec.model import (
     ARCHITECTURE,
+    DEQUANTIZED_UNIT,
     DEQUANTIZER_BITS,
     MAX_SIGMA,
     MAX_SYMBOLS,
@@ -70,12 +71,13 @@ def integer_tensors(net: Ladder) -> Tensors:
     b = basis(torch.tensor([log2_lmbda(q) for q in range(0, ROWS * ROW_STEP, ROW_STEP)]))  # (ROWS, NUM_BASIS)
     tensors: Tensors = {}
 
-    def put(name: str, layer: Layer, *, unit: float = ACTIVATION_UNIT, extra_shift: Tensor | None = None,
-            extra_log_scale: Tensor | None = None, offset: Tensor | None = None) -> None:  # fmt: skip
-        """Integer layer whose output 1.0 is the integer `unit`: see `networks.Layer` for what is computed."""
+    def put(name: str, layer: Layer, *, unit: float = ACTIVATION_UNIT, input_unit: float = ACTIVATION_UNIT,
+            extra_shift: Tensor | None = None, extra_log_scale: Tensor | None = None,
+            offset: Tensor | None = None) -> None:  # fmt: skip
+        """Integer layer whose 1.0 is the integer `input_unit` going in and `unit` coming out; see `networks.Layer`."""
         step = layer.weight_step()  # (O,)
         weight = torch.round(layer.weight / step.view(-1, *[1] * (layer.weight.ndim - 1)))
-        per_sum = ACTIVATION_UNIT / step  # integer sums for 1.0
+        per_sum = input_unit / step  # integer sums for 1.0
         shift, scale = layer.rows(b) if layer.film else (torch.zeros(1, len(step)), torch.ones(1, len(step)))
         if extra_log_scale is not None:
             scale = scale * torch.exp(extra_log_scale)
@@ -96,7 +98,9 @@ def integer_tensors(net: Ladder) -> Tensors:
             put(f"{name}.{part}", getattr(block, part))
 
     def put_dequantizer(name: str, log_gain: Tensor) -> None:
-        tensors[name] = integers(torch.round(ACTIVATION_UNIT / STEP_UNIT * torch.exp(-log_gain) * 2**DEQUANTIZER_BITS), np.int32)
+        # A step so wide that this would pass 2**24 is wider than the range of the latents, which it only switches off.
+        step = torch.round(DEQUANTIZED_UNIT / STEP_UNIT * torch.exp(-log_gain) * 2**DEQUANTIZER_BITS)
+        tensors[name] = integers(step.clamp(1, 2**24), np.int32)
 
     mean = net.mean_image.view(7, 4, 7, 4).permute(1, 3, 0, 2).reshape(16, POSITIONS)  # channel, position: as in the bundle
     centre = net.input.used_weight() @ (mean * (PIXEL_UNIT / ACTIVATION_UNIT))  # the bundle's input is not centred
@@ -110,7 +114,7 @@ def integer_tensors(net: Ladder) -> Tensors:
     tensors["prior_mean"] = integers(torch.round(STEP_UNIT * (b @ net.prior_mean.T) * torch.exp(log_gain)), np.int32)
     tensors["prior_sigma"] = integers(torch.round(row_of(b @ net.prior_sigma.T + log_gain)).clamp(0, NUM_SIGMAS - 1), np.int32)
     put_dequantizer("dequantizer", log_gain)
-    put("start0", net.start0)
+    put("start0", net.start0, input_unit=DEQUANTIZED_UNIT)
     put("start1", _rows_by_channel(net.start1))
     put("widen", net.widen)
     for i, stage in enumerate(net.synthesis):
@@ -118,8 +122,9 @@ def integer_tensors(net: Ladder) -> Tensors:
             put_block(f"synthesis.{i}.{j}", block)
     for i, level in enumerate(net.levels):
         log_gain = b @ level.gain.T
-        for part in ("posterior0", "prior0", "merge"):
+        for part in ("posterior0", "prior0"):
             put(f"levels.{i}.{part}", getattr(level, part))
+        put(f"levels.{i}.merge", level.merge, input_unit=DEQUANTIZED_UNIT)
         for part in ("posterior1", "prior_mean"):
             put(f"levels.{i}.{part}", getattr(level, part), unit=STEP_UNIT, extra_log_scale=log_gain)
         put(f"levels.{i}.prior_sigma", level.prior_sigma, unit=1 / SIGMA_STEP, extra_shift=log_gain - math.log(MIN_SIGMA))
