@@ -191,8 +191,8 @@ class Group:
         return np.clip(scale(total, self.table(name + ".multiplier"), 24), low, high)
 
     def latents(self, level: int, name: str, rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        y = 64 * self.symbols(level, rows) + mean  # in 64ths of a step
-        return np.clip(scale(y, self.table(name + "dequantizer"), 16), -4095, 4095)
+        y = 256 * self.symbols(level, rows) + mean  # in 256ths of a step
+        return np.clip(scale(y, self.table(name + "dequantizer"), 18), -4095, 4095)
 
     def pixels(self) -> np.ndarray:
         """The synthesis of 6.4: message and network take turns, level by level."""
@@ -206,7 +206,7 @@ class Group:
                 t = np.clip(t + self.layer(f"synthesis.{i}.{j}.restore", h), -1023, 1023)
             if f"levels.{i}.dequantizer" in self.model:  # not behind the last part
                 h = self.layer(f"levels.{i}.prior0", t, low=0)
-                mean = self.layer(f"levels.{i}.prior_mean", h, -32767, 32767)
+                mean = self.layer(f"levels.{i}.prior_mean", h, -131072, 131072)
                 rows = self.layer(f"levels.{i}.prior_sigma", h, 0, 63)
                 x = self.latents(i + 1, f"levels.{i}.", rows, mean)
                 t = np.clip(t + self.layer(f"levels.{i}.merge", x), -1023, 1023)

@@ -97,14 +97,14 @@ def _tiny_tensors(seed: int) -> Tensors:
         layer(f"{name}.restore", (C, HIDDEN), 120)
 
     def dequantizer(name: str, k: int) -> None:
-        fall = np.geomspace(8, 3, ROWS)[:, None] * rng.uniform(0.7, 1.4, k)
+        fall = np.geomspace(2, 0.75, ROWS)[:, None] * rng.uniform(0.7, 1.4, k)
         tensors[name] = np.rint(fall * 2**DEQUANTIZER_BITS).astype(np.int32)
 
     layer("input", (C, 16), 250, by_position=True, x=500)
     block("analysis.0")
     layer("squeeze", (SQUEEZED, C), 250)
     layer("posterior0", (DENSE, SQUEEZED * POSITIONS), 250, film=True)
-    layer("posterior1", (K, DENSE), 240, film=True)
+    layer("posterior1", (K, DENSE), 960, film=True)
     tensors["prior_mean"] = rng.integers(-40, 40, (ROWS, K)).astype(np.int32)
     tensors["prior_sigma"] = np.sort(rng.integers(0, 40, (ROWS, K)), axis=0).astype(np.int32)
     dequantizer("dequantizer", K)
@@ -114,9 +114,9 @@ def _tiny_tensors(seed: int) -> Tensors:
     for i, k in enumerate(LEVELS):
         block(f"synthesis.{i}.0")
         layer(f"levels.{i}.posterior0", (HEAD, 2 * C), 250, film=True)
-        layer(f"levels.{i}.posterior1", (k, HEAD), 100, film=True, by_position=True)
+        layer(f"levels.{i}.posterior1", (k, HEAD), 400, film=True, by_position=True)
         layer(f"levels.{i}.prior0", (HEAD, C), 250, by_position=True)
-        layer(f"levels.{i}.prior_mean", (k, HEAD), 60, film=True, by_position=True)
+        layer(f"levels.{i}.prior_mean", (k, HEAD), 240, film=True, by_position=True)
         layer(f"levels.{i}.prior_sigma", (k, HEAD), 12, film=True, by_position=True, centre=-5)
         layer(f"levels.{i}.merge", (C, k), 200, x=1000)
         dequantizer(f"levels.{i}.dequantizer", k)

@@ -146,7 +146,7 @@ def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(exported: tuple
 def test_the_float_network_agrees_with_its_integers(
     exported: tuple[Ladder, bytes], quality: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not bit for bit: activations are rounded to 1/128, latents and means to 1/64 of a step.
+    """Not bit for bit: activations are rounded to 1/128, latents and means to 1/256 of a step.
 
     Fed the same symbols, pixels are those of the float network rounded (mean error 1/4), nearly all within two levels. Most
     symbols are the same, the others neighbours (but for those at the end of their row).

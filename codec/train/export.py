@@ -91,7 +91,9 @@ def integer_tensors(net: Ladder) -> Tensors:
         tensors[f"{name}.weight"] = integers(weight, np.int8)
         tensors[f"{name}.bias"] = integers(torch.round(bias * column), np.int32)
         tensors[f"{name}.shift"] = integers(torch.round(shift * per_sum), np.int32)
-        tensors[f"{name}.multiplier"] = integers(multiplier.clamp(1, 2**MULTIPLIER_BITS), np.int32)
+        if multiplier.max() > 2**MULTIPLIER_BITS:
+            raise ValueError(f"{name}: a multiplier of {multiplier.max() / 2**MULTIPLIER_BITS:.2f} is more than 1")
+        tensors[f"{name}.multiplier"] = integers(multiplier.clamp_min(1), np.int32)
 
     def put_block(name: str, block: Any) -> None:
         for part in ("reduce", "spatial", "restore"):
