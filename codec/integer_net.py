@@ -14,6 +14,8 @@ Integer-only networks as the cure for decoding differences: Balle, Johnston, Min
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 
@@ -103,12 +105,30 @@ def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:
     return np.floor_divide(2 * thirds + ROW_STEP, 2 * ROW_STEP)
 
 
+class _Scratch(threading.local):
+    """The two arrays of `_neighbours`, kept by each thread: fresh pages for megabytes cost more than filling them."""
+
+    shape = (0, 0)
+
+    def arrays(self, k: int, n: int) -> tuple[F32, F32]:
+        if self.shape != (k, n):
+            self.grid = np.zeros((k, SIDE + 2, SIDE + 2, n), np.float32)
+            self.columns = np.empty((3, 3, k, SIDE, SIDE, n), np.float32)
+            self.shape = (k, n)
+        return self.grid, self.columns
+
+
+_scratch = _Scratch()
+
+
 def _neighbours(x: F32) -> F32:
-    """(K, 49, N) -> (9 * K, 49, N): for each of the 3x3 offsets, row by row, the grid moved so, zeros moved in."""
+    """(K, 49, N) -> (9 * K, 49, N): for each of the 3x3 offsets, row by row, the grid moved so, zeros moved in.
+
+    The result is overwritten by the next call in the same thread.
+    """
     k, _, n = x.shape
-    grid = np.zeros((k, SIDE + 2, SIDE + 2, n), np.float32)
-    grid[:, 1:-1, 1:-1] = x.reshape(k, SIDE, SIDE, n)
-    columns = np.empty((3, 3, k, SIDE, SIDE, n), np.float32)
+    grid, columns = _scratch.arrays(k, n)
+    grid[:, 1:-1, 1:-1] = x.reshape(k, SIDE, SIDE, n)  # the zeros around it stay
     for dy in range(3):
         for dx in range(3):
             columns[dy, dx] = grid[:, dy : dy + SIDE, dx : dx + SIDE]

@@ -73,7 +73,7 @@ DEQUANTIZER_BITS = 18  # dequantizers are integers in units of 2**-18
 MAX_SYMBOLS = 255
 MAX_MODEL_BYTES = 1 << 24
 PIXEL_UNIT = 4  # a pixel enters the network as 4 * its value, at most 1020
-CHUNK_IMAGES = 16  # what one core works on at a time: its features fit the cache
+CHUNK_IMAGES = 48  # what one core works on at a time: its features fit the cache
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -224,9 +224,8 @@ class Model:
         mean, row, t = next(steps)
         for i in range(len(self.tables)):
             residual = self._posterior_of(i, e, t, quality) - mean
-            symbols = np.sign(residual) * ((np.abs(residual) + STEP_UNIT // 2 - DEAD_ZONE) // STEP_UNIT)
-            limit = self._symbol_limits[i][row]
-            symbols = np.clip(symbols, -limit, limit)
+            size = (np.abs(residual) + (STEP_UNIT // 2 - DEAD_ZONE)) // STEP_UNIT
+            symbols = np.sign(residual) * np.minimum(size, self._symbol_limits[i][row])
             all_symbols.append(symbols.reshape(-1, n))
             all_rows.append(row.reshape(-1, n))
             try:
@@ -240,21 +239,23 @@ class Model:
 
         pixels: uint8 (N, 28, 28), N >= 1.
         """
-        parts = list(_in_threads(lambda at: self.quantize(pixels[at : at + CHUNK_IMAGES], quality), _chunks(len(pixels))))
+        parts = list(_in_threads(lambda at: self._coded(pixels[at : at + CHUNK_IMAGES], quality), _chunks(len(pixels))))
         decoded = np.concatenate([part[2] for part in parts])
-        starts, freqs, bits = [], [], 0.0
-        for i, table in enumerate(self.tables):
-            symbols = np.concatenate([part[0][i] for part in parts], axis=1)
-            rows = np.concatenate([part[1][i] for part in parts], axis=1)
-            codes = np.where(symbols < 0, -2 * symbols - 1, 2 * symbols)
-            start, freq = table.start[rows, codes], table.freq[rows, codes]
-            bits += float(np.sum(rans.PRECISION - np.log2(freq)))
-            starts.append(_to_lanes(start, group, 0))
-            freqs.append(_to_lanes(freq, group, rans.TOTAL))
-        start, freq = np.concatenate(starts), np.concatenate(freqs)
-        where = _Compact(freq != rans.TOTAL)
-        messages = rans.encode(where.take(start, 0), where.take(freq, rans.TOTAL), _checks(decoded, group))
-        return Encoded(messages, decoded, bits)
+        codes, rows = (_to_lanes(np.concatenate([part[k] for part in parts], axis=1), group, 0) for k in (0, 1))
+        # The tables of all levels, one below the other; row 0 of the first stands for all that is certain.
+        start, freq = (np.concatenate([getattr(table, name) for table in self.tables]) for name in ("start", "freq"))
+        where = _Compact(rows != 0)
+        picked = where.take(rows, 0), where.take(codes, 0)
+        freq = freq[picked]
+        messages = rans.encode(start[picked], freq, _checks(decoded, group))
+        return Encoded(messages, decoded, float(np.sum(rans.PRECISION - np.log2(freq))))
+
+    def _coded(self, pixels: U8, quality: int) -> tuple[U8, npt.NDArray[np.int16], U8]:
+        """pixels -> codes (S, N) and rows (S, N) of all levels, a row counted from the first level's; decoded pixels."""
+        symbols, rows, decoded = self.quantize(pixels, quality)
+        codes = [np.where(s < 0, -2 * s - 1, 2 * s).astype(np.uint8) for s in symbols]
+        below = [np.where(row, row + NUM_SIGMAS * level, 0).astype(np.int16) for level, row in enumerate(rows)]
+        return np.concatenate(codes), np.concatenate(below), decoded
 
     def decode(
         self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
