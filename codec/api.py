@@ -2,7 +2,8 @@
 
 Arrays are uint8 (28, 28) for one image and (N, 28, 28) for many; one image becomes a single-image stream, many become
 a collection. `model` is "auto" (of the shipped models the one with the lower cost lambda * SSE + bits), a model's name,
-or the path of a model file.
+or the path of a model file. `lossless=True` and quality 100 mean the same: every image comes back as it was; a single
+image that no model makes smaller is stored as it is.
 """
 
 from __future__ import annotations
@@ -19,21 +20,28 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import bitstream, metrics, registry
-from codec.bitstream import MAX_BLOCK_IMAGES, MAX_QUALITY, ImageHeader
+from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
+from codec.bundle import BaseModel
 from codec.collection import Collection, DecodedBlock, Writer, pack_block
-from codec.errors import ChecksumMismatch, CorruptPayload, ImageError, ModelNotFound, UsageError
-from codec.model import Encoded, Model, log2_lmbda
+from codec.errors import ChecksumMismatch, CorruptPayload, ImageError, UsageError
+from codec.groups import Encoded
+from codec.model import log2_lmbda
+from codec.pixel_model import PIXELS, stored_bytes, stored_image
 
 U8 = npt.NDArray[np.uint8]
 
 BLOCK_IMAGES = MAX_BLOCK_IMAGES
 DEFAULT_QUALITY = 75
 AUTO_SAMPLE = 64  # images of a block on which "auto" decides
+MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
 
 
 @dataclass
 class CompressStats:
-    """What compression did; adds up with `+=`.  payload_bytes: entropy-coded bytes alone; bytes_out: everything."""
+    """What compression did; adds up with `+=`.  payload_bytes: entropy-coded (or stored) bytes alone; bytes_out: everything.
+
+    models: images by the name of the model that coded them, "stored" for those that none did.
+    """
 
     images: int = 0
     bytes_out: int = 0
@@ -68,10 +76,10 @@ class CompressStats:
         return self
 
 
-def _stats(model: Model, pixels: U8, encoded: Encoded, bytes_out: int) -> CompressStats:
+def _stats(name: str, pixels: U8, encoded: Encoded, bytes_out: int) -> CompressStats:
     payload_bytes = sum(map(len, encoded.messages))
     squared_error = metrics.squared_error(pixels, encoded.pixels)
-    return CompressStats(len(pixels), bytes_out, payload_bytes, squared_error, encoded.ideal_bits, {model.name: len(pixels)})
+    return CompressStats(len(pixels), bytes_out, payload_bytes, squared_error, encoded.ideal_bits, {name: len(pixels)})
 
 
 def _check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
@@ -82,21 +90,22 @@ def _check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
     return pixels
 
 
-def _check_quality(quality: int) -> int:
-    if not isinstance(quality, int | np.integer) or not 0 <= quality <= MAX_QUALITY:
-        raise UsageError(f"quality {quality!r}, wanted a whole number from 0 to {MAX_QUALITY}")
+def _check_quality(quality: int | None, lossless: bool) -> int:
+    if quality is None:
+        return LOSSLESS_QUALITY if lossless else DEFAULT_QUALITY
+    if not isinstance(quality, int | np.integer) or not 0 <= quality <= LOSSLESS_QUALITY:
+        raise UsageError(f"quality {quality!r}, wanted a whole number from 0 to {LOSSLESS_QUALITY}")
+    if lossless and quality != LOSSLESS_QUALITY:
+        raise UsageError(f"quality {quality} is not lossless: leave it out, or lossless=True")
     return int(quality)
 
 
-def _candidates(model: str) -> list[Model]:
-    if model != "auto":
-        return [registry.by_name(model)]
-    if not registry.MODEL_IDS:
-        raise ModelNotFound("no model is shipped with this build: give one with model=", "auto")
-    return registry.shipped()
+def _candidates(model: str, quality: int) -> list[BaseModel]:
+    lossless = quality == LOSSLESS_QUALITY
+    return registry.shipped(lossless) if model == "auto" else [registry.by_name(model, lossless)]
 
 
-def _choose(models: list[Model], pixels: U8, quality: int) -> Model:
+def _choose(models: list[BaseModel], pixels: U8, quality: int) -> BaseModel:
     """The model with the lower cost on a sample spread over `pixels`."""
     if len(models) == 1:
         return models[0]
@@ -105,37 +114,52 @@ def _choose(models: list[Model], pixels: U8, quality: int) -> Model:
 
 
 def _costs(pixels: U8, encoded: Encoded, quality: int) -> npt.NDArray[np.float64]:
-    """lambda * SSE + bits of each image, the SSE of pixels in 0..1.  `encoded` has one image a group."""
+    """lambda * SSE + bits of each image, the SSE of pixels in 0..1; lossless: bits.  `encoded` has one image a group."""
     sse = np.square((pixels.astype(np.float64) - encoded.pixels) / 255).sum(axis=(1, 2))
     costs: npt.NDArray[np.float64] = 2.0 ** log2_lmbda(quality) * sse + 8.0 * np.array([len(m) for m in encoded.messages])
     return costs
 
 
-def compress_images(pixels: U8, *, quality: int = DEFAULT_QUALITY, model: str = "auto") -> tuple[list[bytes], CompressStats]:
+def compress_images(
+    pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False
+) -> tuple[list[bytes], CompressStats]:
     """uint8 (N, 28, 28) -> N single-image streams, in one pass of the network.
 
     Raises ImageError, UsageError, ModelError.
     """
-    pixels, quality, stats = _check_pixels(pixels, (3,)), _check_quality(quality), CompressStats()
-    models = _candidates(model)
+    pixels, quality = _check_pixels(pixels, (3,)), _check_quality(quality, lossless)
+    return pack_images(_candidates(model, quality), pixels, quality)
+
+
+def pack_images(models: list[BaseModel], pixels: U8, quality: int) -> tuple[list[bytes], CompressStats]:
+    """What `compress_images` gives if these are the models: of each image the cheapest stream."""
+    streams: list[bytes] = []
+    stats = CompressStats()
     if not len(pixels):
-        return [], stats
+        return streams, stats
     encodings = [m.encode(pixels, quality, group=1) for m in models]
     best = np.argmin([_costs(pixels, encoded, quality) for encoded in encodings], axis=0)
-    streams = []
     for i, choice in enumerate(best.tolist()):
         m, encoded = models[choice], encodings[choice]
-        model_id = registry.id_of(m)
+        model_id, message = registry.id_of(m), encoded.messages[i]
         header = ImageHeader(model_id, quality, model_hash=b"" if model_id else m.hash)
-        streams.append(bitstream.pack_image(header, encoded.messages[i], m.sha256))
-        one = Encoded(encoded.messages[i : i + 1], encoded.pixels[i : i + 1], 0.0)
-        stats += _stats(m, pixels[i : i + 1], one, len(streams[-1]))
+        name, stream = m.name, bitstream.pack_image(header, message, m.sha256)
+        if m.lossless and len(stream) > bitstream.IMAGE.size + MIN_STORED_BYTES:
+            stored = stored_bytes(pixels[i])
+            if len(stored) + bitstream.IMAGE.size < len(stream):
+                name, message = "stored", stored
+                stream = bitstream.pack_image(ImageHeader(0, STORED_QUALITY), stored, b"")
+        streams.append(stream)
+        stats += _stats(name, pixels[i : i + 1], Encoded([message], encoded.pixels[i : i + 1], 0.0), len(stream))
     return streams, stats
 
 
-def compress_image(pixels: U8, *, quality: int = DEFAULT_QUALITY, model: str = "auto") -> tuple[bytes, CompressStats]:
+def compress_image(
+    pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False
+) -> tuple[bytes, CompressStats]:
     """uint8 (28, 28) -> single-image stream."""
-    streams, stats = compress_images(_check_pixels(pixels, (2,))[None], quality=quality, model=model)
+    pixels = _check_pixels(pixels, (2,))[None]
+    streams, stats = compress_images(pixels, quality=quality, model=model, lossless=lossless)
     return streams[0], stats
 
 
@@ -148,8 +172,11 @@ class CollectionWriter:
     The footer is written on leaving without an exception. All images have names, or none has.
     """
 
-    def __init__(self, file: BinaryIO, *, quality: int = DEFAULT_QUALITY, model: str = "auto") -> None:
-        self._models, self._quality = _candidates(model), _check_quality(quality)
+    def __init__(
+        self, file: BinaryIO, *, quality: int | None = None, model: str = "auto", lossless: bool = False
+    ) -> None:
+        self._quality = _check_quality(quality, lossless)
+        self._models = _candidates(model, self._quality)
         self._writer = Writer(file)
         self._pixels: list[U8] = []
         self._names: list[str] = []
@@ -180,7 +207,7 @@ class CollectionWriter:
         model = _choose(self._models, pixels, self._quality)
         block, encoded = pack_block(model, pixels, self._quality, names)
         self._writer.write(block, len(pixels))
-        self.stats += _stats(model, pixels, encoded, 0)
+        self.stats += _stats(model.name, pixels, encoded, 0)
 
     def __enter__(self) -> CollectionWriter:
         return self
@@ -197,10 +224,18 @@ class CollectionWriter:
         self.stats.bytes_out = self._writer.num_bytes
 
 
-def compress(pixels: U8, *, quality: int = DEFAULT_QUALITY, model: str = "auto", names: list[str] | None = None) -> bytes:
+def compress(
+    pixels: U8,
+    *,
+    quality: int | None = None,
+    model: str = "auto",
+    lossless: bool = False,
+    names: list[str] | None = None,
+) -> bytes:
     """Compress one image, uint8 (28, 28), or a collection, uint8 (N, 28, 28).
 
-    quality: 0 (smallest) to 99 (best). names: of the images of a collection.
+    quality: 0 (smallest) to 99 (best), or 100: lossless; by default 75. lossless: every pixel comes back, as by quality 100.
+    names: of the images of a collection.
     Raises ImageError, UsageError, ModelNotFound, BadModel.
 
     >>> stream = compress(np.zeros((28, 28), np.uint8))
@@ -209,26 +244,40 @@ def compress(pixels: U8, *, quality: int = DEFAULT_QUALITY, model: str = "auto",
     if pixels.ndim == 2:
         if names is not None:
             raise UsageError("a single image has no name: give (1, 28, 28) for a collection of one")
-        return compress_image(pixels, quality=quality, model=model)[0]
+        return compress_image(pixels, quality=quality, model=model, lossless=lossless)[0]
     file = io.BytesIO()
-    with CollectionWriter(file, quality=quality, model=model) as writer:
+    with CollectionWriter(file, quality=quality, model=model, lossless=lossless) as writer:
         writer.write(pixels, names)
     return file.getvalue()
 
 
-def _decode_image(stream: bytes, extra: Model | None) -> U8:
+def _decode_image(stream: bytes, extra: BaseModel | None) -> U8:
     header, offset = bitstream.unpack_image_header(stream)
-    model = registry.by_hash(header.model_hash, extra) if header.model_hash else registry.by_id(header.model_id)
-    if bitstream.image_check(model.sha256, stream) != header.check:
+    model = None
+    if header.quality != STORED_QUALITY:
+        model = registry.by_hash(header.model_hash, extra) if header.model_hash else registry.by_id(header.model_id)
+    if bitstream.image_check(b"" if model is None else model.sha256, stream) != header.check:
         raise ChecksumMismatch("the stream is damaged: its bytes do not match its check", bitstream.IMAGE.size - 1)
+    if model is None:
+        return _decode_stored(stream[offset:], offset)
+    model.check_quality(header.quality, 4)
     pixels, bad = model.decode([stream[offset:]], 1, header.quality, group=1)
     if bad.any():
         raise CorruptPayload("the payload does not decode to what was encoded", offset)
     return np.asarray(pixels[0])
 
 
-def _extra_model(model: str | None) -> Model | None:
-    return registry.by_name(model) if model not in (None, "auto") else None
+def _decode_stored(payload: bytes, offset: int) -> U8:
+    if len(payload) > PIXELS:
+        raise CorruptPayload(f"{len(payload)} bytes of a stored image, at most {PIXELS} are allowed", offset)
+    try:
+        return stored_image(payload).copy()  # of a frozen array: the others can be written to
+    except CorruptPayload as error:
+        raise CorruptPayload(error.message, offset) from error
+
+
+def _extra_model(model: str | None) -> BaseModel | None:
+    return None if model is None or model == "auto" else registry.by_name(model, None)
 
 
 def decompress(stream: bytes, *, model: str | None = None) -> U8:
@@ -259,11 +308,11 @@ def open(source: str | Path | bytes | BinaryIO, *, model: str | None = None) -> 
 
 @dataclass(frozen=True)
 class _Finder:
-    """Model_Hash -> Model: a class, so that a Collection can be pickled."""
+    """Model_Hash -> model: a class, so that a Collection can be pickled."""
 
-    extra: Model | None
+    extra: BaseModel | None
 
-    def __call__(self, model_hash: bytes) -> Model:
+    def __call__(self, model_hash: bytes) -> BaseModel:
         return registry.by_hash(model_hash, self.extra)
 
 
@@ -305,7 +354,8 @@ class StreamInfo:
 def info(source: bytes | BinaryIO) -> StreamInfo:
     """Read the headers of a stream, never its payload.
 
-    model is None if it is not installed; several models or qualities are joined by commas, or None.
+    model is None if it is not installed; several models or qualities are joined by commas, or None. A stored image has
+    quality 101, and neither a model nor a model_hash.
     Raises BitstreamError.
     """
     file = io.BytesIO(source) if isinstance(source, builtins.bytes) else source
@@ -323,8 +373,9 @@ def info(source: bytes | BinaryIO) -> StreamInfo:
         header, offset = bitstream.unpack_image_header(file.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1))
         known = bytes.fromhex(registry.MODEL_IDS.get(header.model_id, ""))
         hashes, qualities, images, payload_bytes = [header.model_hash or known], {header.quality}, 1, size - offset
+    lossless = all(quality >= LOSSLESS_QUALITY for quality in qualities)
     return StreamInfo(bitstream.VERSION, images, 28, 28, ", ".join(filter(None, map(_name_of, hashes))) or None,
-                      ", ".join(h.hex() for h in hashes), qualities.pop() if len(qualities) == 1 else None, False, size,
+                      ", ".join(h.hex() for h in hashes), qualities.pop() if len(qualities) == 1 else None, lossless, size,
                       payload_bytes)  # fmt: skip
 
 
@@ -339,6 +390,7 @@ class ModelInfo:
     """An installed model and its card."""
 
     name: str
+    lossless: bool
     hash: str
     path: str
     trained_on: str
@@ -353,7 +405,7 @@ def models() -> list[ModelInfo]:
         model = registry.load_cached(path)
         trained_on, figures = str(model.card.get("trained_on", "")), model.card.get("figures")
         figures = figures if isinstance(figures, dict) else {}  # a card is a stranger's text
-        found.append(ModelInfo(model.name, model.hash.hex(), str(path), trained_on, figures, model.num_bytes))
+        found.append(ModelInfo(model.name, model.lossless, model.hash.hex(), str(path), trained_on, figures, model.num_bytes))
     return found
 
 

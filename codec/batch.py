@@ -4,7 +4,7 @@ READ ME FIRST
 - Everything is planned before anything is written: outputs that would collide or exist are refused by name, the rest
   is done. A failed input never stops the others; it is recorded in `Report.failed`.
 - An output appears whole or not at all (`atomic`). Inputs go only by `remove=True`, after their output was fsynced and
-  decoded again.
+  decoded again, and, if it is lossless, was found to have their very pixels.
 - The images of a directory are taken in code-point order of their POSIX path below it ("10.png" before "2.png"). Files
   given one by one keep the order given, named relative to their deepest common directory.
 - A collection keeps names with their suffix; `decompress` writes `.png` in its place. So `a.png` and `a.jpg` collide.
@@ -16,6 +16,7 @@ It prints nothing (`Report.say` hears what happens) and follows no links to dire
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -37,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import api, images
+from codec.bitstream import LOSSLESS_QUALITY
 from codec.errors import AezError, BitstreamError, ImageError, UsageError
 
 Pixels = npt.NDArray[np.uint8]
@@ -405,7 +407,7 @@ def _restorable(sources: Sequence[Source], report: Report) -> list[Source]:
 
 @dataclass(frozen=True)
 class CompressOptions:
-    quality: int = 75
+    quality: int = api.DEFAULT_QUALITY  # 100: lossless
     model: str = "auto"
     jobs: int = 1
     force: bool = False
@@ -454,7 +456,7 @@ def _compress_each(tasks: Sequence[Task], options: CompressOptions, report: Repo
                 report.wrote(outputs[source], len(stream))
                 written.append(i)
                 if options.remove:
-                    _remove([source], outputs[source], 1, options.model)
+                    _remove([source], outputs[source], 1, options, _Digest(pixels[i]))
         if 0 < len(written) < len(sources):  # the figures count what was written, no more
             stats = api.compress_images(pixels[written], quality=options.quality, model=options.model)[1]
         if written:
@@ -484,17 +486,19 @@ def _compress_collection(task: Task, options: CompressOptions, report: Report) -
     if first is None:  # not one was readable, and each has been reported
         return
     done: list[Source] = []
+    digest = _Digest()
     with atomic(task.output, force=options.force, durable=True) as file:
         with api.CollectionWriter(file, **coding) as writer:
             for sources, pixels in chain([first], batches):
                 writer.write(pixels, None if sources is None else [source.name for source in sources])
                 done += sources or ()
+                digest.update(pixels)
         size_bytes = _size(file)
     report.wrote(task.output, size_bytes)
     report.stats += writer.stats
     report.images += writer.stats.images
     if options.remove:
-        _remove(done or task.sources, task.output, writer.stats.images, options.model)
+        _remove(done or task.sources, task.output, writer.stats.images, options, digest)
 
 
 def _slices(pixels: Pixels, report: Report) -> Iterator[tuple[None, Pixels]]:
@@ -543,17 +547,37 @@ def _read_shard(paths: list[Path]) -> list[tuple[Pixels, int] | Exception]:
     return results
 
 
-def _remove(sources: Iterable[Source], output: Path | None, num_images: int, model: str) -> None:
-    """Delete inputs whose output is on the disk, once that output has decoded in full."""
+class _Digest:
+    """Of all pixels of some images, in their order."""
+
+    def __init__(self, pixels: Pixels | None = None) -> None:
+        self._hash = hashlib.blake2b()
+        if pixels is not None:
+            self.update(pixels)
+
+    def update(self, pixels: Pixels) -> None:
+        self._hash.update(pixels.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Digest) and self._hash.digest() == other._hash.digest()
+
+
+def _remove(
+    sources: Iterable[Source], output: Path | None, num_images: int, options: CompressOptions, wanted: _Digest
+) -> None:
+    """Delete inputs whose output is on the disk, once that output has decoded in full: if lossless, to `wanted`."""
     assert output is not None
-    num_decoded = 0
+    num_decoded, digest = 0, _Digest()
     with open(output, "rb") as file:
-        for block in api.decode_blocks(file, model=model):
-            if block.error is not None or block.lost:
+        for block in api.decode_blocks(file, model=options.model):
+            if block.error is not None or block.lost or block.pixels is None:
                 raise block.error or BitstreamError(f"images {ranges(block.lost)} of {output} are damaged")
             num_decoded += block.count
+            digest.update(block.pixels)
     if num_decoded != num_images:
         raise BitstreamError(f"{output} holds {num_decoded} images, not {num_images}; the inputs are kept")
+    if options.quality == LOSSLESS_QUALITY and digest != wanted:
+        raise BitstreamError(f"{output} does not hold the pixels of its inputs, which are kept")
     for source in sources:
         if source.path is not None:
             source.path.unlink()

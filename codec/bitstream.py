@@ -33,7 +33,9 @@ FLAG_COLLECTION, FLAG_EXTENDED = 0x08, 0x04
 RESERVED_FLAGS = 0x03
 BLOCK_FLAG_NAMES = 0x01
 
-MAX_QUALITY = 99  # 100 is reserved for lossless payloads
+MAX_QUALITY = 99  # of a lossy model
+LOSSLESS_QUALITY = 100
+STORED_QUALITY = 101  # a single image as it is, without a model
 GROUP_IMAGES = 16  # neighbouring images that share one coder state
 MAX_BLOCK_IMAGES = 4096
 MAX_IMAGE_STREAM_BYTES = 1 << 16
@@ -175,14 +177,14 @@ def is_collection(stream: bytes) -> bool:
     return bool(_check_start(stream[:3]) & FLAG_COLLECTION)
 
 
-def _check_quality(quality: int, offset: int) -> None:
-    if quality > MAX_QUALITY:
-        raise ReservedBitsSet(f"quality {quality}, this reader knows 0 to {MAX_QUALITY}", offset)
+def _check_quality(quality: int, highest: int, offset: int) -> None:
+    if quality > highest:
+        raise ReservedBitsSet(f"quality {quality}, this reader knows 0 to {highest}", offset)
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """Header of a single-image stream.  `model_hash` is empty unless model_id is 0."""
+    """Header of a single-image stream.  `model_hash` is empty unless model_id is 0 and the image is not stored."""
 
     model_id: int
     quality: int
@@ -206,16 +208,19 @@ def unpack_image_header(stream: bytes) -> tuple[ImageHeader, int]:
     if len(stream) > MAX_IMAGE_STREAM_BYTES:
         raise LimitExceeded(f"{len(stream)} bytes for one image, at most {MAX_IMAGE_STREAM_BYTES} are allowed", 0)
     _, _, model_id, quality, check = IMAGE.unpack_from(stream)
-    _check_quality(quality, 4)
+    _check_quality(quality, STORED_QUALITY, 4)
     extension, offset = unpack_extension(stream, IMAGE.size) if flags & FLAG_EXTENDED else ({}, IMAGE.size)
     model_hash = extension.get(EXTENSION_MODEL_HASH, b"")
-    if (model_id == 0) != bool(model_hash):
+    if quality == STORED_QUALITY:
+        if model_id or model_hash:
+            raise ReservedBitsSet(f"a stored image with model {model_hash.hex() or model_id}", 3)
+    elif (model_id == 0) != bool(model_hash):
         raise ReservedBitsSet(f"model id {model_id} with{'' if model_hash else 'out'} a model hash", 3)
     return ImageHeader(model_id, quality, check, model_hash), offset
 
 
 def image_check(model_sha256: bytes, stream: bytes) -> int:
-    """Check of a single-image stream: CRC-8 of the model's SHA-256, then of the stream without its Check byte."""
+    """Check of a single-image stream: CRC-8 of the model's SHA-256 (b"" if stored), then of the stream without its Check byte."""
     return crc8(model_sha256 + stream[: IMAGE.size - 1] + stream[IMAGE.size :])
 
 
@@ -297,7 +302,7 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
         raise BadMagic(f"{magic.hex(' ')} found, a block ({BLOCK_MAGIC.hex(' ')}) wanted", offset)
     if checksum(stream[:_BLOCK_START], size=4) != header_check:
         raise ChecksumMismatch("a block header is damaged", offset)
-    _check_quality(quality, offset + 12)
+    _check_quality(quality, LOSSLESS_QUALITY, offset + 12)
     if flags & ~BLOCK_FLAG_NAMES:
         raise ReservedBitsSet(f"reserved block flags 0x{flags & ~BLOCK_FLAG_NAMES:02x} are set", offset + 13)
     header = BlockHeader(model_hash, quality, bool(flags & BLOCK_FLAG_NAMES), count, names_bytes, index_bytes,

@@ -80,11 +80,9 @@ class ArrayFormat(enum.StrEnum):
     idx = "idx"
 
 
-def _parse_quality(quality: int) -> int:
-    if quality == 100:
-        raise typer.BadParameter("100 means lossless, which comes in a later version; the best for now is 99")
-    if not 0 <= quality <= 99:
-        raise typer.BadParameter(f"{quality} is not in the range 0..99")
+def _parse_quality(quality: int | None) -> int | None:
+    if quality is not None and not 0 <= quality <= 100:
+        raise typer.BadParameter(f"{quality} is not in the range 0..100")
     return quality
 
 
@@ -183,6 +181,12 @@ def _images(num_images: int) -> str:
     return f"{num_images} image{'' if num_images == 1 else 's'}"
 
 
+def _model(stream: dict[str, Any]) -> str:
+    if stream["quality"] == 101:
+        return "stored without a model"
+    return f"model {stream['model'] or 'unknown'} ({stream['model_hash']})"
+
+
 def _where(outputs: list[str]) -> str:
     return outputs[0] if len(outputs) == 1 else f"{len(outputs)} files"
 
@@ -195,8 +199,12 @@ def compress(
         typer.Option("-o", metavar="OUT", help="x.aez: one file for all. Else a directory: one an image. -: stdout."),
     ] = None,
     quality: Annotated[
-        int, typer.Option("-q", "--quality", callback=_parse_quality, metavar="0..99", help="Higher is better.")
-    ] = 75,
+        int | None,
+        typer.Option(
+            "-q", "--quality", callback=_parse_quality, metavar="0..100", help="Higher is better, 100 is lossless; by default 75."
+        ),
+    ] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Every pixel comes back; the same as -q 100.")] = False,
     model: Annotated[str, typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="See `aez models`.")] = "auto",
     separate: Annotated[bool, typer.Option("--separate", help="One file an image, also for a directory.")] = False,
     jobs: Jobs = 1,
@@ -215,10 +223,14 @@ def compress(
     .npz, IDX, IDX.gz) becomes one unnamed collection. .aez inputs are skipped.
     """
     started = time.perf_counter()
+    if lossless and quality not in (None, 100):
+        raise typer.BadParameter(f"{quality} contradicts --lossless, which is quality 100", param_hint="-q")
     if not dry_run:
         out = _output(inputs, out, as_json)
-    from codec import batch
+    from codec import api, batch
 
+    if quality is None:
+        quality = 100 if lossless else api.DEFAULT_QUALITY
     report = _report(quiet)
     options = batch.CompressOptions(quality, model, jobs, force, remove)
     try:
@@ -316,8 +328,7 @@ def info(files: Streams, as_json: Json = False) -> None:
             typer.echo(
                 shown(
                     f"{name}: {_images(stream['images'])} {stream['width']}x{stream['height']}, "
-                    f"model {stream['model'] or 'unknown'} ({stream['model_hash']}), "
-                    f"{'lossless' if stream['lossless'] else 'quality ' + str(stream['quality'])}, "
+                    f"{_model(stream)}, {'lossless' if stream['lossless'] else 'quality ' + str(stream['quality'])}, "
                     f"{stream['bytes']} bytes ({stream['payload_bytes']} payload{bpp}), "
                     f"format {stream['format_version']}"
                 )
@@ -355,19 +366,23 @@ def models(as_json: Json = False) -> None:
         typer.echo(json.dumps({"models": [dataclasses.asdict(model) for model in found]}, default=str))
         return
     for model in found:
-        typer.echo(shown(f"{model.name}  {model.hash}  {model.bytes} bytes  {model.path}"))
+        kind = "lossless" if model.lossless else "lossy"
+        typer.echo(shown(f"{model.name}  {kind}  {model.hash}  {model.bytes} bytes  {model.path}"))
         typer.echo(shown(f"    trained on {model.trained_on or 'unknown images'}"))
         curve = model.figures.get("curve")
         points = [point for point in curve if isinstance(point, dict)] if isinstance(curve, list) else []
         for point in points[:MAX_SHOWN_POINTS]:
             quality, num_bytes, psnr_db = (point.get(key) for key in ("quality", "bytes", "psnr_db"))
-            typer.echo(shown(f"    quality {quality}: {num_bytes} bytes an image, {psnr_db} dB"))
+            seen = "lossless" if quality == 100 else f"quality {quality}"
+            dist = "" if psnr_db is None else f", {psnr_db} dB"
+            typer.echo(shown(f"    {seen}: {num_bytes} bytes an image{dist}"))
 
 
 @app.command()
 def train(
     data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Directories, .npy, .npz or IDX files.")],
     out: Annotated[Path, typer.Option("-o", metavar="FILE", help="The model: a .safetensors file.")],
+    lossless: Annotated[bool, typer.Option("--lossless", help="A lossless model instead of a lossy one.")] = False,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, metavar="N", help="Stop after this time.", show_default=False)
     ] = None,
@@ -387,7 +402,7 @@ def train(
         if error.name != "torch":
             raise
         raise UsageError('aez train needs torch: pip install "aez[train]"') from None
-    train_command(data, out, minutes=minutes, seed=seed, resume=resume, quiet=quiet)
+    train_command(data, out, lossless=lossless, minutes=minutes, seed=seed, resume=resume, quiet=quiet)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -7,7 +7,7 @@ READ ME FIRST
 - The footer lists the blocks. Without it a reader walks from block to block, and past damage looks for the next
   Block_Magic; nothing that is intact is given up.
 
-It knows models only through a function from Model_Hash to `Model`, and never chooses one.
+It knows models only through a function from Model_Hash to `BaseModel`, and never chooses one.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ import numpy.typing as npt
 
 from codec import bitstream
 from codec.bitstream import BLOCK, COLLECTION, FOOTER_END, GROUP_IMAGES, BlockHeader
+from codec.bundle import BaseModel
 from codec.errors import BitstreamError, ChecksumMismatch, CorruptPayload, LimitExceeded, Truncated
-from codec.model import Encoded, Model
+from codec.groups import Encoded
 
 U8 = npt.NDArray[np.uint8]
-FindModel = Callable[[bytes], Model]
+FindModel = Callable[[bytes], BaseModel]
 
+QUALITY_AT = 12  # of Quality in a block
 NAMES_LEVEL = 19  # of zstd: names are a few KiB a block, and a collection is written once
 
 
@@ -62,7 +64,7 @@ def unpack_names(frame: bytes, count: int, offset: int) -> list[str]:
     return names[:-1]
 
 
-def pack_block(model: Model, pixels: U8, quality: int, names: list[str] | None) -> tuple[bytes, Encoded]:
+def pack_block(model: BaseModel, pixels: U8, quality: int, names: list[str] | None) -> tuple[bytes, Encoded]:
     """pixels: uint8 (N, 28, 28), 1 <= N <= MAX_BLOCK_IMAGES -> block bytes, and what was encoded."""
     encoded = model.encode(pixels, quality)
     frame = pack_names(names) if names is not None else b""
@@ -281,7 +283,9 @@ class Collection:
             messages = [self._body(place, header, payload_at + int(ends[g]) - lengths[g], lengths[g]) for g in groups]
             # All groups but a block's last are full, and the last one comes last here too.
             count = sum(min(GROUP_IMAGES, header.image_count - int(g) * GROUP_IMAGES) for g in groups)
-            decoded, bad = self._find_model(header.model_hash).decode(messages, count, header.quality)
+            model = self._find_model(header.model_hash)
+            model.check_quality(header.quality, place.offset + QUALITY_AT)
+            decoded, bad = model.decode(messages, count, header.quality)
             if bad.any():
                 raise CorruptPayload(f"images {place.first + int(groups[bad][0]) * GROUP_IMAGES} and on are damaged",
                                      place.offset)  # fmt: skip
@@ -353,7 +357,13 @@ class Collection:
                 result.names = [f"nameless-{place.first + i:08d}" for i in range(header.image_count)]
         ends = np.cumsum([0, *lengths]) + index_end
         messages = [body[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
-        result.pixels, bad = self._find_model(header.model_hash).decode(messages, header.image_count, header.quality)
+        model = self._find_model(header.model_hash)
+        try:
+            model.check_quality(header.quality, place.offset + QUALITY_AT)
+        except BitstreamError as error:
+            result.error = result.error or error
+            return result
+        result.pixels, bad = model.decode(messages, header.image_count, header.quality)
         # A group cut off by the end of the file decodes to garbage, which its check may fail to see.
         bad |= ends[1:] > len(body)
         bad_images = np.repeat(bad, GROUP_IMAGES)[: header.image_count]

@@ -3,8 +3,9 @@
     python -m codec.evaluate ../shared/data/mnist/t10k-images-idx3-ubyte.gz --model mnist -o mnist.json
 
 Bytes are whole collection files divided by the number of images (no names). PSNR is that of the mean squared error over
-all pixels. Speeds are images a second from arrays in memory, best of --repeat, and as a ratio to Pillow writing and
-reading the same images as PNG in memory, in the same run; the machine is named. Nothing here is a test.
+all pixels; a lossless model has one point, quality 100, without a PSNR. Speeds are images a second from arrays in memory,
+best of --repeat, and as a ratio to Pillow writing and reading the same images as PNG in memory, in the same run; the
+machine is named. Nothing here is a test.
 """
 
 from __future__ import annotations
@@ -23,22 +24,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec import metrics, registry
-from codec.bitstream import MAX_BLOCK_IMAGES, Footer, pack_collection_header
+from codec import api, metrics, registry
+from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, Footer, pack_collection_header
+from codec.bundle import BaseModel
 from codec.collection import pack_block
 from codec.images import read_array
-from codec.model import Model
 
 U8 = npt.NDArray[np.uint8]
 
 TARGET_BYTES = (8, 16, 24, 40, 64)
 PNG_IMAGES = 2000
+SINGLE_IMAGES = 1000
 
 
-def curve(model: Model, pixels: U8, qualities: Iterable[int]) -> list[dict[str, Any]]:
-    """Rate and distortion of uint8 (N, 28, 28) at each quality: whole-collection bytes, ideal bytes, PSNR."""
+def curve(model: BaseModel, pixels: U8, qualities: Iterable[int]) -> list[dict[str, Any]]:
+    """Rate and distortion of uint8 (N, 28, 28) at each quality that the model has: whole-collection bytes, ideal bytes, PSNR."""
     rows = []
-    for quality in qualities:
+    for quality in _qualities(model, qualities):
         num_bytes, ideal_bits, squared_error, sizes = len(pack_collection_header()), 0.0, 0, []
         for at in range(0, len(pixels), MAX_BLOCK_IMAGES):
             block_pixels = pixels[at : at + MAX_BLOCK_IMAGES]
@@ -55,6 +57,10 @@ def curve(model: Model, pixels: U8, qualities: Iterable[int]) -> list[dict[str, 
             "psnr_db": None if psnr_db is None else round(psnr_db, 3),
         })  # fmt: skip
     return rows
+
+
+def _qualities(model: BaseModel, qualities: Iterable[int]) -> Iterable[int]:
+    return [LOSSLESS_QUALITY] if model.lossless else qualities
 
 
 def psnr_at(rows: list[dict[str, Any]], num_bytes: float) -> float | None:
@@ -74,7 +80,7 @@ def _best_seconds(work: Callable[[], object], repeat: int) -> float:
     return min(times)
 
 
-def speeds(model: Model, pixels: U8, qualities: Iterable[int], repeat: int) -> list[dict[str, Any]]:
+def speeds(model: BaseModel, pixels: U8, qualities: Iterable[int], repeat: int) -> list[dict[str, Any]]:
     """Images a second of encoding and decoding uint8 (N, 28, 28) in memory, and ratios to Pillow's PNG."""
     from PIL import Image
 
@@ -94,7 +100,7 @@ def speeds(model: Model, pixels: U8, qualities: Iterable[int], repeat: int) -> l
     num_pngs = len(pixels[:PNG_IMAGES])
     png_write, png_read = num_pngs / _best_seconds(write_png, repeat), num_pngs / _best_seconds(read_png, repeat)
     rows = []
-    for quality in qualities:
+    for quality in _qualities(model, qualities):
         messages = model.encode(pixels, quality).messages
         encode = len(pixels) / _best_seconds(lambda q=quality: model.encode(pixels, q), repeat)  # type: ignore[misc]
         decode = len(pixels) / _best_seconds(
@@ -116,15 +122,20 @@ def machine() -> dict[str, Any]:
     return {"processor": name, "cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__}
 
 
-def evaluate(model: Model, pixels: U8, *, qualities: Iterable[int], speed_qualities: Iterable[int] = (), repeat: int = 3,
+def evaluate(model: BaseModel, pixels: U8, *, qualities: Iterable[int], speed_qualities: Iterable[int] = (), repeat: int = 3,
              speed_images: int = 4096) -> dict[str, Any]:  # fmt: skip
-    """All figures of one model on one set of images."""
+    """All figures of one model on one set of images; of a lossless one at quality 100, whatever `qualities` says."""
     rows = curve(model, pixels, qualities)
     result: dict[str, Any] = {
-        "model": model.name, "model_hash": model.hash.hex(), "images": len(pixels), "machine": machine(), "curve": rows,
-        "psnr_db_at_bytes": {str(target): psnr_at(rows, target) for target in TARGET_BYTES},
-        "max_overhead_bytes": round(max(row["bytes"] - row["ideal_bytes"] for row in rows), 3),
+        "model": model.name, "model_hash": model.hash.hex(), "lossless": model.lossless, "images": len(pixels),
+        "machine": machine(), "curve": rows,
     }  # fmt: skip
+    if model.lossless:
+        _, stats = api.pack_images([model], pixels[:SINGLE_IMAGES], LOSSLESS_QUALITY)
+        result["single_file_bytes"] = round(stats.bytes_out / stats.images, 3)
+    else:
+        result["psnr_db_at_bytes"] = {str(target): psnr_at(rows, target) for target in TARGET_BYTES}
+    result["max_overhead_bytes"] = round(max(row["bytes"] - row["ideal_bytes"] for row in rows), 3)
     if speed_qualities:
         result["speed"] = speeds(model, pixels[:speed_images], speed_qualities, repeat)
     return result
@@ -143,7 +154,8 @@ def main() -> None:
     args = parser.parse_args()
     numbers = [[int(q) for q in text.split(",") if q] for text in (args.qualities, args.speed)]
     pixels = read_array(args.data)[-(args.last or 0) :]
-    result = evaluate(registry.by_name(args.model), pixels, qualities=numbers[0], speed_qualities=numbers[1], repeat=args.repeat)
+    model = registry.by_name(args.model, None)
+    result = evaluate(model, pixels, qualities=numbers[0], speed_qualities=numbers[1], repeat=args.repeat)
     text = json.dumps({"data": args.data.name, **result}, indent=1) + "\n"
     if args.out:
         args.out.write_text(text)

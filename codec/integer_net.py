@@ -40,6 +40,7 @@ class Layer:
     dense   (O, K)          (K, N) -> (O, N)     a matrix
     point   (O, K)          (K, 49, N)           the same matrix at each position
     conv    (O, K, 3, 3)    (K, 49, N)           3x3 with zeros around the grid
+    row     (O, K)          (N, K) -> (N, O)     the matrix of `dense`, one image a row
 
     bias: int (O,) or (O, 49); shift: int (R, O), added to it; multiplier: int (R, O), in units of 2**-MULTIPLIER_BITS.
     R is 1, or ROWS: then a quality has the row that `interpolate` gives. input_max: bound of |x|.
@@ -49,8 +50,8 @@ class Layer:
     def __init__(self, name: str, kind: str, weight: Integers, bias: Integers, shift: Integers, multiplier: Integers,
                  *, input_max: int = ACTIVATION_MAX) -> None:  # fmt: skip
         outputs = weight.shape[0] if weight.ndim else 0
-        fits = weight.shape[2:] == {"dense": (), "point": (), "conv": (3, 3)}[kind] and weight.ndim >= 2 and weight.size
-        fits = fits and bias.shape in ((outputs,), (outputs, POSITIONS)) and (kind != "dense" or bias.ndim == 1)
+        fits = weight.shape[2:] == {"conv": (3, 3)}.get(kind, ()) and weight.ndim >= 2 and weight.size
+        fits = fits and bias.shape in ((outputs,), (outputs, POSITIONS)) and (kind in ("point", "conv") or bias.ndim == 1)
         fits = fits and shift.shape == multiplier.shape
         if not fits or shift.shape not in ((1, outputs), (ROWS, outputs)):
             raise BadModel(f"{name}: no {kind} layer has weight {weight.shape}, bias {bias.shape}, "
@@ -82,6 +83,12 @@ class Layer:
 
     def __call__(self, x: F32, quality: int, low: int, high: int) -> F32:
         """x: integers in float32, |x| <= input_max -> integers in float32, clipped to low..high."""
+        if self.kind == "row":
+            bias, multiplier = self.rows(quality)
+            y = x @ self._weight.T
+            y += bias.T
+            y *= multiplier.T
+            return limit(np.rint(y, out=y), low, high)
         columns = _neighbours(x) if self.kind == "conv" else x
         y = self._weight @ columns.reshape(self._weight.shape[1], -1)  # (O, 49 * N), dense: (O, N)
         bias, multiplier = self.rows(quality)
@@ -96,7 +103,7 @@ class Layer:
 
 
 def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:
-    """Row of a table (R, O) at a quality 0..99: on the line between its two nearest rows, halves rounded up."""
+    """Row of a table (R, O) at a quality (from 99 on the last one): on the line between its two nearest rows, halves rounded up."""
     if len(table) == 1:
         return np.array(table[0], np.int64)
     row, rest = divmod(quality, ROW_STEP)

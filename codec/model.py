@@ -23,28 +23,20 @@ READ ME FIRST
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import struct
-import threading
-import zlib
-from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
 
 from codec import rans
-from codec.bitstream import GROUP_IMAGES, MAX_QUALITY, MODEL_HASH_BYTES
+from codec.bitstream import GROUP_IMAGES, MAX_QUALITY
+from codec.bundle import BaseModel, Bundle
 from codec.errors import BadModel
+from codec.groups import U8, Compact, Encoded, checks, from_lanes, to_lanes
 from codec.integer_net import (
-    ACTIVATION_MAX,
     F32,
     POSITIONS,
     ROWS,
@@ -57,10 +49,12 @@ from codec.integer_net import (
     limit,
     rectified,
 )
+from codec.parallel import in_threads
 
-ARCHITECTURE = "ladder-1"
 MIN_LOG2_LMBDA, MAX_LOG2_LMBDA = 0.0, 10.0  # quality 0 and MAX_QUALITY; lambda weighs the SSE of pixels in 0..1 against bits
-MIN_SIGMA, MAX_SIGMA, NUM_SIGMAS = 0.11, 64.0, 64  # rows of a CDF table: widths of the residual in steps, log-spaced
+# Rows of a CDF table: widths of the residual in steps, log-spaced. Row 0 is certain, so the first width must be far below
+# what training tells apart (0.11): starting there lost 0.2 dB at quality 99, in latents that could not be coded at all.
+MIN_SIGMA, MAX_SIGMA, NUM_SIGMAS = 0.045, 64.0, 64
 # Latents and means are in 256ths of a quantization step: training gathers latents near the edge of rounding, so the coarser
 # the unit, the more of them fall on the wrong side (costs on held-out images: in 64ths 1 % more, in 16ths 4 %).
 STEP_UNIT = 256
@@ -71,11 +65,9 @@ DEAD_ZONE = 2  # for the same reason a latent this little beyond the edge still 
 DEQUANTIZED_UNIT, DEQUANTIZED_MAX = 512, 4095
 DEQUANTIZER_BITS = 18  # dequantizers are integers in units of 2**-18
 MAX_SYMBOLS = 255
-MAX_MODEL_BYTES = 1 << 24
 PIXEL_UNIT = 4  # a pixel enters the network as 4 * its value, at most 1020
 CHUNK_IMAGES = 48  # what one core works on at a time: its features fit the cache
 
-U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 Prior = tuple[I32, I32, F32]  # means (K, ...), rows (K, ...), features t
 
@@ -122,36 +114,30 @@ class Level:
         return self.posterior1(h, quality, -LATENT_MAX, LATENT_MAX).astype(np.int32)
 
 
-class Model:
-    """A bundle, checked and ready.  Thread-safe: nothing changes after construction but caches.
+class Model(BaseModel):
+    """The lossy model: a ladder of latents.  See BaseModel."""
 
-    stream: the bytes of a safetensors file as `codec.train.export` writes it.  Raises BadModel.
-    """
+    ARCHITECTURE = "ladder-1"
+    lossless = False
 
-    def __init__(self, stream: bytes) -> None:
-        tensors, self.card = unpack_bundle(stream)
-        self.name = str(self.card["name"])
-        self.sha256 = hashlib.sha256(stream).digest()
-        self.num_bytes = len(stream)
-        bundle = _Bundle(tensors)
+    def _take(self, bundle: Bundle) -> None:
         self._input = bundle.layer("input", "point")
-        self._analysis = bundle.blocks("analysis")
+        self._analysis = _blocks(bundle, "analysis")
         self._squeeze = bundle.layer("squeeze", "point")
         self._posterior = [bundle.layer("posterior0", "dense"), bundle.layer("posterior1", "dense")]
         self._start = [bundle.layer("start0", "dense", DEQUANTIZED_MAX), bundle.layer("start1", "dense")]
         self._widen, self._output = bundle.layer("widen", "point"), bundle.layer("output", "point")
-        self._synthesis = [bundle.blocks(f"synthesis.{i}") for i in range(bundle.count("synthesis"))]
-        self._levels = [bundle.level(f"levels.{i}") for i in range(bundle.count("levels"))]
+        self._synthesis = [_blocks(bundle, f"synthesis.{i}") for i in range(bundle.count("synthesis"))]
+        self._levels = [_level(bundle, f"levels.{i}") for i in range(bundle.count("levels"))]
         if len(self._synthesis) != len(self._levels) + 1:
             raise BadModel(f"{len(self._levels)} levels in {len(self._synthesis)} stages of synthesis")
-        self._prior_mean, self._prior_sigma = bundle.table("prior_mean"), bundle.table("prior_sigma")
-        self._dequantizer = bundle.dequantizer("dequantizer")
+        self._prior_mean, self._prior_sigma = _table(bundle, "prior_mean"), _table(bundle, "prior_sigma")
+        self._dequantizer = _dequantizer(bundle, "dequantizer")
         for table, low, high in ((self._prior_mean, -LATENT_MAX, LATENT_MAX), (self._prior_sigma, 0, NUM_SIGMAS - 1)):
             if table.min() < low or table.max() > high:
                 raise BadModel(f"the prior of the dense latents leaves {low}..{high}")
         self._check_channels()
-        self.tables = [rans.CdfTable(cdf) for cdf in bundle.cdf(1 + len(self._levels))]
-        bundle.finish()
+        self.tables = [rans.CdfTable(cdf) for cdf in _cdf(bundle, 1 + len(self._levels))]
 
     def _check_channels(self) -> None:
         """Raise BadModel unless the output of every layer is what the next one takes."""
@@ -173,11 +159,6 @@ class Model:
                       level.prior_sigma.outputs, n, level.merge.inputs, c, level.merge.outputs]  # fmt: skip
         if chain[::2] != chain[1::2]:
             raise BadModel("the layers do not fit together")
-
-    @property
-    def hash(self) -> bytes:
-        """What a stream names the model by: the first MODEL_HASH_BYTES bytes of its SHA-256."""
-        return self.sha256[:MODEL_HASH_BYTES]
 
     @cached_property
     def _symbol_limits(self) -> list[I32]:
@@ -235,19 +216,16 @@ class Model:
         return all_symbols, all_rows, decoded
 
     def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES) -> Encoded:
-        """Encode images at a quality (0..MAX_QUALITY), `group` neighbours sharing a coder state.
-
-        pixels: uint8 (N, 28, 28), N >= 1.
-        """
-        parts = list(_in_threads(lambda at: self._coded(pixels[at : at + CHUNK_IMAGES], quality), _chunks(len(pixels))))
+        """See BaseModel; quality: 0..MAX_QUALITY."""
+        parts = list(in_threads(lambda at: self._coded(pixels[at : at + CHUNK_IMAGES], quality), _chunks(len(pixels))))
         decoded = np.concatenate([part[2] for part in parts])
-        codes, rows = (_to_lanes(np.concatenate([part[k] for part in parts], axis=1), group, 0) for k in (0, 1))
+        codes, rows = (to_lanes(np.concatenate([part[k] for part in parts], axis=1), group, 0) for k in (0, 1))
         # The tables of all levels, one below the other; row 0 of the first stands for all that is certain.
         start, freq = (np.concatenate([getattr(table, name) for table in self.tables]) for name in ("start", "freq"))
-        where = _Compact(rows != 0)
+        where = Compact(rows != 0)
         picked = where.take(rows, 0), where.take(codes, 0)
         freq = freq[picked]
-        messages = rans.encode(start[picked], freq, _checks(decoded, group))
+        messages = rans.encode(start[picked], freq, checks(decoded, group))
         return Encoded(messages, decoded, float(np.sum(rans.PRECISION - np.log2(freq))))
 
     def _coded(self, pixels: U8, quality: int) -> tuple[U8, npt.NDArray[np.int16], U8]:
@@ -260,14 +238,12 @@ class Model:
     def decode(
         self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
-        """Inverse of `encode`: -> pixels uint8 (count, 28, 28), and which messages are damaged: bool (messages,).
-
-        Pixels of damaged groups are meaningless; no message, however damaged, raises or runs on.
-        """
+        """See BaseModel."""
         chunks = _chunks(count)
         networks = [self.synthesis(quality, min(CHUNK_IMAGES, count - at)) for at in chunks]
-        priors = list(_in_threads(next, networks))
+        priors = list(in_threads(next, networks))
         decoder = rans.Decoder(messages)
+
         def send(network: Generator[Prior, I32, U8], y: I32) -> Any:
             try:
                 return network.send(y)
@@ -276,27 +252,18 @@ class Model:
 
         for table in self.tables:
             rows = np.concatenate([row.reshape(-1, row.shape[-1]) for _, row, _ in priors], axis=1)
-            lanes = _to_lanes(rows, group, 0)
-            where = _Compact(lanes != 0)
+            lanes = to_lanes(rows, group, 0)
+            where = Compact(lanes != 0)
             codes = where.put(decoder.decode(table, where.take(lanes, -1)))
-            symbols = _from_lanes(codes, group, count).astype(np.int32)
+            symbols = from_lanes(codes, group, count).astype(np.int32)
             symbols = np.where(symbols & 1, -(symbols + 1) // 2, symbols // 2)
             latents = [symbols[:, at : at + CHUNK_IMAGES].reshape(mean.shape) * STEP_UNIT + mean
                        for at, (mean, _, _) in zip(chunks, priors, strict=True)]  # fmt: skip
             # After the last level these are no priors but the pixels.
-            priors = list(_in_threads(lambda pair: send(*pair), list(zip(networks, latents, strict=True))))
+            priors = list(in_threads(lambda pair: send(*pair), list(zip(networks, latents, strict=True))))
         pixels: U8 = np.concatenate(priors)
         state, used_up = decoder.finish()
-        return pixels, (state != _checks(pixels, group)) | ~used_up
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """messages: one for each group; pixels: what they decode to, uint8 (N, 28, 28); ideal_bits: of the symbols coded."""
-
-    messages: list[bytes]
-    pixels: U8
-    ideal_bits: float
+        return pixels, (state != checks(pixels, group)) | ~used_up
 
 
 def dequantize(y: I32, dequantizer: Integers, quality: int) -> F32:
@@ -324,178 +291,42 @@ def _chunks(count: int) -> list[int]:
     return list(range(0, count, CHUNK_IMAGES))
 
 
-def _in_threads(function: Any, items: list[Any]) -> Iterable[Any]:
-    """map(function, items) on all cores: numpy lets go of the interpreter while it computes."""
-    if len(items) < 2:
-        return map(function, items)
-    with _blas, ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, items))
+def _blocks(bundle: Bundle, prefix: str) -> list[Block]:
+    return [Block(bundle.layer(f"{prefix}.{i}.reduce", "point"), bundle.layer(f"{prefix}.{i}.spatial", "conv"),
+                  bundle.layer(f"{prefix}.{i}.restore", "point")) for i in range(bundle.count(prefix))]  # fmt: skip
 
 
-class _OneBlasThread:
-    """Holds BLAS to one thread while anybody is inside: among ours, its own would only wait (measured: five times slower).
-
-    The limit is the whole process's, so those inside are counted; the last one out restores what was.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._limits: Any = None
-
-    def __enter__(self) -> None:
-        from threadpoolctl import threadpool_limits  # one image does without its start-up
-
-        with self._lock:
-            if not self._inside:
-                self._limits = threadpool_limits(1, "blas")
-            self._inside += 1
-
-    def __exit__(self, *exc: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside and self._limits is not None:
-                self._limits.restore_original_limits()
+def _level(bundle: Bundle, prefix: str) -> Level:
+    names = ("posterior0", "posterior1", "prior0", "prior_mean", "prior_sigma")
+    layers = {name: bundle.layer(f"{prefix}.{name}", "point") for name in names}
+    merge = bundle.layer(f"{prefix}.merge", "point", DEQUANTIZED_MAX)
+    return Level(**layers, merge=merge, dequantizer=_dequantizer(bundle, f"{prefix}.dequantizer"))
 
 
-_blas = _OneBlasThread()
+def _table(bundle: Bundle, name: str) -> Integers:
+    """A table by quality: (ROWS, K)."""
+    table = bundle.pop(name)
+    if table.ndim != 2 or len(table) != ROWS or not table.shape[1]:
+        raise BadModel(f"{name} has shape {table.shape}, wanted ({ROWS}, K)")
+    return table
 
 
-def _checks(pixels: U8, group: int) -> npt.NDArray[np.int64]:
-    """Start states: the low byte of the CRC-32 of each group's pixels, (N, 28, 28) -> (groups,)."""
-    return np.array([zlib.crc32(pixels[at : at + group].tobytes()) & rans.MAX_CHECK for at in range(0, len(pixels), group)])
+def _dequantizer(bundle: Bundle, name: str) -> Integers:
+    table = _table(bundle, name)
+    if table.min() < 1 or table.max() > 1 << 24:
+        raise BadModel(f"{name} is outside 1..2**24")
+    return table
 
 
-def _to_lanes(values: npt.NDArray[Any], group: int, fill: int) -> npt.NDArray[Any]:
-    """(S, N) -> (S * group, lanes): symbol s of image i of a group is its lane's step s * group + i."""
-    s, n = values.shape
-    if missing := -n % group:
-        values = np.concatenate([values, np.full((s, missing), fill, values.dtype)], axis=1)
-    return values.reshape(s, -1, group).transpose(0, 2, 1).reshape(s * group, -1)
-
-
-def _from_lanes(values: npt.NDArray[Any], group: int, count: int) -> npt.NDArray[Any]:
-    """Inverse of `_to_lanes`: (S * group, lanes) -> (S, count)."""
-    return values.reshape(-1, group, values.shape[1]).transpose(0, 2, 1).reshape(len(values) // group, -1)[:, :count]
-
-
-class _Compact:
-    """Moves the steps that do something to the front of their lanes, so that lanes take as few steps as they can.
-
-    active: bool (steps, lanes).
-    """
-
-    def __init__(self, active: npt.NDArray[np.bool_]) -> None:
-        self._shape = active.shape
-        self._lane, self._step = np.nonzero(active.T)  # by lane, then by step
-        counts = active.sum(axis=0)
-        self._to = np.arange(len(self._lane)) - np.repeat(np.cumsum(counts) - counts, counts)
-        self._length = int(counts.max(initial=0))
-
-    def take(self, values: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
-        """(steps, lanes) -> (fewer steps, lanes), short lanes filled up with `fill`."""
-        out = np.full((self._length, self._shape[1]), fill, values.dtype)
-        out[self._to, self._lane] = values[self._step, self._lane]
-        return out
-
-    def put(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Inverse of `take`, zeros where nothing was taken."""
-        out = np.zeros(self._shape, values.dtype)
-        out[self._step, self._lane] = values[self._to, self._lane]
-        return out
-
-
-class _Bundle:
-    """Tensors by name; each must be asked for exactly once."""
-
-    def __init__(self, tensors: dict[str, Integers]) -> None:
-        self._tensors = tensors
-        self._names = sorted(tensors)
-
-    def _pop(self, name: str) -> Integers:
-        if name not in self._tensors:
-            raise BadModel(f"tensor {name} is missing")
-        return self._tensors.pop(name)
-
-    def count(self, prefix: str) -> int:
-        """How many numbered parts `prefix` has."""
-        return len({name.split(".")[prefix.count(".") + 1] for name in self._names if name.startswith(prefix + ".")})
-
-    def layer(self, name: str, kind: str, input_max: int = ACTIVATION_MAX) -> Layer:
-        parts = [self._pop(f"{name}.{part}") for part in ("weight", "bias", "shift", "multiplier")]
-        return Layer(name, kind, *parts, input_max=input_max)
-
-    def blocks(self, prefix: str) -> list[Block]:
-        return [Block(self.layer(f"{prefix}.{i}.reduce", "point"), self.layer(f"{prefix}.{i}.spatial", "conv"),
-                      self.layer(f"{prefix}.{i}.restore", "point")) for i in range(self.count(prefix))]  # fmt: skip
-
-    def level(self, prefix: str) -> Level:
-        names = ("posterior0", "posterior1", "prior0", "prior_mean", "prior_sigma")
-        layers = {name: self.layer(f"{prefix}.{name}", "point") for name in names}
-        merge = self.layer(f"{prefix}.merge", "point", DEQUANTIZED_MAX)
-        return Level(**layers, merge=merge, dequantizer=self.dequantizer(f"{prefix}.dequantizer"))
-
-    def table(self, name: str) -> Integers:
-        """A table by quality: (ROWS, K)."""
-        table = self._pop(name)
-        if table.ndim != 2 or len(table) != ROWS or not table.shape[1]:
-            raise BadModel(f"{name} has shape {table.shape}, wanted ({ROWS}, K)")
-        return table
-
-    def dequantizer(self, name: str) -> Integers:
-        table = self.table(name)
-        if table.min() < 1 or table.max() > 1 << 24:
-            raise BadModel(f"{name} is outside 1..2**24")
-        return table
-
-    def cdf(self, num_levels: int) -> Integers:
-        cdf = self._pop("cdf")
-        if cdf.ndim != 3 or cdf.shape[:2] != (num_levels, NUM_SIGMAS) or not 2 <= cdf.shape[2] <= MAX_SYMBOLS + 1:
-            raise BadModel(f"cdf has shape {cdf.shape}, wanted ({num_levels}, {NUM_SIGMAS}, 2 to {MAX_SYMBOLS + 1})")
-        freq = np.diff(cdf.astype(np.int64), axis=2)
-        used = np.count_nonzero(freq, axis=2)
-        tail = np.arange(freq.shape[2]) >= used[..., None]
-        if (cdf[..., 0] != 0).any() or (cdf[..., -1] != rans.TOTAL).any() or (freq < 0).any() or freq[tail].any():
-            raise BadModel("a CDF row does not run from 0 to 2**16, or has a gap")
-        if (used % 2 == 0).any() or (used[:, 0] != 1).any():
-            raise BadModel("a CDF row has an even number of symbols, or row 0 is not certain")
-        return cdf
-
-    def finish(self) -> None:
-        if self._tensors:
-            raise BadModel(f"unknown tensor {min(self._tensors)}")
-
-
-def unpack_bundle(stream: bytes) -> tuple[dict[str, Integers], dict[str, Any]]:
-    """safetensors bytes -> integer tensors by name, model card.
-
-    Raises BadModel for anything but a well-formed bundle of this ARCHITECTURE.
-    """
-    try:
-        tensors = safetensors.numpy.load(stream)
-        (header_bytes,) = struct.unpack_from("<Q", stream)
-        metadata = json.loads(stream[8 : 8 + header_bytes])["__metadata__"]
-        architecture, card = metadata["architecture"], json.loads(metadata["card"])
-        name = card["name"]
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
-        raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
-    if architecture != ARCHITECTURE:
-        raise BadModel(f"architecture {architecture!r}, this version knows {ARCHITECTURE!r}")
-    if not isinstance(name, str):
-        raise BadModel(f"the model's name is {name!r}, wanted a text")
-    for key, tensor in tensors.items():
-        wanted = np.int8 if key.endswith(".weight") else np.int32
-        if tensor.dtype != wanted:
-            raise BadModel(f"tensor {key} is {tensor.dtype}, wanted {np.dtype(wanted)}")
-    return tensors, card
-
-
-def load(path: Path) -> Model:
-    """Load a model file.  Raises BadModel naming it."""
-    try:
-        with path.open("rb") as file:
-            stream = file.read(MAX_MODEL_BYTES + 1)
-        return Model(stream)
-    except BadModel as error:
-        raise BadModel(f"{path}: {error}") from error
-    except OSError as error:
-        raise BadModel(f"{path}: {error.strerror}") from error
+def _cdf(bundle: Bundle, num_levels: int) -> Integers:
+    cdf = bundle.pop("cdf")
+    if cdf.ndim != 3 or cdf.shape[:2] != (num_levels, NUM_SIGMAS) or not 2 <= cdf.shape[2] <= MAX_SYMBOLS + 1:
+        raise BadModel(f"cdf has shape {cdf.shape}, wanted ({num_levels}, {NUM_SIGMAS}, 2 to {MAX_SYMBOLS + 1})")
+    freq = np.diff(cdf.astype(np.int64), axis=2)
+    used = np.count_nonzero(freq, axis=2)
+    tail = np.arange(freq.shape[2]) >= used[..., None]
+    if (cdf[..., 0] != 0).any() or (cdf[..., -1] != rans.TOTAL).any() or (freq < 0).any() or freq[tail].any():
+        raise BadModel("a CDF row does not run from 0 to 2**16, or has a gap")
+    if (used % 2 == 0).any() or (used[:, 0] != 1).any():
+        raise BadModel("a CDF row has an even number of symbols, or row 0 is not certain")
+    return cdf

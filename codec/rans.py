@@ -20,8 +20,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codec.errors import CorruptPayload
-
 PRECISION = 16  # bits: the frequencies of a CDF row sum to 2**16
 TOTAL = 1 << PRECISION
 STATE_LOWER_BOUND = 1 << 23  # once bytes have been written: 2**23 <= state < 2**31
@@ -89,7 +87,7 @@ def encode(start: U32, freq: U32, check: npt.NDArray[np.integer]) -> list[bytes]
             out = np.concatenate([np.zeros((lanes, room), np.uint8), out], axis=1)
             at += room
             room *= 2
-        while (full := np.flatnonzero(state >= limit)).size:
+        while (full := (state >= limit).nonzero()[0]).size:
             at[full] -= 1
             out[full, at[full]] = state[full]  # numpy keeps the low byte
             state[full] >>= np.uint32(8)
@@ -188,26 +186,56 @@ class Decoder:
             symbols[:, lane] = column
         return symbols
 
+    def decode_each(self, lanes: npt.NDArray[np.integer], freq: U32) -> npt.NDArray[np.int64]:
+        """Decode one symbol for each row of `freq`, from the lane it names; rows of one lane take turns in their order.
+
+        lanes: int (M,), nondecreasing; freq: uint32 (M, symbols), each row of sum 2**PRECISION.  Returns symbols (M,).
+        """
+        symbols = np.zeros(len(lanes), np.int64)
+        cdf = np.cumsum(freq, axis=1, dtype=np.uint32)
+        if self._lanes < _SCALAR_LANES:
+            for i, lane in enumerate(lanes.tolist()):
+                state, at = self._refilled(lane)
+                slot = state & (TOTAL - 1)
+                symbols[i] = symbol = int(np.searchsorted(cdf[i], slot, "right"))
+                f = int(freq[i, symbol])
+                self._states[lane], self._at[lane] = f * (state >> PRECISION) + slot - int(cdf[i, symbol]) + f, at
+            return symbols
+        if not len(lanes):
+            return symbols
+        ends = np.append((lanes[1:] != lanes[:-1]).nonzero()[0] + 1, len(lanes))  # of each lane's rows
+        first = np.append(0, ends[:-1])
+        counts = ends - first
+        end, source = self._end, self._bytes
+        for turn in range(int(counts.max())):
+            rows = first[counts > turn] + turn
+            lane = lanes[rows]
+            state, at, last = self._state[lane], self._next[lane], end[lane]
+            while (low := ((state < STATE_LOWER_BOUND) & (at < last)).nonzero()[0]).size:
+                state[low] = (state[low] << np.uint32(8)) | source[at[low]]
+                at[low] += 1
+            slot = state & np.uint32(TOTAL - 1)
+            symbols[rows] = symbol = (cdf[rows] <= slot[:, None]).sum(axis=1)
+            f = freq[rows, symbol]
+            self._state[lane] = f * (state >> np.uint32(PRECISION)) + slot - (cdf[rows, symbol] - f)
+            self._next[lane] = at
+        return symbols
+
+    def _refilled(self, lane: int) -> tuple[int, int]:
+        """State and position of a lane of the scalar path, with bytes taken in as far as the state has room."""
+        state, at, message = self._states[lane], self._at[lane], self._messages[lane]
+        while state < STATE_LOWER_BOUND and at < len(message):
+            state, at = state << 8 | message[at], at + 1
+        return state, at
+
     def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """-> final states int64 (lanes,), which must equal the `check` that was encoded; whether a lane's bytes are used up."""
         if self._lanes < _SCALAR_LANES:
-            states, ats = self._states[:], self._at[:]
-            for lane, message in enumerate(self._messages):
-                while states[lane] < STATE_LOWER_BOUND and ats[lane] < len(message):
-                    states[lane] = states[lane] << 8 | message[ats[lane]]
-                    ats[lane] += 1
-            used_up = [at == len(message) for at, message in zip(ats, self._messages, strict=True)]
-            return np.array(states, np.int64), np.array(used_up, np.bool_)
+            ends = [self._refilled(lane) for lane in range(self._lanes)]
+            used_up = [at == len(message) for (_, at), message in zip(ends, self._messages, strict=True)]
+            return np.array([state for state, _ in ends], np.int64), np.array(used_up, np.bool_)
         state, at = self._state.copy(), self._next.copy()
         while (low := np.flatnonzero((state < STATE_LOWER_BOUND) & (at < self._end))).size:
             state[low] = (state[low] << np.uint32(8)) | self._bytes[at[low]]
             at[low] += 1
         return state.astype(np.int64), at == self._end
-
-
-def verify(decoder: Decoder, check: npt.NDArray[np.integer]) -> None:
-    """Raise CorruptPayload unless every lane of `decoder` ended at its check with no byte left over."""
-    state, used = decoder.finish()
-    bad = np.flatnonzero((state != check) | ~used)
-    if bad.size:
-        raise CorruptPayload(f"{bad.size} of {len(state)} coder states end wrong, the first in lane {bad[0]}")

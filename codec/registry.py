@@ -2,8 +2,8 @@
 
 Models lie in `codec/weights` (inside a wheel), in `weights` beside the package (a checkout), and in the directories of
 $AEZ_WEIGHTS. Names of shipped files end in the first 8 hexadecimal digits of the file's SHA-256, so a model is found by
-its hash without opening any other; files of other names are hashed. `MODEL_IDS` is the registry of FORMAT.md 7.1: append
-only, once released.
+its hash without opening any other; files of other names are hashed. The names of lossless models end in "-lossless", so
+one kind is chosen without loading the other. `MODEL_IDS` is the registry of FORMAT.md 7.1: append only, once released.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from codec.errors import ModelNotFound
-from codec.model import Model, load
+from codec.bundle import MAX_MODEL_BYTES, BaseModel, unpack_bundle
+from codec.errors import BadModel, ModelNotFound, UsageError
+from codec.model import Model
+from codec.pixel_model import PixelModel
 
 _HASHED = re.compile("-[0-9a-f]{8}$")
+_CLASSES: dict[str, type[BaseModel]] = {c.ARCHITECTURE: c for c in (Model, PixelModel)}
+LOSSLESS = "-lossless"  # how the name of a lossless model ends
 
 # Model_ID -> Model_Hash, hexadecimal.
 MODEL_IDS: dict[int, str] = {
@@ -38,12 +42,31 @@ def files() -> list[Path]:
     return [path for d in directories() if d.is_dir() for path in sorted(d.glob("*.safetensors"))]
 
 
+def load(path: Path) -> BaseModel:
+    """Load a model file of any architecture.  Raises BadModel naming it."""
+    try:
+        with path.open("rb") as file:
+            return unpack_model(file.read(MAX_MODEL_BYTES + 1))
+    except BadModel as error:
+        raise BadModel(f"{path}: {error}") from error
+    except OSError as error:
+        raise BadModel(f"{path}: {error.strerror}") from error
+
+
+def unpack_model(stream: bytes) -> BaseModel:
+    """The model in the bytes of a model file.  Raises BadModel."""
+    architecture, _, _ = unpack_bundle(stream)
+    if architecture not in _CLASSES:
+        raise BadModel(f"architecture {architecture!r}, this version knows {' and '.join(map(repr, _CLASSES))}")
+    return _CLASSES[architecture](stream)
+
+
 @lru_cache(maxsize=8)
-def _load(path: Path, size: int, mtime_ns: int) -> Model:
+def _load(path: Path, size: int, mtime_ns: int) -> BaseModel:
     return load(path)
 
 
-def load_cached(path: Path) -> Model:
+def load_cached(path: Path) -> BaseModel:
     """The model in a file; loaded once as long as the file does not change.  Raises BadModel."""
     try:
         status = path.stat()
@@ -52,7 +75,7 @@ def load_cached(path: Path) -> Model:
     return _load(path, status.st_size, status.st_mtime_ns)
 
 
-def by_hash(model_hash: bytes, extra: Model | None = None) -> Model:
+def by_hash(model_hash: bytes, extra: BaseModel | None = None) -> BaseModel:
     """The model whose SHA-256 starts with `model_hash` (MODEL_HASH_BYTES bytes); `extra` is tried first.
 
     Raises ModelNotFound, BadModel.
@@ -87,31 +110,54 @@ def name_of(path: Path) -> str:
     return _HASHED.sub("", path.stem)
 
 
-def by_id(model_id: int) -> Model:
+def by_id(model_id: int) -> BaseModel:
     """The model that a single-image stream names by number.  Raises ModelNotFound."""
     if model_id not in MODEL_IDS:
         raise ModelNotFound(f"model number {model_id} is unknown to this version of aez; a later one may have it", str(model_id))
     return by_hash(bytes.fromhex(MODEL_IDS[model_id]))
 
 
-def id_of(model: Model) -> int:
+def id_of(model: BaseModel) -> int:
     """Model_ID of a model, 0 if it is not in the registry."""
     return next((i for i, h in MODEL_IDS.items() if h == model.hash.hex()), 0)
 
 
-def by_name(name: str) -> Model:
-    """A model by its name (`mnist`) or file.  Raises ModelNotFound, BadModel."""
+def by_name(name: str, lossless: bool | None = False) -> BaseModel:
+    """A model by its name (`mnist`) or file, of the kind wanted; None: of either kind.
+
+    The name of a lossless model may leave out its "-lossless".  Raises ModelNotFound, BadModel, UsageError for one of the
+    other kind.
+    """
     if name.endswith(".safetensors") or os.sep in name:
-        return load_cached(Path(name))
-    for path in reversed(files()):  # the latest of one name
-        if name_of(path) == name:
-            return load_cached(path)
-    known = sorted({name_of(path) for path in files()})
-    raise ModelNotFound(f"no model is called {name!r}; installed: {', '.join(known) or 'none'}; a file is given as a path", name)
+        return _of_kind(load_cached(Path(name)), name, lossless)
+    wanted = {False: (name,), True: (name + LOSSLESS, name), None: (name, name + LOSSLESS)}[lossless]
+    found = {name_of(path): path for path in files()}  # the latest of one name
+    for candidate in wanted:
+        if candidate in found:
+            return _of_kind(load_cached(found[candidate]), name, lossless)
+    installed = ", ".join(sorted(found)) or "none"
+    raise ModelNotFound(f"no model is called {name!r}; installed: {installed}; a file is given as a path", name)
 
 
-def shipped() -> list[Model]:
-    """The models of the registry, by number."""
-    return [by_id(model_id) for model_id in MODEL_IDS]
+def _of_kind(model: BaseModel, name: str, lossless: bool | None) -> BaseModel:
+    if lossless not in (None, model.lossless):
+        raise UsageError(f"model {name} is {model.kind}, a {'lossless' if lossless else 'lossy'} one is wanted")
+    return model
 
 
+def shipped(lossless: bool = False) -> list[BaseModel]:
+    """The models of the registry that are of one kind, by number; no other is loaded.
+
+    Raises ModelNotFound if there is none, or one is not installed; BadModel.
+    """
+    names = {path.stem[-8:]: name_of(path) for path in files() if _HASHED.search(path.stem)}
+    models = []
+    for model_id, model_hash in MODEL_IDS.items():
+        name = names.get(model_hash[:8])
+        if name is None or name.endswith(LOSSLESS) == lossless:  # None: only the file itself can tell
+            models.append(by_id(model_id))
+    models = [model for model in models if model.lossless == lossless]
+    if not models:
+        kind = "lossless model" if lossless else "model"
+        raise ModelNotFound(f"no {kind} is shipped with this build: give one with -m FILE or model=", "auto")
+    return models

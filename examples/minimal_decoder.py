@@ -88,7 +88,7 @@ def blocks_of(stream: bytes):
         require(len(block) >= 46 and block[:4] == b"aezB", "a block does not start where the footer says")
         require(blake2b(block[:26], digest_size=4).digest() == block[26:30], "the check of a block header differs")
         _, model_hash, quality, flags, count, *areas, _, checksum = struct.unpack_from("<4s8sBBHIHI4s16s", block)
-        require(flags <= 1 and quality <= 99, "a block uses reserved flags or qualities")
+        require(flags <= 1 and quality <= 100, "a block uses reserved flags or qualities")
         require(1 <= count <= 4096 and areas[0] <= 1 << 24 and areas[2] <= -(-count // 16) << 20, "a block is out of range")
         require(count == images and 46 + sum(areas) == len(block), "block header and footer entry disagree")
         require(blake2b(block[:30] + block[46:], digest_size=16).digest() == checksum, "the checksum of a block differs")
@@ -103,6 +103,24 @@ def blocks_of(stream: bytes):
         yield model_hash, quality, count, names if flags else None, messages
 
 
+def unzstd(frame: bytes, least: int, most: int, **options: bool) -> bytes:
+    """The content of a zstd frame that states a size of least .. most."""
+    import zstandard  # only names and stored images need it
+
+    try:
+        require(least <= zstandard.frame_content_size(frame) <= most, "a zstd frame does not state a size within the limits")
+        return zstandard.ZstdDecompressor().decompress(frame, **options)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"a zstd frame does not decompress: {error}") from error
+
+
+def unstored(data: bytes) -> np.ndarray:
+    """Stored bytes -> the image (2.3)."""
+    require(len(data) <= 784, "a stored image is too long")
+    data = data if len(data) == 784 else unzstd(data, 784, 784, allow_extra_data=False)
+    return np.frombuffer(data, np.uint8).reshape(28, 28)
+
+
 def names(stream: bytes) -> list[str | None]:
     """The name of each image, None for those without (3.3); bytes that are not UTF-8 become surrogates, as in os.fsdecode."""
     if not is_collection(stream):
@@ -112,13 +130,7 @@ def names(stream: bytes) -> list[str | None]:
         if area is None:
             found += [None] * count
             continue
-        import zstandard  # only names need it
-
-        try:
-            require(0 < zstandard.frame_content_size(area) <= 1 << 24, "the names do not state a size within the limit")
-            text = zstandard.ZstdDecompressor().decompress(area)
-        except zstandard.ZstdError as error:
-            raise ValueError(f"the names do not decompress: {error}") from error
+        text = unzstd(area, 1, 1 << 24)
         require(text.count(b"\0") == count and text[-1:] == b"\0", "the number of names is not the number of images")
         found += [name.decode("utf-8", "surrogateescape") for name in text[:-1].split(b"\0")]
     return found
@@ -127,18 +139,22 @@ def names(stream: bytes) -> list[str | None]:
 def decode(stream: bytes, weights: Path) -> np.ndarray:
     """uint8, (28, 28) for a single image, (N, 28, 28) for a collection; `weights` is a directory of model files."""
     if not is_collection(stream):
-        require(6 <= len(stream) <= 65536 and stream[4] <= 99, "length or quality of the stream is out of range")
+        require(6 <= len(stream) <= 65536 and stream[4] <= 101, "length or quality of the stream is out of range")
         model_hash, at = extension(stream, 6)
+        if stream[4] == 101:  # no model (2.3)
+            require(stream[3] == 0 and model_hash is None, "a stored image names a model")
+            require(stream[5] == crc8(stream[:5] + stream[6:]), "the check of the image differs")
+            return unstored(stream[at:])
         require((stream[3] == 0) == (model_hash is not None), "either a Model_ID or a Model_Hash must name the model")
         require(stream[3] in {0, *MODEL_IDS}, f"the model with Model_ID {stream[3]} is unknown")
         digest, model = find_model(model_hash or bytes.fromhex(MODEL_IDS[stream[3]]), weights)  # its check covers the model (2.1)
         require(stream[5] == crc8(digest + stream[:5] + stream[6:]), "the check of the image differs")
-        return Group(model, stream[4], 1, stream[at:]).pixels()[0]
+        return Group(model, stream[4], 1, stream[at:]).decode()[0]
     pixels = [np.zeros((0, 28, 28), np.uint8)]
     for model_hash, quality, count, _, messages in blocks_of(stream):
         model = find_model(model_hash, weights)[1]
         for g, message in enumerate(messages):  # 16 images each, what is left in the last
-            pixels.append(Group(model, quality, min(16, count - 16 * g), message).pixels())
+            pixels.append(Group(model, quality, min(16, count - 16 * g), message).decode())
     return np.concatenate(pixels)
 
 
@@ -148,7 +164,7 @@ def scale(s: np.ndarray, m: np.ndarray, bits: int) -> np.ndarray:
 
 
 class Group:
-    """`count` images that share a message (5) and go through the network (6), as int64 (images, channels, positions)."""
+    """`count` images that share a message (5) and go through a network (6, 8), as int64 (images, channels, positions)."""
 
     def __init__(self, model: Tensors, quality: int, count: int, message: bytes):
         self.model, self.quality, self.count, self.message = model, quality, count, message
@@ -160,15 +176,30 @@ class Group:
             self.state = self.state << 8 | self.message[self.at]
             self.at += 1
 
+    def choose(self, table: list[int]) -> int:
+        """decode(t) of 5.1."""
+        self.refill()
+        slot = self.state & 0xFFFF
+        c = bisect_right(table, slot) - 1  # table[c] <= slot < table[c + 1]
+        self.state = (table[c + 1] - table[c]) * (self.state >> 16) + slot - table[c]
+        return c
+
+    def decode(self) -> np.ndarray:
+        """The images, uint8 (count, 28, 28), once the final state has shown that they are right (5.2)."""
+        lossless = "head.weight" in self.model
+        require(lossless == (self.quality == 100), "the quality is none of the model's")
+        pixels = self.lossless() if lossless else self.lossy()
+        self.refill()
+        check = zlib.crc32(pixels.tobytes()) & 0xFF
+        require(self.at == len(self.message) and self.state == check, "the final state of a message differs")
+        return pixels
+
     def symbols(self, level: int, rows: np.ndarray) -> np.ndarray:
         tables, by_image = self.model["cdf"][level].tolist(), rows.reshape(self.count, -1)
         codes = np.zeros_like(by_image)
         # The images alternate: symbol 0 of all images, then symbol 1 ... (5.3). Row 0 takes no step, its code is 0.
         for s, i in np.argwhere(by_image.T).tolist():
-            self.refill()
-            table, slot = tables[by_image[i, s]], self.state & 0xFFFF
-            c = codes[i, s] = bisect_right(table, slot) - 1  # table[c] <= slot < table[c + 1]
-            self.state = (table[c + 1] - table[c]) * (self.state >> 16) + slot - table[c]
+            codes[i, s] = self.choose(tables[by_image[i, s]])
         return np.where(codes % 2, -(codes + 1) // 2, codes // 2).reshape(rows.shape)  # 0, -1, 1, -2, 2, ...
 
     def table(self, name: str) -> np.ndarray:
@@ -194,7 +225,7 @@ class Group:
         y = 256 * self.symbols(level, rows) + mean  # in 256ths of a step
         return np.clip(scale(y, self.table(name + "dequantizer"), 18), -4095, 4095)
 
-    def pixels(self) -> np.ndarray:
+    def lossy(self) -> np.ndarray:
         """The synthesis of 6.4: message and network take turns, level by level."""
         rows = np.repeat(self.table("prior_sigma")[None], self.count, axis=0)  # the same for all images
         x = self.latents(0, "", rows, self.table("prior_mean"))
@@ -211,11 +242,75 @@ class Group:
                 x = self.latents(i + 1, f"levels.{i}.", rows, mean)
                 t = np.clip(t + self.layer(f"levels.{i}.merge", x), -1023, 1023)
         z = self.layer("output", t, 0, 255).astype(np.uint8).reshape(self.count, 4, 4, 7, 7)  # image, v, u, Y, X
-        pixels = z.transpose(0, 3, 1, 4, 2).reshape(self.count, 28, 28)  # row 4 Y + v, column 4 X + u
-        self.refill()
-        check = zlib.crc32(pixels.tobytes()) & 0xFF  # (5.2)
-        require(self.at == len(self.message) and self.state == check, "the final state of a message differs")
+        return z.transpose(0, 3, 1, 4, 2).reshape(self.count, 28, 28)  # row 4 Y + v, column 4 X + u
+
+    def lossless(self) -> np.ndarray:
+        """Stored images, then pixel by pixel the flags of all images and their values (8.1)."""
+        n, model = self.count, self.model
+        stored = np.array([self.choose([0, 65520, 65536]) for _ in range(n)], bool)
+        pixels = np.zeros((n, 28, 28), np.uint8)
+        for i in np.flatnonzero(stored):
+            length = 256 * self.byte() + self.byte()
+            require(length <= 784, "a stored image is too long")
+            pixels[i] = unstored(bytes(self.byte() for _ in range(length)))
+        # The state of all images (8.2); `seen` are their pixels so far, with 6 rows of 0 above and 6 columns to either side.
+        self.seen, counts = np.zeros((n, 34, 40), np.int64), np.zeros((n, 185, 256), np.int64)
+        self.sums = {name: np.zeros((n, len(model[f"{name}.window.bias"])), np.int64) for name in ("flag", "value")}
+        for p in range(784):
+            y, x = divmod(p, 28)
+            near = self.near(p)
+            live = near.any(axis=1)
+            asked = np.flatnonzero(~stored & ~live)
+            zero = model["flag.zero_freq"][self.layer("flag.logit", self.trunk("flag", p, asked), -511, 511) + 511]  # (8.4)
+            flagged = [i for i, z in zip(asked, zero.ravel().tolist(), strict=True) if self.choose([0, z, 65536])]
+            coded = np.array(sorted([*flagged, *np.flatnonzero(~stored & live)]), int)
+            rows = np.array([(0, 1 + y, 29 + x, 57 + (west >> 2), 121 + (north >> 2)) for west, north, _, _ in near[coded]], int)
+            rows = rows.reshape(-1, 5)  # histograms of each image
+            freq = self.frequencies(self.trunk("value", p, coded), model["log_count"][counts[coded[:, None], rows]])
+            for i, r, table in zip(coded, rows, np.cumsum(freq, axis=1).tolist(), strict=True):
+                if v := self.choose([0, *table]):
+                    pixels[i, y, x] = self.seen[i, y + 6, x + 6] = v
+                    for name, s in self.sums.items():
+                        shade, ink, count, first = (model[f"{name}.{part}.table"] for part in ("shade", "ink", "count", "first"))
+                        s[i] += ((v * shade[p] + 64) >> 7) + ink[p] + count[v] + (counts[i, 0, v] == 0) * first[v]
+                    counts[i, r, v] = np.minimum(counts[i, r, v] + 1, 255)
         return pixels
+
+    def near(self, p: int) -> np.ndarray:
+        """The pixels to the west, north, northwest, northeast of pixel p (8.2), (count, 4)."""
+        y, x = p // 28 + 6, p % 28 + 6
+        return self.seen[:, [y, y - 1, y - 1, y - 1], [x - 1, x, x - 1, x + 1]]
+
+    def trunk(self, name: str, p: int, images: np.ndarray) -> np.ndarray:
+        """(8.3), (images, Z, 1)."""
+        (y, x), near, seen = divmod(p, 28), self.near(p)[images], self.seen[images]
+        window = seen[:, y : y + 7, x : x + 13].reshape(-1, 91)[:, :84]
+        features = np.concatenate([window, 128 * (window > 0), 128 * (window >= 250)], axis=1)
+        inked = seen[:, 6:, 6:-6] > 0
+        some = inked.any(axis=(1, 2))
+        top = np.where(some, y - inked.any(axis=2).argmax(axis=1), 28)  # argmax: the first that is True
+        left = np.where(some, x - inked.any(axis=1).argmax(axis=1) + 27, 55)
+        tables = [self.model[f"{name}.{part}.table"] for part in ("position", "top", "left", "neighbours")]
+        a = self.layer(f"{name}.window", features[..., None], 1 - (1 << 24), (1 << 24) - 1)[..., 0] + self.sums[name][images]
+        a += tables[0][p] + tables[1][top] + tables[2][left] + tables[3][np.arange(4), near].sum(axis=1)
+        if name == "value":
+            a += ~near.any(axis=1, keepdims=True) * self.model["value.flagged.table"]
+        return np.clip((a + 16) >> 5, 0, 1023)[..., None]
+
+    def byte(self) -> int:
+        return self.choose(list(range(0, 65537, 256)))
+
+    def frequencies(self, h: np.ndarray, logs: np.ndarray) -> np.ndarray:
+        """Activations (images, Z, 1), logarithms (images, 5, 256) -> frequencies of the values (images, 256), as in 8.5."""
+        for j in range(sum(name.startswith("hidden.") for name in self.model) // 4):
+            h = np.clip(h + self.layer(f"hidden.{j}", h, low=0), 0, 1023)
+        a = (self.layer("gates", h) * logs).sum(axis=1)
+        logits = self.layer("head", h, -32768, 32768)[..., 0] + np.rint(a / 512).astype(np.int64)  # exact: a is below 2**24
+        best, every = logits.argmax(axis=1), np.arange(len(logits))  # the first of the largest
+        weights = self.model["exp"][np.minimum(logits[every, best][:, None] - logits, 511)]
+        freq = 1 + (weights * (65280 * 65536 // weights.sum(axis=1, keepdims=True)) >> 16)
+        freq[every, best] += 65536 - freq.sum(axis=1)
+        return freq
 
 
 @cache
@@ -226,9 +321,11 @@ def find_model(model_hash: bytes, weights: Path) -> tuple[bytes, Tensors]:
     require(file is not None, f"no file in {weights} has the Model_Hash {model_hash.hex()}")
     data = 8 + int.from_bytes(file[:8], "little")
     header, model = json.loads(file[8:data]), {}
-    require(header.pop("__metadata__")["architecture"] == "ladder-1", "the model's architecture is unknown")
+    architecture = header.pop("__metadata__")["architecture"]
+    require(architecture in ("ladder-1", "pixels-1"), "the model's architecture is unknown")
+    require((architecture == "pixels-1") == ("head.weight" in header), "the model has tensors of another architecture")
     for name, entry in header.items():
-        kind, size = ("I8", 1) if name.endswith(".weight") else ("I32", 4)
+        kind, size = {"weight": ("I8", 1), "table": ("I16", 2)}.get(name.split(".")[-1], ("I32", 4))
         begin, end = (data + offset for offset in entry["data_offsets"])
         fits = data <= begin <= end <= len(file) and end - begin == size * prod(entry["shape"])
         require(fits and entry["dtype"] == kind, f"{name} has another type or size")
@@ -236,13 +333,19 @@ def find_model(model_hash: bytes, weights: Path) -> tuple[bytes, Tensors]:
     for name in (name.removesuffix(".weight") for name in model if name.endswith(".weight")):
         weight, bias, shift, multiplier = (model[f"{name}.{part}"] for part in ("weight", "bias", "shift", "multiplier"))
         # The bound of 6.3: with it every sum is exact in float32, too.
-        input_max = 4095 if name == "start0" or name.endswith(".merge") else 1023
+        input_max = 4095 if name == "start0" or name.endswith(".merge") else 255 if name.endswith(".window") else 1023
         largest = input_max * abs(weight).reshape(len(weight), -1).sum(1) + abs(bias).reshape(len(bias), -1).max(1)
         bounded = (largest + abs(shift).max(0)).max() < 1 << 24
         require(bounded and 1 <= multiplier.min() and multiplier.max() <= 1 << 24, f"{name} is out of bounds")
-    cdf = model["cdf"]  # from 0 to 65536, rising until it gets there (7.3)
-    rises = (np.diff(cdf) >= (cdf[..., :-1] < 65536)).all()
-    require(rises and (cdf[..., 0] == 0).all() and (cdf[..., -1] == 65536).all(), "the cdf is not sound")
+    if architecture == "ladder-1":
+        cdf = model["cdf"]  # from 0 to 65536, rising until it gets there (7.3)
+        rises = (np.diff(cdf) >= (cdf[..., :-1] < 65536)).all()
+        require(rises and (cdf[..., 0] == 0).all() and (cdf[..., -1] == 65536).all(), "the cdf is not sound")
+    else:  # (8.6)
+        zero, exp, log = (model[name] for name in ("flag.zero_freq", "exp", "log_count"))
+        require(len(zero) == 1023 and 1 <= zero.min() and zero.max() < 65536, "flag.zero_freq is out of range")
+        require(len(exp) == 512 and exp[0] == 65536 == exp.max() and exp.min() >= 0, "exp is out of range")
+        require(len(log) == 256 and log[0] == 0 and np.diff(log).min() > 0 and log[-1] <= 3071, "log_count is out of range")
     return sha256(file).digest(), model
 
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from codec import registry
 from codec.model import Model
+from codec.pixel_model import PixelModel
 
 _fixtures = [HealthCheck.function_scoped_fixture]  # ours change nothing between two examples
 settings.register_profile("default", max_examples=200, deadline=None, derandomize=True, database=None,
@@ -20,10 +21,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the files of tiny models 0 and 1, written once."""
+    """A directory with the files of tiny models 0 and 1 and of tiny lossless model 0, written once."""
     directory = tmp_path_factory.mktemp("weights")
     for seed in (0, 1):
         helpers.install(directory, seed)
+    helpers.install(directory, lossless=True)
     return directory
 
 
@@ -40,6 +42,14 @@ def shipped(foreign: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
     """Tiny model 0, as if it were the one shipped model: number 1 of the registry."""
     monkeypatch.setattr(registry, "MODEL_IDS", {1: foreign.hash.hex()})
     return foreign
+
+
+@pytest.fixture
+def shipped_lossless(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> PixelModel:
+    """Tiny lossless model 0 as number 3 of the registry, beside tiny model 0 as number 1."""
+    model = helpers.tiny_pixel_model()
+    monkeypatch.setattr(registry, "MODEL_IDS", {1: shipped.hash.hex(), 3: model.hash.hex()})
+    return model
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ def recipes() -> dict[str, dict[str, Any]]:
     for model_hash in registry.MODEL_IDS.values():
         model = registry.by_hash(bytes.fromhex(model_hash))
         tag = f"{model.name}-{model_hash[:8]}"
+        if model.lossless:
+            wanted[f"{tag}-image3.aez"] = {"images": 3, "quality": 100, "model": model.name}
+            wanted[f"{tag}-named40.aez"] = {"images": [0, 40], "quality": 100, "model": model.name, "names": True}
+            continue
         for number, quality in ((3, 0), (17, 30), (40, 75), (25, 99)):
             wanted[f"{tag}-image{number}-q{quality}.aez"] = {"images": number, "quality": quality, "model": model.name}
         wanted[f"{tag}-named40-q60.aez"] = {"images": [0, 40], "quality": 60, "model": model.name, "names": True}
@@ -75,7 +80,8 @@ def error_streams() -> dict[str, bytes]:
         "UnsupportedVersion-2.aez": patched(single, 2, 0x20),
         "UnsupportedVersion-critical-field.aez": patched(single, 2, 0x14)[:6] + b"\x02\x02\x00" + single[6:],
         "ReservedBitsSet-flags.aez": patched(single, 2, 0x11),
-        "ReservedBitsSet-quality-100.aez": patched(single, 4, 100),
+        "ReservedBitsSet-quality-102.aez": patched(single, 4, 102),
+        "ReservedBitsSet-stored-with-model.aez": patched(single, 4, 101),
         "Truncated-empty.aez": b"",
         "Truncated-header.aez": single[:4],
         "Truncated-collection.aez": collection[: len(collection) // 2],
@@ -85,6 +91,8 @@ def error_streams() -> dict[str, bytes]:
         "ChecksumMismatch-image.aez": patched(single, len(single) - 1, single[-1] ^ 1),
         "ChecksumMismatch-block.aez": bytes(cut),
         "CorruptPayload-image.aez": corrupt_payload(single),
+        "CorruptPayload-lossless-of-a-lossy-model.aez": other_quality(single, 100),
+        "CorruptPayload-stored.aez": bitstream.pack_image(bitstream.ImageHeader(0, 101), bytes(783), b""),
     }
 
 
@@ -93,6 +101,13 @@ def corrupt_payload(single: bytes) -> bytes:
     header, offset = bitstream.unpack_image_header(single)
     model = registry.by_id(header.model_id)
     return bitstream.pack_image(header, bytes(b ^ 0x55 for b in single[offset:]), model.sha256)
+
+
+def other_quality(single: bytes, quality: int) -> bytes:
+    """The stream with another Quality and the Check that fits."""
+    header, offset = bitstream.unpack_image_header(single)
+    model = registry.by_id(header.model_id)
+    return bitstream.pack_image(replace(header, quality=quality), single[offset:], model.sha256)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from codec.errors import (
     UsageError,
 )
 from codec.model import Model, log2_lmbda
+from codec.pixel_model import PixelModel, stored_bytes
 
 
 def decoded(pixels: np.ndarray, quality: int, model: Model) -> np.ndarray:
@@ -146,9 +147,9 @@ def test_pixels_of_another_type_or_shape_are_an_image_error(pixels: Any) -> None
 
 
 @pytest.mark.usefixtures("shipped")
-@pytest.mark.parametrize("quality", [-1, 100, 1000, 75.0, 0.5, "75", None])
+@pytest.mark.parametrize("quality", [-1, 101, 1000, 75.0, 0.5, "75"])
 def test_a_quality_out_of_range_is_a_usage_error(quality: Any) -> None:
-    with pytest.raises(UsageError, match="wanted a whole number from 0 to 99"):
+    with pytest.raises(UsageError, match="wanted a whole number from 0 to 100"):
         api.compress(helpers.drawn(1)[0], quality=quality)
     with pytest.raises(UsageError):
         api.compress(helpers.drawn(1), quality=quality)
@@ -278,6 +279,140 @@ def test_a_missing_or_damaged_model_is_a_model_error(shipped: Model, tmp_path: P
         api.decompress(bytes(stream))
 
 
+# ---- lossless
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+@pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (0, 28, 28), (40, 28, 28)])
+def test_lossless_gives_every_pixel_back_and_is_quality_100(shape: tuple[int, ...]) -> None:
+    pixels = helpers.drawn(40)[: shape[0]] if len(shape) == 3 else helpers.drawn(40)[0]
+    stream = codec.compress(pixels, lossless=True)
+    np.testing.assert_array_equal(codec.decompress(stream), pixels)
+    assert stream == codec.compress(pixels, quality=100) == codec.compress(pixels, quality=100, lossless=True)
+    info = codec.info(stream)
+    assert (info.lossless, info.quality) == (True, 100 if pixels.size else None)
+
+
+def test_lossless_figures_are_those_of_the_file(shipped_lossless: PixelModel) -> None:
+    file = io.BytesIO()
+    with api.CollectionWriter(file, lossless=True) as writer:
+        writer.write(helpers.drawn(40))
+    stats = writer.stats
+    assert (stats.images, stats.bytes_out, stats.squared_error) == (40, len(file.getvalue()), 0)
+    assert (stats.lossless, stats.psnr_db, stats.models) == (True, None, {"tiny0-lossless": 40})
+    info = api.info(file.getvalue())
+    assert (info.model, info.model_hash) == ("tiny0-lossless", shipped_lossless.hash.hex())
+    with api.open(file.getvalue()) as collection:
+        np.testing.assert_array_equal(collection[[39, 2, 17]], helpers.drawn(40)[[39, 2, 17]])
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_a_single_image_that_no_model_makes_smaller_is_stored_in_at_most_790_bytes() -> None:
+    pixels = helpers.drawn(16)
+    streams, stats = api.compress_images(pixels, lossless=True)
+    for image, stream in zip(pixels, streams, strict=True):
+        np.testing.assert_array_equal(api.decompress(stream), image)
+        assert len(stream) <= 6 + len(stored_bytes(image)) <= 790
+        assert stream[4] == 100 or stream == bitstream.pack_image(bitstream.ImageHeader(0, 101), stored_bytes(image), b"")
+    kinds = [stream[4] for stream in streams]
+    assert stats.models == {"tiny0-lossless": kinds.count(100), "stored": kinds.count(101)}
+    assert kinds.count(100) > 2
+    noise = helpers.drawn(16)[2]
+    assert streams[2][6:] == noise.tobytes()
+    info = api.info(streams[2])
+    assert (info.lossless, info.quality, info.model, info.model_hash) == (True, 101, None, "")
+    assert (info.bytes, info.payload_bytes) == (790, 784)
+
+
+def test_a_stored_image_needs_no_model(shipped_lossless: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = helpers.drawn(16)[2]
+    stream = api.compress(noise, lossless=True)
+    monkeypatch.delenv("AEZ_WEIGHTS")
+    monkeypatch.setattr(api.registry, "MODEL_IDS", {})
+    decoded_noise = api.decompress(stream)
+    np.testing.assert_array_equal(decoded_noise, noise)
+    assert decoded_noise.flags.writeable
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_foreign_lossless_model_never_makes_an_image_longer_than_stored() -> None:
+    for image in helpers.drawn(8):
+        stream = api.compress(image, model="tiny0", lossless=True)
+        np.testing.assert_array_equal(api.decompress(stream), image)
+        assert len(stream) <= 6 + len(stored_bytes(image))
+
+
+@pytest.mark.parametrize("payload", [b"", b"x", bytes(783), bytes(785), stored_bytes(np.zeros((28, 28), np.uint8))[:-1]])
+def test_a_stored_payload_of_no_image_is_corrupt(payload: bytes) -> None:
+    with pytest.raises(CorruptPayload) as caught:
+        api.decompress(bitstream.pack_image(bitstream.ImageHeader(0, 101), payload, b""))
+    assert caught.value.offset == 6
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_every_bit_flip_and_truncation_of_lossless_single_images_is_refused() -> None:
+    pixels = helpers.drawn(16)
+    for image in (pixels[0], pixels[1]):
+        stream = api.compress(image, lossless=True)
+        for damaged in [*helpers.flips(stream), *helpers.cuts(stream)]:
+            with pytest.raises((BitstreamError, ModelNotFound)):
+                api.decompress(damaged)
+
+
+def test_a_quality_that_the_model_cannot_have_is_corrupt(shipped_lossless: PixelModel) -> None:
+    for model, number, quality in ((helpers.tiny_model(), 1, 100), (shipped_lossless, 3, 99)):
+        stream = bitstream.pack_image(bitstream.ImageHeader(number, quality), b"", model.sha256)
+        with pytest.raises(CorruptPayload, match=f"quality {quality} with model {model.name}, which is {model.kind}") as caught:
+            api.decompress(stream)
+        assert caught.value.offset == 4
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_a_request_that_contradicts_itself_is_a_usage_error() -> None:
+    for pixels in (helpers.drawn(1), helpers.drawn(1)[0]):
+        with pytest.raises(UsageError, match="quality 75 is not lossless"):
+            api.compress(pixels, quality=75, lossless=True)
+        with pytest.raises(UsageError, match="model tiny0-lossless is lossless, a lossy one is wanted"):
+            api.compress(pixels, model="tiny0-lossless")
+        with pytest.raises(UsageError, match="model tiny1 is lossy, a lossless one is wanted"):
+            api.compress(pixels, model="tiny1", lossless=True)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_lossless_without_a_shipped_model_says_so() -> None:
+    with pytest.raises(ModelNotFound, match="no lossless model is shipped"):
+        api.compress(helpers.drawn(1), lossless=True)
+
+
+def test_auto_takes_the_smaller_of_two_lossless_models(
+    shipped_lossless: PixelModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [shipped_lossless, helpers.tiny_pixel_model(1)]
+    monkeypatch.setenv("AEZ_WEIGHTS", str(helpers.install(tmp_path, 0, lossless=True).parent))
+    helpers.install(tmp_path, 1, lossless=True)
+    monkeypatch.setattr(api.registry, "MODEL_IDS", {3 + i: model.hash.hex() for i, model in enumerate(models)})
+    pixels = helpers.drawn(24)
+    sizes = np.array([[len(m) for m in model.encode(pixels, group=1).messages] for model in models])
+    streams, _ = api.compress_images(pixels, lossless=True)
+    seen = [stream[3] for stream in streams]
+    assert {3, 4} <= set(seen)
+    assert all(number in (0, 3 + size.argmin()) for number, size in zip(seen, sizes.T, strict=True))
+    (header,) = api.open(api.compress(pixels, lossless=True)).headers()
+    assert header.model_hash == models[sizes.sum(axis=1).argmin()].hash
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_decompress_takes_a_lossless_model_by_name_or_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = helpers.install(tmp_path, lossless=True)
+    monkeypatch.delenv("AEZ_WEIGHTS")
+    monkeypatch.setattr(api.registry, "MODEL_IDS", {})
+    pixels = helpers.drawn(20)
+    stream = api.compress(pixels, lossless=True, model=str(path))
+    with pytest.raises(ModelNotFound):
+        api.decompress(stream)
+    np.testing.assert_array_equal(api.decompress(stream, model=str(path)), pixels)
+
+
 # ---- info
 
 
@@ -356,6 +491,7 @@ def test_a_payload_that_passes_the_check_but_not_the_coder_is_corrupt(shipped: M
 
 
 def test_models_lists_what_is_installed(shipped: Model, tiny_weights: Path) -> None:
+    assert {m.name: m.lossless for m in api.models()}.items() >= {"tiny0": False, "tiny0-lossless": True}.items()
     (found,) = [m for m in api.models() if m.hash == shipped.hash.hex()]
     assert (found.name, found.trained_on, found.figures) == ("tiny0", "dice", {"psnr_db": 1.5})
     assert Path(found.path).parent == tiny_weights

@@ -6,7 +6,9 @@ import errno
 import io
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,6 +251,35 @@ def test_removal_takes_exactly_the_images_that_are_in_the_output(tree: Path, sep
         "bad.png",
         "notes.txt",
     ]
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+@pytest.mark.parametrize("separate", [False, True])
+def test_removal_after_lossless_waits_for_the_very_pixels(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, separate: bool
+) -> None:
+    """A decoder that gives other pixels without noticing: the inputs are all that is left of the images."""
+    decode_blocks = api.decode_blocks
+
+    def one_pixel_off(*args: Any, **options: Any) -> Iterator[api.DecodedBlock]:
+        for block in decode_blocks(*args, **options):
+            assert block.pixels is not None
+            block.pixels = block.pixels.copy()
+            block.pixels[-1, 27, 27] ^= 1
+            yield block
+
+    options = batch.CompressOptions(quality=100, remove=True)
+    monkeypatch.setattr(api, "decode_blocks", one_pixel_off)
+    report = batch.Report()
+    batch.compress([str(tree)], separate=separate, options=options, report=report)
+    assert report.exit_code == 4
+    assert "does not hold the pixels of its inputs" in report.failed[0][1]
+    assert len(list(tree.rglob("*.png"))) == 4
+    monkeypatch.setattr(api, "decode_blocks", decode_blocks)
+    report = batch.Report()
+    batch.compress([str(tree)], separate=separate, options=replace(options, force=True), report=report)
+    assert (report.exit_code, report.stats.lossless) == (0, True)
+    assert not list(tree.rglob("*.png"))
 
 
 def test_processes_give_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +161,94 @@ def test_many_images_are_no_single_png(stream: Path, tmp_path: Path) -> None:
     result = aez("decompress", stream, "-o", tmp_path / "one.png")
     assert result.exit_code == 1
     assert "one PNG holds one image" in result.stderr
+
+
+# Lossless
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+@pytest.mark.parametrize("option", [["--lossless"], ["-q", "100"], ["--lossless", "-q", "100"]], ids=len)
+def test_lossless_directory_comes_back_pixel_by_pixel(tree: Path, tmp_path: Path, option: list[str]) -> None:
+    for separate in ([], ["--separate"]):
+        out = tmp_path / ("out" if separate else "out.aez")
+        result = aez("compress", tree, *option, *separate, "-o", out, "--json")
+        said = json.loads(result.stdout)
+        assert result.exit_code == 0
+        assert (said["lossless"], said["quality"], said["psnr_db"], said["images"]) == (True, 100, None, 4)
+        assert aez("test", out).exit_code == 0
+        back = tmp_path / f"back{len(separate)}"
+        assert aez("decompress", out, "-o", back).exit_code == 0
+        for path in tree.rglob("*.png"):
+            assert (images.read_image(back / path.relative_to(tree)) == images.read_image(path)).all()
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_lossless_idx_gz_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    pixels = make_pixels(40)
+    pixels[3] = np.random.default_rng(0).integers(0, 256, (28, 28))
+    idx = struct.pack(">HBB3I", 0, 8, 3, 40, 28, 28) + pixels.tobytes()
+    source = tmp_path / "t10k-images-idx3-ubyte.gz"
+    source.write_bytes(gzip.compress(idx))
+    assert aez("compress", "--lossless", source).exit_code == 0
+    assert aez("decompress", "--format", "idx", tmp_path / "t10k-images-idx3-ubyte.aez").exit_code == 0
+    assert (tmp_path / "t10k-images-idx3-ubyte.idx").read_bytes() == idx
+    packed = aez("compress", "--lossless", "-", stdin=source.read_bytes())
+    assert packed.stdout_bytes == (tmp_path / "t10k-images-idx3-ubyte.aez").read_bytes()
+    assert aez("decompress", "-", "--format", "idx", stdin=packed.stdout_bytes).stdout_bytes == idx
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_lossless_image_and_array_come_back_in_one_run_and_inputs_may_go(png: Path, array: Path) -> None:
+    image, pixels = images.read_image(png), images.read_array(array)
+    assert aez("compress", "--lossless", "--rm", png, array).exit_code == 0
+    assert not png.exists()
+    assert not array.exists()
+    assert aez("decompress", png.with_suffix(".aez"), array.with_suffix(".aez")).exit_code == 0
+    assert (images.read_image(png) == image).all()
+    assert (images.read_array(array) == pixels).all()
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_info_speaks_of_lossless_and_stored_streams(png: Path, array: Path) -> None:
+    png.write_bytes(images.pack_png(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)))
+    assert "lossless" in aez("compress", "--lossless", png, array).stdout
+    assert aez("info", png.with_suffix(".aez")).stdout.endswith(
+        "/img.aez: 1 image 28x28, stored without a model, lossless, 790 bytes (784 payload, 8.06 bpp), format 1\n"
+    )
+    assert "model tiny0-lossless (" in aez("info", array.with_suffix(".aez")).stdout
+    said = json.loads(aez("info", png.with_suffix(".aez"), "--json").stdout)
+    assert (said["lossless"], said["quality"], said["model"], said["model_hash"]) == (True, 101, None, "")
+    said = json.loads(aez("info", array.with_suffix(".aez"), "--json").stdout)
+    assert (said["lossless"], said["quality"], said["model"]) == (True, 100, "tiny0-lossless")
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_models_says_which_are_lossless() -> None:
+    kinds = {line.split()[0]: line.split()[1] for line in aez("models").stdout.splitlines() if not line.startswith(" ")}
+    assert kinds["tiny0"] == "lossy"
+    assert kinds["tiny0-lossless"] == "lossless"
+    listed = json.loads(aez("models", "--json").stdout)["models"]
+    assert {model["name"]: model["lossless"] for model in listed}["tiny0-lossless"] is True
+
+
+@pytest.mark.usefixtures("foreign")
+def test_lossless_takes_a_model_by_name_and_refuses_a_lossy_one(png: Path, tmp_path: Path) -> None:
+    for name in ("tiny0", "tiny0-lossless"):
+        assert aez("compress", "--lossless", "-m", name, png, "-o", tmp_path / f"{name}.aez").exit_code == 0
+    assert (tmp_path / "tiny0.aez").read_bytes() == (tmp_path / "tiny0-lossless.aez").read_bytes()
+    assert aez("decompress", tmp_path / "tiny0.aez", "-m", "tiny0-lossless", "-o", tmp_path / "back.png").exit_code == 0
+    assert (images.read_image(tmp_path / "back.png") == images.read_image(png)).all()
+    result = aez("compress", "--lossless", "-m", "tiny1", png)
+    assert (result.exit_code, "a lossless one is wanted" in result.stderr) == (2, True)
+    result = aez("compress", "-m", "tiny0-lossless", png)
+    assert (result.exit_code, "a lossy one is wanted" in result.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("shipped")
+def test_lossless_without_a_shipped_model_says_so(png: Path) -> None:
+    result = aez("compress", "--lossless", png)
+    assert (result.exit_code, "no lossless model is shipped" in result.stderr) == (1, True)
+    assert not png.with_suffix(".aez").exists()
 
 
 # stdin and stdout
@@ -464,16 +554,22 @@ def test_json_and_the_output_do_not_share_stdout(tree: Path) -> None:
     assert aez("compress", tree, "-o", "-", "--json").exit_code == 2
 
 
-@pytest.mark.parametrize("quality", ["100", "-1", "101", "x"])
+@pytest.mark.parametrize("quality", ["-1", "101", "x"])
 def test_quality_out_of_range_is_a_usage_error(png: Path, quality: str) -> None:
-    result = aez("compress", png, "-q", quality)
+    assert aez("compress", png, "-q", quality).exit_code == 2
+
+
+@pytest.mark.parametrize("quality", ["0", "75", "99"])
+def test_lossless_with_another_quality_is_a_usage_error(png: Path, quality: str) -> None:
+    result = aez("compress", png, "--lossless", "-q", quality)
     assert result.exit_code == 2
-    assert ("lossless" in result.stderr) == (quality == "100")
+    assert "contradicts --lossless" in result.stderr
+    assert not png.with_suffix(".aez").exists()
 
 
 @pytest.mark.parametrize(
     "args",
-    [["--separate", "-o", "x.aez"], ["-j", "0"], ["--nonsense"], ["--lossless"], ["--effort", "3"]],
+    [["--separate", "-o", "x.aez"], ["-j", "0"], ["--nonsense"], ["--effort", "3"]],
     ids=lambda args: args[0],
 )
 def test_wrong_options_of_compress_are_usage_errors(png: Path, args: list[str]) -> None:

@@ -30,6 +30,7 @@ from codec.errors import (
     Truncated,
 )
 from codec.model import Model
+from codec.pixel_model import PixelModel
 
 pytestmark = pytest.mark.usefixtures("shipped")
 QUALITY = 40
@@ -401,6 +402,9 @@ def test_a_group_that_is_cut_off_is_lost_and_those_before_it_are_not() -> None:
 
 def test_groups_that_are_cut_off_are_lost_even_if_their_check_is_met_by_chance() -> None:
     class Gullible:
+        def check_quality(self, quality: int, offset: int) -> None:
+            pass
+
         def decode(self, messages: list[bytes], count: int, quality: int) -> tuple[np.ndarray, np.ndarray]:
             return np.ones((count, 28, 28), np.uint8), np.zeros(len(messages), bool)
 
@@ -461,6 +465,36 @@ def test_a_missing_model_is_named(foreign: Model) -> None:
             call()
         assert caught.value.model_hash == helpers.tiny_model(2).hash.hex()
     assert len(api.open(file.getvalue())) == 3
+
+
+def test_a_lossless_and_a_lossy_block_live_in_one_file(shipped_lossless: PixelModel) -> None:
+    file = io.BytesIO()
+    writer = Writer(file)
+    for model, quality in ((shipped_lossless, 100), (helpers.tiny_model(), QUALITY)):
+        writer.write(pack_block(model, helpers.drawn(20), quality, None)[0], 20)
+    writer.finish()
+    np.testing.assert_array_equal(api.decompress(file.getvalue()), np.concatenate([helpers.drawn(20), pixels_of(20)]))
+    np.testing.assert_array_equal(api.open(file.getvalue())[[18, 25]], [helpers.drawn(20)[18], pixels_of(20)[5]])
+    info = api.info(file.getvalue())
+    assert (info.lossless, info.quality, info.model) == (False, None, "tiny0-lossless, tiny0")
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_a_block_whose_quality_its_model_cannot_have_is_lost_and_the_others_are_not() -> None:
+    file = io.BytesIO()
+    writer = Writer(file)
+    block, _ = pack_block(helpers.tiny_pixel_model(), helpers.drawn(20), 50, None)
+    for part in (block, pack_block(helpers.tiny_model(), helpers.drawn(20), QUALITY, None)[0]):
+        writer.write(part, 20)
+    writer.finish()
+    lost, intact = decode_all(file.getvalue())
+    assert isinstance(lost.error, CorruptPayload)
+    assert lost.error.offset == 4 + 12
+    assert lost.pixels is None
+    assert intact.error is None
+    np.testing.assert_array_equal(intact.pixels, pixels_of(20))
+    with pytest.raises(CorruptPayload, match="quality 50 with model tiny0-lossless, which is lossless"):
+        api.open(file.getvalue())[3]
 
 
 # ---- hostile bytes
@@ -528,7 +562,8 @@ def test_a_footer_with_absurd_claims_is_refused(footer: bytes, error: type[Bitst
         (block_header(image_count=65535), b"\0", LimitExceeded, "65535 images in a block"),
         (block_header(payload_bytes=2**32 - 1), b"\0", LimitExceeded, "more bytes than its images can need"),
         (block_header(names_bytes=2**32 - 1), b"\0", LimitExceeded, "more bytes than its images can need"),
-        (block_header(quality=100), b"\0", ReservedBitsSet, "quality 100"),
+        (block_header(quality=101), b"\0", ReservedBitsSet, "quality 101"),
+        (block_header(quality=100), b"\0", CorruptPayload, "quality 100 with model tiny0, which is lossy"),
         (block_header(payload_bytes=300), bytes(301), LimitExceeded, "groups of 0 bytes in a payload of 300"),
         (block_header(index_bytes=0), b"", Truncated, "inside a number"),
         (block_header(index_bytes=3), b"\xff\xff\xff", LimitExceeded, "a number of more than 3 bytes"),

@@ -3,22 +3,23 @@
 Tables, constants, registry and section numbers of the document are compared with the code; its example dumps are unpacked and
 decoded. Then hand-worked bytes of every structure, and every error of bitstream.py with its class and offset.
 
-`python tests/test_format.py` prints the dumps of section 8, to be pasted into the document in place of the placeholders.
+`python tests/test_format.py` prints the dumps of section 12, to be pasted into the document in place of the placeholders.
 """
 
 import hashlib
-import importlib
+import importlib.util
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 
 import codec
-from codec import bitstream, registry
+from codec import bitstream, pixel_model, registry
 from codec.bitstream import (
     BLOCK,
     BlockHeader,
@@ -102,7 +103,8 @@ def test_every_fields_table_of_the_code_is_documented() -> None:
 
 
 def test_constants_of_document_and_code_agree() -> None:
-    modules = [importlib.import_module(f"codec.{name}") for name in ("bitstream", "rans", "integer_net", "model")]
+    names = ("bitstream", "rans", "integer_net", "bundle", "model", "pixel_model")
+    modules = [importlib.import_module(f"codec.{name}") for name in names]
     documented = rows("1.2", "Constant")
     assert len(documented) > 30
     for name, value, _ in documented:
@@ -164,6 +166,74 @@ def test_rounding_example_of_the_document_is_right() -> None:
     assert np.rint(np.float32(867787) * np.float32(29 * 2.0**-24)) == 2
 
 
+def test_tensors_of_the_document_are_those_of_a_lossless_model() -> None:
+    """Names, types and shapes of 8.6, with ZF = ZV = Z of the tiny model and its two hidden layers."""
+    sizes = {"ZF": helpers.Z, "ZV": helpers.Z, "Z": helpers.Z}
+
+    def expand(cell: str) -> list[str]:
+        names = [name for part in cell.split(",") for name in re.findall(r"[\w.]+\w", part)[:1]]
+        for wild, values in (("NAME", ("flag", "value")), ("J", ("0", "1"))):
+            names = [re.sub(rf"\b{wild}\b", value, name) for name in names for value in (values if wild in name else [""])]
+        return names
+
+    documented = {}
+    for cell, inputs, outputs in rows("8.6", "Layer"):
+        k, o = (int(sizes.get(size, size)) for size in (inputs.split()[-1], outputs.split()[-1]))
+        for name in expand(cell.split(", J from")[0]):
+            parts = {"weight": (o, k), "bias": (o,), "shift": (1, o), "multiplier": (1, o)}
+            documented |= {f"{name}.{part}": ("int8" if part == "weight" else "int32", shape) for part, shape in parts.items()}
+    for cell, kind, shape, _ in rows("8.6", "Other tensor"):
+        numbers = tuple(int(sizes.get(size, size)) for size in re.findall(r"\w+", shape))
+        documented |= {name: (kind.replace("I", "int"), numbers) for name in expand(cell)}
+    assert documented == {name: (t.dtype.name, t.shape) for name, t in helpers.tiny_pixel_tensors().items()}
+
+
+def test_contexts_of_document_and_code_agree() -> None:
+    documented = [(name, int(re.findall(r"= (\d+)", r)[0])) for name, r, _ in rows("8.2", "Context")]
+    firsts = np.cumsum([0, *pixel_model.CONTEXTS.values()])[:-1].tolist()
+    assert documented == list(zip(pixel_model.CONTEXTS, firsts, strict=True))
+
+
+@pytest.fixture(scope="module")
+def tiny_lossless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return helpers.install(tmp_path_factory.mktemp("weights"), lossless=True)
+
+
+def minimal_decode(stream: bytes, weights: Path) -> np.ndarray:
+    """What the second decoder, written from the document, makes of a stream."""
+    spec = importlib.util.spec_from_file_location("minimal_decoder", PACKAGE.parent / "examples" / "minimal_decoder.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.decode(stream, weights)
+
+
+def test_minimal_decoder_reads_lossless_collections(tiny_lossless: Path) -> None:
+    """A full group and a smaller one, stored images in both."""
+    pixels = helpers.drawn(19)
+    stream = codec.compress(pixels, model=str(tiny_lossless), lossless=True, names=[str(i) for i in range(19)])
+    np.testing.assert_array_equal(minimal_decode(stream, tiny_lossless.parent), pixels)
+
+
+@pytest.mark.parametrize(("image", "quality"), [(0, 100), (2, 101), (3, 101), (4, 100)])
+def test_minimal_decoder_reads_lossless_and_stored_images(tiny_lossless: Path, image: int, quality: int) -> None:
+    """Strokes; noise, stored raw; a gradient, stored as a zstd frame; blank."""
+    pixels = helpers.drawn(8)[image]
+    stream = codec.compress(pixels, model=str(tiny_lossless), lossless=True)
+    assert stream[4] == quality
+    np.testing.assert_array_equal(minimal_decode(stream, tiny_lossless.parent), pixels)
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(783), bytes(785), pixel_model.stored_bytes(np.zeros((28, 28), np.uint8)) + b"?"])
+def test_minimal_decoder_refuses_bad_stored_bytes(payload: bytes, tmp_path: Path) -> None:
+    stream = pack_image(ImageHeader(0, 101), payload, b"")
+    with pytest.raises(ValueError, match=r"zstd|too long"):
+        minimal_decode(stream, tmp_path)
+    with pytest.raises(codec.CorruptPayload):
+        codec.decompress(stream)
+
+
 # The example dumps
 
 
@@ -213,9 +283,9 @@ def dump(stream: bytes) -> str:
 
 
 def example(kind: str) -> tuple[str, str]:
-    """Dump and SHA-256 of the pixels, as in FORMAT.md 8."""
+    """Dump and SHA-256 of the pixels, as in FORMAT.md 12."""
     match = re.search(rf"```dump {kind}\n(.*?)```\s+Pixels: `?([0-9a-f]{{64}})\b", TEXT, re.DOTALL)
-    assert match, f"FORMAT.md 8 has no example of kind {kind!r}"
+    assert match, f"FORMAT.md 12 has no example of kind {kind!r}"
     return match[1], match[2]
 
 
@@ -233,7 +303,7 @@ def parse_dump(lines: str) -> tuple[bytes, list[tuple[int, str]]]:
 
 
 def example_pixels() -> np.ndarray:
-    """Images A and B of FORMAT.md 8, uint8 (2, 28, 28)."""
+    """Images A and B of FORMAT.md 12, uint8 (2, 28, 28)."""
     pixels = np.zeros((2, 28, 28), np.uint8)
     pixels[0, 4:24, 12:16] = 255
     pixels[1] = pixels[0].T
@@ -473,7 +543,10 @@ def test_start_of_any_stream_raises(unpack: object, stream: str, error: type[Bit
         (image("ae 5a 10"), Truncated, 3),
         (image("ae 5a 10 01 4b"), Truncated, 5),
         (image("ae 5a 10 01 4b 00", bytes(65531)), LimitExceeded, 0),
-        (image("ae 5a 10 01 64 00"), ReservedBitsSet, 4),  # quality 100
+        (image("ae 5a 10 01 66 00"), ReservedBitsSet, 4),  # quality 102
+        (image("ae 5a 10 00 64 00"), ReservedBitsSet, 3),  # lossless, no hash
+        (image("ae 5a 10 01 65 00"), ReservedBitsSet, 3),  # stored, yet with a model
+        (image("ae 5a 14 00 65 00", pack_extension({1: HASH})), ReservedBitsSet, 3),
         (image("ae 5a 10 01 ff 00"), ReservedBitsSet, 4),
         (image("ae 5a 10 00 4b 00"), ReservedBitsSet, 3),  # no hash
         (image("ae 5a 14 00 4b 00 00"), ReservedBitsSet, 3),
@@ -488,6 +561,26 @@ def test_unpack_image_header_raises(stream: bytes, error: type[BitstreamError], 
 
 def test_image_stream_may_be_as_long_as_the_limit() -> None:
     assert unpack_image_header(image("ae 5a 10 01 63 00", bytes(65530))) == (ImageHeader(1, 99), 6)
+
+
+def test_image_header_of_a_lossless_and_of_a_stored_image() -> None:
+    """Quality 100 = 64 with a model, 101 = 65 with none; other extension fields may stand there all the same."""
+    assert unpack_image_header(image("ae 5a 10 03 64 00", b"?")) == (ImageHeader(3, 100), 6)
+    assert unpack_image_header(image("ae 5a 14 00 64 00", pack_extension({1: HASH}))) == (ImageHeader(0, 100, 0, HASH), 17)
+    assert ImageHeader(0, 101).pack() == bytes.fromhex("ae 5a 10 00 65 00")
+    assert unpack_image_header(image("ae 5a 10 00 65 00", b"?")) == (ImageHeader(0, 101), 6)
+    assert unpack_image_header(image("ae 5a 14 00 65 00", pack_extension({0x80: b"x"}))) == (ImageHeader(0, 101), 10)
+
+
+def test_stored_image_has_exact_check() -> None:
+    """No model, so nothing goes before the stream: a message with its CRC behind it has CRC 0."""
+    stream = pack_image(ImageHeader(0, 101), b"\x07", b"")
+    assert stream[:5] + stream[6:] == bytes.fromhex("ae 5a 10 00 65 07")
+    assert crc8(stream[:5] + stream[6:] + stream[5:6]) == 0
+
+
+def test_block_header_takes_the_quality_of_lossless_blocks() -> None:
+    assert unpack_block_header(replace(GOOD, quality=100).pack(), 1000).quality == 100
 
 
 @pytest.mark.parametrize(
@@ -520,7 +613,7 @@ def flagged(flags: int) -> bytes:
         (b"", Truncated, 1000),
         (GOOD.pack()[:-1], Truncated, 1000),
         (b"aezF" + GOOD.pack()[4:], BadMagic, 1000),
-        (replace(GOOD, quality=100).pack(), ReservedBitsSet, 1012),
+        (replace(GOOD, quality=101).pack(), ReservedBitsSet, 1012),  # stored: single images only
         (flagged(0x02), ReservedBitsSet, 1013),
         (flagged(0x81), ReservedBitsSet, 1013),
         (replace(GOOD, image_count=0).pack(), LimitExceeded, 1014),
@@ -610,7 +703,7 @@ def test_unpack_index_raises(index: str, error: type[BitstreamError], offset: in
 
 
 def print_examples() -> None:
-    """Print the two dumps of FORMAT.md 8, made with the shipped model 1."""
+    """Print the two dumps of FORMAT.md 12, made with the shipped model 1."""
     pixels, name = example_pixels(), registry.by_id(1).name
     streams = {"image": codec.compress(pixels[0], model=name), "collection": codec.compress(pixels, model=name, names=["a", "b"])}
     for kind, stream in streams.items():

@@ -128,6 +128,16 @@ def test_any_payload_after_a_valid_header_is_pixels_or_an_error(payload: bytes, 
     assert pixels.shape == (28, 28)
 
 
+@given(st.binary(max_size=80))
+def test_any_stored_payload_is_pixels_or_an_error(payload: bytes) -> None:
+    for start in (b"", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\x60\x10\x02"):  # zstd; zstd of 784 bytes
+        try:
+            pixels = api.decompress(bitstream.pack_image(ImageHeader(0, 101), start + payload, b""))
+        except BitstreamError:
+            continue
+        assert pixels.shape == (28, 28)
+
+
 @given(st.binary(max_size=120))
 def test_any_bytes_are_pixels_or_an_error(stream: bytes) -> None:
     for start in (b"", bitstream.MAGIC, bitstream.MAGIC + b"\x10", bitstream.MAGIC + b"\x14", bitstream.pack_collection_header()):

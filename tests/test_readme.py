@@ -70,8 +70,9 @@ def test_weights_readme_has_every_shipped_model():
 def rates() -> list[list[str]]:
     """Model, quality, total bytes of a collection of the example images."""
     pixels, _ = golden_tool.sources()
-    names = sorted(registry.name_of(registry.path_of(bytes.fromhex(h))) for h in registry.MODEL_IDS.values())
-    return [[name, str(q), str(len(api.compress(pixels, quality=q, model=name)))] for name in names for q in range(0, 100, 33)]
+    models = sorted((registry.by_id(i) for i in registry.MODEL_IDS), key=lambda model: model.name)
+    return [[model.name, str(q), str(len(api.compress(pixels, quality=q, model=model.name)))]
+            for model in models for q in ([100] if model.lossless else range(0, 100, 33))]  # fmt: skip
 
 
 def test_total_bytes_are_those_in_rates_csv():
@@ -112,6 +113,22 @@ def test_evaluate_prints_json(tmp_path, monkeypatch):
     result = json.loads(out.read_text())
     assert result["images"] == 20
     assert result["speed"][0]["decode_images_per_s"] > 0
+
+
+def test_a_lossless_model_has_one_point_and_a_size_of_single_files(tmp_path, tiny_weights, monkeypatch):
+    data, out, pixels = tmp_path / "x.npy", tmp_path / "x.json", golden_tool.sources()[0][:20]
+    np.save(data, pixels)
+    monkeypatch.setenv("AEZ_WEIGHTS", str(tiny_weights))
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(data), "--model", "tiny0-lossless", "--speed", "50", "--repeat", "1",
+                                      "-o", str(out)])  # fmt: skip
+    evaluate.main()
+    result = json.loads(out.read_text())
+    stream = api.compress(pixels, model="tiny0-lossless", lossless=True)
+    assert [(row["quality"], row["psnr_db"]) for row in result["curve"]] == [(100, None)]
+    assert result["curve"][0]["bytes"] == pytest.approx(len(stream) / 20)
+    assert [row["quality"] for row in result["speed"]] == [100]
+    singles = [api.compress(image, model="tiny0", quality=100) for image in pixels]
+    assert result["single_file_bytes"] == pytest.approx(np.mean([len(single) for single in singles]), abs=1e-3)
 
 
 @pytest.mark.parametrize("model_hash", registry.MODEL_IDS.values())

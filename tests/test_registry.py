@@ -10,8 +10,9 @@ import helpers
 import pytest
 
 from codec import registry
-from codec.errors import BadModel, ModelNotFound
+from codec.errors import BadModel, ModelNotFound, UsageError
 from codec.model import Model
+from codec.pixel_model import PixelModel
 
 
 @pytest.fixture
@@ -89,6 +90,83 @@ def test_numbers_lead_to_models_and_back(two_shipped: list[Model]) -> None:
             registry.by_id(number)
 
 
+def test_load_picks_the_class_by_the_architecture_and_names_a_damaged_file(tmp_path: Path) -> None:
+    path, lossless = helpers.install(tmp_path), helpers.install(tmp_path, lossless=True)
+    model = registry.load(path)
+    assert (type(model), model.hash) == (Model, helpers.tiny_model().hash)
+    assert type(registry.load(lossless)) is PixelModel
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadModel, match=f"^{path}: not a model file"):
+        registry.load(path)
+    with pytest.raises(BadModel, match=f"^{tmp_path / 'none'}: No such file"):
+        registry.load(tmp_path / "none")
+    with pytest.raises(BadModel, match=f"^{tmp_path}: Is a directory"):
+        registry.load(tmp_path)
+
+
+def test_an_architecture_from_the_future_is_named_with_those_known(tmp_path: Path) -> None:
+    path = tmp_path / "new.safetensors"
+    path.write_bytes(helpers.pack(helpers.tiny_tensors(), architecture="ladder-2"))
+    with pytest.raises(BadModel, match="architecture 'ladder-2', this version knows 'ladder-1' and 'pixels-1'"):
+        registry.load(path)
+
+
+def test_shipped_models_are_of_one_kind_and_the_other_is_not_loaded(
+    shipped_lossless: PixelModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [m.name for m in registry.shipped()] == ["tiny0"]
+    assert [m.name for m in registry.shipped(lossless=True)] == ["tiny0-lossless"]
+    assert [registry.id_of(registry.by_id(i)) for i in (1, 3)] == [1, 3]
+    for lossless in (False, True):  # of the kind not asked for there is but a file that cannot be loaded
+        broken = tmp_path / f"broken{lossless}"
+        helpers.install(broken, lossless=lossless)
+        helpers.install(broken, lossless=not lossless).write_bytes(b"no model")
+        monkeypatch.setenv("AEZ_WEIGHTS", str(broken))
+        assert [m.lossless for m in registry.shipped(lossless)] == [lossless]
+
+
+def test_shipped_models_under_a_name_of_the_users_are_told_apart_by_what_they_are(
+    shipped_lossless: PixelModel, weights: Path
+) -> None:
+    (weights / "a.safetensors").write_bytes(helpers.tiny_bundle())
+    (weights / "b.safetensors").write_bytes(helpers.tiny_pixel_bundle())
+    assert [m.name for m in registry.shipped(lossless=True)] == ["tiny0-lossless"]
+    assert [m.name for m in registry.shipped()] == ["tiny0"]
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_kind_of_which_no_model_is_shipped_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelNotFound, match="no lossless model is shipped"):
+        registry.shipped(lossless=True)
+    monkeypatch.setattr(registry, "MODEL_IDS", {3: helpers.tiny_pixel_model().hash.hex()})
+    with pytest.raises(ModelNotFound, match="no model is shipped"):
+        registry.shipped()
+
+
+def test_a_name_leads_to_the_kind_wanted(weights: Path) -> None:
+    lossy, lossless = helpers.install(weights), helpers.install(weights, lossless=True)
+    assert registry.by_name("tiny0").name == registry.by_name("tiny0", None).name == "tiny0"
+    for name in ("tiny0", "tiny0-lossless", str(lossless)):
+        assert registry.by_name(name, lossless=True).name == "tiny0-lossless"
+    assert registry.by_name("tiny0-lossless", None).name == registry.by_name(str(lossless), None).name == "tiny0-lossless"
+    for name in ("tiny0-lossless", str(lossless)):
+        with pytest.raises(UsageError, match=f"model {name} is lossless, a lossy one is wanted"):
+            registry.by_name(name)
+    with pytest.raises(UsageError, match=f"model {lossy} is lossy, a lossless one is wanted"):
+        registry.by_name(str(lossy), lossless=True)
+    lossy.unlink()
+    assert registry.by_name("tiny0", None).name == "tiny0-lossless"
+    with pytest.raises(ModelNotFound, match="no model is called 'tiny0'"):
+        registry.by_name("tiny0")
+
+
+def test_a_lossless_model_of_any_name_is_found_by_it(weights: Path) -> None:
+    (weights / "mine.safetensors").write_bytes(helpers.tiny_pixel_bundle())
+    assert registry.by_name("mine", lossless=True).name == "tiny0-lossless"
+    with pytest.raises(UsageError, match="model mine is lossless"):
+        registry.by_name("mine")
+
+
 def test_a_name_leads_to_its_latest_file(weights: Path) -> None:
     for seed, digits in ((0, "00000000"), (1, "11111111")):
         (weights / f"letters-{digits}.safetensors").write_bytes(helpers.tiny_bundle(seed))
@@ -129,7 +207,9 @@ def test_the_registry_has_numbers_of_a_byte_and_each_model_once() -> None:
 
 def test_every_shipped_model_is_there_under_its_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AEZ_WEIGHTS", raising=False)
-    models = registry.shipped()
+    models = [registry.by_id(number) for number in registry.MODEL_IDS]
     assert [registry.id_of(model) for model in models] == list(registry.MODEL_IDS)
+    assert {model.hash for model in models if not model.lossless} == {model.hash for model in registry.shipped()}
+    assert all(model.name.endswith("-lossless") == model.lossless for model in models)
     for model in models:
         assert model.num_bytes <= 3_000_000

@@ -9,24 +9,28 @@ from typing import Any
 
 import torch
 
+from codec.bundle import BaseModel
 from codec.errors import AezError, UsageError
 from codec.evaluate import curve
-from codec.model import Model, log2_lmbda
-from codec.train import data
+from codec.model import log2_lmbda
+from codec.registry import unpack_model
+from codec.train import data, pixels_export
 from codec.train.export import export
-from codec.train.loop import Trainer, evaluate
+from codec.train.loop import LadderTrainer, Trainer, evaluate
+from codec.train.pixels import PixelTrainer
 
-DEFAULT_MINUTES = 30.0
+DEFAULT_MINUTES = 27.0  # with the export, the whole takes half an hour
 CALIBRATION_IMAGES = 5000
 CARD_QUALITIES = tuple(range(0, 100, 11))
 
 
 def train_command(
-    sources: list[Path], out: Path, *, minutes: float | None, seed: int, resume: bool, quiet: bool, name: str | None = None
+    sources: list[Path], out: Path, *, lossless: bool = False, minutes: float | None, seed: int, resume: bool, quiet: bool
 ) -> None:
     """Train on `sources`, write the model to `out`; the checkpoint and the log lie beside it until then.
 
-    minutes: of training, all sessions of a resumed run together.  Raises ImageError, UsageError.
+    lossless: a model of pixels instead of a lossy one. minutes: of training, all sessions of a resumed run together.
+    Raises ImageError, UsageError.
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: a model file ends in .safetensors")
@@ -41,25 +45,29 @@ def train_command(
         raise UsageError(f"{checkpoint} is there: go on from it with --resume, or delete it")
     minutes = DEFAULT_MINUTES if minutes is None else minutes
     pixels = data.load(sources)
-    trainer = Trainer(pixels, seed=seed, log=log)
+    trainer = PixelTrainer(pixels, seed=seed, log=log) if lossless else LadderTrainer(pixels, seed=seed, log=log)
     if resume:
         # weights_only: a checkpoint is a pickle, and a stranger's pickle is a program.
         trainer.load(torch.load(checkpoint, weights_only=True, map_location=trainer.device))
     trainer.run(60 * minutes, checkpoint=checkpoint, progress=not quiet and sys.stderr.isatty())
-    command = shlex.join(["aez", "train", *map(str, sources), "-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)])
-    model = write_model(trainer, pixels, out, name or out.stem, seed, command)
+    command = ["aez", "train", *map(str, sources), "-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
+    command += ["--lossless"] * lossless
+    model = write_model(trainer, pixels, out, out.stem, seed, shlex.join(command))
     checkpoint.unlink(missing_ok=True)
     if not quiet:
         for row in model.card["figures"]["curve"]:
-            print(f"quality {row['quality']:2d}: {row['bytes']:6.2f} bytes an image, {row['psnr_db']:.2f} dB")
-        print(f"use it with: aez compress -m {shlex.quote(str(out))} INPUT...")
+            error = "lossless" if row["psnr_db"] is None else f"{row['psnr_db']:.2f} dB"
+            print(f"quality {row['quality']:2d}: {row['bytes']:6.2f} bytes an image, {error}")
+        print(f"use it with: aez compress {'--lossless ' * lossless}-m {shlex.quote(str(out))} INPUT...")
 
 
-def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: int, command: str) -> Model:
+def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: int, command: str) -> BaseModel:
     """Export what `trainer` holds, with a card of figures on the held-out images, to `out`, which must not exist."""
     train, held_out = data.split(pixels)
-    trainer.net.set_quantized(False)
-    parent = float_curve(trainer, held_out)
+    figures: dict[str, Any] = {"on": f"{len(held_out)} held-out images, not trained on"}
+    if isinstance(trainer, LadderTrainer):
+        trainer.net.set_quantized(False)
+        figures["float_parent"] = float_curve(trainer, held_out)
     trainer.net.set_quantized(True)
     card: dict[str, Any] = {
         "name": name,
@@ -67,19 +75,21 @@ def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: i
         "command": command,
         "training": {"steps": trainer.steps, "seconds": round(trainer.seconds), "seed": seed, "torch": torch.__version__},
     }
-    model = Model(export(trainer.net, card, train[-CALIBRATION_IMAGES:]))
-    card["figures"] = {
-        "on": f"{len(held_out)} held-out images, not trained on",
-        "curve": curve(model, held_out, CARD_QUALITIES),
-        "float_parent": parent,
-    }
-    stream = export(trainer.net, card, train[-CALIBRATION_IMAGES:])
+
+    def bundle() -> bytes:
+        if isinstance(trainer, LadderTrainer):
+            return export(trainer.net, card, train[-CALIBRATION_IMAGES:])
+        return pixels_export.export(trainer.net, card)
+
+    figures["curve"] = curve(unpack_model(bundle()), held_out, CARD_QUALITIES)
+    card["figures"] = figures
+    stream = bundle()
     with out.open("xb") as file:
         file.write(stream)
-    return Model(stream)
+    return unpack_model(stream)
 
 
-def float_curve(trainer: Trainer, pixels: data.U8) -> list[dict[str, Any]]:
+def float_curve(trainer: LadderTrainer, pixels: data.U8) -> list[dict[str, Any]]:
     """The network before any rounding of weights: estimated bytes (ideal, no container) and PSNR by quality."""
     tensor = torch.from_numpy(pixels.copy()).to(trainer.device)
     rows = evaluate(trainer.net, tensor, [log2_lmbda(q) for q in CARD_QUALITIES])

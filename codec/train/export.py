@@ -19,7 +19,6 @@ from torch import Tensor
 from codec import rans
 from codec.integer_net import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
 from codec.model import (
-    ARCHITECTURE,
     DEQUANTIZED_UNIT,
     DEQUANTIZER_BITS,
     MAX_SIGMA,
@@ -53,9 +52,9 @@ def export(net: Ladder, card: dict[str, Any], pixels: npt.NDArray[np.uint8]) -> 
     return pack_bundle({**tensors, "cdf": calibrated_cdf(model, pixels)}, card)
 
 
-def pack_bundle(tensors: Tensors, card: dict[str, Any]) -> bytes:
+def pack_bundle(tensors: Tensors, card: dict[str, Any], architecture: str = Model.ARCHITECTURE) -> bytes:
     """Tensors and card -> safetensors bytes, the same for the same input."""
-    metadata = {"architecture": ARCHITECTURE, "card": json.dumps(card, sort_keys=True)}
+    metadata = {"architecture": architecture, "card": json.dumps(card, sort_keys=True)}
     stream = safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata)
     # The library writes the metadata in random order: put it in ours, in the same bytes.
     end = 8 + int.from_bytes(stream[:8], "little")

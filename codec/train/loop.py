@@ -16,7 +16,6 @@ READ ME FIRST
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 
 from codec.metrics import psnr_db
 from codec.model import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA
+from codec.parallel import keep_memory
 from codec.train import data
 from codec.train.networks import Config, Ladder
 
@@ -41,17 +41,6 @@ ANNEALED, DENSE_ANNEALED = 0.12, 0.2
 QUANTIZED_FROM = 0.75
 RATE_EXPONENT = -0.45
 CHECKPOINT_SECONDS = 120.0
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep freed memory: a step frees and takes gigabytes, and fresh pages cost a third of its time."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-2, 100_000_000)  # M_TOP_PAD
-    except (OSError, AttributeError):
-        pass  # another C library; only slower
 
 
 def price(fraction: float, annealed: float) -> float:
@@ -93,20 +82,31 @@ def evaluate(net: Ladder, pixels: Tensor, log2_lmbdas: list[float]) -> list[dict
 
 
 class Trainer:
-    """Network, optimizer, random state and the seconds spent so far: all that a checkpoint holds.
+    """A network, its optimizer, the random state and the seconds spent so far: all that a checkpoint holds.
 
-    pixels: uint8 (N, 28, 28), split by `data.split`.
+    A subclass calls `start` and has `loss` and `figures`.
     """
 
-    def __init__(self, pixels: data.U8, *, seed: int = 0, config: Config = Config(), log: Path | None = None) -> None:  # noqa: B008
+    max_gradient = 20.0  # norm to which gradients are clipped
+
+    def start(self, pixels: data.U8, net: nn.Module, learning_rate: float, log: Path | None) -> None:
+        """pixels: uint8 (N, 28, 28), split by `data.split`; log: file that `report` appends to."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(seed)
-        train, held_out = data.split(pixels)
-        self.train, self.held_out = (torch.tensor(p).to(self.device) for p in (train, held_out))
-        self.net = Ladder(self.train.float().mean(0), config).to(self.device)
+        self.train, self.held_out = (torch.tensor(p).to(self.device) for p in data.split(pixels))
+        self.net: Any = net.to(self.device)
         self.net.dtype = torch.bfloat16
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-3)
+        self.learning_rate = learning_rate
+        self.optimizer = torch.optim.AdamW(net.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=1e-3)
         self.seconds, self.steps, self.log = 0.0, 0, log
+        self.batch = BATCH
+
+    def loss(self, fraction: float) -> Tensor:
+        """Loss of one random batch at `fraction` (0..1) of the schedule."""
+        raise NotImplementedError
+
+    def figures(self) -> dict[str, object]:
+        """What `report` logs: figures on held-out images."""
+        raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "seconds": self.seconds,
@@ -120,24 +120,22 @@ class Trainer:
 
     def step(self, fraction: float) -> float:
         """One batch at `fraction` (0..1) of the schedule -> its loss."""
-        rate = LEARNING_RATE * min(1.0, (self.steps + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
+        warm = min(1.0, (self.steps + 1) / WARM_UP_STEPS)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
         self.net.set_quantized(fraction >= QUANTIZED_FROM)
-        batch = self.train[torch.randint(len(self.train), (BATCH,), device=self.device)].float()
-        log2_lmbda = MIN_LOG2_LMBDA + (MAX_LOG2_LMBDA - MIN_LOG2_LMBDA) * torch.rand(len(batch), device=self.device)
-        loss = rate_distortion_loss(self.net, batch, log2_lmbda, fraction)
+        loss = self.loss(fraction)
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 20.0)
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.max_gradient)
         self.optimizer.step()
         self.steps += 1
         return float(loss.detach())
 
     def run(self, seconds: float, *, checkpoint: Path | None = None, progress: bool = False) -> None:
-        """Train until `seconds` are spent in all, checkpointing and logging rate and distortion once an epoch."""
-        keep_memory()
-        epoch_steps = max(1, len(self.train) // BATCH)
+        """Train until `seconds` are spent in all, checkpointing and logging once an epoch."""
+        keep_memory(1 << 31)
+        epoch_steps = max(1, len(self.train) // self.batch)
         saved, losses = time.monotonic(), []
         while self.seconds < seconds:
             begun = time.monotonic()
@@ -161,11 +159,27 @@ class Trainer:
     def report(self, loss: float) -> None:
         """Append one line of JSON to the log."""
         if self.log:
-            curve = [(r["estimated_bytes"], r["psnr_db"], r["level_bytes"])
-                     for r in evaluate(self.net, self.held_out[:500], [0, 2, 4, 6, 8, 10])]  # fmt: skip
-            row = {"steps": self.steps, "seconds": round(self.seconds), "loss": round(loss, 3), "curve": curve}
+            row = {"steps": self.steps, "seconds": round(self.seconds), "loss": round(loss, 3), **self.figures()}
             with self.log.open("a") as f:
                 f.write(json.dumps(row) + "\n")
+
+
+class LadderTrainer(Trainer):
+    """Trains a Ladder.  pixels: uint8 (N, 28, 28), split by `data.split`."""
+
+    def __init__(self, pixels: data.U8, *, seed: int = 0, config: Config = Config(), log: Path | None = None) -> None:  # noqa: B008
+        torch.manual_seed(seed)
+        train, _ = data.split(pixels)
+        self.start(pixels, Ladder(torch.tensor(train).float().mean(0), config), LEARNING_RATE, log)
+
+    def loss(self, fraction: float) -> Tensor:
+        batch = self.train[torch.randint(len(self.train), (BATCH,), device=self.device)].float()
+        log2_lmbda = MIN_LOG2_LMBDA + (MAX_LOG2_LMBDA - MIN_LOG2_LMBDA) * torch.rand(len(batch), device=self.device)
+        return rate_distortion_loss(self.net, batch, log2_lmbda, fraction)
+
+    def figures(self) -> dict[str, object]:
+        curve = evaluate(self.net, self.held_out[:500], [0, 2, 4, 6, 8, 10])
+        return {"curve": [(r["estimated_bytes"], r["psnr_db"], r["level_bytes"]) for r in curve]}
 
 
 def save(state: dict[str, Any], path: Path) -> None:

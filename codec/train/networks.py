@@ -24,11 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT
-from codec.model import MAX_LOG2_LMBDA, MAX_SIGMA, MIN_LOG2_LMBDA, MIN_SIGMA
+from codec.model import MAX_LOG2_LMBDA, MAX_SIGMA, MIN_LOG2_LMBDA
 
 LIMIT = ACTIVATION_MAX / ACTIVATION_UNIT  # |activation| <= LIMIT
 NUM_BASIS = 5  # Chebyshev polynomials T0..T4 of log2 lambda
 WEIGHT_MAX = 127  # int8
+MIN_SIGMA = 0.11  # of a residual in steps: below, the noise that stands for rounding is all there is
 
 
 @dataclass(frozen=True)

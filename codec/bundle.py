@@ -1,0 +1,129 @@
+"""Model files: safetensors of integers with a card, and what every model made of one can do.  FORMAT.md 7."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY, MODEL_HASH_BYTES
+from codec.errors import BadModel, CorruptPayload
+from codec.groups import U8, Encoded
+from codec.integer_net import ACTIVATION_MAX, Integers, Layer
+
+MAX_MODEL_BYTES = 1 << 24
+# What a tensor holds is said by its name.
+DTYPES = {"weight": np.int8, "table": np.int16}
+
+
+class Bundle:
+    """Tensors by name; each must be asked for exactly once, and `finish` refuses what nobody asked for."""
+
+    def __init__(self, tensors: dict[str, Integers]) -> None:
+        self._tensors = tensors
+        self._names = sorted(tensors)
+
+    def pop(self, name: str, shape: tuple[int, ...] | None = None) -> Integers:
+        """The tensor of a name.  Raises BadModel if it is missing, or not of the `shape` wanted."""
+        if name not in self._tensors:
+            raise BadModel(f"tensor {name} is missing")
+        tensor = self._tensors.pop(name)
+        if shape is not None and tensor.shape != shape:
+            raise BadModel(f"{name} has shape {tensor.shape}, wanted {shape}")
+        return tensor
+
+    def count(self, prefix: str) -> int:
+        """How many numbered parts `prefix` has."""
+        return len({name.split(".")[prefix.count(".") + 1] for name in self._names if name.startswith(prefix + ".")})
+
+    def layer(self, name: str, kind: str, input_max: int = ACTIVATION_MAX) -> Layer:
+        """The layer of a name, its four tensors taken."""
+        parts = [self.pop(f"{name}.{part}") for part in ("weight", "bias", "shift", "multiplier")]
+        return Layer(name, kind, *parts, input_max=input_max)
+
+    def finish(self) -> None:
+        """Raise BadModel if a tensor is left."""
+        if self._tensors:
+            raise BadModel(f"unknown tensor {min(self._tensors)}")
+
+
+class BaseModel(ABC):
+    """A model file, checked and ready.  Thread-safe: nothing changes after construction but caches.
+
+    stream: the bytes of a safetensors file as `codec.train.export` writes it.  Raises BadModel.
+    """
+
+    ARCHITECTURE: ClassVar[str]
+    lossless: ClassVar[bool]
+
+    def __init__(self, stream: bytes) -> None:
+        architecture, tensors, self.card = unpack_bundle(stream)
+        if architecture != self.ARCHITECTURE:
+            raise BadModel(f"architecture {architecture!r}, wanted {self.ARCHITECTURE!r}")
+        self.name = str(self.card["name"])
+        self.sha256 = hashlib.sha256(stream).digest()
+        self.num_bytes = len(stream)
+        bundle = Bundle(tensors)
+        self._take(bundle)
+        bundle.finish()
+
+    @abstractmethod
+    def _take(self, bundle: Bundle) -> None:
+        """Make the layers and tables of the bundle live."""
+
+    @property
+    def hash(self) -> bytes:
+        """What a stream names the model by: the first MODEL_HASH_BYTES bytes of its SHA-256."""
+        return self.sha256[:MODEL_HASH_BYTES]
+
+    @property
+    def kind(self) -> str:
+        """The word for what it does to pixels."""
+        return "lossless" if self.lossless else "lossy"
+
+    def check_quality(self, quality: int, offset: int) -> None:
+        """Raise CorruptPayload unless a stream of this model can have the quality that stands at `offset` in it."""
+        if (quality == LOSSLESS_QUALITY) != self.lossless:
+            raise CorruptPayload(f"quality {quality} with model {self.name}, which is {self.kind}", offset)
+
+    @abstractmethod
+    def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES) -> Encoded:
+        """Encode uint8 (N, 28, 28), N >= 1, `group` neighbours sharing a coder state."""
+
+    @abstractmethod
+    def decode(
+        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+    ) -> tuple[U8, npt.NDArray[np.bool_]]:
+        """Inverse of `encode`: -> pixels uint8 (count, 28, 28), and which messages are damaged: bool (messages,).
+
+        Pixels of damaged groups are meaningless; no message, however damaged, raises or runs on.
+        """
+
+
+def unpack_bundle(stream: bytes) -> tuple[str, dict[str, Integers], dict[str, Any]]:
+    """safetensors bytes -> architecture, integer tensors by name, model card.
+
+    Raises BadModel for anything but a well-formed bundle.
+    """
+    try:
+        tensors = safetensors.numpy.load(stream)
+        (header_bytes,) = struct.unpack_from("<Q", stream)
+        metadata = json.loads(stream[8 : 8 + header_bytes])["__metadata__"]
+        architecture, card = metadata["architecture"], json.loads(metadata["card"])
+        name = card["name"]
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
+    if not isinstance(name, str):
+        raise BadModel(f"the model's name is {name!r}, wanted a text")
+    for key, tensor in tensors.items():
+        wanted = DTYPES.get(key.rsplit(".", 1)[-1], np.int32)
+        if tensor.dtype != wanted:
+            raise BadModel(f"tensor {key} is {tensor.dtype}, wanted {np.dtype(wanted)}")
+    return architecture, tensors, card

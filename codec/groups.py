@@ -1,0 +1,70 @@
+"""Images and coder lanes: a group of neighbouring images shares one lane.  FORMAT.md 5.2.
+
+A group is the unit of random access and of damage; its message starts from a check of its pixels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codec import rans
+
+U8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """messages: one for each group; pixels: what they decode to, uint8 (N, 28, 28); ideal_bits: of the symbols coded."""
+
+    messages: list[bytes]
+    pixels: U8
+    ideal_bits: float
+
+
+def checks(pixels: U8, group: int) -> npt.NDArray[np.int64]:
+    """Start states: the low byte of the CRC-32 of each group's pixels, (N, 28, 28) -> (groups,)."""
+    return np.array([zlib.crc32(pixels[at : at + group].tobytes()) & rans.MAX_CHECK for at in range(0, len(pixels), group)])
+
+
+def to_lanes(values: npt.NDArray[Any], group: int, fill: int) -> npt.NDArray[Any]:
+    """(S, N) -> (S * group, lanes): symbol s of image i of a group is its lane's step s * group + i."""
+    s, n = values.shape
+    if missing := -n % group:
+        values = np.concatenate([values, np.full((s, missing), fill, values.dtype)], axis=1)
+    return values.reshape(s, -1, group).transpose(0, 2, 1).reshape(s * group, -1)
+
+
+def from_lanes(values: npt.NDArray[Any], group: int, count: int) -> npt.NDArray[Any]:
+    """Inverse of `to_lanes`: (S * group, lanes) -> (S, count)."""
+    return values.reshape(-1, group, values.shape[1]).transpose(0, 2, 1).reshape(len(values) // group, -1)[:, :count]
+
+
+class Compact:
+    """Moves the steps that do something to the front of their lanes, so that lanes take as few steps as they can.
+
+    active: bool (steps, lanes).
+    """
+
+    def __init__(self, active: npt.NDArray[np.bool_]) -> None:
+        self._shape = active.shape
+        self._lane, self._step = np.nonzero(active.T)  # by lane, then by step
+        counts = active.sum(axis=0)
+        self._to = np.arange(len(self._lane)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._length = int(counts.max(initial=0))
+
+    def take(self, values: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
+        """(steps, lanes) -> (fewer steps, lanes), short lanes filled up with `fill`."""
+        out = np.full((self._length, self._shape[1]), fill, values.dtype)
+        out[self._to, self._lane] = values[self._step, self._lane]
+        return out
+
+    def put(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Inverse of `take`, zeros where nothing was taken."""
+        out = np.zeros(self._shape, values.dtype)
+        out[self._step, self._lane] = values[self._to, self._lane]
+        return out

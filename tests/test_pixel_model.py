@@ -1,0 +1,282 @@
+"""The lossless model: every image comes back, damage is noticed, and a bundle that breaks a bound is refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import golden_tool
+import helpers
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codec import pixel_model, rans
+from codec.errors import BadModel, CorruptPayload
+from codec.pixel_model import PixelModel, stored_bytes, stored_image
+
+
+@pytest.fixture
+def model() -> PixelModel:
+    return helpers.tiny_pixel_model()
+
+
+def single_pixels() -> np.ndarray:
+    """One pixel each, in every corner and in the middle, faint and bright."""
+    pixels = np.zeros((10, 28, 28), np.uint8)
+    for i, (y, x) in enumerate([(0, 0), (0, 27), (27, 0), (27, 27), (14, 14)] * 2):
+        pixels[i, y, x] = 1 if i < 5 else 255
+    return pixels
+
+
+def checkerboards() -> np.ndarray:
+    even = (np.indices((28, 28)).sum(axis=0) % 2).astype(np.uint8)
+    return np.stack([even * 255, (1 - even) * 255, even * 7 + 1])
+
+
+def kinds() -> np.ndarray:
+    """Drawn digits and shapes, their negatives, noise, flat and alternating images: uint8 (N, 28, 28)."""
+    examples, _ = golden_tool.sources()
+    noise = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    flat = np.stack([np.full((28, 28), value, np.uint8) for value in (0, 255, 1, 128)])
+    return np.concatenate([examples[::3], 255 - examples[::6], noise, flat, single_pixels(), checkerboards(), noise // 64])
+
+
+def check_round_trip(model: PixelModel, pixels: np.ndarray, group: int) -> list[bytes]:
+    encoded = model.encode(pixels, group=group)
+    assert len(encoded.messages) == -(-len(pixels) // group)
+    np.testing.assert_array_equal(encoded.pixels, pixels)
+    decoded, bad = model.decode(encoded.messages, len(pixels), group=group)
+    np.testing.assert_array_equal(decoded, pixels)
+    assert decoded.dtype == np.uint8
+    assert bad.tolist() == [False] * len(encoded.messages)
+    return encoded.messages
+
+
+# ---- coding
+
+
+@pytest.mark.parametrize("group", [1, 16])
+def test_every_kind_of_image_comes_back_exactly(model: PixelModel, group: int) -> None:
+    check_round_trip(model, kinds(), group)
+
+
+@pytest.mark.parametrize("group", [1, 16])
+@pytest.mark.parametrize("count", [1, 7, 40, 130])
+def test_decode_inverts_encode(model: PixelModel, count: int, group: int) -> None:
+    check_round_trip(model, helpers.drawn(count), group)
+
+
+def test_another_model_codes_too() -> None:
+    check_round_trip(helpers.tiny_pixel_model(1), kinds()[::3], 16)
+
+
+@pytest.mark.parametrize("group", [1, 16])
+def test_the_other_images_of_a_batch_change_no_byte(model: PixelModel, group: int) -> None:
+    pixels = np.concatenate([kinds(), helpers.drawn(130)])
+    whole = model.encode(pixels, group=group).messages
+    for first in (0, 3, 7):
+        part = slice(first * group, (first + 1) * group)
+        assert model.encode(pixels[part], group=group).messages == [whole[first]]
+        np.testing.assert_array_equal(model.decode([whole[first]], group, group=group)[0], pixels[part])
+    assert model.encode(pixels[: 5 * group], group=group).messages == whole[:5]
+    picked = [whole[5], whole[2]]
+    decoded, bad = model.decode(picked, 2 * group, group=group)
+    assert not bad.any()
+    np.testing.assert_array_equal(decoded, np.concatenate([pixels[g * group : (g + 1) * group] for g in (5, 2)]))
+
+
+def test_parts_of_any_size_give_the_same_bytes(model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = helpers.drawn(130)
+    whole = model.encode(pixels).messages
+    monkeypatch.setattr(pixel_model, "PART_IMAGES", 20)
+    assert check_round_trip(model, pixels, 16) == whole
+
+
+def test_encode_is_a_function_of_its_input(model: PixelModel) -> None:
+    pixels = helpers.drawn(20).copy()
+    assert model.encode(pixels).messages == PixelModel(helpers.tiny_pixel_bundle()).encode(pixels).messages
+    np.testing.assert_array_equal(pixels, helpers.drawn(20))
+
+
+def test_ideal_bits_are_about_the_payload(model: PixelModel) -> None:
+    """It may be a little less: the blank end of an image is coded first, while the state is small and zeros are free."""
+    encoded = model.encode(kinds())
+    coded = 8 * sum(map(len, encoded.messages))
+    assert 0.98 * encoded.ideal_bits <= coded <= 1.005 * encoded.ideal_bits + 24 * len(encoded.messages)
+
+
+def test_the_frequencies_of_every_step_are_a_distribution(model: PixelModel) -> None:
+    pixels = kinds().reshape(-1, 784)
+    network, step, symbols = model.steps(np.ones(len(pixels), np.bool_)), None, None
+    seen = {2: 0, 256: 0}
+    while True:
+        try:
+            step = network.send(symbols)
+        except StopIteration as stop:
+            np.testing.assert_array_equal(stop.value.reshape(-1, 784), pixels)
+            break
+        assert step.freq.min() >= 1
+        assert (step.freq.sum(axis=1, dtype=np.int64) == rans.TOTAL).all()
+        seen[step.freq.shape[1]] += len(step.images)
+        values = pixels[step.images, step.pixel].astype(np.int64)
+        symbols = values if step.freq.shape[1] == 256 else np.minimum(values, 1)
+    assert seen[2] > len(pixels)
+    assert seen[256] > len(pixels)
+
+
+# ---- stored images
+
+
+def test_what_the_model_would_expand_is_stored(model: PixelModel) -> None:
+    """Both kinds are in the images here, else the tests above prove little; and no message is much longer than stored."""
+    pixels = kinds()
+    sizes = [len(m) for m in model.encode(pixels, group=1).messages]
+    stored = [len(stored_bytes(image)) for image in pixels]
+    assert all(size <= limit + 6 for size, limit in zip(sizes, stored, strict=True))
+    assert sum(size < limit for size, limit in zip(sizes, stored, strict=True)) > 10
+    assert sum(size > limit for size, limit in zip(sizes, stored, strict=True)) > 10
+
+
+def test_a_group_of_stored_images_and_others_comes_back(model: PixelModel) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (40, 28, 28), np.uint8)
+    messages = check_round_trip(model, noise, 16)
+    assert [len(m) for m in messages] == pytest.approx([784 * n + 4 * n for n in (16, 16, 8)], abs=10)
+    mixed = np.where(np.arange(40)[:, None, None] % 3 == 0, noise, helpers.drawn(40))
+    check_round_trip(model, mixed.astype(np.uint8), 16)
+
+
+@pytest.mark.parametrize("image", [0, 1, 2, 3])
+def test_stored_image_inverts_stored_bytes(image: int) -> None:
+    pixels = helpers.drawn(8)[image]
+    assert len(stored_bytes(pixels)) <= 784
+    np.testing.assert_array_equal(stored_image(stored_bytes(pixels)), pixels)
+
+
+@given(st.binary(max_size=60))
+def test_any_stored_bytes_are_an_image_or_corrupt(stream: bytes) -> None:
+    for start in (b"", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\x60\x10\x02"):
+        try:
+            assert stored_image(start + stream).shape == (28, 28)
+        except CorruptPayload:
+            pass
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_damaged_messages_are_flagged_and_their_neighbours_are_not(model: PixelModel, group: int) -> None:
+    """All in one call: the message as it was before and after each damaged one."""
+    pixels = np.concatenate([golden_tool.sources()[0][:2], helpers.drawn(8)[1:3]])[:group]
+    (message,) = model.encode(pixels, group=group).messages
+    damaged = [*helpers.cuts(message), *helpers.flips(message)]
+    rng = np.random.default_rng(group)
+    damaged = [damaged[i] for i in rng.permutation(len(damaged))[: 400 // group]]
+    messages = [m for stream in damaged for m in (stream, message)]
+    decoded, bad = model.decode(messages, len(messages) * group, group=group)
+    assert not bad[1::2].any()
+    np.testing.assert_array_equal(decoded.reshape(len(messages), group, 28, 28)[1::2], np.stack([pixels] * len(damaged)))
+    missed = np.count_nonzero(~bad[::2])
+    assert missed <= 1 + len(damaged) // 50  # a hash of 8 bits: 1 in 256 is what chance allows
+
+
+def test_random_messages_decode_in_bounded_time_and_are_mostly_flagged(model: PixelModel) -> None:
+    rng = np.random.default_rng(0)
+    messages = [rng.bytes(int(size)) for size in rng.integers(0, 2000, 60)]
+    messages += [b"\xff" * 5000, bytes(5000), b"\xff\xff\xff" + rng.bytes(3000)]  # the first state says "stored"
+    for group in (1, 16):
+        count = len(messages) * group - (group > 1)
+        begun = time.monotonic()
+        pixels, bad = model.decode(messages, count, group=group)
+        assert time.monotonic() - begun < 60
+        assert pixels.shape == (count, 28, 28)
+        assert bad.mean() > 0.9
+
+
+@settings(max_examples=25)
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=9), st.sampled_from([1, 2]))
+def test_any_messages_decode_to_some_pixels(messages: list[bytes], group: int) -> None:
+    count = group * len(messages) - (group == 2)
+    pixels, bad = helpers.tiny_pixel_model().decode(messages, count, group=group)
+    assert pixels.shape == (count, 28, 28)
+    assert bad.shape == (len(messages),)
+
+
+# ---- bundles
+
+
+def refuse(tensors: helpers.Tensors, message: str | None = None) -> None:
+    with pytest.raises(BadModel, match=message):
+        PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE))
+
+
+def test_a_model_names_itself_and_its_kind(model: PixelModel) -> None:
+    assert (model.name, model.lossless, model.kind) == ("tiny0-lossless", True, "lossless")
+    assert model.hash == model.sha256[:8]
+
+
+@pytest.mark.parametrize("name", sorted(helpers.tiny_pixel_tensors()))
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: None,
+        lambda tensor: tensor[:-1],
+        lambda tensor: np.concatenate([tensor, tensor]),
+        lambda tensor: tensor[..., None],
+        lambda tensor: tensor.astype(np.int64),
+    ],
+    ids=["missing", "shorter", "longer", "one more axis", "wider"],
+)
+def test_a_tensor_that_is_not_as_it_should_be_is_refused(name: str, change: Callable[[np.ndarray], np.ndarray | None]) -> None:
+    tensors = helpers.tiny_pixel_tensors()
+    changed = change(tensors.pop(name))
+    refuse(tensors if changed is None else {**tensors, name: changed})
+
+
+def test_an_unknown_tensor_is_refused() -> None:
+    refuse({**helpers.tiny_pixel_tensors(), "extra": np.zeros(3, np.int32)}, "unknown tensor extra")
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "value", "message"),
+    [
+        ("flag.zero_freq", 5, 0, r"flag\.zero_freq leaves"),
+        ("flag.zero_freq", 5, 1 << 16, r"flag\.zero_freq leaves"),
+        ("exp", 0, (1 << 16) - 1, "exp leaves"),
+        ("exp", 7, (1 << 16) + 1, "exp leaves"),
+        ("exp", 7, -1, "exp leaves"),
+        ("log_count", 0, 1, "log_count does not rise"),
+        ("log_count", 9, -1, "log_count does not rise"),
+        ("log_count", 9, 1 << 16, "log_count does not rise"),
+        ("head.bias", 9, 1 << 24, "head: a sum could reach"),
+        ("value.window.bias", 3, 1 << 24, r"value\.window: a sum could reach"),
+        ("flag.logit.multiplier", 0, 0, r"flag\.logit: a multiplier"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(name: str, at: int, value: int, message: str) -> None:
+    tensors = helpers.tiny_pixel_tensors()
+    tensors[name].flat[at] = value
+    refuse(tensors, message)
+
+
+def test_layers_that_do_not_fit_together_are_refused() -> None:
+    tensors = helpers.tiny_pixel_tensors()
+    for part in ("weight", "bias", "shift", "multiplier"):
+        tensors[f"gates.{part}"] = np.concatenate([tensors[f"gates.{part}"]] * 2, axis=0 if part in ("weight", "bias") else 1)
+    refuse(tensors, "do not fit together")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_extreme_tables_still_give_every_image_back(seed: int) -> None:
+    """Every table at the ends of its range: sums stay within 32 bits, frequencies stay a distribution."""
+    rng = np.random.default_rng(seed)
+    tensors = helpers.tiny_pixel_tensors()
+    for name, tensor in tensors.items():
+        if tensor.dtype == np.int16:
+            tensors[name] = rng.choice(np.array([-(1 << 15), (1 << 15) - 1], np.int16), tensor.shape)
+        elif name.startswith(("gates", "head")) and name.endswith("multiplier"):
+            tensor[:] = 1 << 24
+    tensors["log_count"] = np.append(np.arange(pixel_model.MAX_COUNT), pixel_model.MAX_LOG).astype(np.int32)
+    check_round_trip(PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE)), kinds()[::2], 16)
