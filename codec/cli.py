@@ -383,6 +383,9 @@ def train(
     data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Directories, .npy, .npz or IDX files.")],
     out: Annotated[Path, typer.Option("-o", metavar="FILE", help="The model: a .safetensors file.")],
     lossless: Annotated[bool, typer.Option("--lossless", help="A lossless model instead of a lossy one.")] = False,
+    hidden: Annotated[
+        int | None, typer.Option("--hidden", min=8, max=512, metavar="N", help="Width of a lossless model.", show_default=False)
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, metavar="N", help="Stop after this time.", show_default=False)
     ] = None,
@@ -402,7 +405,7 @@ def train(
         if error.name != "torch":
             raise
         raise UsageError('aez train needs torch: pip install "aez[train]"') from None
-    train_command(data, out, lossless=lossless, minutes=minutes, seed=seed, resume=resume, quiet=quiet)
+    train_command(data, out, lossless=lossless, hidden=hidden, minutes=minutes, seed=seed, resume=resume, quiet=quiet)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

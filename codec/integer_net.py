@@ -103,7 +103,7 @@ class Layer:
 
 
 def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:
-    """Row of a table (R, O) at a quality (from 99 on the last one): on the line between its two nearest rows, halves rounded up."""
+    """Row of a table (R, O) at a quality: on the line between its two nearest rows, halves rounded up; from 99 on the last."""
     if len(table) == 1:
         return np.array(table[0], np.int64)
     row, rest = divmod(quality, ROW_STEP)

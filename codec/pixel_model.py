@@ -16,7 +16,7 @@ READ ME FIRST
 - The softmax is integers throughout: a table of exponentials, one integer division for each pixel.
 
 Sums over the image so far, updated and not computed anew: Larochelle and Murray, NADE, 2011. Histories of contexts whose
-counts are added to logits: Mahoney, PAQ. What the whole image so far is worth on these images: README, "Lossless".
+counts are added to logits: Mahoney, PAQ. What each part is worth: weights/README.md.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from codec.registry import unpack_model
 from codec.train import data, pixels_export
 from codec.train.export import export
 from codec.train.loop import LadderTrainer, Trainer, evaluate
-from codec.train.pixels import PixelTrainer
+from codec.train.pixels import PixelConfig, PixelTrainer
 
 DEFAULT_MINUTES = 27.0  # with the export, the whole takes half an hour
 CALIBRATION_IMAGES = 5000
@@ -25,11 +25,20 @@ CARD_QUALITIES = tuple(range(0, 100, 11))
 
 
 def train_command(
-    sources: list[Path], out: Path, *, lossless: bool = False, minutes: float | None, seed: int, resume: bool, quiet: bool
+    sources: list[Path],
+    out: Path,
+    *,
+    lossless: bool = False,
+    hidden: int | None = None,
+    minutes: float | None,
+    seed: int,
+    resume: bool,
+    quiet: bool,
 ) -> None:
     """Train on `sources`, write the model to `out`; the checkpoint and the log lie beside it until then.
 
-    lossless: a model of pixels instead of a lossy one. minutes: of training, all sessions of a resumed run together.
+    lossless: a model of pixels instead of a lossy one; hidden: its width, None for the default. minutes: of training, all
+    sessions of a resumed run together.
     Raises ImageError, UsageError.
     """
     if out.suffix != ".safetensors":
@@ -45,13 +54,19 @@ def train_command(
         raise UsageError(f"{checkpoint} is there: go on from it with --resume, or delete it")
     minutes = DEFAULT_MINUTES if minutes is None else minutes
     pixels = data.load(sources)
-    trainer = PixelTrainer(pixels, seed=seed, log=log) if lossless else LadderTrainer(pixels, seed=seed, log=log)
+    if lossless:
+        config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
+        trainer: Trainer = PixelTrainer(pixels, seed=seed, config=config, log=log)
+    elif hidden is not None:
+        raise UsageError("--hidden is for lossless models: add --lossless")
+    else:
+        trainer = LadderTrainer(pixels, seed=seed, log=log)
     if resume:
         # weights_only: a checkpoint is a pickle, and a stranger's pickle is a program.
         trainer.load(torch.load(checkpoint, weights_only=True, map_location=trainer.device))
     trainer.run(60 * minutes, checkpoint=checkpoint, progress=not quiet and sys.stderr.isatty())
     command = ["aez", "train", *map(str, sources), "-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
-    command += ["--lossless"] * lossless
+    command += ["--lossless"] * lossless + (["--hidden", str(hidden)] if hidden else [])
     model = write_model(trainer, pixels, out, out.stem, seed, shlex.join(command))
     checkpoint.unlink(missing_ok=True)
     if not quiet:
@@ -65,7 +80,7 @@ def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: i
     """Export what `trainer` holds, with a card of figures on the held-out images, to `out`, which must not exist."""
     train, held_out = data.split(pixels)
     figures: dict[str, Any] = {"on": f"{len(held_out)} held-out images, not trained on"}
-    if isinstance(trainer, LadderTrainer):
+    if not isinstance(trainer, PixelTrainer):
         trainer.net.set_quantized(False)
         figures["float_parent"] = float_curve(trainer, held_out)
     trainer.net.set_quantized(True)
@@ -77,9 +92,9 @@ def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: i
     }
 
     def bundle() -> bytes:
-        if isinstance(trainer, LadderTrainer):
-            return export(trainer.net, card, train[-CALIBRATION_IMAGES:])
-        return pixels_export.export(trainer.net, card)
+        if isinstance(trainer, PixelTrainer):
+            return pixels_export.export(trainer.net, card)
+        return export(trainer.net, card, train[-CALIBRATION_IMAGES:])
 
     figures["curve"] = curve(unpack_model(bundle()), held_out, CARD_QUALITIES)
     card["figures"] = figures
@@ -89,7 +104,7 @@ def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: i
     return unpack_model(stream)
 
 
-def float_curve(trainer: LadderTrainer, pixels: data.U8) -> list[dict[str, Any]]:
+def float_curve(trainer: Trainer, pixels: data.U8) -> list[dict[str, Any]]:
     """The network before any rounding of weights: estimated bytes (ideal, no container) and PSNR by quality."""
     tensor = torch.from_numpy(pixels.copy()).to(trainer.device)
     rows = evaluate(trainer.net, tensor, [log2_lmbda(q) for q in CARD_QUALITIES])
