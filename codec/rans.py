@@ -215,7 +215,7 @@ class Decoder:
                 state[low] = (state[low] << np.uint32(8)) | source[at[low]]
                 at[low] += 1
             slot = state & np.uint32(TOTAL - 1)
-            symbols[rows] = symbol = (cdf[rows] <= slot[:, None]).sum(axis=1)
+            symbols[rows] = symbol = np.count_nonzero(cdf[rows] <= slot[:, None], axis=1)
             f = freq[rows, symbol]
             self._state[lane] = f * (state >> np.uint32(PRECISION)) + slot - (cdf[rows, symbol] - f)
             self._next[lane] = at

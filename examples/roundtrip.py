@@ -18,6 +18,10 @@ for quality in (10, 50, 75, 99):
     error = codec.decompress(stream).astype(int) - images[0]
     print(f"{paths[0].name} at quality {quality}: {len(stream)} bytes, off by {np.sqrt(np.mean(error**2)):.1f} grey levels (RMS)")
 
+stream = codec.compress(images[0], lossless=True)
+assert np.array_equal(codec.decompress(stream), images[0])
+print(f"{paths[0].name} without loss: {len(stream)} bytes")
+
 stream = codec.compress(images, quality=75, names=[path.name for path in paths])
 with codec.open(stream) as collection:
     print(f"{len(collection)} images in {len(stream)} bytes; {collection.names[3]} alone has shape {collection[3].shape}")
