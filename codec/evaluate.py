@@ -34,7 +34,6 @@ U8 = npt.NDArray[np.uint8]
 
 TARGET_BYTES = (8, 16, 24, 40, 64)
 PNG_IMAGES = 2000
-SINGLE_IMAGES = 1000
 
 
 def curve(model: BaseModel, pixels: U8, qualities: Iterable[int]) -> list[dict[str, Any]]:
@@ -131,7 +130,7 @@ def evaluate(model: BaseModel, pixels: U8, *, qualities: Iterable[int], speed_qu
         "machine": machine(), "curve": rows,
     }  # fmt: skip
     if model.lossless:
-        _, stats = api.pack_images([model], pixels[:SINGLE_IMAGES], LOSSLESS_QUALITY)
+        _, stats = api.pack_images([model], pixels, LOSSLESS_QUALITY)
         result["single_file_bytes"] = round(stats.bytes_out / stats.images, 3)
     else:
         result["psnr_db_at_bytes"] = {str(target): psnr_at(rows, target) for target in TARGET_BYTES}

@@ -60,7 +60,6 @@ STORED_FREQ = 16  # of 2**16: an image is stored in the message instead of model
 CONTEXTS = {"image": 1, "row": 28, "column": 28, "west": 64, "north": 64}
 HISTOGRAMS = sum(CONTEXTS.values())
 _FIRST_ROWS = np.cumsum([0, *CONTEXTS.values()])[:-1]
-CACHED_ROWS = 128  # what goes through the big network at once: its arrays stay in the cache
 PART_IMAGES = 2048  # what one core works on at a time, at most: 95 KiB of state an image
 
 U32 = npt.NDArray[np.uint32]
@@ -235,14 +234,10 @@ class PixelModel(BaseModel):
             images = np.flatnonzero(active & live | flagged)
             if not len(images):
                 continue
-            freq = np.empty((len(images), 256), np.uint32)
-            for at in range(0, len(images), CACHED_ROWS):
-                rows = images[at : at + CACHED_ROWS]
-                sums = value_sums.take(rows, axis=0)
-                sums[flagged[rows]] += self._flagged
-                h = self._value_trunk(pixel, rows, canvas, sums)
-                freq[at : at + CACHED_ROWS] = self._frequencies(h, canvas.log_counts(pixel, rows))
-            values = yield Step(pixel, images, freq)
+            sums = value_sums.take(images, axis=0)
+            sums[flagged[images]] += self._flagged
+            h = self._value_trunk(pixel, images, canvas, sums)
+            values = yield Step(pixel, images, self._frequencies(h, canvas.log_counts(pixel, images)))
             inked = values > 0
             images, values = images[inked], values[inked]
             new = canvas.draw(pixel, images, values, self._log_after)
@@ -364,10 +359,10 @@ def _start(freq: U32, symbols: I64) -> U32:
 
 
 def _parts(count: int, group: int) -> list[tuple[int, int]]:
-    """(first image, images) of the parts that go to the cores: whole groups, evenly."""
-    cores = os.cpu_count() or 1
-    size = -(-count // max(1, min(cores, count // 64)))
-    size = -(-min(size, PART_IMAGES) // group) * group
+    """(first image, images) of the parts that go to the cores: whole groups, as many parts for each core, evenly."""
+    cores = min(os.cpu_count() or 1, max(1, count // 64))
+    rounds = -(-count // (cores * PART_IMAGES))
+    size = -(-count // (cores * rounds * group)) * group
     return [(at, min(size, count - at)) for at in range(0, count, size)]
 
 

@@ -27,6 +27,8 @@ LOSSLESS = "-lossless"  # how the name of a lossless model ends
 MODEL_IDS: dict[int, str] = {
     1: "a61382a5f1ad4605",  # mnist
     2: "877bc8436a51875e",  # fashion
+    3: "b81680f348037eb2",  # mnist-lossless
+    4: "3082f9f7a292622d",  # fashion-lossless
 }
 
 

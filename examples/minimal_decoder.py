@@ -21,6 +21,8 @@ import numpy as np
 MODEL_IDS: dict[int, str] = {
     1: "a61382a5f1ad4605",
     2: "877bc8436a51875e",
+    3: "b81680f348037eb2",
+    4: "3082f9f7a292622d",
 }
 Tensors = dict[str, np.ndarray]
 

@@ -12,7 +12,7 @@ import codec.model
 import codec.pixel_model
 from codec import api
 
-codec.model.CHUNK_IMAGES = codec.pixel_model.PART_IMAGES = codec.pixel_model.CACHED_ROWS = int(sys.argv[1])
+codec.model.CHUNK_IMAGES = codec.pixel_model.PART_IMAGES = int(sys.argv[1])
 golden = Path(__file__).resolve().parent / "golden"
 for name in json.loads((golden / "golden.json").read_text()):
     print(name, hashlib.sha256(api.decompress((golden / name).read_bytes()).tobytes()).hexdigest())
