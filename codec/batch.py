@@ -456,7 +456,7 @@ def _compress_each(tasks: Sequence[Task], options: CompressOptions, report: Repo
                 report.wrote(outputs[source], len(stream))
                 written.append(i)
                 if options.remove:
-                    _remove([source], outputs[source], 1, options, _Digest(pixels[i]))
+                    _remove([source], outputs[source], 1, options, hashlib.blake2b(pixels[i].tobytes()).digest())
         if 0 < len(written) < len(sources):  # the figures count what was written, no more
             stats = api.compress_images(pixels[written], quality=options.quality, model=options.model)[1]
         if written:
@@ -486,19 +486,20 @@ def _compress_collection(task: Task, options: CompressOptions, report: Report) -
     if first is None:  # not one was readable, and each has been reported
         return
     done: list[Source] = []
-    digest = _Digest()
+    digest = hashlib.blake2b()
     with atomic(task.output, force=options.force, durable=True) as file:
         with api.CollectionWriter(file, **coding) as writer:
             for sources, pixels in chain([first], batches):
                 writer.write(pixels, None if sources is None else [source.name for source in sources])
                 done += sources or ()
-                digest.update(pixels)
+                if options.remove:
+                    digest.update(pixels.tobytes())
         size_bytes = _size(file)
     report.wrote(task.output, size_bytes)
     report.stats += writer.stats
     report.images += writer.stats.images
     if options.remove:
-        _remove(done or task.sources, task.output, writer.stats.images, options, digest)
+        _remove(done or task.sources, task.output, writer.stats.images, options, digest.digest())
 
 
 def _slices(pixels: Pixels, report: Report) -> Iterator[tuple[None, Pixels]]:
@@ -547,36 +548,21 @@ def _read_shard(paths: list[Path]) -> list[tuple[Pixels, int] | Exception]:
     return results
 
 
-class _Digest:
-    """Of all pixels of some images, in their order."""
-
-    def __init__(self, pixels: Pixels | None = None) -> None:
-        self._hash = hashlib.blake2b()
-        if pixels is not None:
-            self.update(pixels)
-
-    def update(self, pixels: Pixels) -> None:
-        self._hash.update(pixels.tobytes())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Digest) and self._hash.digest() == other._hash.digest()
-
-
 def _remove(
-    sources: Iterable[Source], output: Path | None, num_images: int, options: CompressOptions, wanted: _Digest
+    sources: Iterable[Source], output: Path | None, num_images: int, options: CompressOptions, wanted: bytes
 ) -> None:
-    """Delete inputs whose output is on the disk, once that output has decoded in full: if lossless, to `wanted`."""
+    """Delete inputs whose output is on the disk, once it has decoded in full; if lossless, to pixels of BLAKE2b `wanted`."""
     assert output is not None
-    num_decoded, digest = 0, _Digest()
+    num_decoded, digest = 0, hashlib.blake2b()
     with open(output, "rb") as file:
         for block in api.decode_blocks(file, model=options.model):
             if block.error is not None or block.lost or block.pixels is None:
                 raise block.error or BitstreamError(f"images {ranges(block.lost)} of {output} are damaged")
             num_decoded += block.count
-            digest.update(block.pixels)
+            digest.update(block.pixels.tobytes())
     if num_decoded != num_images:
         raise BitstreamError(f"{output} holds {num_decoded} images, not {num_images}; the inputs are kept")
-    if options.quality == LOSSLESS_QUALITY and digest != wanted:
+    if options.quality == LOSSLESS_QUALITY and digest.digest() != wanted:
         raise BitstreamError(f"{output} does not hold the pixels of its inputs, which are kept")
     for source in sources:
         if source.path is not None:

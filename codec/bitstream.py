@@ -36,6 +36,7 @@ BLOCK_FLAG_NAMES = 0x01
 MAX_QUALITY = 99  # of a lossy model
 LOSSLESS_QUALITY = 100
 STORED_QUALITY = 101  # a single image as it is, without a model
+BLOCK_QUALITY_AT = 12  # of Quality in a block header
 GROUP_IMAGES = 16  # neighbouring images that share one coder state
 MAX_BLOCK_IMAGES = 4096
 MAX_IMAGE_STREAM_BYTES = 1 << 16
@@ -302,7 +303,7 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
         raise BadMagic(f"{magic.hex(' ')} found, a block ({BLOCK_MAGIC.hex(' ')}) wanted", offset)
     if checksum(stream[:_BLOCK_START], size=4) != header_check:
         raise ChecksumMismatch("a block header is damaged", offset)
-    _check_quality(quality, LOSSLESS_QUALITY, offset + 12)
+    _check_quality(quality, LOSSLESS_QUALITY, offset + BLOCK_QUALITY_AT)
     if flags & ~BLOCK_FLAG_NAMES:
         raise ReservedBitsSet(f"reserved block flags 0x{flags & ~BLOCK_FLAG_NAMES:02x} are set", offset + 13)
     header = BlockHeader(model_hash, quality, bool(flags & BLOCK_FLAG_NAMES), count, names_bytes, index_bytes,

@@ -107,6 +107,23 @@ class BaseModel(ABC):
         """
 
 
+_MALFORMED = (safetensors.SafetensorError, ValueError, KeyError, TypeError, struct.error, RecursionError)
+
+
+def _metadata(stream: bytes) -> dict[str, Any]:
+    (header_bytes,) = struct.unpack_from("<Q", stream)
+    metadata: dict[str, Any] = json.loads(stream[8 : 8 + header_bytes])["__metadata__"]
+    return metadata
+
+
+def architecture_of(stream: bytes) -> str:
+    """What a bundle says it is, without a look at its tensors.  Raises BadModel."""
+    try:
+        return str(_metadata(stream)["architecture"])
+    except _MALFORMED as error:
+        raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
+
+
 def unpack_bundle(stream: bytes) -> tuple[str, dict[str, Integers], dict[str, Any]]:
     """safetensors bytes -> architecture, integer tensors by name, model card.
 
@@ -114,11 +131,10 @@ def unpack_bundle(stream: bytes) -> tuple[str, dict[str, Integers], dict[str, An
     """
     try:
         tensors = safetensors.numpy.load(stream)
-        (header_bytes,) = struct.unpack_from("<Q", stream)
-        metadata = json.loads(stream[8 : 8 + header_bytes])["__metadata__"]
+        metadata = _metadata(stream)
         architecture, card = metadata["architecture"], json.loads(metadata["card"])
         name = card["name"]
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+    except _MALFORMED as error:
         raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
     if not isinstance(name, str):
         raise BadModel(f"the model's name is {name!r}, wanted a text")

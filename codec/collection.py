@@ -33,7 +33,6 @@ from codec.groups import Encoded
 U8 = npt.NDArray[np.uint8]
 FindModel = Callable[[bytes], BaseModel]
 
-QUALITY_AT = 12  # of Quality in a block
 NAMES_LEVEL = 19  # of zstd: names are a few KiB a block, and a collection is written once
 
 
@@ -284,7 +283,7 @@ class Collection:
             # All groups but a block's last are full, and the last one comes last here too.
             count = sum(min(GROUP_IMAGES, header.image_count - int(g) * GROUP_IMAGES) for g in groups)
             model = self._find_model(header.model_hash)
-            model.check_quality(header.quality, place.offset + QUALITY_AT)
+            model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
             decoded, bad = model.decode(messages, count, header.quality)
             if bad.any():
                 raise CorruptPayload(f"images {place.first + int(groups[bad][0]) * GROUP_IMAGES} and on are damaged",
@@ -359,7 +358,7 @@ class Collection:
         messages = [body[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
         model = self._find_model(header.model_hash)
         try:
-            model.check_quality(header.quality, place.offset + QUALITY_AT)
+            model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
         except BitstreamError as error:
             result.error = result.error or error
             return result

@@ -14,7 +14,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from codec.bundle import MAX_MODEL_BYTES, BaseModel, unpack_bundle
+from codec.bundle import MAX_MODEL_BYTES, BaseModel, architecture_of
 from codec.errors import BadModel, ModelNotFound, UsageError
 from codec.model import Model
 from codec.pixel_model import PixelModel
@@ -57,7 +57,7 @@ def load(path: Path) -> BaseModel:
 
 def unpack_model(stream: bytes) -> BaseModel:
     """The model in the bytes of a model file.  Raises BadModel."""
-    architecture, _, _ = unpack_bundle(stream)
+    architecture = architecture_of(stream)
     if architecture not in _CLASSES:
         raise BadModel(f"architecture {architecture!r}, this version knows {' and '.join(map(repr, _CLASSES))}")
     return _CLASSES[architecture](stream)
