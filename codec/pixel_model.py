@@ -2,21 +2,23 @@
 
 Pixels are coded row by row, each from the image so far:
 
-    window (6 rows up, 6 columns to either side) ─► layer ─┐
-    what earlier pixels add up to ─► sums ─────────────────┼─► h ─► hidden layers ─┬─► head ─► logits ─┐
-    position, place in the ink, neighbours ─► tables ──────┘                       └─► gates ─┐        │
-    values seen so far in the image, row, column, after the same neighbours ─► log counts ─► times ─► plus ─► softmax ─► rANS
-
+    palette of the image ─► table ──────────────────────────────────────────────────────────────┐
+    window (6 rows up, 6 columns to either side) ─┐                                             │
+    values of the nearest neighbours ─► embeddings ├─► layer ─► h ─► hidden layers ─► head ─► logits ─► plus ─► softmax ─► rANS
+    what earlier pixels add up to ─► sums ────────┘             ▲          │
+                                                                └── links ─┘ from each layer at a pixel to the next at its
+                                                                             eastern and southern neighbours
 READ ME FIRST
 - Encoder and decoder run the same generator, `PixelModel.steps`: it yields frequencies, is sent symbols, and goes on. All
   images of a part stand at the same pixel; only the coder knows which images share a lane.
 - A pixel is *live* if one of its four earlier neighbours is not 0. The others, most of an image, are first asked by a
   small network whether they are 0, which they nearly always are; the big one only sees what is live or turned out not to be 0.
+- A palette says ahead which values an image can have, or favours: many pipelines leave such a mark (codec/train/palettes.py).
 - An image that this would expand is stored in the same message instead: packed by zstd, or raw.
 - The softmax is integers throughout: a table of exponentials, one integer division for each pixel.
 
-Sums over the image so far, updated and not computed anew: Larochelle and Murray, NADE, 2011. Histories of contexts whose
-counts are added to logits: Mahoney, PAQ. What each part is worth: weights/README.md.
+Sums over the image so far, updated and not computed anew: Larochelle and Murray, NADE, 2011. Features of earlier pixels as
+inputs: van den Oord et al., PixelCNN, arXiv:1606.05328. What each part is worth: weights/README.md.
 """
 
 from __future__ import annotations
@@ -35,36 +37,49 @@ from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY
 from codec.bundle import BaseModel, Bundle
 from codec.errors import BadModel, CorruptPayload
 from codec.groups import U8, Encoded, checks
-from codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT, EXACT_LIMIT, F32
+from codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT, F32, Integers, limit
 from codec.parallel import in_threads
 
 PIXELS = 784
 RADIUS = 6  # of the window
 WINDOW = RADIUS * (2 * RADIUS + 1) + RADIUS  # pixels in it
-BRIGHT = 250  # from here on a pixel also counts as bright
-NEIGHBOURS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))  # (row, column) offsets of west, north, northwest, northeast
+# (row, column) offsets of the neighbours whose values have embeddings, the nearest first.
+NEIGHBOURS = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2), (0, -3), (-3, 0))
+LIVE_NEIGHBOURS = 4  # a pixel is live if one of the first four is not 0
+LINKED = NEIGHBOURS[:LIVE_NEIGHBOURS]  # those whose links reach the pixel
+_NEIGHBOURS_IN_WINDOW = np.array([(RADIUS + dy) * (2 * RADIUS + 1) + RADIUS + dx for dy, dx in NEIGHBOURS])
 NO_INK = 28  # row and column of the first ink while there is none
-TABLE_BITS = 12  # tables and sums are in units of 2**-12
+TABLE_BITS = 10  # tables and sums are in units of 2**-10
+SUM_SHIFT = 5  # sums become activations: 2**-10 to 1/128, and a quarter of that, since they grow
+FIRST_MAX = 1 << 22  # first layers are clipped here: far beyond what is left of them after the tables and the next clip
 LOGIT_UNIT = 32  # logits are in units of 1/32 nat
 FLAG_MAX = 511  # largest |logit| of the flag network
 LOGIT_MAX = 1 << 15
-GATE_UNIT = 64
-LOG_UNIT = 256  # of log_count
-MAX_LOG = 3071
-MAX_COUNT = 255
 EXP_ENTRIES = 512  # of the table of exponentials: past 16 nats a value has the least frequency
 SPREAD = rans.TOTAL - 256  # each of the 256 values has frequency 1, the rest is shared out
 STORED_FREQ = 16  # of 2**16: an image is stored in the message instead of modelled
-# Which earlier pixels a histogram counts, and how many rows it has: all, those of this row, of this column, those that had
-# the same western and those that had the same northern neighbour as this pixel, neighbours told apart in steps of 4.
-CONTEXTS = {"image": 1, "row": 28, "column": 28, "west": 64, "north": 64}
-HISTOGRAMS = sum(CONTEXTS.values())
-_FIRST_ROWS = np.cumsum([0, *CONTEXTS.values()])[:-1]
-PART_IMAGES = 2048  # what one core works on at a time, at most: 95 KiB of state an image
+MAX_PALETTES = 256
+PART_IMAGES = 2048  # what one core works on at a time, at most: 17 KiB of state an image
 
 U32 = npt.NDArray[np.uint32]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+
+
+def value_counts(pixels: U8) -> F32:
+    """uint8 (N, 28, 28) -> how often each image has each value, float32 (N, 256)."""
+    every = np.arange(len(pixels))[:, None] * 256 + pixels.reshape(len(pixels), -1)
+    return np.bincount(every.ravel(), minlength=256 * len(pixels)).reshape(-1, 256).astype(np.float32)
+
+
+def choose_palettes(pixels: U8, costs: Integers, freq: Integers) -> I64:
+    """The cheapest palette of each image (N,): what its values cost, and naming it.
+
+    costs: (P, 256), 0 to 511, in units of 1 / LOGIT_UNIT nat; freq: (P,), of sum 2**16.
+    """
+    naming = np.rint(-LOGIT_UNIT * np.log(freq / rans.TOTAL)).astype(np.float32)
+    # Integers below 784 * 2**9 + 2**9: exact. (A palette is the encoder's choice: another one would decode as well.)
+    return np.asarray((value_counts(pixels) @ costs.T.astype(np.float32) + naming).argmin(axis=1))
 
 
 class Step(NamedTuple):
@@ -79,184 +94,186 @@ class Step(NamedTuple):
 
 
 class Canvas:
-    """What is known of N images while they are coded: the pixels so far, where their ink begins, the histograms.
+    """What is known of N images while they are coded: the pixels so far, and where their ink begins.
 
     padded: uint8 (N, 28 + RADIUS, 28 + 2 * RADIUS), zeros around the images; top, left: int (N,), row and column of the
-    first ink, or NO_INK; near: uint8 (N, 4), the neighbours of the pixel that was looked at last.
+    first ink, or NO_INK.
     """
 
     def __init__(self, n: int) -> None:
         self.padded = np.zeros((n, 28 + RADIUS, 28 + 2 * RADIUS), np.uint8)
         self.top, self.left = np.full(n, NO_INK), np.full(n, NO_INK)
-        self.near = np.zeros((n, len(NEIGHBOURS)), np.uint8)
-        self._logs = np.zeros((n * HISTOGRAMS, 256), np.int16)  # of all counts: the histograms of an image one below the other
 
-    def look(self, y: int, x: int) -> npt.NDArray[np.bool_]:
-        """Set `near` for the pixel (y, x) -> whether it is live: bool (N,)."""
-        for k, (dy, dx) in enumerate(NEIGHBOURS):
-            self.near[:, k] = self.padded[:, y + RADIUS + dy, x + RADIUS + dx]
-        return np.asarray(self.near.any(axis=1))
+    def live(self, y: int, x: int) -> npt.NDArray[np.bool_]:
+        """Whether the pixel (y, x) is live: bool (N,)."""
+        near = [self.padded[:, y + RADIUS + dy, x + RADIUS + dx] for dy, dx in NEIGHBOURS[:LIVE_NEIGHBOURS]]
+        return (near[0] | near[1] | near[2] | near[3]) > 0
 
     def window(self, y: int, x: int, images: I64) -> U8:
         """(M, WINDOW): values of the pixels of the window around (y, x), row by row."""
         rows = self.padded[:, y : y + RADIUS + 1, x : x + 2 * RADIUS + 1][images].reshape(len(images), -1)
         return rows[:, :WINDOW]  # what follows in the pixel's own row is not known yet
 
-    def contexts(self, pixel: int, images: I64) -> I64:
-        """Rows (M, contexts) of the histograms that a pixel is counted in, among those of one image."""
-        y, x = divmod(pixel, 28)
-        rows = np.empty((len(images), len(CONTEXTS)), np.int64)
-        rows[:, 0], rows[:, 1], rows[:, 2] = 0, y, x
-        rows[:, 3:] = self.near[images, :2] >> 2  # west, north
-        rows += _FIRST_ROWS
-        return rows
-
-    def log_counts(self, pixel: int, images: I64) -> F32:
-        """(M, contexts, 256): how often each value was seen in each context of a pixel, as `log_count` has it."""
-        rows = self.contexts(pixel, images) + images[:, None] * HISTOGRAMS
-        return self._logs.take(rows, axis=0).astype(np.float32)
-
-    def draw(self, pixel: int, images: I64, values: I64, log_after: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
-        """Set a pixel of images (M,) to values (M,), 1..255 -> whether each value is the first of its kind in its image."""
-        y, x = divmod(pixel, 28)
+    def draw(self, y: int, x: int, images: I64, values: I64) -> None:
+        """Set the pixel (y, x) of images (M,) to values (M,), 1..255."""
         self.padded[images, y + RADIUS, x + RADIUS] = values
         self.top[images] = np.minimum(self.top[images], y)
         self.left[images] = np.minimum(self.left[images], x)
-        cells = (self.contexts(pixel, images) + images[:, None] * HISTOGRAMS) * 256 + values[:, None]
-        before = self._logs.ravel().take(cells)
-        self._logs.ravel()[cells] = log_after.take(before)
-        return np.asarray(before[:, 0] == 0)
 
 
-class Trunk:
-    """First layer of a network: window, sums over the image so far and tables -> activations (M, Z)."""
+class Sums:
+    """What a pixel adds to the sums of its image, by its place, place times value, and value; in units of 2**-TABLE_BITS."""
 
-    def __init__(self, bundle: Bundle, name: str) -> None:
-        self._layer = bundle.layer(f"{name}.window", "row", 255)
-        self.outputs = z = self._layer.outputs
-        if self._layer.inputs != 3 * WINDOW:
-            raise BadModel(f"{name}.window takes {self._layer.inputs} inputs, wanted {3 * WINDOW}")
-        self._blank = self._window(np.zeros((1, 3 * WINDOW), np.float32))
+    def __init__(self, bundle: Bundle, name: str, outputs: int | None = None) -> None:
+        self._ink = _table(bundle, f"{name}.ink.table", PIXELS, outputs)
+        self.outputs = self._ink.shape[1]
+        self._shade = _table(bundle, f"{name}.shade.table", PIXELS, self.outputs)
+        self._count = _table(bundle, f"{name}.count.table", 256, self.outputs)
+        # |sum| <= 784 * 4 * 2**15: far from 2**31, whatever the tables hold.
 
-        def table(part: str, *rows: int) -> I32:
-            return np.ascontiguousarray(bundle.pop(f"{name}.{part}.table", (*rows, z)), np.int32)
-
-        self._position, self._ink, self._shade = (table(part, PIXELS) for part in ("position", "ink", "shade"))
-        self._count, self._first = (table(part, 256) for part in ("count", "first"))
-        self._top, self._left = table("top", 29), table("left", 56)
-        self._neighbours = table("neighbours", len(NEIGHBOURS), 256)
-        # |sum| <= 784 * 4 * 2**15 and the other entries: far from 2**31, whatever the tables hold.
-
-    def __call__(self, pixel: int, images: I64, canvas: Canvas, sums: I32) -> F32:
-        """sums: (M, Z) of the M images -> activations (M, Z) at a pixel, 0..ACTIVATION_MAX."""
-        y, x = divmod(pixel, 28)
-        window = canvas.window(y, x, images)
-        inked = np.flatnonzero(window.any(axis=1))
-        if len(inked) == len(window):
-            h = self._window(_features(window))
-            h += sums
-        else:  # around most pixels that the small network is asked about there is nothing
-            h = sums + self._blank
-            h[inked] += self._window(_features(window[inked])) - self._blank
-        h += self._position[pixel]
-        top, left, near = canvas.top[images], canvas.left[images], canvas.near[images]
-        h += self._top.take(np.where(top == NO_INK, 28, y - top), axis=0)
-        h += self._left.take(np.where(left == NO_INK, 55, x - left + 27), axis=0)
-        for k, table in enumerate(self._neighbours):
-            h += table.take(near[:, k], axis=0)
-        h += 1 << TABLE_BITS - 8
-        h >>= TABLE_BITS - 7  # to units of 1 / ACTIVATION_UNIT
-        return h.clip(0, ACTIVATION_MAX, out=h).astype(np.float32)
-
-    def _window(self, features: F32) -> I32:
-        """(M, 3 * WINDOW) -> (M, outputs) in units of 2**-TABLE_BITS."""
-        return self._layer(features, LOSSLESS_QUALITY, 1 - EXACT_LIMIT, EXACT_LIMIT - 1).astype(np.int32)
-
-    def seen(self, pixel: int, values: I64, new: npt.NDArray[np.bool_]) -> I32:
-        """What pixels of value `values` (M,), 1..255, add to the sums; new: the first of that value in its image."""
-        shade: I32 = values.astype(np.int32)[:, None] * self._shade[pixel]
-        shade += 64
-        shade >>= 7
-        shade += self._ink[pixel]
-        shade += self._count.take(values, axis=0)
-        shade[new] += self._first.take(values[new], axis=0)
-        return shade
+    def added(self, pixel: int, values: I64) -> I32:
+        """What pixels of value `values` (M,), 1..255, add to the sums (M, outputs)."""
+        added: I32 = values.astype(np.int32)[:, None] * self._shade[pixel]
+        added += 64
+        added >>= 7
+        added += self._ink[pixel]
+        added += self._count.take(values, axis=0)
+        return added
 
 
-class PixelModel(BaseModel):
-    """The lossless model: every pixel from those before it.  See BaseModel; the only quality is LOSSLESS_QUALITY."""
+class FlagNet:
+    """The small network: whether a pixel is 0."""
 
-    ARCHITECTURE = "pixels-1"
-    lossless = True
-
-    def _take(self, bundle: Bundle) -> None:
-        self._flag_trunk, self._value_trunk = Trunk(bundle, "flag"), Trunk(bundle, "value")
-        self._flag = bundle.layer("flag.logit", "row")
-        self._flagged = bundle.pop("value.flagged.table", (self._value_trunk.outputs,)).astype(np.int32)
-        self._hidden = [bundle.layer(f"hidden.{i}", "row") for i in range(bundle.count("hidden"))]
-        self._head, self._gates = bundle.layer("head", "row"), bundle.layer("gates", "row")
-        h = self._value_trunk.outputs
-        chain = [self._flag_trunk.outputs, self._flag.inputs, 1, self._flag.outputs, h, self._head.inputs, 256,
-                 self._head.outputs, h, self._gates.inputs, len(CONTEXTS), self._gates.outputs]  # fmt: skip
-        chain += [n for layer in self._hidden for n in (h, layer.inputs, h, layer.outputs)]
-        if chain[::2] != chain[1::2]:
-            raise BadModel("the layers do not fit together")
+    def __init__(self, bundle: Bundle) -> None:
+        self._layer = bundle.layer("flag.window", "row", 255)
+        self.sums = Sums(bundle, "flag.sums", z := self._layer.outputs)
+        self._position, self._top, self._left = (
+            _table(bundle, f"flag.{part}.table", rows, z).astype(np.float32)
+            for part, rows in (("position", PIXELS), ("top", 29), ("left", 56))
+        )
+        self._logit = bundle.layer("flag.logit", "row")
+        if (self._layer.inputs, self._logit.inputs, self._logit.outputs) != (2 * WINDOW, z, 1):
+            raise BadModel("the layers of the flag network do not fit together")
         zero = bundle.pop("flag.zero_freq", (2 * FLAG_MAX + 1,))
         if zero.min() < 1 or zero.max() >= rans.TOTAL:
             raise BadModel(f"flag.zero_freq leaves 1..{rans.TOTAL - 1}")
-        self._flag_freq = np.stack([zero, rans.TOTAL - zero], axis=1).astype(np.uint32)
+        self._freq = np.stack([zero, rans.TOTAL - zero], axis=1).astype(np.uint32)
+        self._blank = self._window(np.zeros((1, WINDOW), np.uint8))
+
+    def __call__(self, pixel: int, images: I64, canvas: Canvas, sums: I32) -> U32:
+        """sums: (M, outputs) of the M images -> frequencies (M, 2) of 0 and of anything else at a pixel."""
+        y, x = divmod(pixel, 28)
+        window = canvas.window(y, x, images)
+        h = np.repeat(self._blank, len(images), axis=0)
+        inked = np.flatnonzero(window.any(axis=1))  # around most pixels that are asked about there is nothing
+        h[inked] = self._window(window[inked])
+        h += sums.clip(-FIRST_MAX, FIRST_MAX).astype(np.float32)
+        h += self._position[pixel]
+        top, left = canvas.top[images], canvas.left[images]
+        h += self._top.take(np.where(top == NO_INK, 28, y - top), axis=0)
+        h += self._left.take(np.where(left == NO_INK, 55, x - left + 27), axis=0)
+        logit = self._logit(_activations(h), LOSSLESS_QUALITY, -FLAG_MAX, FLAG_MAX)[:, 0]
+        return self._freq.take(logit.astype(np.int64) + FLAG_MAX, axis=0)
+
+    def _window(self, window: U8) -> F32:
+        """(M, WINDOW) -> (M, outputs) in units of 2**-TABLE_BITS, from each value and whether it is ink."""
+        x = np.empty((len(window), 2 * WINDOW), np.float32)
+        x[:, :WINDOW] = window
+        np.multiply(window > 0, np.float32(ACTIVATION_UNIT), out=x[:, WINDOW:])
+        return self._layer(x, LOSSLESS_QUALITY, -FIRST_MAX, FIRST_MAX)
+
+
+class Links:
+    """What each layer passes on to later neighbours: of N images, the row above and the row so far."""
+
+    def __init__(self, n: int, layers: int, width: int) -> None:
+        # A column of zeros to either side: there is nothing to pass on from outside, nor from pixels never looked at.
+        self._above, self._here = (np.zeros((layers, 30, n, width), np.float32) for _ in range(2))
+
+    def new_row(self) -> None:
+        self._above, self._here = self._here, self._above
+        self._here[:] = 0
+
+    def read(self, layer: int, x: int, images: I64, out: F32) -> None:
+        """What the LINKED neighbours of column x passed on -> out (M, len(LINKED) * width)."""
+        width = self._here.shape[3]
+        for k, (dy, dx) in enumerate(LINKED):
+            row = self._above if dy else self._here
+            out[:, k * width : (k + 1) * width] = row[layer, x + 1 + dx].take(images, axis=0)
+
+    def write(self, layer: int, x: int, images: I64, links: F32) -> None:
+        """Pass on `links` (M, width) from column x."""
+        self._here[layer, x + 1, images] = links
+
+
+class ValueNet:
+    """The big network: which of the 256 values a pixel has."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._input = bundle.layer("value.input", "row")
+        h = self._input.outputs
+        self.sums = Sums(bundle, "value.sums")
+        # One below the other, so that one look-up finds those of all neighbours.
+        near = bundle.pop("value.near.table")
+        if near.ndim != 3 or near.shape[:2] != (len(NEIGHBOURS), 256):
+            raise BadModel(f"value.near.table has shape {near.shape}, wanted ({len(NEIGHBOURS)}, 256, any)")
+        if np.abs(near.astype(np.int64)).max(initial=0) > ACTIVATION_MAX:
+            raise BadModel(f"value.near.table leaves -{ACTIVATION_MAX}..{ACTIVATION_MAX}")
+        self._near = near.reshape(len(NEIGHBOURS) * 256, -1).astype(np.float32)
+        self._near_rows = np.arange(len(NEIGHBOURS)) * 256
+        self._position = _table(bundle, "value.position.table", PIXELS, h).astype(np.float32)
+        self._flagged = _table(bundle, "value.flagged.table", 1, h).astype(np.float32)
+        self._palette = _table(bundle, "value.palette.table", None, h).astype(np.float32)
+        self.num_palettes = len(self._palette)
+        self._palette_logits = _table(bundle, "palette.logits.table", self.num_palettes, 256).astype(np.float32)
+        self.num_layers = bundle.count("hidden")
+        self._links = [bundle.layer(f"links.{i}", "row") for i in range(self.num_layers)]
+        self._hidden = [bundle.layer(f"hidden.{i}", "row") for i in range(self.num_layers)]
+        self._head = bundle.layer("head", "row")
+        self.link_width = width = self._links[0].outputs if self._links else 0
+        chain = [WINDOW + self.sums.outputs + len(NEIGHBOURS) * self._near.shape[1], self._input.inputs,
+                 h, self._head.inputs, 256, self._head.outputs]  # fmt: skip
+        for link, hidden in zip(self._links, self._hidden, strict=True):
+            chain += [h, link.inputs, width, link.outputs, h + len(LINKED) * width, hidden.inputs, h, hidden.outputs]
+        if chain[::2] != chain[1::2]:
+            raise BadModel("the layers do not fit together")
         exp = bundle.pop("exp", (EXP_ENTRIES,))
         if exp.min() < 0 or exp.max() > rans.TOTAL or exp[0] != rans.TOTAL:
             raise BadModel(f"exp leaves 0..{rans.TOTAL}, or does not start with it")
         self._exp = exp.astype(np.uint32)
-        log_count = bundle.pop("log_count", (MAX_COUNT + 1,))
-        if log_count[0] or (np.diff(log_count) < 1).any() or log_count[-1] > MAX_LOG:
-            raise BadModel(f"log_count does not rise from 0 to at most {MAX_LOG}")
-        # A count is known by its logarithm: the one after each.
-        self._log_after = np.zeros(MAX_LOG + 1, np.int16)
-        self._log_after[log_count] = np.append(log_count[1:], log_count[-1])
 
-    def steps(self, active: npt.NDArray[np.bool_]) -> Generator[Step, I64, U8]:
-        """Yield each choice in the order of coding, take its symbols, return the pixels uint8 (N, 28, 28).
-
-        active: bool (N,), the images to run; the others stay 0.
-        """
-        canvas = Canvas(len(active))
-        flag_sums, value_sums = (np.zeros((len(active), t.outputs), np.int32) for t in (self._flag_trunk, self._value_trunk))
-        for pixel in range(PIXELS):
-            live = canvas.look(*divmod(pixel, 28))
-            asked = np.flatnonzero(active & ~live)
-            flagged = np.zeros(len(active), np.bool_)
-            if len(asked):
-                h = self._flag_trunk(pixel, asked, canvas, flag_sums.take(asked, axis=0))
-                logit = self._flag(h, LOSSLESS_QUALITY, -FLAG_MAX, FLAG_MAX)[:, 0].astype(np.int64)
-                flagged[asked] = (yield Step(pixel, asked, self._flag_freq[logit + FLAG_MAX])) > 0
-            images = np.flatnonzero(active & live | flagged)
-            if not len(images):
-                continue
-            sums = value_sums.take(images, axis=0)
-            sums[flagged[images]] += self._flagged
-            h = self._value_trunk(pixel, images, canvas, sums)
-            values = yield Step(pixel, images, self._frequencies(h, canvas.log_counts(pixel, images)))
-            inked = values > 0
-            images, values = images[inked], values[inked]
-            new = canvas.draw(pixel, images, values, self._log_after)
-            flag_sums[images] += self._flag_trunk.seen(pixel, values, new)
-            value_sums[images] += self._value_trunk.seen(pixel, values, new)
-        return np.ascontiguousarray(canvas.padded[:, RADIUS:, RADIUS:-RADIUS])
-
-    def _frequencies(self, h: F32, logs: F32) -> U32:
-        """h (M, Z), log counts (M, contexts, 256) -> frequencies of the 256 values (M, 256), each row of sum 2**16."""
-        for layer in self._hidden:
-            h = np.minimum(h + layer(h, LOSSLESS_QUALITY, 0, ACTIVATION_MAX), np.float32(ACTIVATION_MAX))
+    def __call__(self, pixel: int, images: I64, flagged: npt.NDArray[np.bool_], canvas: Canvas, sums: I32, links: Links,
+                 palette: I64) -> U32:  # fmt: skip
+        """sums (M, outputs), palette (M,), flagged bool (M,) of the M images -> frequencies (M, 256) at a pixel."""
+        y, column = divmod(pixel, 28)
+        x = np.empty((len(images), self._input.inputs), np.float32)
+        x[:, :WINDOW] = window = canvas.window(y, column, images)
+        split = WINDOW + self.sums.outputs
+        x[:, WINDOW:split] = ((sums + (1 << SUM_SHIFT - 1)) >> SUM_SHIFT).clip(-ACTIVATION_MAX, ACTIVATION_MAX)
+        x[:, split:] = self._near.take(window[:, _NEIGHBOURS_IN_WINDOW] + self._near_rows, axis=0).reshape(len(images), -1)
+        a = self._input(x, LOSSLESS_QUALITY, -FIRST_MAX, FIRST_MAX)
+        a += self._position[pixel]
+        a += self._palette.take(palette, axis=0)
+        a[flagged] += self._flagged[0]
+        h = _activations(a)
+        size = h.shape[1]
+        z = np.empty((len(images), size + len(LINKED) * self.link_width), np.float32)
+        for i, (link, hidden) in enumerate(zip(self._links, self._hidden, strict=True)):
+            z[:, :size] = h
+            links.read(i, column, images, z[:, size:])
+            links.write(i, column, images, link(h, LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX))
+            h += hidden(z, LOSSLESS_QUALITY, 0, ACTIVATION_MAX)
+            limit(h, 0, ACTIVATION_MAX)
         logits = self._head(h, LOSSLESS_QUALITY, -LOGIT_MAX, LOGIT_MAX)
-        gates = self._gates(h, LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX)
-        added = (gates[:, None] @ logs)[:, 0]  # |added| <= 5 * 1023 * 3071 < 2**24, exact
-        added *= np.float32(LOGIT_UNIT / (GATE_UNIT * LOG_UNIT))
-        logits += np.rint(added, out=added)
+        logits += self._palette_logits.take(palette, axis=0)
+        return self._frequencies(logits)
+
+    def _frequencies(self, logits: F32) -> U32:
+        """Logits (M, 256), integers -> frequencies (M, 256), each row of sum 2**16."""
         best = logits.argmax(axis=1)
         every = np.arange(len(best))
-        below = np.minimum(logits[every, best][:, None] - logits, np.float32(EXP_ENTRIES - 1))
+        below = logits[every, best][:, None] - logits
+        limit(below, 0, EXP_ENTRIES - 1)
         weights = self._exp.take(below.astype(np.int32))
         scale = np.uint32(SPREAD << 16) // weights.sum(axis=1, dtype=np.uint32)  # one weight is 2**16, so this is < 2**16
         freq: U32 = weights * scale[:, None]  # < 2**32: weights are at most 2**16, each at most its share of the sum
@@ -264,6 +281,54 @@ class PixelModel(BaseModel):
         freq += np.uint32(1)
         freq[every, best] += np.uint32(rans.TOTAL) - freq.sum(axis=1, dtype=np.uint32)
         return freq
+
+
+class PixelModel(BaseModel):
+    """The lossless model: every pixel from those before it.  See BaseModel; the only quality is LOSSLESS_QUALITY."""
+
+    ARCHITECTURE = "pixels-2"
+    lossless = True
+
+    def _take(self, bundle: Bundle) -> None:
+        self._flag, self._value = FlagNet(bundle), ValueNet(bundle)
+        count = self._value.num_palettes
+        self._palette_freq = bundle.pop("palette.freq", (count,))
+        self._palette_costs = bundle.pop("palette.costs.table", (count, 256))
+        if count > MAX_PALETTES or self._palette_freq.min() < 1 or self._palette_freq.sum(dtype=np.int64) != rans.TOTAL:
+            raise BadModel(f"palette.freq of {count} palettes: wanted at most {MAX_PALETTES}, of sum {rans.TOTAL}, no zeros")
+        if self._palette_costs.min() < 0 or self._palette_costs.max() >= EXP_ENTRIES:
+            raise BadModel(f"palette.costs leaves 0..{EXP_ENTRIES - 1}")
+
+    def steps(self, active: npt.NDArray[np.bool_], palette: I64) -> Generator[Step, I64, U8]:
+        """Yield each choice in the order of coding, take its symbols, return the pixels uint8 (N, 28, 28).
+
+        active: bool (N,), the images to run; the others stay 0. palette: int (N,).
+        """
+        canvas = Canvas(n := len(active))
+        flag_sums, value_sums = (np.zeros((n, net.sums.outputs), np.int32) for net in (self._flag, self._value))
+        links = Links(n, self._value.num_layers, self._value.link_width)
+        for pixel in range(PIXELS):
+            y, x = divmod(pixel, 28)
+            if not x:
+                links.new_row()
+            live = canvas.live(y, x)
+            asked = np.flatnonzero(active & ~live)
+            flagged = np.zeros(n, np.bool_)
+            if len(asked):
+                freq = self._flag(pixel, asked, canvas, flag_sums.take(asked, axis=0))
+                flagged[asked] = (yield Step(pixel, asked, freq)) > 0
+            images = np.flatnonzero(active & live | flagged)
+            if not len(images):
+                continue
+            sums = value_sums.take(images, axis=0)
+            freq = self._value(pixel, images, flagged[images], canvas, sums, links, palette[images])
+            values = yield Step(pixel, images, freq)
+            inked = values > 0
+            images, values = images[inked], values[inked]
+            canvas.draw(y, x, images, values)
+            flag_sums[images] += self._flag.sums.added(pixel, values)
+            value_sums[images] += self._value.sums.added(pixel, values)
+        return np.ascontiguousarray(canvas.padded[:, RADIUS:, RADIUS:-RADIUS])
 
     def encode(self, pixels: U8, quality: int = LOSSLESS_QUALITY, *, group: int = GROUP_IMAGES) -> Encoded:
         """See BaseModel."""
@@ -274,7 +339,8 @@ class PixelModel(BaseModel):
     def _encode_part(self, pixels: U8, group: int) -> tuple[list[bytes], float]:
         n, flat = len(pixels), pixels.reshape(-1, PIXELS)
         everyone = np.arange(n)
-        network = self.steps(np.ones(n, np.bool_))
+        palette = choose_palettes(pixels, self._palette_costs, self._palette_freq)
+        network = self.steps(np.ones(n, np.bool_), palette)
         images, starts, freqs, bits = [], [], [], np.zeros(n)
         step = next(network)
         while True:
@@ -297,14 +363,18 @@ class PixelModel(BaseModel):
         kept[stored] = False
         keep = kept[np.concatenate(images)]
         image, start, freq = (np.concatenate(parts)[keep] for parts in (images, starts, freqs))
-        # In front of the pixels: for each image whether it is stored, then the bytes of those that are.
+        # In front of the pixels: for each image whether it is stored, then the bytes of those that are, and the palettes of
+        # the others.
         packed = [np.frombuffer(len(b).to_bytes(2, "big") + b, np.uint8) for b in map(alternatives.__getitem__, stored)]
         owner = np.repeat(np.array(stored, np.int64), [len(b) for b in packed])
         head = np.concatenate([*packed, np.empty(0, np.uint8)]).astype(np.uint32)
         flag = _STORED_FREQ[(~kept).astype(int)]
-        image = np.concatenate([everyone, owner, image])
-        start = np.concatenate([np.where(kept, 0, _STORED_FREQ[0]), head * 256, start]).astype(np.uint32)
-        freq = np.concatenate([flag, np.full(len(head), 256), freq]).astype(np.uint32)
+        named = palette[kept]
+        name_freq = self._palette_freq[named]
+        name_start = np.cumsum(self._palette_freq)[named] - name_freq
+        image = np.concatenate([everyone, owner, everyone[kept], image])
+        start = np.concatenate([np.where(kept, 0, _STORED_FREQ[0]), head * 256, name_start, start]).astype(np.uint32)
+        freq = np.concatenate([flag, np.full(len(head), 256), name_freq, freq]).astype(np.uint32)
         messages = rans.encode(*_lanes(image // group, start, freq, -(-n // group)), checks(pixels, group))
         return messages, float(np.sum(rans.PRECISION - np.log2(freq)))
 
@@ -321,7 +391,10 @@ class PixelModel(BaseModel):
         lanes = np.arange(n) // group
         stored = decoder.decode_each(lanes, np.tile(_STORED_FREQ, (n, 1))) > 0
         kept, bad = _decode_stored(decoder, stored, group)
-        network = self.steps(~stored)
+        palette = np.zeros(n, np.int64)
+        names = self._palette_freq.astype(np.uint32)
+        palette[~stored] = decoder.decode_each(lanes[~stored], np.tile(names, (n - len(kept), 1)))
+        network = self.steps(~stored, palette)
         symbols = None
         while True:
             try:
@@ -341,13 +414,18 @@ ZSTD_GAIN = 0.7  # of the zlib size: smaller than that zstd at its best hardly e
 _compressors = threading.local()  # a zstd compressor takes longer to make than to use, and is for one thread
 
 
-def _features(window: U8) -> F32:
-    """(M, WINDOW) -> (M, 3 * WINDOW): value, whether it is ink, whether it is bright, in units of 1 / ACTIVATION_UNIT."""
-    features = np.empty((len(window), 3 * WINDOW), np.float32)
-    features[:, :WINDOW] = window
-    np.multiply(window > 0, np.float32(ACTIVATION_UNIT), out=features[:, WINDOW : 2 * WINDOW])
-    np.multiply(window >= BRIGHT, np.float32(ACTIVATION_UNIT), out=features[:, 2 * WINDOW :])
-    return features
+def _activations(a: F32) -> F32:
+    """Integers in units of 2**-TABLE_BITS -> activations, 0..ACTIVATION_MAX, in place."""
+    a *= np.float32(ACTIVATION_UNIT / (1 << TABLE_BITS))
+    return limit(np.rint(a, out=a), 0, ACTIVATION_MAX)
+
+
+def _table(bundle: Bundle, name: str, rows: int | None, width: int | None) -> I32:
+    """A table of `rows` rows of `width`, None for any number of them but none."""
+    table = bundle.pop(name)
+    if table.ndim != 2 or 0 in table.shape or rows not in (None, len(table)) or width not in (None, table.shape[1]):
+        raise BadModel(f"{name} has shape {table.shape}, wanted ({rows or 'any'}, {width or 'any'})")
+    return np.ascontiguousarray(table, np.int32)
 
 
 def _start(freq: U32, symbols: I64) -> U32:

@@ -24,6 +24,8 @@ MODEL_IDS: dict[int, str] = {
     3: "b81680f348037eb2",
     4: "3082f9f7a292622d",
 }
+# Neighbours of a pixel, as (row, column) offsets (8.2).
+NEAR = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2), (0, -3), (-3, 0)]
 Tensors = dict[str, np.ndarray]
 
 
@@ -250,7 +252,7 @@ class Group:
         return z.transpose(0, 3, 1, 4, 2).reshape(self.count, 28, 28)  # row 4 Y + v, column 4 X + u
 
     def lossless(self) -> np.ndarray:
-        """Stored images, then pixel by pixel the flags of all images and their values (8.1)."""
+        """Stored images, palettes, then pixel by pixel the flags of all images and their values (8.1)."""
         n, model = self.count, self.model
         stored = np.array([self.choose([0, 65520, 65536]) for _ in range(n)], bool)
         pixels = np.zeros((n, 28, 28), np.uint8)
@@ -258,61 +260,72 @@ class Group:
             length = 256 * self.byte() + self.byte()
             require(length <= 784, "a stored image is too long")
             pixels[i] = unstored(bytes(self.byte() for _ in range(length)))
+        self.palette = np.zeros(n, np.int64)
+        for i in np.flatnonzero(~stored):
+            self.palette[i] = self.choose([0, *np.cumsum(model["palette.freq"]).tolist()])
         # The state of all images (8.2); `seen` are their pixels so far, with 6 rows of 0 above and 6 columns to either side.
-        self.seen, counts = np.zeros((n, 34, 40), np.int64), np.zeros((n, 185, 256), np.int64)
-        self.sums = {name: np.zeros((n, len(model[f"{name}.window.bias"])), np.int64) for name in ("flag", "value")}
+        self.seen = np.zeros((n, 34, 40), np.int64)
+        self.sums = {name: np.zeros((n, model[f"{name}.sums.ink.table"].shape[1]), np.int64) for name in ("flag", "value")}
+        depth = sum(name.startswith("links.") for name in model) // 4
+        self.links = [np.zeros((n, 29, 30, len(model[f"links.{j}.bias"])), np.int64) for j in range(depth)]  # padded, too
         for p in range(784):
             y, x = divmod(p, 28)
-            near = self.near(p)
-            live = near.any(axis=1)
+            live = self.near(p)[:, :4].any(axis=1)
             asked = np.flatnonzero(~stored & ~live)
-            zero = model["flag.zero_freq"][self.layer("flag.logit", self.trunk("flag", p, asked), -511, 511) + 511]  # (8.4)
+            zero = model["flag.zero_freq"][self.flag_logits(p, asked) + 511]  # (8.4)
             flagged = [i for i, z in zip(asked, zero.ravel().tolist(), strict=True) if self.choose([0, z, 65536])]
             coded = np.array(sorted([*flagged, *np.flatnonzero(~stored & live)]), int)
-            rows = np.array([(0, 1 + y, 29 + x, 57 + (west >> 2), 121 + (north >> 2)) for west, north, _, _ in near[coded]], int)
-            rows = rows.reshape(-1, 5)  # histograms of each image
-            freq = self.frequencies(self.trunk("value", p, coded), model["log_count"][counts[coded[:, None], rows]])
-            for i, r, table in zip(coded, rows, np.cumsum(freq, axis=1).tolist(), strict=True):
+            freq = self.frequencies(p, coded, live[coded]) if len(coded) else np.empty((0, 256), np.int64)
+            for i, table in zip(coded, np.cumsum(freq, axis=1).tolist(), strict=True):
                 if v := self.choose([0, *table]):
                     pixels[i, y, x] = self.seen[i, y + 6, x + 6] = v
                     for name, s in self.sums.items():
-                        shade, ink, count, first = (model[f"{name}.{part}.table"] for part in ("shade", "ink", "count", "first"))
-                        s[i] += ((v * shade[p] + 64) >> 7) + ink[p] + count[v] + (counts[i, 0, v] == 0) * first[v]
-                    counts[i, r, v] = np.minimum(counts[i, r, v] + 1, 255)
+                        shade, ink, count = (model[f"{name}.sums.{part}.table"] for part in ("shade", "ink", "count"))
+                        s[i] += ((v * shade[p] + 64) >> 7) + ink[p] + count[v]
         return pixels
 
     def near(self, p: int) -> np.ndarray:
-        """The pixels to the west, north, northwest, northeast of pixel p (8.2), (count, 4)."""
-        y, x = p // 28 + 6, p % 28 + 6
-        return self.seen[:, [y, y - 1, y - 1, y - 1], [x - 1, x, x - 1, x + 1]]
+        """The twelve neighbours of pixel p (8.2), (count, 12)."""
+        rows, columns = np.array(NEAR).T
+        return self.seen[:, p // 28 + 6 + rows, p % 28 + 6 + columns]
 
-    def trunk(self, name: str, p: int, images: np.ndarray) -> np.ndarray:
+    def window(self, p: int, images: np.ndarray) -> np.ndarray:
+        y, x = divmod(p, 28)
+        return self.seen[images, y : y + 7, x : x + 13].reshape(-1, 91)[:, :84]
+
+    def first(self, name: str, x: np.ndarray, added: np.ndarray) -> np.ndarray:
         """(8.3), (images, Z, 1)."""
-        (y, x), near, seen = divmod(p, 28), self.near(p)[images], self.seen[images]
-        window = seen[:, y : y + 7, x : x + 13].reshape(-1, 91)[:, :84]
-        features = np.concatenate([window, 128 * (window > 0), 128 * (window >= 250)], axis=1)
-        inked = seen[:, 6:, 6:-6] > 0
+        a = self.layer(name, x[..., None], -(1 << 22), 1 << 22)[..., 0] + added
+        return np.clip(np.rint(a / 8).astype(np.int64), 0, 1023)[..., None]  # exact: a is below 2**24
+
+    def flag_logits(self, p: int, images: np.ndarray) -> np.ndarray:
+        (y, x), window, inked = divmod(p, 28), self.window(p, images), self.seen[images, 6:, 6:-6] > 0
         some = inked.any(axis=(1, 2))
         top = np.where(some, y - inked.any(axis=2).argmax(axis=1), 28)  # argmax: the first that is True
         left = np.where(some, x - inked.any(axis=1).argmax(axis=1) + 27, 55)
-        tables = [self.model[f"{name}.{part}.table"] for part in ("position", "top", "left", "neighbours")]
-        a = self.layer(f"{name}.window", features[..., None], 1 - (1 << 24), (1 << 24) - 1)[..., 0] + self.sums[name][images]
-        a += tables[0][p] + tables[1][top] + tables[2][left] + tables[3][np.arange(4), near].sum(axis=1)
-        if name == "value":
-            a += ~near.any(axis=1, keepdims=True) * self.model["value.flagged.table"]
-        return np.clip((a + 16) >> 5, 0, 1023)[..., None]
+        position, tops, lefts = (self.model[f"flag.{part}.table"] for part in ("position", "top", "left"))
+        added = np.clip(self.sums["flag"][images], -(1 << 22), 1 << 22) + position[p] + tops[top] + lefts[left]
+        h = self.first("flag.window", np.concatenate([window, 128 * (window > 0)], axis=1), added)
+        return self.layer("flag.logit", h, -511, 511)
 
     def byte(self) -> int:
         return self.choose(list(range(0, 65537, 256)))
 
-    def frequencies(self, h: np.ndarray, logs: np.ndarray) -> np.ndarray:
-        """Activations (images, Z, 1), logarithms (images, 5, 256) -> frequencies of the values (images, 256), as in 8.5."""
-        for j in range(sum(name.startswith("hidden.") for name in self.model) // 4):
-            h = np.clip(h + self.layer(f"hidden.{j}", h, low=0), 0, 1023)
-        a = (self.layer("gates", h) * logs).sum(axis=1)
-        logits = self.layer("head", h, -32768, 32768)[..., 0] + np.rint(a / 512).astype(np.int64)  # exact: a is below 2**24
+    def frequencies(self, p: int, images: np.ndarray, live: np.ndarray) -> np.ndarray:
+        """Frequencies of the values (images, 256), as in 8.5."""
+        model, palette, (y, x) = self.model, self.palette[images], divmod(p, 28)
+        sums = np.clip((self.sums["value"][images] + 16) >> 5, -1023, 1023)
+        embedded = model["value.near.table"][np.arange(12), self.near(p)[images]].reshape(len(images), -1)
+        added = model["value.position.table"][p] + model["value.palette.table"][palette]
+        added += ~live[:, None] * model["value.flagged.table"]
+        h = self.first("value.input", np.concatenate([self.window(p, images), sums, embedded], axis=1), added)
+        for j, links in enumerate(self.links):
+            links[images, y + 1, x + 1] = self.layer(f"links.{j}", h)[..., 0]
+            passed = [links[images, y + 1 + v, x + 1 + u, :, None] for v, u in NEAR[:4]]
+            h = np.clip(h + self.layer(f"hidden.{j}", np.concatenate([h, *passed], axis=1), low=0), 0, 1023)
+        logits = self.layer("head", h, -32768, 32768)[..., 0] + model["palette.logits.table"][palette]
         best, every = logits.argmax(axis=1), np.arange(len(logits))  # the first of the largest
-        weights = self.model["exp"][np.minimum(logits[every, best][:, None] - logits, 511)]
+        weights = model["exp"][np.minimum(logits[every, best][:, None] - logits, 511)]
         freq = 1 + (weights * (65280 * 65536 // weights.sum(axis=1, keepdims=True)) >> 16)
         freq[every, best] += 65536 - freq.sum(axis=1)
         return freq
@@ -327,8 +340,8 @@ def find_model(model_hash: bytes, weights: Path) -> tuple[bytes, Tensors]:
     data = 8 + int.from_bytes(file[:8], "little")
     header, model = json.loads(file[8:data]), {}
     architecture = header.pop("__metadata__")["architecture"]
-    require(architecture in ("ladder-1", "pixels-1"), "the model's architecture is unknown")
-    require((architecture == "pixels-1") == ("head.weight" in header), "the model has tensors of another architecture")
+    require(architecture in ("ladder-1", "pixels-2"), "the model's architecture is unknown")
+    require((architecture == "pixels-2") == ("head.weight" in header), "the model has tensors of another architecture")
     for name, entry in header.items():
         kind, size = {"weight": ("I8", 1), "table": ("I16", 2)}.get(name.split(".")[-1], ("I32", 4))
         begin, end = (data + offset for offset in entry["data_offsets"])
@@ -347,10 +360,11 @@ def find_model(model_hash: bytes, weights: Path) -> tuple[bytes, Tensors]:
         rises = (np.diff(cdf) >= (cdf[..., :-1] < 65536)).all()
         require(rises and (cdf[..., 0] == 0).all() and (cdf[..., -1] == 65536).all(), "the cdf is not sound")
     else:  # (8.6)
-        zero, exp, log = (model[name] for name in ("flag.zero_freq", "exp", "log_count"))
+        zero, exp, freq, near = (model[name] for name in ("flag.zero_freq", "exp", "palette.freq", "value.near.table"))
         require(len(zero) == 1023 and 1 <= zero.min() and zero.max() < 65536, "flag.zero_freq is out of range")
         require(len(exp) == 512 and exp[0] == 65536 == exp.max() and exp.min() >= 0, "exp is out of range")
-        require(len(log) == 256 and log[0] == 0 and np.diff(log).min() > 0 and log[-1] <= 3071, "log_count is out of range")
+        require(len(freq) <= 256 and freq.min() >= 1 and freq.sum() == 65536, "palette.freq is out of range")
+        require(abs(near).max() <= 1023, "value.near.table is out of range")
     return sha256(file).digest(), model
 
 

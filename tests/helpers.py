@@ -37,6 +37,7 @@ C, HIDDEN, HEAD, SQUEEZED, DENSE, K = 6, 4, 5, 2, 8, 5
 LEVELS = (2, 3)  # channels of each 7x7 level
 MAX_SYMBOL = 31
 Z = 8  # activations in the tiny lossless model
+PALETTES = 3  # in it
 
 
 # ---- the tiny model
@@ -162,26 +163,32 @@ def _tiny_pixel_tensors(seed: int) -> Tensors:
     def table(name: str, *shape: int, scale: float = 1500) -> None:
         tensors[f"{name}.table"] = np.rint(rng.standard_normal(shape) * scale).astype(np.int16)
 
-    for trunk in ("flag", "value"):
-        layer(f"{trunk}.window", 3 * pixel_model.WINDOW, Z, 5000, centre=2000, x=100)
-        for part in ("position", "ink", "shade"):
-            table(f"{trunk}.{part}", pixel_model.PIXELS, Z, scale=1500 if part == "position" else 150)
-        table(f"{trunk}.count", 256, Z, scale=150)
-        table(f"{trunk}.first", 256, Z)
-        table(f"{trunk}.top", 29, Z)
-        table(f"{trunk}.left", 56, Z)
-        table(f"{trunk}.neighbours", len(pixel_model.NEIGHBOURS), 256, Z)
-    table("value.flagged", Z)
+    layer("flag.window", 2 * pixel_model.WINDOW, Z, 1200, centre=500, x=100)
+    layer("value.input", pixel_model.WINDOW + Z + len(pixel_model.NEIGHBOURS) * 3, Z, 1200, centre=500)
+    for net in ("flag", "value"):
+        for part in ("ink", "shade"):
+            table(f"{net}.sums.{part}", pixel_model.PIXELS, Z, scale=40)
+        table(f"{net}.sums.count", 256, Z, scale=40)
+        table(f"{net}.position", pixel_model.PIXELS, Z, scale=400)
+    table("flag.top", 29, Z, scale=400)
+    table("flag.left", 56, Z, scale=400)
+    table("value.near", len(pixel_model.NEIGHBOURS), 256, 3, scale=200)
+    table("value.flagged", 1, Z, scale=400)
+    table("value.palette", PALETTES, Z, scale=400)
     layer("flag.logit", Z, 1, 20, centre=-130)
-    layer("hidden.0", Z, Z, 100)
-    layer("hidden.1", Z, Z, 100)
+    for i in range(2):
+        layer(f"links.{i}", Z, 4, 100)
+        layer(f"hidden.{i}", Z + 4 * len(pixel_model.LINKED), Z, 100)
     layer("head", Z, 256, 10, centre=np.array([180] + [0] * 254 + [120]))
-    layer("gates", Z, len(pixel_model.CONTEXTS), 5, centre=30)
+    # Palette 0 favours nothing, palette 1 knows even values only, palette 2 favours the dark ones.
+    odd, bright = np.arange(256) % 2, np.arange(256) > 99
+    tensors["palette.logits.table"] = np.stack([0 * odd, -512 * odd, -80 * bright]).astype(np.int16)
+    tensors["palette.costs.table"] = np.stack([0 * odd + 22, 355 * odd, 10 + 30 * bright]).astype(np.int16)
+    tensors["palette.freq"] = np.array([30000, 30000, rans.TOTAL - 60000], np.int32)
     logits = np.arange(-pixel_model.FLAG_MAX, pixel_model.FLAG_MAX + 1) / pixel_model.LOGIT_UNIT
     tensors["flag.zero_freq"] = np.clip(np.rint(rans.TOTAL / (1 + np.exp(logits))), 1, rans.TOTAL - 1).astype(np.int32)
     below = np.arange(pixel_model.EXP_ENTRIES) / pixel_model.LOGIT_UNIT
     tensors["exp"] = np.rint(rans.TOTAL * np.exp(-below)).astype(np.int32)
-    tensors["log_count"] = np.rint(pixel_model.LOG_UNIT * np.log1p(4 * np.arange(pixel_model.MAX_COUNT + 1))).astype(np.int32)
     return tensors
 
 
@@ -192,7 +199,7 @@ def tiny_pixel_tensors(seed: int = 0) -> Tensors:
 
 @cache
 def tiny_pixel_bundle(seed: int = 0) -> bytes:
-    """A small but complete lossless model, drawn by chance; only repeated values are cheap."""
+    """A small but complete lossless model, drawn by chance; only 0 and 255 are cheap."""
     card = {"name": f"tiny{seed}-lossless", "trained_on": "dice"}
     return pack(_tiny_pixel_tensors(seed), card, architecture=PixelModel.ARCHITECTURE)
 

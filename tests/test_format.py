@@ -167,31 +167,33 @@ def test_rounding_example_of_the_document_is_right() -> None:
 
 
 def test_tensors_of_the_document_are_those_of_a_lossless_model() -> None:
-    """Names, types and shapes of 8.6, with ZF = ZV = Z of the tiny model and its two hidden layers."""
-    sizes = {"ZF": helpers.Z, "ZV": helpers.Z, "Z": helpers.Z}
+    """Names, types and shapes of 8.6, with the sizes of the tiny model."""
+    sizes = {"ZF": helpers.Z, "ZS": helpers.Z, "ZL": 4, "E": 3, "H": helpers.Z, "P": helpers.PALETTES}
+
+    def number(text: str) -> int:
+        text = re.sub(r"\b[A-Z]+\b", lambda name: str(sizes[name[0]]), text.removeprefix("any "))
+        return sum(int(np.prod([int(factor) for factor in term.split("*")])) for term in text.split("+"))
 
     def expand(cell: str) -> list[str]:
         names = [name for part in cell.split(",") for name in re.findall(r"[\w.]+\w", part)[:1]]
-        for wild, values in (("NAME", ("flag", "value")), ("J", ("0", "1"))):
-            names = [re.sub(rf"\b{wild}\b", value, name) for name in names for value in (values if wild in name else [""])]
-        return names
+        return [re.sub(r"\bJ\b", j, name) for name in names for j in ("01" if re.search(r"\bJ\b", name) else "0")]
 
     documented = {}
     for cell, inputs, outputs in rows("8.6", "Layer"):
-        k, o = (int(sizes.get(size, size)) for size in (inputs.split()[-1], outputs.split()[-1]))
-        for name in expand(cell.split(", J from")[0]):
+        for name in expand(re.split(", J from|, as many", cell)[0]):
+            o, k = number(outputs), number(inputs)
             parts = {"weight": (o, k), "bias": (o,), "shift": (1, o), "multiplier": (1, o)}
             documented |= {f"{name}.{part}": ("int8" if part == "weight" else "int32", shape) for part, shape in parts.items()}
     for cell, kind, shape, _ in rows("8.6", "Other tensor"):
-        numbers = tuple(int(sizes.get(size, size)) for size in re.findall(r"\w+", shape))
-        documented |= {name: (kind.replace("I", "int"), numbers) for name in expand(cell)}
+        shapes = tuple(number(size) for size in shape.strip("()").split(", "))
+        documented |= {name: (kind.replace("I", "int"), shapes) for name in expand(cell)}
     assert documented == {name: (t.dtype.name, t.shape) for name, t in helpers.tiny_pixel_tensors().items()}
 
 
-def test_contexts_of_document_and_code_agree() -> None:
-    documented = [(name, int(re.findall(r"= (\d+)", r)[0])) for name, r, _ in rows("8.2", "Context")]
-    firsts = np.cumsum([0, *pixel_model.CONTEXTS.values()])[:-1].tolist()
-    assert documented == list(zip(pixel_model.CONTEXTS, firsts, strict=True))
+def test_neighbours_of_document_and_code_agree() -> None:
+    (offsets,) = [text for name, text in rows("8.2", "Name") if name.startswith("near")]
+    documented = re.findall(r"\((-?\d), (-?\d)\)", offsets)
+    assert tuple((int(dy), int(dx)) for dy, dx in documented) == pixel_model.NEIGHBOURS
 
 
 @pytest.fixture(scope="module")

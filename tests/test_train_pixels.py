@@ -13,21 +13,29 @@ torch = pytest.importorskip("torch")
 
 import codec  # noqa: E402
 from codec.errors import UsageError  # noqa: E402
-from codec.pixel_model import CONTEXTS, RADIUS, Canvas, PixelModel, Step  # noqa: E402
-from codec.train import command, pixels_export  # noqa: E402
+from codec.pixel_model import PixelModel, Step, choose_palettes  # noqa: E402
+from codec.train import command, palettes, pixels_export  # noqa: E402
 from codec.train.loop import save  # noqa: E402
 from codec.train.pixels import PixelConfig, PixelNet, PixelTrainer, Tokens, evaluate  # noqa: E402
 
-CONFIG = PixelConfig(hidden=16, layers=1, flag=4)
+CONFIG = PixelConfig(hidden=16, layers=2, links=4, sums=6, embedding=3, flag=4)
+
+
+# Two palettes: any value at all, and none but the multiples of 3.
+TABLES = palettes.Palettes(
+    np.stack([np.zeros(256), np.where(np.arange(256) % 3, palettes.IMPOSSIBLE, 0)]).astype(np.float32),
+    np.stack([np.full(256, 30), np.where(np.arange(256) % 3, 355, 0)]).astype(np.int16),
+    np.array([40000, 25536], np.int32),
+)
 
 
 def random_net(seed: int) -> PixelNet:
     """A network far from its start: every parameter is moved, so that every part of it matters."""
     torch.manual_seed(seed)
-    net = PixelNet(CONFIG)
+    net = PixelNet(CONFIG, TABLES)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
-            parameter += torch.randn_like(parameter) * (0.002 if name.endswith((".ink", ".shade", ".count")) else 0.05)
+            parameter += torch.randn_like(parameter) * (0.002 if ".sums." in name else 0.05)
     net.set_quantized(True)
     return net
 
@@ -39,7 +47,8 @@ def symbols_of(step: Step, pixels: np.ndarray) -> np.ndarray:
 
 def ideal_bytes(model: PixelModel, pixels: np.ndarray) -> float:
     """Bytes an image by the model's frequencies, whether or not storing would be better."""
-    network, bits = model.steps(np.ones(len(pixels), np.bool_)), 0.0
+    palette = choose_palettes(pixels, TABLES.costs, TABLES.freq)
+    network, bits = model.steps(np.ones(len(pixels), np.bool_), palette), float(np.sum(16 - np.log2(TABLES.freq[palette])))
     step = next(network)
     try:
         while True:
@@ -56,29 +65,62 @@ def test_the_integer_model_codes_in_the_bits_that_the_network_counts(seed: int) 
     pixels, net = helpers.drawn(20), random_net(seed)
     model = PixelModel(pixels_export.export(net, {"name": "any-lossless"}))
     # Half a percent is for activations in 1/128; a wrong context or table costs far more.
-    expected = evaluate(net, torch.tensor(pixels))["estimated_bytes"]
+    palette = torch.tensor(TABLES.choose(pixels))
+    assert set(palette.tolist()) == {0, 1}
+    expected = evaluate(net, torch.tensor(pixels), palette)["estimated_bytes"]
     assert ideal_bytes(model, pixels) == pytest.approx(expected, rel=0.005)
 
 
-def test_the_histograms_are_those_of_a_plain_count() -> None:
+def test_the_sums_are_those_of_a_plain_loop() -> None:
     pixels = helpers.drawn(3)
-    tokens = Tokens(torch.tensor(pixels), torch.float32)
-    histograms = tokens.histograms().numpy()
-    canvas = Canvas(3)
-    canvas.padded[:, RADIUS:, RADIUS:-RADIUS] = pixels
-    for t in range(0, len(tokens.image), 7):
-        image, pixel = int(tokens.image[t]), int(tokens.pixel[t])
+    tokens, sums = Tokens(torch.tensor(pixels)), random_net(0).value.sums
+    image, pixel = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 500, 783, 300, 301])
+    found = tokens.sums_before(sums(tokens), image, pixel)
+    for i, p, row in zip(image.tolist(), pixel.tolist(), found, strict=True):
+        expected = torch.zeros(CONFIG.sums)
+        for q in np.flatnonzero(pixels[i].ravel()[:p]).tolist():
+            value = int(pixels[i].flat[q])
+            expected += (sums.ink[q] + sums.shade[q] * value / 128 + sums.count[value]).detach()
+        np.testing.assert_allclose(row.detach(), expected, atol=1e-3)
 
-        def rows(p: int, image: int = image) -> np.ndarray:
-            canvas.look(*divmod(p, 28))
-            return canvas.contexts(p, np.array([image]))[0]
 
-        expected = np.zeros((len(CONTEXTS), 256))
-        for earlier in range(pixel):
-            value = pixels[image].flat[earlier]
-            if value:
-                expected[rows(earlier) == rows(pixel), value] += 1
-        np.testing.assert_array_equal(histograms[t], expected)
+def test_links_come_from_the_neighbours_that_are_tokens() -> None:
+    pixels = np.zeros((2, 28, 28), np.uint8)
+    pixels[1, 3, 4:7] = 9
+    tokens = Tokens(torch.tensor(pixels))
+    where = {int(p): t for t, p in enumerate(tokens.pixel)}
+    assert set(where) == {3 * 28 + x for x in range(4, 8)} | {4 * 28 + x for x in range(3, 8)}  # those three and what sees them
+    at = 4 * 28 + 5
+    assert tokens.linked()[where[at]].tolist() == [where[at - 1], where[at - 28], where[at - 29], where[at - 27]]
+    assert tokens.linked()[where[3 * 28 + 4]].tolist() == [len(where)] * 4
+
+
+@pytest.mark.parametrize("brightest", [60, 100, 177])
+def test_stretched_images_are_given_their_palette(brightest: int) -> None:
+    """600 images of which each has the values floor(j * 255 / M) only: M one of three."""
+    random = np.random.default_rng(brightest)
+    many = [random.integers(0, m + 1, (200, 28, 28)) * 255 // m for m in (60, 100, 177)]
+    learned = palettes.learn(np.concatenate(many).astype(np.uint8))
+    assert len(learned.freq) == 3
+    mine = random.integers(0, brightest + 1, (5, 28, 28)) * 255 // brightest
+    (palette,) = set(learned.choose(mine.astype(np.uint8)).tolist())
+    held = np.flatnonzero(learned.logits[palette] == 0)
+    assert held.tolist() == sorted({j * 255 // brightest for j in range(brightest + 1)})
+
+
+def test_images_of_two_kinds_fall_into_clusters() -> None:
+    random = np.random.default_rng(0)
+    dark, bright = (random.choice(values, (400, 28, 28)).astype(np.uint8) for values in ([0, 3, 31, 59], [0, 201, 230, 244]))
+    learned = palettes.learn(np.concatenate([dark, bright]))
+    chosen = learned.choose(dark[:50]), learned.choose(bright[:50])
+    assert not set(chosen[0].tolist()) & set(chosen[1].tolist())
+    assert learned.freq.sum() == 1 << 16
+    assert learned.freq.min() >= 1
+
+
+def test_few_images_have_one_palette() -> None:
+    learned = palettes.learn(helpers.drawn(60))
+    assert (learned.freq.tolist(), learned.logits.any(), learned.costs.any()) == ([1 << 16], False, False)
 
 
 def test_nothing_of_the_rest_of_the_image_is_seen() -> None:
@@ -88,7 +130,7 @@ def test_nothing_of_the_rest_of_the_image_is_seen() -> None:
     changed[:, 15:] = 255 - changed[:, 15:]
     model = PixelModel(pixels_export.export(random_net(2), {"name": "any-lossless"}))
     every = np.ones(4, np.bool_)
-    networks = model.steps(every), model.steps(every)
+    networks = model.steps(every, np.zeros(4, np.int64)), model.steps(every, np.zeros(4, np.int64))
     steps = [next(network) for network in networks]
     while steps[0].pixel < 15 * 28:
         np.testing.assert_array_equal(steps[0].freq, steps[1].freq)
@@ -99,11 +141,11 @@ def test_nothing_of_the_rest_of_the_image_is_seen() -> None:
 def test_a_trainer_learns_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     pixels = helpers.drawn(200).copy()
     first = PixelTrainer(pixels, seed=3, config=CONFIG, log=tmp_path / "log")
-    before = evaluate(first.net, first.held_out)["estimated_bytes"]
+    before = evaluate(first.net, first.held_out, first.held_out_palette)["estimated_bytes"]
     first.batch = 12  # enough for this, and a fifth of the time
-    for _ in range(30):
+    for _ in range(60):
         first.step(0.3)
-    assert evaluate(first.net, first.held_out)["estimated_bytes"] < 0.9 * before
+    assert evaluate(first.net, first.held_out, first.held_out_palette)["estimated_bytes"] < 0.9 * before
     save(first.state(), tmp_path / "checkpoint.pt")
     expected = [first.step(0.3), first.step(0.8)]
     second = PixelTrainer(pixels, seed=9, config=CONFIG)

@@ -21,6 +21,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,21 @@ class Trainer:
 
     max_gradient = 20.0  # norm to which gradients are clipped
 
-    def start(self, pixels: data.U8, net: nn.Module, learning_rate: float, log: Path | None) -> None:
-        """pixels: uint8 (N, 28, 28), split by `data.split`; log: file that `report` appends to."""
+    def start(self, pixels: data.U8, net: nn.Module, learning_rate: float, log: Path | None, *,
+              muon: Sequence[nn.Parameter] = (), muon_rate: float = 0.0) -> None:  # fmt: skip
+        """pixels: uint8 (N, 28, 28), split by `data.split`; log: file that `report` appends to; muon: what Muon trains."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.train, self.held_out = (torch.tensor(p).to(self.device) for p in data.split(pixels))
         self.net: Any = net.to(self.device)
         self.net.dtype = torch.bfloat16
-        self.learning_rate = learning_rate
-        self.optimizer = torch.optim.AdamW(net.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=1e-3)
+        ours = {id(parameter) for parameter in muon}
+        others = [parameter for parameter in net.parameters() if id(parameter) not in ours]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.98), weight_decay=1e-3)
+        ]
+        if muon:
+            self.optimizers.append(torch.optim.Muon(muon, muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"))
+        self._rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
         self.seconds, self.steps, self.log = 0.0, 0, log
         self.batch = BATCH
 
@@ -109,26 +117,30 @@ class Trainer:
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "seconds": self.seconds,
-                "steps": self.steps, "random": torch.get_rng_state()}  # fmt: skip
+        return {"net": self.net.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
+                "seconds": self.seconds, "steps": self.steps, "random": torch.get_rng_state()}  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.seconds, self.steps = state["seconds"], state["steps"]
         torch.set_rng_state(state["random"])
 
     def step(self, fraction: float) -> float:
         """One batch at `fraction` (0..1) of the schedule -> its loss."""
         warm = min(1.0, (self.steps + 1) / WARM_UP_STEPS)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
+        factor = warm * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        for group, rate in zip(groups, self._rates, strict=True):
+            group["lr"] = rate * factor
         self.net.set_quantized(fraction >= QUANTIZED_FROM)
         loss = self.loss(fraction)
-        self.optimizer.zero_grad()
+        self.net.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.max_gradient)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.steps += 1
         return float(loss.detach())
 

@@ -1,4 +1,4 @@
-"""A trained `PixelNet` -> a bundle of integers (FORMAT.md 7)."""
+"""A trained `PixelNet` -> a bundle of integers (FORMAT.md 8)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from codec import rans
-from codec.integer_net import ACTIVATION_UNIT, MULTIPLIER_BITS
-from codec.pixel_model import EXP_ENTRIES, FLAG_MAX, GATE_UNIT, LOG_UNIT, LOGIT_UNIT, MAX_COUNT, TABLE_BITS, PixelModel
+from codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT, MULTIPLIER_BITS
+from codec.pixel_model import EXP_ENTRIES, FLAG_MAX, LOGIT_UNIT, NEIGHBOURS, TABLE_BITS, PixelModel
 from codec.train.export import Tensors, integers, pack_bundle
 from codec.train.networks import Layer
-from codec.train.pixels import COUNT_SCALE, PixelNet, TrunkNet
+from codec.train.pixels import PixelNet, SumsNet
 
 
 def export(net: PixelNet, card: dict[str, Any]) -> bytes:
@@ -25,30 +25,33 @@ def export(net: PixelNet, card: dict[str, Any]) -> bytes:
 def integer_tensors(net: PixelNet) -> Tensors:
     """All tensors of the bundle."""
     net = net.float().cpu()
-    tensors: Tensors = {}
-    for name, trunk in (("flag", net.flag_trunk), ("value", net.value_trunk)):
-        tensors |= {f"{name}.{part}": tensor for part, tensor in _trunk(trunk).items()}
-    tensors |= _layer("flag.logit", net.flag, LOGIT_UNIT) | _layer("head", net.head, LOGIT_UNIT)
-    tensors |= _layer("gates", net.gates, GATE_UNIT)
-    for i, layer in enumerate(net.hidden):
-        tensors |= _layer(f"hidden.{i}", layer, ACTIVATION_UNIT)
-    tensors["value.flagged.table"] = _table(net.flagged)
+    flag, value = net.flag, net.value
+    tensors: Tensors = _layer("flag.window", flag.window, 1 << TABLE_BITS) | _layer("flag.logit", flag.logit, LOGIT_UNIT)
+    tensors |= _layer("value.input", value.input, 1 << TABLE_BITS) | _layer("head", value.head, LOGIT_UNIT)
+    for i, (link, hidden) in enumerate(zip(value.links, value.hidden, strict=True)):
+        tensors |= _layer(f"links.{i}", link, ACTIVATION_UNIT) | _layer(f"hidden.{i}", hidden, ACTIVATION_UNIT)
+    tensors |= _sums("flag.sums", flag.sums) | _sums("value.sums", value.sums)
+    for part in ("position", "top", "left"):
+        tensors[f"flag.{part}.table"] = _table(getattr(flag, part))
+    for part in ("position", "palette"):
+        tensors[f"value.{part}.table"] = _table(getattr(value, part))
+    tensors["value.flagged.table"] = _table(value.flagged[None])
+    near = torch.round(value.near * ACTIVATION_UNIT).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+    tensors["value.near.table"] = integers(near.view(len(NEIGHBOURS), 256, -1), np.int16)
+    tensors["palette.logits.table"] = integers(torch.round(value.biases() * LOGIT_UNIT), np.int16)
+    tensors["palette.costs.table"] = net.tables.costs.clip(0, EXP_ENTRIES - 1)
+    tensors["palette.freq"] = net.tables.freq
     # Everything that is not linear, as tables.
     logits = np.arange(-FLAG_MAX, FLAG_MAX + 1) / LOGIT_UNIT
     zero_freq = np.rint(rans.TOTAL / (1 + np.exp(logits))).clip(1, rans.TOTAL - 1)
     exp = np.rint(rans.TOTAL * np.exp(-np.arange(EXP_ENTRIES) / LOGIT_UNIT))
-    log_count = np.rint(LOG_UNIT * np.log1p(COUNT_SCALE * np.arange(MAX_COUNT + 1)))
-    for name, values in (("flag.zero_freq", zero_freq), ("exp", exp), ("log_count", log_count)):
+    for name, values in (("flag.zero_freq", zero_freq), ("exp", exp)):
         tensors[name] = values.astype(np.int32)
     return tensors
 
 
-def _trunk(trunk: TrunkNet) -> Tensors:
-    tensors = _layer("window", trunk.window, 1 << TABLE_BITS)
-    for part in ("position", "ink", "shade", "count", "first", "top", "left"):
-        tensors[f"{part}.table"] = _table(getattr(trunk, part))
-    tensors["neighbours.table"] = np.stack([_table(table) for table in trunk.neighbours])
-    return tensors
+def _sums(name: str, sums: SumsNet) -> Tensors:
+    return {f"{name}.{part}.table": _table(getattr(sums, part)) for part in ("ink", "shade", "count")}
 
 
 def _table(table: Tensor) -> Any:
