@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from codec.errors import (
     BadMagic,
+    BitstreamError,
     ChecksumMismatch,
     LimitExceeded,
     ReservedBitsSet,
@@ -280,6 +281,20 @@ def unpack_collection_header(stream: bytes) -> int:
     if crc8(stream[:3] + stream[COLLECTION.size : offset]) != stream[3]:
         raise ChecksumMismatch("the collection header is damaged", 3)
     return offset
+
+
+def is_intact(stream: bytes) -> bool:
+    """Whether the Check of a collection header holds, whatever else the header says: of a later version, say."""
+    end = COLLECTION.size
+    if len(stream) < end:
+        return False
+    if stream[2] & FLAG_EXTENDED:
+        try:
+            size, at = unpack_varint(stream, end)
+        except BitstreamError:
+            return False
+        end = at + size
+    return end <= len(stream) and crc8(stream[:3] + stream[COLLECTION.size : end]) == stream[3]
 
 
 @dataclass(frozen=True)

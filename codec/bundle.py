@@ -13,7 +13,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY, MAX_MODEL_BYTES, MODEL_HASH_BYTES
+from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY, MODEL_HASH_BYTES
 from codec.errors import BadModel, CorruptPayload
 from codec.groups import U8, Encoded
 from codec.integer_net import ACTIVATION_MAX, Integers, Layer

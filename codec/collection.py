@@ -223,10 +223,13 @@ class Collection:
         self._source, self._find_model = _Source(source), find_model
         self._header_fault: BitstreamError | None = None
         self._forget()
+        start = b""
         try:
-            self._start = bitstream.unpack_collection_header(self._read_start())
+            start = self._read_start()
+            self._start = bitstream.unpack_collection_header(start)
         except BitstreamError as error:
-            if not (recover and self._recoverable()):
+            # A header whose Check holds means what it says: a later version, or something this reader does not know.
+            if not recover or bitstream.is_intact(start) or not self._recoverable():
                 raise
             self._header_fault = error
 
@@ -273,6 +276,11 @@ class Collection:
         """Close the file, which no other thread may be reading; a later read opens it again."""
         self._source.close()
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the whole file."""
+        return self._source.size
+
     # Blocks
 
     def _footer_size(self) -> tuple[int, int]:
@@ -317,14 +325,15 @@ class Collection:
     def header(self, block: int) -> BlockHeader:
         """Header of a block, by number."""
         if block not in self._headers:
-            self._headers[block] = self._read_header(self._places[block])
+            self._headers[block] = self.header_at(self._places[block])
         return self._headers[block]
 
     def headers(self) -> Iterator[BlockHeader]:
         """Headers of all blocks."""
         return map(self.header, range(len(self._places)))
 
-    def _read_header(self, place: Place) -> BlockHeader:
+    def header_at(self, place: Place) -> BlockHeader:
+        """Header of the block at a place.  Raises BitstreamError if it is damaged, or is not what the footer says."""
         header = bitstream.unpack_block_header(self._source.read(place.offset, BLOCK.size), place.offset)
         if header.image_count != place.images or header.block_bytes != place.size:
             raise LimitExceeded("block and footer disagree about the block's size", place.offset)
@@ -368,15 +377,23 @@ class Collection:
     @property
     def names(self) -> list[str]:
         """Names of all images, empty if the collection has none; an image without one among others has the name ""."""
-        if not any(header.has_names for header in self.headers()):
-            return []
-        return [name for place in self._places for name in self.block_names(place) or [""] * place.images]
+        return list(self.each_name()) if self.has_names else []
+
+    @property
+    def has_names(self) -> bool:
+        """Whether any image has a name."""
+        return any(header.has_names for header in self.headers())
+
+    def each_name(self) -> Iterator[str]:
+        """All names in turn, "" for an image without one; in memory are those of one block."""
+        for place in self._places:
+            yield from self.block_names(place) or [""] * place.images
 
     def block_names(self, place: Place) -> list[str]:
         """Names of the images of one block, empty if it has none.  Raises BitstreamError."""
         names = self._names.get(place.offset)
         if names is None:
-            header, names = self._read_header(place), []
+            header, names = self.header_at(place), []
             if header.has_names:
                 frame = self._body(place, header, 0, header.names_bytes)
                 names = unpack_names(frame, header.image_count, place.offset + BLOCK.size)
@@ -385,18 +402,32 @@ class Collection:
             self._names[place.offset] = names
         return names
 
+    def names_or_numbers(self, place: Place) -> list[str]:
+        """As `block_names`; names that are damaged are replaced by `nameless-` and the number of the image."""
+        try:
+            return self.block_names(place)
+        except BitstreamError:
+            return [f"nameless-{place.first + i:08d}" for i in range(place.images)]
+
     def name(self, index: int) -> str:
         """Name of one image, "" if it has none; reads the names of its block alone.  Raises IndexError."""
-        number = int(self._numbers(np.array([operator.index(index)]))[0])
-        place = self._places[int(np.searchsorted(self._firsts, number, "right")) - 1]
-        names = self.block_names(place)
-        return names[number - place.first] if names else ""
+        return self.names_at([operator.index(index)])[0]
+
+    def names_at(self, indexes: list[int]) -> list[str]:
+        """Names of some images, "" for one without; reads the names of their blocks alone.  Raises IndexError."""
+        numbers = self._numbers(np.array(indexes, np.int64))
+        found = [""] * len(indexes)
+        blocks = np.searchsorted(self._firsts, numbers, "right") - 1
+        for at in np.argsort(blocks, kind="stable").tolist():  # block by block, whatever the order
+            place = self._places[int(blocks[at])]
+            if names := self.block_names(place):
+                found[at] = names[int(numbers[at]) - place.first]
+        return found
 
     @cached_property
     def _name_order(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Hashes of all names in order of size, and the images they belong to: 16 bytes an image, whatever the names."""
-        names = (name for place in self._places for name in self.block_names(place) or [""] * place.images)
-        hashes = np.fromiter(map(hash, names), np.int64, len(self))
+        hashes = np.fromiter(map(hash, self.each_name()), np.int64, len(self))
         order = np.argsort(hashes, kind="stable")
         return hashes[order], order
 
@@ -505,7 +536,7 @@ class Collection:
         """Decode one block as far as it is intact.  Raises ModelNotFound and BadModel only."""
         result = DecodedBlock(place.first, place.images, None)
         try:
-            header = self._read_header(place)
+            header = self.header_at(place)
             body = self._source.read(place.offset + BLOCK.size, header.body_bytes)
             if len(body) < header.names_bytes + header.index_bytes:
                 raise Truncated("the stream ends inside a block", place.offset)
@@ -525,7 +556,7 @@ class Collection:
                 result.names = unpack_names(body[: header.names_bytes], header.image_count, place.offset + BLOCK.size)
             except BitstreamError as error:
                 result.error = error
-                result.names = [f"nameless-{place.first + i:08d}" for i in range(header.image_count)]
+                result.names = self.names_or_numbers(place)
         ends = np.cumsum([0, *lengths]) + index_end
         messages = [body[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
         model = self.model(header.model_hash)

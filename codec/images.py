@@ -48,9 +48,11 @@ MAX_NPY_HEADER_BYTES = 12 + 10_000  # NumPy's own limit, applied before reading 
 CHUNK_BYTES = 1 << 20
 
 
-def is_image_file(path: Path) -> bool:
+def is_image_file(path: Path | str) -> bool:
     """Tell by its suffix, in any case, whether a file is for `read_image`."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    name = path.name if isinstance(path, Path) else path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in IMAGE_SUFFIXES
 
 
 def is_array_file(path: Path) -> bool:

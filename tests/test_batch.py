@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codec import api, batch, images
+from codec import api, batch, images, names, outputs, pipeline
 from codec.errors import AezError, ChecksumMismatch, UsageError
 
 
@@ -66,7 +66,7 @@ def tree(tmp_path: Path) -> Path:
     ],
 )
 def test_array_suffixes_are_stripped_sensibly(name: str, bare: str) -> None:
-    assert batch._bare_array(name) == bare
+    assert names.bare_array(name) == bare
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_array_suffixes_are_stripped_sensibly(name: str, bare: str) -> None:
     [("a.png", "a.png"), ("d/a.JPG", "d/a.png"), ("a.1", "a.1.png"), ("a", "a.png"), ("v1.2/x.bmp", "v1.2/x.png")],
 )
 def test_restored_name_replaces_an_image_suffix_and_no_other(name: str, png: str) -> None:
-    assert batch.restored(name) == png
+    assert names.restored(name) == png
 
 
 @pytest.mark.parametrize(
@@ -83,23 +83,23 @@ def test_restored_name_replaces_an_image_suffix_and_no_other(name: str, png: str
 )
 def test_unsafe_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="unsafe name"):
-        batch.safe_parts(name)
+        names.safe_parts(name)
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "x" * 252, "é" * 128 + "/a"])
 def test_names_too_long_once_restored_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="over 255 bytes"):
-        batch.safe_parts(name)
+        names.safe_parts(name)
 
 
 @pytest.mark.parametrize("name", ["a", "a/b.png", "...", "..a/b", "é" * 125, "12:30.png", "x" * 251 + ".png"])
 def test_safe_names_are_kept(name: str) -> None:
-    assert batch.safe_parts(name) == tuple(name.split("/"))
+    assert names.safe_parts(name) == tuple(name.split("/"))
 
 
 def test_ranges_are_shown_briefly() -> None:
-    assert batch.ranges([4, 5, 6, 9, 11, 12]) == "4-6, 9, 11-12"
-    assert batch.ranges([]) == ""
+    assert names.ranges([4, 5, 6, 9, 11, 12]) == "4-6, 9, 11-12"
+    assert names.ranges([]) == ""
 
 
 @pytest.mark.parametrize("format", ["npy", "idx"])
@@ -172,7 +172,7 @@ def test_pipes_in_a_directory_are_skipped_and_dangling_links_fail(tree: Path) ->
 def test_atomic_output_leaves_nothing_when_interrupted(tmp_path: Path) -> None:
     target = tmp_path / "x.aez"
     target.write_bytes(b"before")
-    output = batch.atomic(target, force=True)
+    output = outputs.atomic(target, force=True)
     output.__enter__().write(b"half")
     assert debris(tmp_path)
     assert not output.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # it is not swallowed
@@ -182,14 +182,14 @@ def test_atomic_output_leaves_nothing_when_interrupted(tmp_path: Path) -> None:
 
 def test_atomic_output_takes_the_longest_name(tmp_path: Path) -> None:
     target = tmp_path / ("é" * 127)
-    with batch.atomic(target) as file:
+    with outputs.atomic(target) as file:
         file.write(b"x")
     assert target.read_bytes() == b"x"
 
 
 def test_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "x.aez"
-    output = batch.atomic(target)
+    output = outputs.atomic(target)
     output.__enter__().write(b"mine")
     target.write_bytes(b"theirs")
     with pytest.raises(UsageError, match="exists"):
@@ -286,7 +286,7 @@ def test_processes_give_the_same_result(tmp_path: Path, monkeypatch: pytest.Monk
     for i in range(7):
         write_png(tmp_path / "d" / f"{i}.png", i)
     (tmp_path / "d" / "3.png").write_bytes(b"no image")
-    monkeypatch.setattr(batch, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(pipeline, "SHARD_IMAGES", 2)
     for jobs in (1, 2):
         report = batch.Report()
         options = batch.CompressOptions(jobs=jobs)
@@ -371,8 +371,8 @@ def test_damaged_collection_yields_all_that_is_intact(tmp_path: Path, monkeypatc
     batch.decompress([str(tmp_path / "x.aez")], report=report)
     assert report.exit_code == 4
     assert [reason for _, reason in report.failed] == [
-        "block 1, images 3: the check differs",
-        "block 2, images 4-5: the check differs",
+        "block 1, images 3 (3.png): the check differs",
+        "block 2, images 4-5 (4.png, 5.png): the check differs",
     ]
     restored = {int(path.stem): images.read_image(path) for path in (tmp_path / "x").iterdir()}
     assert sorted(restored) == [0, 1, 2]
