@@ -479,6 +479,7 @@ class _Blocks:
     sources: Callable[[int], list[Source]] = lambda number: []
     identity: Callable[[int], str] = lambda number: ""
     bytes_in: int = 0
+    private: bool = False  # no other process can read the inputs
 
 
 def _blocks_of_images(sources: Sources, options: CompressOptions) -> _Blocks:
@@ -495,7 +496,8 @@ def _blocks_of_images(sources: Sources, options: CompressOptions) -> _Blocks:
             yield BlockTask(None, paths(number), [source.name for source in block(number)], options.quality, refs)
 
     num_blocks = -(-len(sources) // size)
-    return _Blocks(num_blocks, sources.digest(), tasks, block, lambda number: pipeline.identity(paths(number)))
+    private = remote.is_private(next(iter(sources)).label)
+    return _Blocks(num_blocks, sources.digest(), tasks, block, lambda number: pipeline.identity(paths(number)), private=private)
 
 
 def _full(path: str) -> str:
@@ -584,7 +586,8 @@ def _write_collection(task: Task, blocks: _Blocks, options: CompressOptions, rep
         try:
             # Files have to be waited for, so there is a process more than cores; arrays are read here.
             extra = pipeline.SPARE if task.kind == "images" else 0
-            results = options.spread(pipeline.encode_block, blocks.tasks(start), blocks.num_blocks - start, extra)
+            num_tasks = 1 if blocks.private else blocks.num_blocks - start
+            results = options.spread(pipeline.encode_block, blocks.tasks(start), num_tasks, extra)
             with closing(results) as done:
                 for number, result in enumerate(done, start):
                     entry = _entry(result, blocks.sources(number))
