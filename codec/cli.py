@@ -27,7 +27,8 @@ from typer.core import TyperGroup
 from codec.errors import AezError, BitstreamError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from codec.batch import Format, Report
+    from codec.plan import Report
+    from codec.restore import Format
 
 MAX_SHOWN_POINTS = 12
 
@@ -128,7 +129,7 @@ def _aez(
 
 
 def _report(quiet: bool) -> Report:
-    from codec import batch
+    from codec.plan import Report
 
     live = sys.stderr.isatty() and not quiet
     last_shown_s = 0.0
@@ -148,7 +149,7 @@ def _report(quiet: bool) -> Report:
 
         return heard
 
-    return batch.Report(say=clear_and(say), note=clear_and((lambda line: None) if quiet else say), progress=progress, live=live)
+    return Report(say=clear_and(say), note=clear_and((lambda line: None) if quiet else say), progress=progress, live=live)
 
 
 def _output(inputs: Sequence[str], out: str | None, as_json: bool) -> str | None:
@@ -299,12 +300,12 @@ def decompress(
     started = time.perf_counter()
     ranges = _parse_index(index)
     out = _output(inputs, out, as_json)
-    from codec import batch
+    from codec import restore
     from codec.parallel import num_cores as cores
 
     report = _report(quiet)
     chosen: Format | None = format.value if format else None
-    batch.decompress(
+    restore.decompress(
         inputs, out, format=chosen, index=ranges, model=model, jobs=jobs or cores(), force=force, report=report
     )
     figures = {"images": report.images, "bytes_in": report.bytes_in, "bytes_out": report.bytes_out}
@@ -319,12 +320,12 @@ def info(files: Streams, as_json: Json = False) -> None:
     """Show what the headers say, without decoding."""
     import dataclasses
 
-    from codec import api, batch
+    from codec import api, plan
 
     report = _report(quiet=True)
     found: list[dict[str, Any]] = []
-    for source in batch.find_streams(files, report):
-        with report.guard(source.label), batch.open_stream(source) as file:
+    for source in plan.find_streams(files, report):
+        with report.guard(source.label), plan.open_stream(source) as file:
             stream = dataclasses.asdict(api.info(file))
             report.outputs.append(source.label)
             found.append({"file": source.label, **stream})
@@ -355,11 +356,11 @@ def check(files: Streams, model: Foreign = None, jobs: Jobs = None, as_json: Jso
     Exit code 4: something is damaged, and stderr says what.
     """
     started = time.perf_counter()
-    from codec import batch
+    from codec import restore
     from codec.parallel import num_cores as cores
 
     report = _report(quiet=False)
-    whole = batch.check(files, report, model, jobs=jobs or cores())
+    whole = restore.check(files, report, model, jobs=jobs or cores())
     figures = {"files": len(whole), "images": report.images}
     summary = [f"{name}: ok, {_images(num_images)}" for name, num_images in whole]
     _finish(report, started, figures, summary, as_json=as_json)
@@ -378,10 +379,10 @@ def merge(
     All must have names, or none. Two images with one name are an error.
     """
     started = time.perf_counter()
-    from codec import batch
+    from codec import restore
 
     report = _report(quiet)
-    batch.merge(inputs, out, force=force, report=report)
+    restore.merge(inputs, out, force=force, report=report)
     figures = {"images": report.images, "bytes_in": report.bytes_in, "bytes_out": report.bytes_out}
     summary = [f"{_images(report.images)} -> {out}"] if report.outputs and not quiet else []
     _finish(report, started, figures, summary, as_json=as_json)

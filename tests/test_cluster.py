@@ -17,6 +17,7 @@ import pytest
 
 from codec import api, batch, cluster, images
 from codec.errors import UsageError
+from codec.plan import Report
 
 ROOT = Path(batch.__file__).parents[1]
 BLOCK_IMAGES = 400
@@ -71,7 +72,7 @@ def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
     (tmp_path / "d" / "7.png").write_bytes(b"no image")
     model = str(next(tiny_weights.glob("tiny0-[0-9a-f]*")))
     for name in ("x.npy", "d"):
-        report = batch.Report()
+        report = Report()
         options = batch.CompressOptions(model=model)
         batch.compress([str(tmp_path / name)], str(tmp_path / f"local-{name}.aez"), options=options, report=report)
         assert report.images == (9600 if name == "x.npy" else 29)
@@ -85,12 +86,12 @@ def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
             killed.append(num_images)
             os.kill(workers[0].pid, signal.SIGKILL)
 
-    report = batch.Report(progress=kill_one)
+    report = Report(progress=kill_one)
     batch.compress([str(array)], str(tmp_path / "cluster-x.npy.aez"), options=remote, report=report)
     assert (report.exit_code, report.images, len(killed)) == (0, 9600, 1)
     assert workers[0].wait(60) == -signal.SIGKILL
     assert workers[1].poll() is None
-    report = batch.Report()
+    report = Report()
     monkeypatch.chdir(tmp_path)  # the workers are elsewhere: they need the whole path
     batch.compress(["d"], str(tmp_path / "cluster-d.aez"), options=remote, report=report)
     assert [(name, "can read" in reason) for name, reason in report.failed] == [("d/7.png", True)]
@@ -102,7 +103,7 @@ def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
 def test_scheduler_that_does_not_answer_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
     np.save(tmp_path / "x.npy", helpers.drawn(3))
-    report = batch.Report()
+    report = Report()
     options = batch.CompressOptions(scheduler="tcp://127.0.0.1:9")
     batch.compress([str(tmp_path / "x.npy")], options=options, report=report)
     assert report.exit_code == 1

@@ -26,6 +26,7 @@ import pytest
 from codec import api, batch, images, outputs, pipeline
 from codec.errors import UsageError
 from codec.outputs import Partial
+from codec.plan import Report, plan_compress
 
 BLOCK_IMAGES = 8
 ROOT = Path(batch.__file__).parents[1]
@@ -56,10 +57,10 @@ def model_file(weights: Path, seed: int) -> str:
     return str(next(weights.glob(f"tiny{seed}-[0-9a-f]*")))
 
 
-def run(tree: Path, options: batch.CompressOptions) -> tuple[batch.Report, list[str]]:
+def run(tree: Path, options: batch.CompressOptions) -> tuple[Report, list[str]]:
     """Compress a tree; returns the report and what was said that is no failure."""
     notes: list[str] = []
-    report = batch.Report(note=notes.append)
+    report = Report(note=notes.append)
     batch.compress([str(tree)], options=options, report=report)
     return report, notes
 
@@ -108,7 +109,7 @@ def compress_until(point: int | None, tree: str, options: batch.CompressOptions,
         return encode(task)
 
     pipeline.encode_block = encode_block
-    report = batch.Report()
+    report = Report()
     sys.settrace(trace)
     batch.compress([tree], options=options, report=report)
     sys.settrace(None)
@@ -320,9 +321,9 @@ def test_inputs_that_vanish_or_cannot_be_read_are_named(tree: Path, options: bat
     (tree / "0" / "00.png").symlink_to(tree / "nowhere")
     (tree / "0" / "03.png").unlink()
     (tree / "0" / "03.png").mkdir()  # not a file any more: it is a directory without images
-    plan = batch.plan_compress([str(tree)], None, False, batch.Report())
+    plan = plan_compress([str(tree)], None, False, Report())
     (tree / "0" / "06.png").unlink()
-    report = batch.Report()
+    report = Report()
     batch._write_collection(plan[0], batch._blocks_of_images(plan[0].sources, options), options, report)
     assert [(Path(name).name, reason) for name, reason in report.failed][:2] == [
         ("00.png", "No such file or directory"), ("06.png", "No such file or directory"),

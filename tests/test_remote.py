@@ -11,8 +11,9 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, batch, images, remote
+from codec import api, batch, images, remote, restore
 from codec.errors import UsageError
+from codec.plan import Report
 
 pytestmark = pytest.mark.usefixtures("shipped")
 
@@ -32,15 +33,15 @@ def tree(store: fsspec.AbstractFileSystem) -> str:
     return "memory://in/d"
 
 
-def compress(*inputs: str, out: str | None = None, **options: object) -> batch.Report:
-    report = batch.Report()
+def compress(*inputs: str, out: str | None = None, **options: object) -> Report:
+    report = Report()
     batch.compress(list(inputs), out, options=batch.CompressOptions(**options), report=report)  # type: ignore[arg-type]
     return report
 
 
-def decompress(*inputs: str, out: str | None = None, jobs: int = 2, force: bool = False) -> batch.Report:
-    report = batch.Report()
-    batch.decompress(list(inputs), out, jobs=jobs, force=force, report=report)
+def decompress(*inputs: str, out: str | None = None, jobs: int = 2, force: bool = False) -> Report:
+    report = Report()
+    restore.decompress(list(inputs), out, jobs=jobs, force=force, report=report)
     return report
 
 
@@ -78,8 +79,8 @@ def test_collection_at_a_url_is_restored_to_disk_and_to_a_url(
     assert decompress("memory://out/d.aez", out="memory://out/tree", force=True).exit_code == 0
     assert decompress("memory://out/d.aez", out="memory://out/d.npy").exit_code == 0
     assert len(np.load(remote.open_file("memory://out/d.npy"))) == 9
-    report = batch.Report()
-    assert batch.check(["memory://out/d.aez"], report, jobs=2) == [("memory://out/d.aez", 9)]
+    report = Report()
+    assert restore.check(["memory://out/d.aez"], report, jobs=2) == [("memory://out/d.aez", 9)]
 
 
 def test_array_and_image_at_a_url_become_files_here(
@@ -108,7 +109,7 @@ def test_interrupted_upload_leaves_nothing_and_is_gone_on_with(
     assert report.failed == [(tree, "Connection reset by peer")]
     assert not store.exists("/out") or store.ls("/out") == []
     notes: list[str] = []
-    again = batch.Report(note=notes.append)
+    again = Report(note=notes.append)
     batch.compress([tree], "memory://out/d.aez", report=again)
     assert (again.images, again.exit_code) == (9, 0)
     assert any("going on after block 1 of 1" in note for note in notes)
