@@ -9,6 +9,7 @@ image that no model makes smaller is stored as it is.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -374,14 +375,18 @@ def recovered(source: Path | BinaryIO, model: str | None) -> Collection | None:
 
     Raises BitstreamError where the start of the stream is unusable: it is of a later version, or nothing here is a block.
     """
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            start = file.read(bitstream.COLLECTION.size)
-    else:
-        source.seek(0)
-        start = source.read(bitstream.COLLECTION.size)
+    with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - len(bitstream.END_MAGIC)))
+        end = file.read()
+        file.seek(0)
+        start = file.read(bitstream.COLLECTION.size)
     try:
         if not bitstream.is_collection(start):
+            # One flipped bit makes a collection look like a single image; its end still tells.
+            if end == bitstream.END_MAGIC and size > bitstream.MIN_COLLECTION_BYTES:
+                with contextlib.suppress(BitstreamError):
+                    return open(source, model=model, recover=True)
             return None
     except BitstreamError:
         if len(start) < bitstream.COLLECTION.size:

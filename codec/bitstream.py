@@ -78,6 +78,9 @@ IMAGE, COLLECTION, BLOCK = _struct(IMAGE_FIELDS), _struct(COLLECTION_FIELDS), _s
 FOOTER, FOOTER_ENTRY, FOOTER_END = _struct(FOOTER_FIELDS), _struct(FOOTER_ENTRY_FIELDS), _struct(FOOTER_END_FIELDS)
 
 
+MIN_COLLECTION_BYTES = COLLECTION.size + FOOTER.size + FOOTER_END.size
+
+
 def _crc8_table(polynomial: int) -> list[int]:
     table = []
     for value in range(256):

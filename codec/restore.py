@@ -445,6 +445,8 @@ def merge(inputs: Sequence[str], out: str, *, force: bool = False, report: Repor
             if len(set(named.values())) > 1:
                 one, other = (next(label for label, has in named.items() if has is wanted) for wanted in (True, False))
                 raise UsageError(f"the images of {one} have names, those of {other} have none")
+            for label, collection in collections:  # noqa: B007 (damaged names are told by the input they are in)
+                deque(collection.each_name(), 0)
             label = out
             if any(named.values()):
                 _refuse_collisions(collections)
