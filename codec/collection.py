@@ -427,7 +427,7 @@ class Collection:
     @cached_property
     def _name_order(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Hashes of all names in order of size, and the images they belong to: 16 bytes an image, whatever the names."""
-        hashes = np.fromiter(map(hash, self.each_name()), np.int64, len(self))
+        hashes = np.fromiter(map(hash, self.each_name() if self.has_names else ()), np.int64)
         order = np.argsort(hashes, kind="stable")
         return hashes[order], order
 

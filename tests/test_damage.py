@@ -77,7 +77,7 @@ def check_everything(damaged: bytes, whole: np.ndarray, folder: Path) -> tuple[s
     return back, lost
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_flipped_byte_anywhere_costs_what_is_named_and_no_more(
     data: st.DataObject, stream: bytes, whole: np.ndarray, tmp_path_factory: pytest.TempPathFactory

@@ -116,7 +116,9 @@ def test_names_that_differ_in_case_are_two_files_where_the_system_says_so(tmp_pa
     assert (report.exit_code, report.images) == (0, 4)
 
 
-def test_names_that_differ_in_case_fail_where_the_system_takes_them_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_differ_in_case_fail_where_the_system_takes_them_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(names, "folds_case", lambda directory: True)
     called = ["a.png", "A.png", "d/x.png", "D/x.png", "Straße.png", "STRASSE.png", "\u00e9.png", "e\u0301.png"]
     report = extract(tmp_path, called, force=True)
@@ -136,7 +138,8 @@ def test_case_is_probed_without_a_trace(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "name", ["aux", "AUX.png", "d/nul.tar.png", "com1", "LPT9.x", "con .png", "a.", "a ", "d./x.png", "ab:c", "a*b", "a\x01b", 'a"b']
+    "name",
+    ["aux", "AUX.png", "d/nul.tar.png", "com1", "LPT9.x", "con .png", "a.", "a ", "d./x.png", "ab:c", "a*b", "a\x01b", 'a"b'],
 )
 def test_names_that_windows_does_not_take_are_refused_there_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names.safe_parts(name) == tuple(name.split("/"))
