@@ -384,7 +384,7 @@ def recovered(source: Path | BinaryIO, model: str | None) -> Collection | None:
     try:
         if not bitstream.is_collection(start):
             # One flipped bit makes a collection look like a single image; its end still tells.
-            if end == bitstream.END_MAGIC and size > bitstream.MIN_COLLECTION_BYTES:
+            if end == bitstream.END_MAGIC and size > bitstream.SMALLEST_COLLECTION:
                 with contextlib.suppress(BitstreamError):
                     return open(source, model=model, recover=True)
             return None

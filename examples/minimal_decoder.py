@@ -332,7 +332,10 @@ class Group:
 
 @cache
 def find_model(model_hash: bytes, weights: Path, embedded: bytes = b"") -> tuple[bytes, Tensors]:
-    """SHA-256 and tensors of a model (7), in `weights` or in the stream itself. Of the many checks there this has those on which the arithmetic rests."""
+    """SHA-256 and tensors of a model (7), from `weights` or from the stream itself.
+
+    Of the many checks there this has those on which the arithmetic rests.
+    """
     paths = sorted(path for path in Path(weights).iterdir() if path.is_file() and path.stat().st_size <= 1 << 24)
     file = next((file for file in (*map(Path.read_bytes, paths), embedded) if sha256(file).digest()[:8] == model_hash), None)
     require(file is not None, f"no file in {weights} has the Model_Hash {model_hash.hex()}")

@@ -445,7 +445,7 @@ def test_extension_has_exact_bytes() -> None:
 
 
 def test_unpack_extension_skips_ignorable_fields() -> None:
-    fields = {0x80: b"", 0xFF: b"xyz"}
+    fields = {0x81: b"", 0xFF: b"xyz"}
     assert unpack_extension(pack_extension(fields), 0) == ({}, 8)
 
 
