@@ -185,21 +185,22 @@ class Decoder:
         cdf_rows, slots = table.scalar()
         for lane, message in enumerate(self._messages):
             state, at, end = self._states[lane], self._at[lane], len(message)
-            column = []
-            for row in indexes[:, lane].tolist():
+            column = symbols[:, lane]
+            for step, row in enumerate(indexes[:, lane].tolist()):
                 if row < 0:
-                    column.append(0)
                     continue
                 while state < STATE_LOWER_BOUND and at < end:
                     state = state << 8 | message[at]
                     at += 1
                 slot, cdf = state & (TOTAL - 1), cdf_rows[row]
-                symbol = slots[row][slot] if slots else bisect_right(cdf, slot) - 1
+                first = cdf[1]
+                if slot < first:  # symbol 0, which starts at 0 and is the most probable one: most steps end here
+                    state = first * (state >> PRECISION) + slot
+                    continue
+                column[step] = symbol = slots[row][slot] if slots else bisect_right(cdf, slot) - 1
                 start = cdf[symbol]
                 state = (cdf[symbol + 1] - start) * (state >> PRECISION) + slot - start
-                column.append(symbol)
             self._states[lane], self._at[lane] = state, at
-            symbols[:, lane] = column
         return symbols
 
     def decode_each(self, lanes: npt.NDArray[np.integer], freq: U32) -> npt.NDArray[np.int64]:
