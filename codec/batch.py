@@ -223,7 +223,8 @@ def _write_collection(task: Task, blocks: _Blocks, options: CompressOptions, rep
         report.tick(len(sources) or entry["images"])
 
     embedded = api.embeddable(models) if options.embed_model else None
-    with Partial(task.output, pins, force=options.force, models=embedded) as partial:
+    lasting = task.output is not None and task.kind != "stdin"
+    with Partial(task.output, pins, force=options.force, models=embedded, lasting=lasting) as partial:
         entries = partial.finished
         start = next((k for k, entry in enumerate(entries) if entry["inputs"] != blocks.identity(k)), len(entries))
         if start < len(entries):  # an input is another one: what comes after it might be too
@@ -245,7 +246,7 @@ def _write_collection(task: Task, blocks: _Blocks, options: CompressOptions, rep
                     partial.write(result.block, entry)
                     account(number, entry)
         except (KeyboardInterrupt, OSError):
-            if partial.finished and task.output is not None:
+            if partial.finished and lasting:
                 report.note(f"{task.output}: {len(partial.finished)} of {blocks.num_blocks} blocks are kept; "
                             "the same command goes on from there")  # fmt: skip
             raise

@@ -66,6 +66,9 @@ DEQUANTIZED_UNIT, DEQUANTIZED_MAX = 512, 4095
 DEQUANTIZER_BITS = 18  # dequantizers are integers in units of 2**-18
 MAX_SYMBOLS = 255
 PIXEL_UNIT = 4  # a pixel enters the network as 4 * its value, at most 1020
+# Decoded side by side: all of them wait with their features while a level is decoded. Of 4,096 images these take 95 MB more
+# than of 2,048, and save 4 % of the time.
+DECODED_IMAGES = 2048
 CHUNK_IMAGES = 48  # what one core works on at a time: its features fit the cache
 
 I32 = npt.NDArray[np.int32]
@@ -239,6 +242,11 @@ class Model(BaseModel):
         self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
+        if count > DECODED_IMAGES:
+            at = DECODED_IMAGES // group  # messages
+            parts = (self.decode(messages[:at], at * group, quality, group=group),
+                     self.decode(messages[at:], count - at * group, quality, group=group))  # fmt: skip
+            return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([bad for _, bad in parts])
         chunks = _chunks(count)
         networks = [self.synthesis(quality, min(CHUNK_IMAGES, count - at)) for at in chunks]
         priors = list(in_threads(next, networks))

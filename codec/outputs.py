@@ -139,11 +139,13 @@ class Partial:
     """A collection being written: blocks, then `finish`.  A context manager.
 
     pins: JSON values on which the bytes depend. finished: the journal's entries of the blocks that an earlier run of the
-    same command has made, in order; `keep` says how many of them still hold, before anything is added.
+    same command has made, in order; `keep` says how many of them still hold, before anything is added. lasting: whether the
+    same command can be given again, so that what is finished is worth keeping.
     """
 
-    def __init__(self, output: Output, pins: dict[str, Any], *, force: bool, models: list[bytes] | None = None) -> None:
-        self._output, self._force, self._models = output, force, models
+    def __init__(self, output: Output, pins: dict[str, Any], *, force: bool, models: list[bytes] | None = None,
+                 lasting: bool = True) -> None:  # fmt: skip
+        self._output, self._force, self._models, self._lasting = output, force, models, lasting
         self._pins = hashlib.blake2b(json.dumps(pins, sort_keys=True).encode(), digest_size=16).hexdigest()
         self._header_bytes = len(bitstream.pack_collection_header(models or ()))
         self.finished: list[Entry] = []
@@ -252,7 +254,7 @@ class Partial:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None and (not self.finished or issubclass(kind, _FOR_GOOD)):
+        if kind is not None and not (self.finished and self._lasting and not issubclass(kind, _FOR_GOOD)):
             self.discard()
         with contextlib.suppress(OSError):  # what a full disk could not take
             self._file.close()
@@ -262,11 +264,3 @@ class Partial:
 
 def _line(entry: Entry) -> bytes:
     return json.dumps(entry).encode() + b"\n"
-
-
-def resumable(output: Output) -> bool:
-    """Whether an unfinished run has left something for `output`."""
-    spool = _spool(output)
-    return spool is not None and spool.with_name(f".{spool.name}.partial").exists()
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,21 @@ def test_arrays_become_collections_of_their_own(tmp_path: Path) -> None:
     assert list(plan(inputs, "out")) == ["out/x.aez", "out/t10k-images-idx3-ubyte.aez"]
     with pytest.raises(UsageError, match=r"x\.npy is an array"):
         plan(inputs, "x.aez")
+
+
+def test_a_large_directory_is_in_memory_once(tmp_path: Path) -> None:
+    """A name takes some 80 bytes; a path object alone would take 200, and a list of one's own for each file as much."""
+    for i in range(4000):
+        (tmp_path / "d" / f"{i % 4}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / f"{i % 4}" / f"{i:05}.png").touch()
+    tracemalloc.start()
+    try:
+        (task,) = plan_compress([str(tmp_path / "d")], None, False, Report())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(task.sources) == 4000
+    assert peak / 4000 < 150
 
 
 def test_links_to_files_are_followed_and_links_to_directories_are_not(tree: Path) -> None:

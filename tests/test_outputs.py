@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, batch, images, outputs, pipeline
+from codec import api, batch, images, pipeline
 from codec.errors import UsageError
 from codec.outputs import Partial
 from codec.plan import Report, plan_compress
@@ -158,38 +159,46 @@ def test_thirty_kills_leave_no_half_file_and_end_in_the_same_bytes(
     assert left(tmp_path) == set()
 
 
-def test_killed_command_takes_its_workers_along_and_the_next_one_goes_on(tmp_path: Path, tiny_weights: Path) -> None:
-    """The real thing: two worker processes, SIGKILL to the parent alone, then the same command."""
-    np.save(tmp_path / "x.npy", np.tile(helpers.drawn(100), (60, 1, 1)))
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
+    tmp_path: Path, tiny_weights: Path, number: signal.Signals
+) -> None:
+    """The real thing, with two worker processes: SIGKILL to the parent alone, or Ctrl-C to all; then the same command."""
+    np.save(tmp_path / "x.npy", np.tile(helpers.drawn(100), (40, 1, 1)))
     environment = {**os.environ, "AEZ_WEIGHTS": str(tiny_weights)}
-    code = f"from codec import api, cli; api.BLOCK_IMAGES = 250; cli.main()  # {tmp_path}"
+    code = "from codec import api, cli; api.BLOCK_IMAGES = 100; cli.main()"
     command = [sys.executable, "-c", code, "compress", str(tmp_path / "x.npy"), "-m", "tiny0", "-j", "2"]
     journal, output = tmp_path / ".x.aez.journal", tmp_path / "x.aez"
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
         assert process.poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.002)
     workers = children(process.pid)
-    process.kill()
-    process.wait()
+    if number == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert said.splitlines()[0].endswith("the same command goes on from there")
+        assert said.splitlines()[1:] == ["aez: interrupted"]
     assert not output.exists()
+    assert len(workers) >= 2
     while any(is_alive(worker) for worker in workers):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert len(workers) >= 2
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "going on after block" in done.stderr
-    pixels = images.read_array(tmp_path / "x.npy")
-    with api.open(output, model=model_file(tiny_weights, 0)) as collection:
-        assert len(collection) == len(pixels)
-        assert {header.image_count for header in collection.headers()} == {250}
-    whole = tmp_path / "whole.aez"
-    done = subprocess.run([*command, "-o", str(whole)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert whole.read_bytes() == output.read_bytes()
+    pixels, whole = images.read_array(tmp_path / "x.npy"), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "BLOCK_IMAGES", 100)
+        with api.CollectionWriter(whole, model=model_file(tiny_weights, 0)) as writer:
+            writer.write(pixels)
+    assert output.read_bytes() == whole.getvalue()
     assert left(tmp_path) == set()
 
 
@@ -229,6 +238,18 @@ def test_interrupted_run_keeps_finished_blocks_and_the_same_command_makes_only_t
     assert report.exit_code == 3
     assert tree.with_name("d.aez").read_bytes() == wanted
     assert left(tree.parent) == set()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_interrupted_run_from_stdin_leaves_nothing_as_it_cannot_be_given_again(
+    tmp_path: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(images.pack_npy(helpers.drawn(45))))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    cut_short(monkeypatch, 3, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        batch.compress(["-"], str(tmp_path / "x.aez"), options=options, report=Report())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -363,7 +384,7 @@ def test_partial_output_has_a_name_that_file_systems_take(tmp_path: Path) -> Non
         assert all(len(name.encode()) < 100 for name in left(tmp_path))
         partial.finish()
     assert path.exists()
-    assert outputs.resumable(path) is False
+    assert left(tmp_path) == set()
 
 
 def test_journal_is_lines_of_json(tmp_path: Path) -> None:
