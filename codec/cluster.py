@@ -1,8 +1,9 @@
 """Tasks on a Dask cluster that runs already: `aez compress ... --scheduler tcp://host:8786`.
 
-A worker needs aez, and the paths of the inputs where they are here, or URLs. What runs there is `pipeline`, as in the
-worker processes of one machine, so the bytes are the same. A task whose worker dies is given to another by the scheduler;
-a task that kills several workers is an error. Dask is imported by the first task, not before.
+Scheduler and workers need this version of aez, and the workers the paths of the inputs where they are here, or URLs. What
+runs there is `pipeline`, as in the worker processes of one machine, so the bytes are the same. A task whose worker dies is
+given to another by the scheduler; a task that kills several workers is an error. Dask is imported by the first task, not
+before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
-from codec import parallel
+from codec import __version__, parallel
 from codec.errors import AezError, UsageError
 
 S = TypeVar("S")
@@ -42,7 +43,7 @@ def spread(scheduler: str, work: Callable[[S], R], tasks: Iterable[S]) -> Genera
         try:
             client.wait_for_workers(1, timeout=CONNECT_S)
             for task in tasks:
-                pending.append(client.submit(_one_core, work, task, pure=False))
+                pending.append(client.submit(_one_core, __version__, work, task, pure=False))
                 if len(pending) >= AHEAD * max(1, sum(client.nthreads().values())):
                     yield pending.popleft().result()
             while pending:
@@ -51,10 +52,14 @@ def spread(scheduler: str, work: Callable[[S], R], tasks: Iterable[S]) -> Genera
             raise AezError(f"a block was given up after {error.allowed_failures} workers had died of it") from None
         except (distributed.client.FutureCancelledError, OSError, TimeoutError) as error:
             raise AezError(f"the cluster at {scheduler} is lost: {error}") from None
+        except (ImportError, RuntimeError) as error:  # how Dask says that it cannot make sense of a task
+            raise AezError(f"the cluster at {scheduler} cannot run aez; is it installed there? {error}") from None
         finally:
             client.cancel(list(pending))
 
 
-def _one_core(work: Callable[[S], R], task: S) -> R:
+def _one_core(version: str, work: Callable[[S], R], task: S) -> R:
+    if version != __version__:  # the bytes may differ
+        raise AezError(f"a worker has aez {__version__}, and here is {version}")
     parallel.use_cores(1)  # each thread of a worker has a task of its own
     return work(task)

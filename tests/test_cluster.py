@@ -15,8 +15,8 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, batch, cluster, images
-from codec.errors import UsageError
+from codec import api, batch, cluster, images, parallel
+from codec.errors import AezError, UsageError
 from codec.plan import Report
 
 ROOT = Path(batch.__file__).parents[1]
@@ -115,3 +115,12 @@ def test_without_dask_the_message_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UsageError, match=r"aez\[dask\]"):
         list(cluster.spread("tcp://127.0.0.1:9", len, ["a"]))
+
+
+def test_worker_of_another_version_is_an_error() -> None:
+    assert cluster._one_core(cluster.__version__, len, "abc") == 3  # type: ignore[arg-type]
+    try:
+        with pytest.raises(AezError, match=r"a worker has aez .*, and here is 0\.0\.0"):
+            cluster._one_core("0.0.0", len, "abc")  # type: ignore[arg-type]
+    finally:
+        parallel.use_cores(None)
