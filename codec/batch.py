@@ -206,8 +206,10 @@ def _write_collection(task: Task, blocks: _Blocks, options: CompressOptions, rep
     pins = {
         "aez": __version__, "block_images": api.BLOCK_IMAGES, "inputs": blocks.inputs, "named": task.kind == "images",
         "quality": options.quality, "models": [model.hash.hex() for model in models], "embedded": options.embed_model,
-        "output": str(task.output),
+        "output": None if task.output is None else full_path(str(task.output)),
     }  # fmt: skip
+    if blocks.private and options.scheduler is not None:
+        raise UsageError(f"{task.label} is in the memory of this process, where no cluster can read it")
     stats, digests = api.CompressStats(), []
     unread: set[str] = set()
 
@@ -245,15 +247,15 @@ def _write_collection(task: Task, blocks: _Blocks, options: CompressOptions, rep
                     entry = _entry(result, blocks.sources(number))
                     partial.write(result.block, entry)
                     account(number, entry)
-        except (KeyboardInterrupt, OSError):
-            if partial.finished and lasting:
+            if task.kind == "images" and not stats.images:  # not one was readable, and each has been reported
+                partial.discard()
+                return
+            size_bytes = partial.finish()
+        except BaseException as error:
+            if partial.is_kept(error):
                 report.note(f"{task.output}: {len(partial.finished)} of {blocks.num_blocks} blocks are kept; "
                             "the same command goes on from there")  # fmt: skip
             raise
-        if task.kind == "images" and not stats.images:  # not one was readable, and each has been reported
-            partial.discard()
-            return
-        size_bytes = partial.finish()
     stats.bytes_out = size_bytes
     report.wrote(task.output, size_bytes)
     report.stats += stats

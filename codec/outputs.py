@@ -250,11 +250,15 @@ class Partial:
             self._journal_path.unlink(missing_ok=True)
         self._closed = True
 
+    def is_kept(self, error: BaseException) -> bool:
+        """Whether what is finished stays when `error` ends the run."""
+        return bool(self.finished) and self._lasting and not isinstance(error, _FOR_GOOD)
+
     def __enter__(self) -> Partial:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None and not (self.finished and self._lasting and not issubclass(kind, _FOR_GOOD)):
+        if value is not None and not self.is_kept(value):
             self.discard()
         with contextlib.suppress(OSError):  # what a full disk could not take
             self._file.close()

@@ -6,7 +6,8 @@ READ ME FIRST
 - Block k of a collection holds input k * BLOCK_IMAGES and those after it. An input that cannot be read leaves its block
   shorter and moves no other image: blocks do not depend on each other.
 - Results come in the order of the tasks, and no more tasks are under way than the workers need: memory is bounded.
-- Each process has its share of the cores: few blocks are coded by many threads, many blocks by one each.
+- Each process has its share of the cores. Threads code a block as fast, as long as they are few and it need not be read
+  first; so processes, which take half a second to start, are for more than a few blocks: two for each, or more.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ R = TypeVar("R")
 
 # Images of a task whose outputs are single files: enough that a worker process pays, and that one network pass is large.
 SHARD_IMAGES = 512
+TASKS_EACH = 2  # at least, for each worker process
 SPARE = 1  # processes beyond the cores, while inputs are files: there is always one that waits for the disk
 
 
@@ -49,11 +51,13 @@ SPARE = 1  # processes beyond the cores, while inputs are files: there is always
 def spread(
     work: Callable[[S], R], tasks: Iterable[S], jobs: int, num_tasks: int, *, extra: int = 0
 ) -> Generator[R, None, None]:
-    """Map `work` over the tasks in order: on `jobs` cores, in as many processes as there are tasks for.
+    """Map `work` over the tasks in order, on `jobs` cores, in processes if there are tasks enough.
+
+    extra: processes beyond the cores.
 
     Raises: AezError if a worker process was killed; what `work` raises.
     """
-    num_workers = max(1, min(jobs, num_tasks))
+    num_workers = max(1, min(jobs, num_tasks // TASKS_EACH))
     if num_workers == 1:
         before = parallel.use_cores(jobs)
         try:
@@ -66,7 +70,7 @@ def spread(
 
     # spawn: a fork of a process whose BLAS has threads can hang.
     context = multiprocessing.get_context("spawn")
-    num_processes = min(num_workers + extra, num_tasks)
+    num_processes = num_workers + extra
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(num_processes, context, _start_worker, (max(1, jobs // num_workers),))
     pending: deque[Any] = deque()

@@ -203,7 +203,7 @@ def _walk(top: str, wanted: Callable[[str], bool], report: Report) -> tuple[list
     return found, num_others
 
 
-def _walk_images(top: str, found: list[str], num_others: int, report: Report) -> list[str]:
+def _told(top: str, found: list[str], num_others: int, report: Report) -> list[str]:
     """Say what a directory lacks or has too much."""
     if not found:
         report.fail(top, ImageError(f"no images in this directory (files of other kinds: {num_others})"))
@@ -212,8 +212,8 @@ def _walk_images(top: str, found: list[str], num_others: int, report: Report) ->
     return found
 
 
-def _imagesbelow(path: Path, report: Report) -> list[str]:
-    return _walk_images(str(path), *_walk(str(path), images.is_image_file, report), report)
+def _images_in(path: Path, report: Report) -> list[str]:
+    return _told(str(path), *_walk(str(path), images.is_image_file, report), report)
 
 
 def plan_compress(inputs: Sequence[str], out: str | None, separate: bool, report: Report) -> list[Task]:
@@ -261,7 +261,7 @@ def plan_compress(inputs: Sequence[str], out: str | None, separate: bool, report
         for path in paths:
             if path.is_dir():
                 prefix = _relative(path, base)
-                sources.add(str(path), "" if prefix == "." else f"{prefix}/", _imagesbelow(path, report))
+                sources.add(str(path), "" if prefix == "." else f"{prefix}/", _images_in(path, report))
             else:
                 sources.add(str(path.parent), _relative(path, base).removesuffix(path.name), [path.name])
         single = len(paths) == 1 and not paths[0].is_dir()
@@ -276,10 +276,10 @@ def plan_compress(inputs: Sequence[str], out: str | None, separate: bool, report
                 add("array" if is_array else "image", str(path), _relative(path, base), bare)
             elif separate or target:
                 prefix = _relative(path, base)
-                for name in _imagesbelow(path, report):
+                for name in _images_in(path, report):
                     inner = below(prefix, name)
                     add("image", below(str(path), name), inner, names.bare(PurePosixPath(name).name))
-            elif found := _imagesbelow(path, report):
+            elif found := _images_in(path, report):
                 beside = Path(path if path.name not in ("", "..") else os.path.abspath(path))
                 if not beside.name:
                     raise UsageError(f"{path} has no name: give OUT")
@@ -305,7 +305,7 @@ def _plan_url(url: str, target: Output, one_file: bool, separate: bool, report: 
         kind, bare, sources = "images", beside.name, Sources()
         everything = remote.find(url)
         found = sorted(name for name in everything if images.is_image_file(name))
-        sources.add(url, "", _walk_images(url, found, len(everything) - len(found), report))
+        sources.add(url, "", _told(url, found, len(everything) - len(found), report))
     else:
         kind, bare = "image", names.bare(beside.name)
     output = target if one_file else Path(f"{bare}.aez")

@@ -47,7 +47,7 @@ def test_hostile_name_is_refused_by_name_and_costs_no_other(tmp_path: Path, name
 
 def test_processes_refuse_the_same_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path) -> None:
     """Blocks enough for two processes: the names are judged before the work is given away."""
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 2)
+    monkeypatch.setattr(api, "BLOCK_IMAGES", 1)
     report = extract(tmp_path, ["a.png", "../b.png", "c.png", "d/e.png", "a.png", "f.png"], jobs=2)
     assert written(tmp_path) == {"out/a.png", "out/c.png", "out/d/e.png", "out/f.png"}
     assert [reason.split(":")[0] for _, reason in report.failed] == ["unsafe name", f"{tmp_path}/out/a.png is also the output of "

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 from codec import api, batch, images, pipeline
-from codec.errors import UsageError
+from codec.errors import AezError, ImageError, ModelNotFound, UsageError
 from codec.outputs import Partial
 from codec.plan import Report, plan_compress
 
@@ -238,6 +238,23 @@ def test_interrupted_run_keeps_finished_blocks_and_the_same_command_makes_only_t
     assert report.exit_code == 3
     assert tree.with_name("d.aez").read_bytes() == wanted
     assert left(tree.parent) == set()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("after", "error", "kept"),
+    [(2, AezError("a worker process was killed"), True), (0, AezError("a worker process was killed"), False),
+     (2, OSError(errno.ENOSPC, "full"), True), (2, ImageError("damaged"), False), (2, ModelNotFound("no model", "00"), False)],
+)  # fmt: skip
+def test_what_is_finished_is_kept_if_the_same_command_may_succeed(
+    tree: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch, after: int, error: Exception, kept: bool
+) -> None:
+    cut_short(monkeypatch, after, error)
+    report, notes = run(tree, options)
+    assert report.exit_code == 1
+    assert bool(notes) is kept
+    assert left(tree.parent) == ({".d.aez.partial", ".d.aez.journal"} if kept else set())
+    assert not tree.with_name("d.aez").exists()
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -75,7 +75,11 @@ def test_one_worker_is_this_process_and_has_all_the_cores(jobs: int, num_tasks: 
 
 
 def test_processes_share_the_cores() -> None:
-    assert list(spread(cores, [0, 1], 5, 2)) == [2, 2]
+    assert list(spread(cores, range(4), 5, 4)) == [2, 2, 2, 2]
+
+
+def test_few_tasks_are_not_worth_processes() -> None:
+    assert list(spread(cores, range(3), 5, 3)) == [5, 5, 5]
 
 
 def test_killed_worker_is_an_error_that_says_so() -> None:
