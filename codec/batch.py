@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from codec import __version__, api, images, names, outputs, pipeline, remote
+from codec import __version__, api, images, names, outputs, parallel, pipeline, remote
 from codec.bitstream import LOSSLESS_QUALITY
 from codec.bundle import BaseModel
 from codec.errors import BitstreamError, UsageError
@@ -87,11 +87,12 @@ def compress(
             what = f"{task.label} ({len(task.sources)} images)" if task.kind == "images" else task.label
             report.outputs.append(f"{what} -> {'-' if task.output is None else task.output}")
         return
-    _compress_each([task for task in tasks if task.kind == "image"], options, report)
-    for task in tasks:
-        if task.kind != "image":
-            with report.guard(task.label):
-                _compress_collection(task, options, report)
+    with parallel.cores(options.jobs):
+        _compress_each([task for task in tasks if task.kind == "image"], options, report)
+        for task in tasks:
+            if task.kind != "image":
+                with report.guard(task.label):
+                    _compress_collection(task, options, report)
 
 
 def _compress_each(tasks: Sequence[Task], options: CompressOptions, report: Report) -> None:

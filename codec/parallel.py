@@ -5,10 +5,11 @@ Processes are for `codec.pipeline`; each of them gets its share of the cores by 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -30,6 +31,16 @@ def use_cores(cores: int | None) -> int | None:
     global _cores
     before, _cores = _cores, cores
     return before
+
+
+@contextlib.contextmanager
+def cores(number: int) -> Iterator[None]:
+    """Let `in_threads` use so many cores inside."""
+    before = use_cores(number)
+    try:
+        yield
+    finally:
+        use_cores(before)
 
 
 def in_threads(function: Callable[[Item], Result], items: list[Item]) -> Iterable[Result]:

@@ -59,12 +59,9 @@ def spread(
     """
     num_workers = max(1, min(jobs, num_tasks // TASKS_EACH))
     if num_workers == 1:
-        before = parallel.use_cores(jobs)
-        try:
+        with parallel.cores(jobs):
             for task in tasks:
                 yield work(task)
-        finally:
-            parallel.use_cores(before)
         return
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # 10 ms that one image does not need
 

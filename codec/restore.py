@@ -23,7 +23,7 @@ from typing import BinaryIO, Literal, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from codec import api, images, names, pipeline, remote
+from codec import api, images, names, parallel, pipeline, remote
 from codec.collection import Collection, DecodedBlock, Writer
 from codec.errors import BitstreamError, UsageError
 from codec.outputs import Output, atomic, refuse_existing, size_of
@@ -99,7 +99,8 @@ def decompress(
                 if len(group) > 1:
                     other = next(other for other, _ in group if other is not source)
                     raise UsageError(f"{target.stem} would also be the output of {other.label}")
-                _decompress_one(source, target, format, index, model, jobs, force, report)
+                with parallel.cores(jobs):
+                    _decompress_one(source, target, format, index, model, jobs, force, report)
 
 
 def _target(source: Source, out: str | None, exact: bool, one_stream: bool) -> Target:
@@ -141,8 +142,7 @@ def _decompress_one(
         if collection is None:
             for chunk in decoded(api.decode_blocks(file, model=model), label, report):
                 report.bytes_in += num_bytes
-                for _ in index or (0,):
-                    _write_single(chunk.pixels, target, format or "png", force, report)
+                _write_single(chunk.pixels, target, format or "png", force, report)
             return
         if format is None:
             format = "png" if target.stem is not None and _is_named(collection) else "npy"
@@ -153,14 +153,14 @@ def _decompress_one(
         if tree is not None and shared is not None:  # the workers decode and write: no pixels come here
             tree.write(_plans_of_places(shared), jobs, sum(1 for _ in shared.places()), label, report)
         elif tree is not None and numbers is None:
-            tree.write(_plans_of_blocks(api.decode_blocks(file, model=model)), 1, 1, label, report)
+            tree.write(_plans_of_blocks(api.decode_blocks(file, model=model)), jobs, 1, label, report)
         else:
             if numbers is None:
                 chunks = decoded(_decoded_blocks(file, shared, model, jobs), label, report)
             else:
                 chunks = _pick(file, collection, numbers, label, model, report, named=tree is not None)
             if tree is not None:
-                tree.write(map(_plan_of_chunk, chunks), 1, 1, label, report, picked=True)
+                tree.write(map(_plan_of_chunk, chunks), jobs, 1, label, report, picked=True)
             elif format == "png":
                 if (num_images if numbers is None else len(numbers)) != 1:
                     raise UsageError("one PNG holds one image: pick it by --index, or let OUT be a directory or an array")
@@ -409,7 +409,7 @@ def check(
     """Decode every stream in full and write nothing; returns the whole ones with their number of images."""
     whole: list[tuple[str, int]] = []
     for source in find_streams(inputs, report):
-        with report.guard(source.label), open_stream(source) as file:
+        with report.guard(source.label), open_stream(source) as file, parallel.cores(jobs):
             num_failed = len(report.failed)
             api.recovered(file, model)  # what is no stream at all fails here
             shared = _shared(source, model, jobs)

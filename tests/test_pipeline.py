@@ -160,10 +160,9 @@ def test_block_of_files_leaves_out_what_cannot_be_read_and_says_what(tmp_path: P
 
 
 def test_cores_are_counted_and_limited() -> None:
-    before = parallel.use_cores(1)
-    try:
-        threads = list(parallel.in_threads(lambda item: item + 1, [1, 2, 3]))
-    finally:
-        parallel.use_cores(before)
-    assert threads == [2, 3, 4]
+    whole = parallel.num_cores()
+    with parallel.cores(1):
+        assert parallel.num_cores() == 1
+        assert list(parallel.in_threads(lambda item: item + 1, [1, 2, 3])) == [2, 3, 4]
+    assert parallel.num_cores() == whole
     np.testing.assert_array_equal(list(parallel.in_threads(lambda item: item + 1, [1, 2, 3])), [2, 3, 4])
