@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import multiprocessing
 import os
 import signal
 import threading
@@ -63,7 +62,8 @@ def spread(
             for task in tasks:
                 yield work(task)
         return
-    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # 10 ms that one image does not need
+    import multiprocessing  # 10 ms that one image does not need
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 
     # spawn: a fork of a process whose BLAS has threads can hang.
     context = multiprocessing.get_context("spawn")
@@ -97,7 +97,9 @@ def _start_worker(cores: int) -> None:
 
 def _end_with_parent() -> None:
     """A parent that was killed cannot stop its workers, and they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
+    from multiprocessing import parent_process
+
+    parent = parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)

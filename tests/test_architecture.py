@@ -100,6 +100,8 @@ def test_torch_lives_in_train_alone(module: str) -> None:
         if package in ("torch", "matplotlib"):
             allowed = module.startswith("codec.train.") or (module in ("codec.dataset", "codec.evaluate") and not at_import)
             assert allowed, f"{module} imports {name}"
+        for optional, home in (("fsspec", "codec.remote"), ("distributed", "codec.cluster"), ("dask", None)):
+            assert package != optional or (module == home and not at_import), f"{module} imports {name}"
         if name.startswith("codec.train") and room(module) != "codec.train":
             assert not at_import, f"{module} imports {name} as it is imported"
 
@@ -141,6 +143,7 @@ def test_the_command_line_starts_without_torch(tiny_weights: Path) -> None:
     code = """
 import sys
 import codec.cli
-print(sorted({"torch", "matplotlib", "PIL", "zstandard"} & set(sys.modules)))
+from codec import batch, restore
+print(sorted({"torch", "matplotlib", "PIL", "zstandard", "fsspec", "distributed", "multiprocessing"} & set(sys.modules)))
 """
     assert run(code, tiny_weights) == "[]\n"
