@@ -12,13 +12,14 @@ READ ME FIRST
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -73,7 +74,8 @@ def spread(
     pending: deque[Any] = deque()
     try:
         for task in tasks:
-            pending.append(pool.submit(work, task))
+            with _deaf_children():
+                pending.append(pool.submit(work, task))
             if len(pending) > num_processes + 1:
                 yield pending.popleft().result()
         while pending:
@@ -89,8 +91,24 @@ def spread(
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Let processes that start inside inherit a blocked SIGINT: Ctrl-C reaches the whole group, and the parent alone answers it.
+
+    Here it only waits until the end of the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(cores: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone answers it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     parallel.use_cores(cores)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -82,6 +82,16 @@ def test_few_tasks_are_not_worth_processes() -> None:
     assert list(spread(cores, range(3), 5, 3)) == [5, 5, 5]
 
 
+def blocked(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+def test_workers_are_deaf_to_ctrl_c_from_their_first_moment() -> None:
+    """Else one that is just starting would print a traceback."""
+    assert list(spread(blocked, range(4), 2, 4)) == [True] * 4
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
 def test_killed_worker_is_an_error_that_says_so() -> None:
     results = spread(die, range(10), 2, 10)
     with pytest.raises(AezError, match="a worker process was killed"):
