@@ -23,22 +23,30 @@ FLOORS = {
     "codec.images": 1,
     "codec.metrics": 1,
     "codec.parallel": 1,
+    "codec.remote": 1,
     "codec.bitstream": 2,
     "codec.groups": 2,
+    "codec.names": 2,
     "codec.bundle": 3,
     "codec.model": 4,
     "codec.pixel_model": 4,
     "codec.registry": 5,
     "codec.collection": 6,
     "codec.api": 7,
-    "codec.batch": 8,
-    "codec.evaluate": 9,
-    "codec.pillow_plugin": 9,
-    "codec.dataset": 9,
-    "codec.train": 10,  # above evaluate: the card of a model has its figures
-    "codec.cli": 11,
-    "codec": 12,
-    "codec.__main__": 12,
+    "codec.outputs": 7,
+    "codec.pipeline": 8,
+    "codec.plan": 8,
+    "codec.cluster": 9,
+    "codec.batch": 10,
+    "codec.restore": 10,
+    "codec.evaluate_collections": 11,
+    "codec.evaluate": 12,
+    "codec.pillow_plugin": 12,
+    "codec.dataset": 12,
+    "codec.train": 13,  # above evaluate: the card of a model has its figures
+    "codec.cli": 14,
+    "codec": 15,
+    "codec.__main__": 15,
 }
 MODULES = {
     ".".join(("codec", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -92,6 +100,8 @@ def test_torch_lives_in_train_alone(module: str) -> None:
         if package in ("torch", "matplotlib"):
             allowed = module.startswith("codec.train.") or (module in ("codec.dataset", "codec.evaluate") and not at_import)
             assert allowed, f"{module} imports {name}"
+        for optional, home in (("fsspec", "codec.remote"), ("distributed", "codec.cluster"), ("dask", None)):
+            assert package != optional or (module == home and not at_import), f"{module} imports {name}"
         if name.startswith("codec.train") and room(module) != "codec.train":
             assert not at_import, f"{module} imports {name} as it is imported"
 
@@ -133,6 +143,7 @@ def test_the_command_line_starts_without_torch(tiny_weights: Path) -> None:
     code = """
 import sys
 import codec.cli
-print(sorted({"torch", "matplotlib", "PIL", "zstandard"} & set(sys.modules)))
+from codec import batch, restore
+print(sorted({"torch", "matplotlib", "PIL", "zstandard", "fsspec", "distributed", "multiprocessing"} & set(sys.modules)))
 """
     assert run(code, tiny_weights) == "[]\n"
