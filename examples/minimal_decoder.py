@@ -21,8 +21,8 @@ import numpy as np
 MODEL_IDS: dict[int, str] = {
     1: "a61382a5f1ad4605",
     2: "877bc8436a51875e",
-    3: "b81680f348037eb2",
-    4: "3082f9f7a292622d",
+    3: "3b6baf5eae344f9c",
+    4: "e47d5d987240fb34",
 }
 # Neighbours of a pixel, as (row, column) offsets (8.2).
 NEAR = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2), (0, -3), (-3, 0)]
