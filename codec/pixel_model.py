@@ -59,6 +59,7 @@ EXP_ENTRIES = 512  # of the table of exponentials: past 16 nats a value has the 
 SPREAD = rans.TOTAL - 256  # each of the 256 values has frequency 1, the rest is shared out
 STORED_FREQ = 16  # of 2**16: an image is stored in the message instead of modelled
 MAX_PALETTES = 256
+MAX_PALETTE_COST = 1023  # of a value, in units of 1 / LOGIT_UNIT nat
 PART_IMAGES = 2048  # what one core works on at a time, at most: 17 KiB of state an image
 
 U32 = npt.NDArray[np.uint32]
@@ -75,10 +76,10 @@ def value_counts(pixels: U8) -> F32:
 def choose_palettes(pixels: U8, costs: Integers, freq: Integers) -> I64:
     """The cheapest palette of each image (N,): what its values cost, and naming it.
 
-    costs: (P, 256), 0 to 511, in units of 1 / LOGIT_UNIT nat; freq: (P,), of sum 2**16.
+    costs: (P, 256), 0 to MAX_PALETTE_COST, in units of 1 / LOGIT_UNIT nat; freq: (P,), of sum 2**16.
     """
     naming = np.rint(-LOGIT_UNIT * np.log(freq / rans.TOTAL)).astype(np.float32)
-    # Integers below 784 * 2**9 + 2**9: exact. (A palette is the encoder's choice: another one would decode as well.)
+    # Integers below 784 * 2**10 + 2**9: exact. (A palette is the encoder's choice: another one would decode as well.)
     return np.asarray((value_counts(pixels) @ costs.T.astype(np.float32) + naming).argmin(axis=1))
 
 
@@ -296,8 +297,8 @@ class PixelModel(BaseModel):
         self._palette_costs = bundle.pop("palette.costs.table", (count, 256))
         if count > MAX_PALETTES or self._palette_freq.min() < 1 or self._palette_freq.sum(dtype=np.int64) != rans.TOTAL:
             raise BadModel(f"palette.freq of {count} palettes: wanted at most {MAX_PALETTES}, of sum {rans.TOTAL}, no zeros")
-        if self._palette_costs.min() < 0 or self._palette_costs.max() >= EXP_ENTRIES:
-            raise BadModel(f"palette.costs leaves 0..{EXP_ENTRIES - 1}")
+        if self._palette_costs.min() < 0 or self._palette_costs.max() > MAX_PALETTE_COST:
+            raise BadModel(f"palette.costs leaves 0..{MAX_PALETTE_COST}")
 
     def steps(self, active: npt.NDArray[np.bool_], palette: I64) -> Generator[Step, I64, U8]:
         """Yield each choice in the order of coding, take its symbols, return the pixels uint8 (N, 28, 28).

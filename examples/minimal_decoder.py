@@ -21,7 +21,7 @@ import numpy as np
 MODEL_IDS: dict[int, str] = {
     1: "a61382a5f1ad4605",
     2: "877bc8436a51875e",
-    3: "3b6baf5eae344f9c",
+    3: "f6c66ec04f7df5ba",
     4: "e47d5d987240fb34",
 }
 # Neighbours of a pixel, as (row, column) offsets (8.2).

@@ -250,7 +250,7 @@ def test_an_unknown_tensor_is_refused() -> None:
         ("palette.freq", 0, 0, r"palette\.freq of 3 palettes"),
         ("palette.freq", 0, 30001, r"palette\.freq of 3 palettes"),
         ("palette.costs.table", 9, -1, r"palette\.costs leaves"),
-        ("palette.costs.table", 9, 512, r"palette\.costs leaves"),
+        ("palette.costs.table", 9, 1024, r"palette\.costs leaves"),
         ("value.near.table", 9, 1024, r"value\.near\.table leaves"),
         ("head.bias", 9, 1 << 24, "head: a sum could reach"),
         ("value.input.bias", 3, 1 << 24, r"value\.input: a sum could reach"),
@@ -277,7 +277,7 @@ def test_extreme_tables_still_give_every_image_back(seed: int) -> None:
     tensors = helpers.tiny_pixel_tensors()
     for name, tensor in tensors.items():
         if tensor.dtype == np.int16:
-            ends = {"palette.costs.table": (0, 511), "value.near.table": (-1023, 1023)}.get(name, (-(1 << 15), (1 << 15) - 1))
+            ends = {"palette.costs.table": (0, 1023), "value.near.table": (-1023, 1023)}.get(name, (-(1 << 15), (1 << 15) - 1))
             tensors[name] = rng.choice(np.array(ends, np.int16), tensor.shape)
         elif name.startswith(("links", "head")) and name.endswith("multiplier"):
             tensor[:] = 1 << 24

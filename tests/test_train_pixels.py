@@ -104,6 +104,7 @@ def test_stretched_images_are_given_their_palette(brightest: int) -> None:
     assert len(learned.freq) == 3
     mine = random.integers(0, brightest + 1, (5, 28, 28)) * 255 // brightest
     (palette,) = set(learned.choose(mine.astype(np.uint8)).tolist())
+    assert learned.costs.min() >= 0
     held = np.flatnonzero(learned.logits[palette] == 0)
     assert held.tolist() == sorted({j * 255 // brightest for j in range(brightest + 1)})
 

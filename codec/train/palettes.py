@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import rans
-from codec.pixel_model import LOGIT_UNIT, choose_palettes, value_counts
+from codec.pixel_model import LOGIT_UNIT, MAX_PALETTE_COST, choose_palettes, value_counts
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 
 WHITE = 253
 IMPOSSIBLE = -16.0  # logit of a value that a palette does not hold
-MAX_COST = 16 * np.log(2)  # nats: what such a value costs all the same, since every frequency is at least 1 of 2**16
+MISSING_COST = np.log(256 * rans.TOTAL)  # nats of a value that a palette lacks: 16 bits more than any value of a palette of all
 CLUSTERS, ROUNDS = 128, 40
 SMOOTHING = 30.0  # pixels of the overall histogram that are mixed into each cluster
 STRETCHED_WORTH = 1.0  # bytes an image from which stretched palettes are taken
@@ -49,10 +49,10 @@ def learn(pixels: U8) -> Palettes:
     if len(pixels) < CLUSTERS * 4:
         return _palettes(np.zeros((1, 256), np.float32), np.zeros((1, 256)), np.ones(1))
     stretched = _stretched()
-    costs = np.where(stretched, np.log(stretched.sum(axis=1, keepdims=True) / 256), MAX_COST)
+    costs = np.where(stretched, np.log(stretched.sum(axis=1, keepdims=True)), MISSING_COST)
     costs[:, [0, *range(WHITE, 256)]] = 0
     best = (counts @ costs.T.astype(np.float32) + np.log(len(costs))).argmin(axis=1)
-    saved = -(counts * costs[best]).sum(axis=1) - np.log(len(costs))
+    saved = (counts * (costs[-1] - costs[best])).sum(axis=1) - np.log(len(costs))
     if saved.clip(0).mean() > STRETCHED_WORTH * 8 * np.log(2):
         used, best = np.unique(best, return_inverse=True)
         return _palettes(np.where(stretched[used], 0, IMPOSSIBLE), costs[used], np.bincount(best))
@@ -96,4 +96,4 @@ def _clusters(counts: F32) -> Palettes:
 def _palettes(logits: npt.ArrayLike, costs: npt.NDArray[np.float64], size: npt.NDArray[np.number]) -> Palettes:
     freq = np.maximum(1, np.floor(size / size.sum() * (rans.TOTAL - len(size)))).astype(np.int32)
     freq[freq.argmax()] += rans.TOTAL - freq.sum()
-    return Palettes(np.asarray(logits, np.float32), np.rint(costs * LOGIT_UNIT).astype(np.int16), freq)
+    return Palettes(np.asarray(logits, np.float32), np.rint(costs * LOGIT_UNIT).clip(0, MAX_PALETTE_COST).astype(np.int16), freq)

@@ -39,7 +39,7 @@ def integer_tensors(net: PixelNet) -> Tensors:
     near = torch.round(value.near * ACTIVATION_UNIT).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
     tensors["value.near.table"] = integers(near.view(len(NEIGHBOURS), 256, -1), np.int16)
     tensors["palette.logits.table"] = integers(torch.round(value.biases() * LOGIT_UNIT), np.int16)
-    tensors["palette.costs.table"] = net.tables.costs.clip(0, EXP_ENTRIES - 1)
+    tensors["palette.costs.table"] = net.tables.costs
     tensors["palette.freq"] = net.tables.freq
     # Everything that is not linear, as tables.
     logits = np.arange(-FLAG_MAX, FLAG_MAX + 1) / LOGIT_UNIT
