@@ -235,6 +235,7 @@ class Collection:
 
     def _forget(self) -> None:
         self._headers: dict[int, BlockHeader] = {}
+        self._group_ends: dict[int, npt.NDArray[np.int64]] = {}  # a tenth of the work of reading one image
         self._models: dict[bytes, BaseModel] = {}
         self._names: dict[int, list[str]] = {}  # of the blocks last asked for, by offset
 
@@ -476,12 +477,9 @@ class Collection:
             mine = np.flatnonzero(blocks == block)
             local = wanted[mine] - place.first
             groups, inverse = np.unique(local // GROUP_IMAGES, return_inverse=True)
-            index_at = header.names_bytes
-            index = self._body(place, header, index_at, header.index_bytes)
-            lengths = bitstream.unpack_index(index, header.num_groups, header.payload_bytes, place.offset + BLOCK.size + index_at)
-            ends = np.cumsum(lengths)
-            payload_at = index_at + header.index_bytes
-            messages = [self._body(place, header, payload_at + int(ends[g]) - lengths[g], lengths[g]) for g in groups]
+            ends, payload_at = self._ends(block), header.names_bytes + header.index_bytes
+            spans = [(int(ends[g]), int(ends[g + 1])) for g in groups]
+            messages = [self._body(place, header, payload_at + start, end - start) for start, end in spans]
             # All groups but a block's last are full, and the last one comes last here too.
             count = sum(min(GROUP_IMAGES, header.image_count - int(g) * GROUP_IMAGES) for g in groups)
             model = self.model(header.model_hash)
@@ -492,6 +490,16 @@ class Collection:
                                      place.offset)  # fmt: skip
             pixels[mine] = decoded[inverse * GROUP_IMAGES + local % GROUP_IMAGES]
         return pixels
+
+    def _ends(self, block: int) -> npt.NDArray[np.int64]:
+        """Where in the payload of a block the messages of its groups end, with 0 in front: (groups + 1,)."""
+        if block not in self._group_ends:
+            place, header = self._places[block], self.header(block)
+            index = self._body(place, header, header.names_bytes, header.index_bytes)
+            offset = place.offset + BLOCK.size + header.names_bytes
+            lengths = bitstream.unpack_index(index, header.num_groups, header.payload_bytes, offset)
+            self._group_ends[block] = np.cumsum([0, *lengths])
+        return self._group_ends[block]
 
     def __iter__(self) -> Iterator[U8]:
         for place in self._places:
