@@ -9,21 +9,22 @@ image that no model makes smaller is stored as it is.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from codec import bitstream, metrics, registry
+from codec import bitstream, metrics, registry, remote
 from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
 from codec.bundle import BaseModel
 from codec.collection import Collection, DecodedBlock, Writer, pack_block
-from codec.errors import ChecksumMismatch, CorruptPayload, ImageError, UsageError
+from codec.errors import BitstreamError, ChecksumMismatch, CorruptPayload, ImageError, UsageError
 from codec.groups import Encoded
 from codec.model import log2_lmbda
 from codec.pixel_model import PIXELS, stored_bytes, stored_image
@@ -100,7 +101,11 @@ def _check_quality(quality: int | None, lossless: bool) -> int:
     return int(quality)
 
 
-def _candidates(model: str, quality: int) -> list[BaseModel]:
+def candidates(model: str, quality: int) -> list[BaseModel]:
+    """The models among which blocks choose: the one named, or with "auto" all shipped ones of the kind.
+
+    Raises ModelNotFound, BadModel, UsageError for a model of the other kind.
+    """
     lossless = quality == LOSSLESS_QUALITY
     return registry.shipped(lossless) if model == "auto" else [registry.by_name(model, lossless)]
 
@@ -128,15 +133,24 @@ def compress_images(
     Raises ImageError, UsageError, ModelError.
     """
     pixels, quality = _check_pixels(pixels, (3,)), _check_quality(quality, lossless)
-    return pack_images(_candidates(model, quality), pixels, quality)
+    return pack_images(candidates(model, quality), pixels, quality)
 
 
 def pack_images(models: list[BaseModel], pixels: U8, quality: int) -> tuple[list[bytes], CompressStats]:
     """What `compress_images` gives if these are the models: of each image the cheapest stream."""
-    streams: list[bytes] = []
+    streams, of_each = pack_each(models, pixels, quality)
     stats = CompressStats()
+    for one in of_each:
+        stats += one
+    return streams, stats
+
+
+def pack_each(models: list[BaseModel], pixels: U8, quality: int) -> tuple[list[bytes], list[CompressStats]]:
+    """As `pack_images`, with the figures of each image."""
+    streams: list[bytes] = []
+    of_each: list[CompressStats] = []
     if not len(pixels):
-        return streams, stats
+        return streams, of_each
     encodings = [m.encode(pixels, quality, group=1) for m in models]
     best = np.argmin([_costs(pixels, encoded, quality) for encoded in encodings], axis=0)
     for i, choice in enumerate(best.tolist()):
@@ -150,8 +164,8 @@ def pack_images(models: list[BaseModel], pixels: U8, quality: int) -> tuple[list
                 name, message = "stored", stored
                 stream = bitstream.pack_image(ImageHeader(0, STORED_QUALITY), stored, b"")
         streams.append(stream)
-        stats += _stats(name, pixels[i : i + 1], Encoded([message], encoded.pixels[i : i + 1], 0.0), len(stream))
-    return streams, stats
+        of_each.append(_stats(name, pixels[i : i + 1], Encoded([message], encoded.pixels[i : i + 1], 0.0), len(stream)))
+    return streams, of_each
 
 
 def compress_image(
@@ -163,21 +177,40 @@ def compress_image(
     return streams[0], stats
 
 
+def encode_block(
+    models: list[BaseModel], pixels: U8, quality: int, names: list[str] | None
+) -> tuple[bytes, CompressStats]:
+    """uint8 (N, 28, 28), N >= 1 -> a block, by the model that suits it best, and what was done (bytes_out: the block's)."""
+    model = _choose(models, pixels, quality)
+    block, encoded = pack_block(model, pixels, quality, names)
+    return block, _stats(model.name, pixels, encoded, len(block))
+
+
+def embeddable(models: list[BaseModel]) -> list[bytes]:
+    """The files of the models, to be embedded in a collection.  Raises UsageError if they are more than its header takes."""
+    files = [model.stream for model in models]
+    if sum(map(len, files)) + 8 * len(files) + 8 > bitstream.MAX_EXTENSION_BYTES:
+        raise UsageError(f"models of {sum(map(len, files))} bytes are too large to be embedded: name one of them")
+    return files
+
+
 class CollectionWriter:
     """Writes images to a collection in a binary file, keeping no more than one block in memory.
 
         with CollectionWriter(file, quality=60) as writer:
             writer.write(pixels, names)
 
-    The footer is written on leaving without an exception. All images have names, or none has.
+    The footer is written on leaving without an exception. All images have names, or none has. embed_model: put the models
+    that may be used into the file, so that it can be read where they are not installed.
     """
 
     def __init__(
-        self, file: BinaryIO, *, quality: int | None = None, model: str = "auto", lossless: bool = False
-    ) -> None:
+        self, file: BinaryIO, *, quality: int | None = None, model: str = "auto", lossless: bool = False,
+        embed_model: bool = False,
+    ) -> None:  # fmt: skip
         self._quality = _check_quality(quality, lossless)
-        self._models = _candidates(model, self._quality)
-        self._writer = Writer(file)
+        self._models = candidates(model, self._quality)
+        self._writer = Writer(file, embeddable(self._models) if embed_model else None)
         self._pixels: list[U8] = []
         self._names: list[str] = []
         self._waiting = 0
@@ -204,10 +237,9 @@ class CollectionWriter:
         waiting = np.concatenate(self._pixels)
         pixels, names = waiting[:count], self._names[:count] if self._named else None
         self._pixels, self._names, self._waiting = [waiting[count:]], self._names[count:], len(waiting) - count
-        model = _choose(self._models, pixels, self._quality)
-        block, encoded = pack_block(model, pixels, self._quality, names)
+        block, stats = encode_block(self._models, pixels, self._quality, names)
         self._writer.write(block, len(pixels))
-        self.stats += _stats(model.name, pixels, encoded, 0)
+        self.stats += stats
 
     def __enter__(self) -> CollectionWriter:
         return self
@@ -231,22 +263,23 @@ def compress(
     model: str = "auto",
     lossless: bool = False,
     names: list[str] | None = None,
+    embed_model: bool = False,
 ) -> bytes:
     """Compress one image, uint8 (28, 28), or a collection, uint8 (N, 28, 28).
 
     quality: 0 (smallest) to 99 (best), or 100: lossless; by default 75. lossless: every pixel comes back, as by quality 100.
-    names: of the images of a collection.
+    names: of the images of a collection. embed_model: put the model into the collection.
     Raises ImageError, UsageError, ModelNotFound, BadModel.
 
     >>> stream = compress(np.zeros((28, 28), np.uint8))
     """
     pixels = _check_pixels(pixels, (2, 3))
     if pixels.ndim == 2:
-        if names is not None:
-            raise UsageError("a single image has no name: give (1, 28, 28) for a collection of one")
+        if names is not None or embed_model:
+            raise UsageError("a single image has no name and embeds no model: give (1, 28, 28) for a collection of one")
         return compress_image(pixels, quality=quality, model=model, lossless=lossless)[0]
     file = io.BytesIO()
-    with CollectionWriter(file, quality=quality, model=model, lossless=lossless) as writer:
+    with CollectionWriter(file, quality=quality, model=model, lossless=lossless, embed_model=embed_model) as writer:
         writer.write(pixels, names)
     return file.getvalue()
 
@@ -297,13 +330,16 @@ def decompress(stream: bytes, *, model: str | None = None) -> U8:
     return np.concatenate(blocks) if blocks else np.empty((0, 28, 28), np.uint8)
 
 
-def open(source: str | Path | bytes | BinaryIO, *, model: str | None = None) -> Collection:
-    """Open a collection for random access: `len(c)`, `c[17]`, `c[[3, 1, 4]]`, `c.names`.
+def open(source: str | Path | bytes | BinaryIO, *, model: str | None = None, recover: bool = False) -> Collection:
+    """Open a collection for random access: `len(c)`, `c[17]`, `c[[3, 1, 4]]`, `c.names`, `c.find("0/1.png")`.
 
-    Raises BitstreamError; a single image is none.
+    source: a path or URL (by fsspec), bytes, or a seekable binary file. Threads may share the result; from a path, forked
+    processes too, and it can be pickled. recover: go on if the first bytes of the file, its header, are damaged.
+    Raises BitstreamError; a single image is no collection.
     """
-    extra = _extra_model(model)
-    return Collection(Path(source) if isinstance(source, str) else source, _Finder(extra))
+    if remote.is_url(source):
+        source = remote.open_file(cast(str, source))
+    return Collection(Path(source) if isinstance(source, str) else source, _Finder(_extra_model(model)), recover=recover)
 
 
 @dataclass(frozen=True)
@@ -321,9 +357,8 @@ def decode_blocks(file: BinaryIO, *, model: str | None = None) -> Iterator[Decod
 
     file: seekable. Raises BitstreamError where the start of the stream is unusable, ModelNotFound, BadModel.
     """
-    file.seek(0)
-    if bitstream.is_collection(file.read(3)):
-        yield from open(file, model=model).decode_blocks()
+    if (collection := recovered(file, model)) is not None:
+        yield from collection.decode_blocks()
         return
     file.seek(0)
     stream = file.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1)
@@ -333,6 +368,30 @@ def decode_blocks(file: BinaryIO, *, model: str | None = None) -> Iterator[Decod
     except (ChecksumMismatch, CorruptPayload) as error:
         block.error, block.lost = error, [0]
     yield block
+
+
+def recovered(source: Path | BinaryIO, model: str | None) -> Collection | None:
+    """The collection in a path or seekable file, even if its header is damaged; None: it is a single image.
+
+    Raises BitstreamError where the start of the stream is unusable: it is of a later version, or nothing here is a block.
+    """
+    with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - len(bitstream.END_MAGIC)))
+        end = file.read()
+        file.seek(0)
+        start = file.read(bitstream.COLLECTION.size)
+    try:
+        if not bitstream.is_collection(start):
+            # One flipped bit makes a collection look like a single image; its end still tells.
+            if end == bitstream.END_MAGIC and size > bitstream.SMALLEST_COLLECTION:
+                with contextlib.suppress(BitstreamError):
+                    return open(source, model=model, recover=True)
+            return None
+    except BitstreamError:
+        if len(start) < bitstream.COLLECTION.size:
+            raise
+    return open(source, model=model, recover=True)
 
 
 @dataclass
@@ -418,12 +477,16 @@ __all__ = [
     "DecodedBlock",
     "ModelInfo",
     "StreamInfo",
+    "candidates",
     "compress",
     "compress_image",
     "compress_images",
     "decode_blocks",
     "decompress",
+    "embeddable",
+    "encode_block",
     "info",
     "models",
     "open",
+    "recovered",
 ]

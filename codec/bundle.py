@@ -18,7 +18,6 @@ from codec.errors import BadModel, CorruptPayload
 from codec.groups import U8, Encoded
 from codec.integer_net import ACTIVATION_MAX, Integers, Layer
 
-MAX_MODEL_BYTES = 1 << 24
 # What a tensor holds is said by its name.
 DTYPES = {"weight": np.int8, "table": np.int16}
 
@@ -68,11 +67,15 @@ class BaseModel(ABC):
         if architecture != self.ARCHITECTURE:
             raise BadModel(f"architecture {architecture!r}, wanted {self.ARCHITECTURE!r}")
         self.name = str(self.card["name"])
+        self.stream = stream
         self.sha256 = hashlib.sha256(stream).digest()
         self.num_bytes = len(stream)
         bundle = Bundle(tensors)
         self._take(bundle)
         bundle.finish()
+
+    def __reduce__(self) -> tuple[type[BaseModel], tuple[bytes]]:
+        return type(self), (self.stream,)  # to another process as its file: far less than its live arrays
 
     @abstractmethod
     def _take(self, bundle: Bundle) -> None:

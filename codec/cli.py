@@ -27,7 +27,8 @@ from typer.core import TyperGroup
 from codec.errors import AezError, BitstreamError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from codec.batch import Format, Report
+    from codec.plan import Report
+    from codec.restore import Format
 
 MAX_SHOWN_POINTS = 12
 
@@ -112,7 +113,7 @@ Streams = Annotated[list[str], typer.Argument(metavar="FILE", help=".aez files, 
 Foreign = Annotated[
     str | None, typer.Option("-m", "--model", metavar="NAME|FILE", help="The model, if the stream's is not installed.")
 ]
-Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, metavar="N", help="Processes that read and write image files.")]
+Jobs = Annotated[int | None, typer.Option("-j", "--jobs", min=1, metavar="N", help="Cores to use.", show_default="all")]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite outputs that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no notes, no summary; failures are still named.")]
@@ -128,7 +129,7 @@ def _aez(
 
 
 def _report(quiet: bool) -> Report:
-    from codec import batch
+    from codec.plan import Report
 
     live = sys.stderr.isatty() and not quiet
     last_shown_s = 0.0
@@ -148,7 +149,7 @@ def _report(quiet: bool) -> Report:
 
         return heard
 
-    return batch.Report(say=clear_and(say), note=clear_and((lambda line: None) if quiet else say), progress=progress, live=live)
+    return Report(say=clear_and(say), note=clear_and((lambda line: None) if quiet else say), progress=progress, live=live)
 
 
 def _output(inputs: Sequence[str], out: str | None, as_json: bool) -> str | None:
@@ -207,7 +208,13 @@ def compress(
     lossless: Annotated[bool, typer.Option("--lossless", help="Every pixel comes back; the same as -q 100.")] = False,
     model: Annotated[str, typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="See `aez models`.")] = "auto",
     separate: Annotated[bool, typer.Option("--separate", help="One file an image, also for a directory.")] = False,
-    jobs: Jobs = 1,
+    embed_model: Annotated[
+        bool, typer.Option("--embed-model", help="Put the model into the collection, to be read where it is not installed.")
+    ] = False,
+    jobs: Jobs = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="tcp://HOST:PORT", help="Let the workers of a Dask cluster do it.")
+    ] = None,
     force: Force = False,
     remove: Annotated[
         bool, typer.Option("--rm", help="Delete each input file once its output is on the disk and has decoded.")
@@ -219,8 +226,8 @@ def compress(
     """Compress images, directories and arrays.
 
     img.png becomes img.aez beside it. A directory becomes one collection, its images ordered by the code points of
-    their names. An array (.npy,
-    .npz, IDX, IDX.gz) becomes one unnamed collection. .aez inputs are skipped.
+    their names. An array (.npy, .npz, IDX, IDX.gz) becomes one unnamed collection. .aez inputs are skipped. A collection
+    that was interrupted is gone on with by the same command. INPUT and OUT may be URLs that fsspec knows.
     """
     started = time.perf_counter()
     if lossless and quality not in (None, 100):
@@ -228,11 +235,12 @@ def compress(
     if not dry_run:
         out = _output(inputs, out, as_json)
     from codec import api, batch
+    from codec.parallel import num_cores as cores
 
     if quality is None:
         quality = 100 if lossless else api.DEFAULT_QUALITY
     report = _report(quiet)
-    options = batch.CompressOptions(quality, model, jobs, force, remove)
+    options = batch.CompressOptions(quality, model, jobs or cores(), force, remove, embed_model, scheduler)
     try:
         batch.compress(inputs, out, separate=separate, dry_run=dry_run, options=options, report=report)
     except ModelError as error:  # without its model nothing can be done, but what was done still counts
@@ -279,7 +287,7 @@ def decompress(
         str | None, typer.Option("--index", metavar="0,5,10-20", help="Only these images, in this order, from 0.")
     ] = None,
     model: Foreign = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -292,11 +300,14 @@ def decompress(
     started = time.perf_counter()
     ranges = _parse_index(index)
     out = _output(inputs, out, as_json)
-    from codec import batch
+    from codec import restore
+    from codec.parallel import num_cores as cores
 
     report = _report(quiet)
     chosen: Format | None = format.value if format else None
-    batch.decompress(inputs, out, format=chosen, index=ranges, model=model, jobs=jobs, force=force, report=report)
+    restore.decompress(
+        inputs, out, format=chosen, index=ranges, model=model, jobs=jobs or cores(), force=force, report=report
+    )
     figures = {"images": report.images, "bytes_in": report.bytes_in, "bytes_out": report.bytes_out}
     summary = []
     if report.outputs and not quiet and out != "-":
@@ -309,12 +320,12 @@ def info(files: Streams, as_json: Json = False) -> None:
     """Show what the headers say, without decoding."""
     import dataclasses
 
-    from codec import api, batch
+    from codec import api, plan
 
     report = _report(quiet=True)
     found: list[dict[str, Any]] = []
-    for source in batch.find_streams(files, report):
-        with report.guard(source.label), batch.open_stream(source) as file:
+    for source in plan.find_streams(files, report):
+        with report.guard(source.label), plan.open_stream(source) as file:
             stream = dataclasses.asdict(api.info(file))
             report.outputs.append(source.label)
             found.append({"file": source.label, **stream})
@@ -339,18 +350,41 @@ def info(files: Streams, as_json: Json = False) -> None:
 
 
 @app.command("test")
-def check(files: Streams, model: Foreign = None, as_json: Json = False) -> None:
+def check(files: Streams, model: Foreign = None, jobs: Jobs = None, as_json: Json = False) -> None:
     """Decode all, check all, write nothing.
 
     Exit code 4: something is damaged, and stderr says what.
     """
     started = time.perf_counter()
-    from codec import batch
+    from codec import restore
+    from codec.parallel import num_cores as cores
 
     report = _report(quiet=False)
-    whole = batch.check(files, report, model)
+    whole = restore.check(files, report, model, jobs=jobs or cores())
     figures = {"files": len(whole), "images": report.images}
     summary = [f"{name}: ok, {_images(num_images)}" for name, num_images in whole]
+    _finish(report, started, figures, summary, as_json=as_json)
+
+
+@app.command()
+def merge(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Collections: .aez files.")],
+    out: Annotated[str, typer.Option("-o", metavar="OUT", help="The .aez file that holds them all.")],
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Join collections into one without encoding anything again.
+
+    All must have names, or none. Two images with one name are an error.
+    """
+    started = time.perf_counter()
+    from codec import restore
+
+    report = _report(quiet)
+    restore.merge(inputs, out, force=force, report=report)
+    figures = {"images": report.images, "bytes_in": report.bytes_in, "bytes_out": report.bytes_out}
+    summary = [f"{_images(report.images)} -> {out}"] if report.outputs and not quiet else []
     _finish(report, started, figures, summary, as_json=as_json)
 
 

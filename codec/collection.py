@@ -6,34 +6,46 @@ READ ME FIRST
 - GROUP_IMAGES neighbours share one coder state; the group is the unit of random access and of damage.
 - The footer lists the blocks. Without it a reader walks from block to block, and past damage looks for the next
   Block_Magic; nothing that is intact is given up.
+- Nothing is read before it is needed: an image costs the reading of its block's header, index and group, a name that of
+  its block's names.
 
 It knows models only through a function from Model_Hash to `BaseModel`, and never chooses one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import operator
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast, overload
+from typing import Any, BinaryIO, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from codec import bitstream
+from codec import bitstream, registry
 from codec.bitstream import BLOCK, COLLECTION, FOOTER_END, GROUP_IMAGES, BlockHeader
 from codec.bundle import BaseModel
-from codec.errors import BitstreamError, ChecksumMismatch, CorruptPayload, LimitExceeded, Truncated
+from codec.errors import (
+    BitstreamError,
+    ChecksumMismatch,
+    CorruptPayload,
+    LimitExceeded,
+    ModelNotFound,
+    Truncated,
+)
 from codec.groups import Encoded
 
 U8 = npt.NDArray[np.uint8]
 FindModel = Callable[[bytes], BaseModel]
 
 NAMES_LEVEL = 19  # of zstd: names are a few KiB a block, and a collection is written once
+KEPT_NAMES = 4  # blocks whose names stay in memory
 
 
 def pack_names(names: list[str]) -> bytes:
@@ -76,13 +88,32 @@ def pack_block(model: BaseModel, pixels: U8, quality: int, names: list[str] | No
     return BlockHeader(model.hash, quality, names is not None, *sizes, digest).pack() + body, encoded
 
 
-class Writer:
-    """Writes a collection block by block to a binary file, which it does not close."""
+def unpack_block(block: bytes, offset: int = 0) -> BlockHeader:
+    """Header of a whole block whose Checksum holds; nothing is decoded.  Raises BitstreamError."""
+    header = bitstream.unpack_block_header(block[: BLOCK.size], offset)
+    if len(block) != header.block_bytes:
+        raise Truncated(f"{len(block)} bytes of a block of {header.block_bytes}", offset)
+    if bitstream.checksum(block[: BLOCK.size - bitstream.CHECKSUM_BYTES], block[BLOCK.size :]) != header.checksum:
+        raise ChecksumMismatch("bytes of this block were changed", offset)
+    return header
 
-    def __init__(self, file: BinaryIO) -> None:
+
+class Writer:
+    """Writes a collection block by block to a binary file, which it does not close.
+
+    models: model files to embed. resumed: (Block_Bytes, Block_Images) of blocks that the file has already, header before
+    them; its position is behind the last one.
+    """
+
+    def __init__(
+        self, file: BinaryIO, models: list[bytes] | None = None, resumed: list[tuple[int, int]] | None = None
+    ) -> None:
         self._file = file
-        self._blocks: list[tuple[int, int]] = []
-        self.num_bytes = self._file.write(bitstream.pack_collection_header())
+        self._blocks = list(resumed or ())
+        header = bitstream.pack_collection_header(models or ())
+        if not self._blocks:
+            self._file.write(header)
+        self.num_bytes = len(header) + sum(size for size, _ in self._blocks)
 
     def write(self, block: bytes, images: int) -> None:
         """Append a packed block."""
@@ -98,15 +129,16 @@ class Writer:
 
 
 class _Source:
-    """Random reads from a path, bytes or a seekable file.
+    """Random reads from a path, bytes or a seekable file, by any number of threads.
 
-    A path is opened on first use and again in a forked child, so that processes never share a file position.
+    A path is opened on first use and again in a forked child, and read by `pread`, so that no two readers share a position.
     """
 
     def __init__(self, source: Path | bytes | BinaryIO) -> None:
         self._path = source if isinstance(source, Path) else None
         self._file = io.BytesIO(source) if isinstance(source, bytes) else None if isinstance(source, Path) else source
-        self._descriptor, self._pid = -1, -1
+        self._descriptors: dict[int, int] = {}  # of each process its own
+        self._lock = threading.Lock()  # of the position of a file that was given open
         if self._path is not None:
             self.size = self._path.stat().st_size
         else:
@@ -117,25 +149,38 @@ class _Source:
         """At most `size` bytes from `offset`."""
         if self._path is None:
             assert self._file is not None
-            self._file.seek(offset)
-            return self._file.read(size)
-        if self._pid != os.getpid():
-            self._descriptor, self._pid = os.open(self._path, os.O_RDONLY), os.getpid()
+            with self._lock:
+                self._file.seek(offset)
+                return self._file.read(size)
+        descriptor = self._descriptor()
         parts = []
-        while size > 0 and (part := os.pread(self._descriptor, size, offset)):
+        while size > 0 and (part := os.pread(descriptor, size, offset)):
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _descriptor(self) -> int:
+        process = os.getpid()
+        if process not in self._descriptors:
+            assert self._path is not None
+            opened = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            if self._descriptors.setdefault(process, opened) != opened:  # another thread was first (setdefault is atomic)
+                os.close(opened)
+        return self._descriptors[process]
 
     def close(self) -> None:
-        if self._path is not None and self._pid == os.getpid():
-            os.close(self._descriptor)
-            self._pid = -1
+        descriptor = self._descriptors.pop(os.getpid(), None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def __getstate__(self) -> dict[str, object]:
         if self._path is None:
             raise TypeError("only a collection opened from a path can be pickled")
-        return {**self.__dict__, "_descriptor": -1, "_pid": -1}
+        return {"path": self._path, "size": self.size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._path, self.size, self._file = state["path"], state["size"], None
+        self._descriptors, self._lock = {}, threading.Lock()
 
 
 @dataclass
@@ -156,7 +201,7 @@ class DecodedBlock:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a block lies: offset in the file, index of its first image, its images and bytes as the footer says."""
 
     offset: int
@@ -166,16 +211,40 @@ class _Place:
 
 
 class Collection:
-    """A collection opened for reading: `len`, indexing by integer, slice or list, iteration, `names`.
+    """A collection opened for reading: `len`, indexing by integer, slice or list, iteration, `names`, `find`.
 
     source: path, bytes, or seekable binary file. Headers are read when first needed; an image is decoded with the other
-    images of its group only. Raises BitstreamError for faults, ModelNotFound.
+    images of its group only. Threads may share it; from a path, forked processes may, too, and it can be pickled.
+    recover: take a damaged header for a `fault`, as long as a footer or a block shows that this is a collection.
+    Raises BitstreamError for faults, ModelNotFound, BadModel.
     """
 
-    def __init__(self, source: Path | bytes | BinaryIO, find_model: FindModel) -> None:
+    def __init__(self, source: Path | bytes | BinaryIO, find_model: FindModel, *, recover: bool = False) -> None:
         self._source, self._find_model = _Source(source), find_model
-        self._start = bitstream.unpack_collection_header(self._read_start())
+        self._header_fault: BitstreamError | None = None
+        self._forget()
+        start = b""
+        try:
+            start = self._read_start()
+            self._start = bitstream.unpack_collection_header(start)
+        except BitstreamError as error:
+            # A header whose Check holds means what it says: a later version, or something this reader does not know.
+            if not recover or bitstream.is_intact(start) or not self._recoverable():
+                raise
+            self._header_fault = error
+
+    def _forget(self) -> None:
         self._headers: dict[int, BlockHeader] = {}
+        self._models: dict[bytes, BaseModel] = {}
+        self._names: dict[int, list[str]] = {}  # of the blocks last asked for, by offset
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"source": self._source, "find_model": self._find_model, "start": self._start, "fault": self._header_fault}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._source, self._find_model = state["source"], state["find_model"]
+        self._start, self._header_fault = state["start"], state["fault"]
+        self._forget()
 
     def _read_start(self) -> bytes:
         """The stream header with its extension area, whose length is in the first bytes of it."""
@@ -185,6 +254,18 @@ class Collection:
             start = self._source.read(0, end + min(size, bitstream.MAX_EXTENSION_BYTES))
         return start
 
+    def _recoverable(self) -> bool:
+        """Find the first block without the header: before a valid footer, else by search."""
+        try:
+            size, footer_bytes = self._footer_size()
+            at = size - footer_bytes
+            footer = bitstream.unpack_footer(self._source.read(at, footer_bytes), at, None)
+            self._start = at - sum(block_bytes for block_bytes, _ in footer.blocks)
+            return True
+        except BitstreamError:
+            self._start = COLLECTION.size
+            return self._next_block(self._start) is not None
+
     def __enter__(self) -> Collection:
         return self
 
@@ -192,18 +273,29 @@ class Collection:
         self.close()
 
     def close(self) -> None:
-        """Close the file; a later read opens it again."""
+        """Close the file, which no other thread may be reading; a later read opens it again."""
         self._source.close()
 
-    @cached_property
-    def _places(self) -> list[_Place]:
+    @property
+    def num_bytes(self) -> int:
+        """Size of the whole file."""
+        return self._source.size
+
+    # Blocks
+
+    def _footer_size(self) -> tuple[int, int]:
         size = self._source.size
-        footer_bytes = bitstream.unpack_footer_end(self._source.read(max(0, size - FOOTER_END.size), FOOTER_END.size), size)
+        tail = self._source.read(max(0, size - FOOTER_END.size), FOOTER_END.size)
+        return size, bitstream.unpack_footer_end(tail, size)
+
+    @cached_property
+    def _places(self) -> list[Place]:
+        size, footer_bytes = self._footer_size()
         at = size - footer_bytes
         footer = bitstream.unpack_footer(self._source.read(at, footer_bytes), at, at - self._start)
         places, offset, first = [], self._start, 0
         for block_bytes, images in footer.blocks:
-            places.append(_Place(offset, first, images, block_bytes))
+            places.append(Place(offset, first, images, block_bytes))
             offset, first = offset + block_bytes, first + images
         return places
 
@@ -211,42 +303,148 @@ class Collection:
     def _firsts(self) -> npt.NDArray[np.int64]:
         return np.array([place.first for place in self._places], np.int64)
 
+    @cached_property
+    def fault(self) -> BitstreamError | None:
+        """What is wrong with the header or the footer, None if both are intact; blocks have faults of their own."""
+        try:
+            _ = self._places
+        except BitstreamError as error:
+            return self._header_fault or error
+        return self._header_fault
+
+    def places(self) -> Iterator[Place]:
+        """Where the blocks lie, in order; with a damaged footer those that can be found."""
+        try:
+            return iter(self._places)
+        except BitstreamError:
+            return self._walk()
+
     def __len__(self) -> int:
         return self._places[-1].first + self._places[-1].images if self._places else 0
 
     def header(self, block: int) -> BlockHeader:
         """Header of a block, by number."""
         if block not in self._headers:
-            self._headers[block] = self._read_header(self._places[block])
+            self._headers[block] = self.header_at(self._places[block])
         return self._headers[block]
 
     def headers(self) -> Iterator[BlockHeader]:
         """Headers of all blocks."""
         return map(self.header, range(len(self._places)))
 
-    def _read_header(self, place: _Place) -> BlockHeader:
+    def header_at(self, place: Place) -> BlockHeader:
+        """Header of the block at a place.  Raises BitstreamError if it is damaged, or is not what the footer says."""
         header = bitstream.unpack_block_header(self._source.read(place.offset, BLOCK.size), place.offset)
         if header.image_count != place.images or header.block_bytes != place.size:
             raise LimitExceeded("block and footer disagree about the block's size", place.offset)
         return header
 
-    def _body(self, place: _Place, header: BlockHeader, start: int, size: int) -> bytes:
+    def _body(self, place: Place, header: BlockHeader, start: int, size: int) -> bytes:
         body = self._source.read(place.offset + BLOCK.size + start, size)
         if len(body) != size:
             raise Truncated("the stream ends inside a block", place.offset)
         return body
 
-    @cached_property
+    def read_block(self, place: Place) -> tuple[BlockHeader, bytes]:
+        """A block as it stands, its Checksum verified, to be copied into another collection."""
+        block = self._source.read(place.offset, place.size)
+        header = unpack_block(block, place.offset)
+        if header.image_count != place.images:
+            raise LimitExceeded("block and footer disagree about the block's size", place.offset)
+        return header, block
+
+    # Models
+
+    @property
+    def embedded(self) -> list[bytes]:
+        """The model files that the collection carries with it.  Raises BitstreamError."""
+        return [] if self._header_fault else bitstream.unpack_models(self._read_start())
+
+    def model(self, model_hash: bytes) -> BaseModel:
+        """The model of a block: an installed one, else the one embedded here."""
+        if model_hash not in self._models:
+            try:
+                self._models[model_hash] = self._find_model(model_hash)
+            except ModelNotFound:
+                found = [m for m in self.embedded if hashlib.sha256(m).digest().startswith(model_hash)]
+                if not found:
+                    raise
+                self._models[model_hash] = registry.unpack_model(found[0])
+        return self._models[model_hash]
+
+    # Names
+
+    @property
     def names(self) -> list[str]:
         """Names of all images, empty if the collection has none; an image without one among others has the name ""."""
-        names: list[str] = []
-        for place, header in zip(self._places, self.headers(), strict=True):
+        return list(self.each_name()) if self.has_names else []
+
+    @property
+    def has_names(self) -> bool:
+        """Whether any image has a name."""
+        return any(header.has_names for header in self.headers())
+
+    def each_name(self) -> Iterator[str]:
+        """All names in turn, "" for an image without one; in memory are those of one block."""
+        for place in self._places:
+            yield from self.block_names(place) or [""] * place.images
+
+    def block_names(self, place: Place) -> list[str]:
+        """Names of the images of one block, empty if it has none.  Raises BitstreamError."""
+        names = self._names.get(place.offset)
+        if names is None:
+            header, names = self.header_at(place), []
             if header.has_names:
                 frame = self._body(place, header, 0, header.names_bytes)
-                names += unpack_names(frame, header.image_count, place.offset + BLOCK.size)
-            else:
-                names += [""] * header.image_count
-        return names if any(header.has_names for header in self.headers()) else []
+                names = unpack_names(frame, header.image_count, place.offset + BLOCK.size)
+            for old in list(self._names)[: 1 - KEPT_NAMES]:
+                self._names.pop(old, None)  # another thread may have been here
+            self._names[place.offset] = names
+        return names
+
+    def names_or_numbers(self, place: Place) -> list[str]:
+        """As `block_names`; names that are damaged are replaced by `nameless-` and the number of the image."""
+        try:
+            return self.block_names(place)
+        except BitstreamError:
+            return [f"nameless-{place.first + i:08d}" for i in range(place.images)]
+
+    def name(self, index: int) -> str:
+        """Name of one image, "" if it has none; reads the names of its block alone.  Raises IndexError."""
+        return self.names_at([operator.index(index)])[0]
+
+    def names_at(self, indexes: list[int]) -> list[str]:
+        """Names of some images, "" for one without; reads the names of their blocks alone.  Raises IndexError."""
+        numbers = self._numbers(np.array(indexes, np.int64))
+        found = [""] * len(indexes)
+        blocks = np.searchsorted(self._firsts, numbers, "right") - 1
+        for at in np.argsort(blocks, kind="stable").tolist():  # block by block, whatever the order
+            place = self._places[int(blocks[at])]
+            if names := self.block_names(place):
+                found[at] = names[int(numbers[at]) - place.first]
+        return found
+
+    @cached_property
+    def _name_order(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Hashes of all names in order of size, and the images they belong to: 16 bytes an image, whatever the names."""
+        hashes = np.fromiter(map(hash, self.each_name() if self.has_names else ()), np.int64)
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], order
+
+    def find(self, name: str) -> int:
+        """Index of the first image of a name.  Raises KeyError.
+
+        The first call reads all names; later ones read those of one block.
+        """
+        hashes, order = self._name_order
+        at = int(np.searchsorted(hashes, hash(name)))
+        while at < len(hashes) and hashes[at] == hash(name):
+            if self.name(int(order[at])) == name:
+                return int(order[at])
+            at += 1
+        raise KeyError(name)
+
+    # Images
 
     @overload
     def __getitem__(self, index: int) -> U8: ...
@@ -260,11 +458,15 @@ class Collection:
         wanted = np.asarray(index) if several else np.array([operator.index(cast(int, index))])
         if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
             raise TypeError(f"images are picked by integer, slice or list of integers, not by {wanted.dtype} {wanted.shape}")
+        pixels = self._decode_at(self._numbers(wanted))
+        return pixels if several else np.asarray(pixels[0])
+
+    def _numbers(self, wanted: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Indexes -> indexes from 0 on.  Raises IndexError."""
         wanted, n = wanted.astype(np.int64), len(self)
         if wanted.size and not (-n <= wanted.min() and wanted.max() < n):
             raise IndexError(f"image {wanted[(wanted < -n) | (wanted >= n)][0]} of a collection of {n}")
-        pixels = self._decode_at(np.where(wanted < 0, wanted + n, wanted))
-        return pixels if several else np.asarray(pixels[0])
+        return np.where(wanted < 0, wanted + n, wanted)
 
     def _decode_at(self, wanted: npt.NDArray[np.int64]) -> U8:
         pixels = np.empty((len(wanted), 28, 28), np.uint8)
@@ -282,7 +484,7 @@ class Collection:
             messages = [self._body(place, header, payload_at + int(ends[g]) - lengths[g], lengths[g]) for g in groups]
             # All groups but a block's last are full, and the last one comes last here too.
             count = sum(min(GROUP_IMAGES, header.image_count - int(g) * GROUP_IMAGES) for g in groups)
-            model = self._find_model(header.model_hash)
+            model = self.model(header.model_hash)
             model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
             decoded, bad = model.decode(messages, count, header.quality)
             if bad.any():
@@ -295,26 +497,26 @@ class Collection:
         for place in self._places:
             yield from self[place.first : place.first + place.images]
 
-    def decode_blocks(self) -> Iterator[DecodedBlock]:
-        """Decode all blocks in turn, damaged ones as far as they go.  Raises ModelNotFound and BadModel only."""
-        try:
-            places: Iterator[_Place] = iter(self._places)
-            fault = None
-        except BitstreamError as error:
-            places, fault = self._walk(), error
-        end = 0
-        for place in places:
-            end = place.first + place.images
-            yield self._decode_block(place)
-        if fault is not None:
-            yield DecodedBlock(end, 0, None, error=fault)
+    # Whatever is intact
 
-    def _walk(self) -> Iterator[_Place]:
+    def decode_blocks(self) -> Iterator[DecodedBlock]:
+        """Decode all blocks in turn, damaged ones as far as they go; a last one of no images has the fault of the frame.
+
+        Raises ModelNotFound and BadModel only.
+        """
+        end = 0
+        for place in self.places():
+            end = place.first + place.images
+            yield self.decode_block(place)
+        if self.fault is not None:
+            yield DecodedBlock(end, 0, None, error=self.fault)
+
+    def _walk(self) -> Iterator[Place]:
         """Blocks found without a footer: from one to the next, past damage to the next Block_Magic that leads a header."""
         offset, first = self._start, 0
         while (found := self._next_block(offset)) is not None:
             offset, header = found
-            yield _Place(offset, first, header.image_count, header.block_bytes)
+            yield Place(offset, first, header.image_count, header.block_bytes)
             offset, first = offset + header.block_bytes, first + header.image_count
 
     def _next_block(self, offset: int) -> tuple[int, BlockHeader] | None:
@@ -330,10 +532,11 @@ class Collection:
                     at = searched.find(bitstream.BLOCK_MAGIC, at + 1)
         return None
 
-    def _decode_block(self, place: _Place) -> DecodedBlock:
+    def decode_block(self, place: Place) -> DecodedBlock:
+        """Decode one block as far as it is intact.  Raises ModelNotFound and BadModel only."""
         result = DecodedBlock(place.first, place.images, None)
         try:
-            header = self._read_header(place)
+            header = self.header_at(place)
             body = self._source.read(place.offset + BLOCK.size, header.body_bytes)
             if len(body) < header.names_bytes + header.index_bytes:
                 raise Truncated("the stream ends inside a block", place.offset)
@@ -353,10 +556,10 @@ class Collection:
                 result.names = unpack_names(body[: header.names_bytes], header.image_count, place.offset + BLOCK.size)
             except BitstreamError as error:
                 result.error = error
-                result.names = [f"nameless-{place.first + i:08d}" for i in range(header.image_count)]
+                result.names = self.names_or_numbers(place)
         ends = np.cumsum([0, *lengths]) + index_end
         messages = [body[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
-        model = self._find_model(header.model_hash)
+        model = self.model(header.model_hash)
         try:
             model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
         except BitstreamError as error:
@@ -371,4 +574,3 @@ class Collection:
         if result.lost and result.error is None:
             result.error = CorruptPayload("coder states end wrong", place.offset)
         return result
-

@@ -5,7 +5,7 @@
 Bytes are whole collection files divided by the number of images (no names). PSNR is that of the mean squared error over
 all pixels; a lossless model has one point, quality 100, without a PSNR. Speeds are images a second from arrays in memory,
 best of --repeat, and as a ratio to Pillow writing and reading the same images as PNG in memory, in the same run; the
-machine is named. Nothing here is a test.
+machine is named. `--collections` measures files and collections instead (`evaluate_collections`). Nothing here is a test.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,6 +29,7 @@ from codec import api, metrics, registry
 from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, Footer, pack_collection_header
 from codec.bundle import BaseModel
 from codec.collection import pack_block
+from codec.evaluate_collections import evaluate_collections
 from codec.images import read_array
 
 U8 = npt.NDArray[np.uint8]
@@ -149,12 +151,19 @@ def main() -> None:
     parser.add_argument("--speed", default="", metavar="Q,Q", help="also measure speed at these qualities")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--last", type=int, metavar="N", help="only the last N images")
+    parser.add_argument("--collections", type=int, nargs="?", const=75, metavar="Q",
+                        help="instead: files to collections and back, at this quality (default 75)")  # fmt: skip
     parser.add_argument("-o", dest="out", type=Path, help="write the JSON here instead of to stdout")
     args = parser.parse_args()
     numbers = [[int(q) for q in text.split(",") if q] for text in (args.qualities, args.speed)]
     pixels = read_array(args.data)[-(args.last or 0) :]
     model = registry.by_name(args.model, None)
-    result = evaluate(model, pixels, qualities=numbers[0], speed_qualities=numbers[1], repeat=args.repeat)
+    if args.collections is None:
+        result = evaluate(model, pixels, qualities=numbers[0], speed_qualities=numbers[1], repeat=args.repeat)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            quality = LOSSLESS_QUALITY if model.lossless else args.collections
+            result = {"machine": machine(), **evaluate_collections(model, pixels, quality, Path(folder))}
     text = json.dumps({"data": args.data.name, **result}, indent=1) + "\n"
     if args.out:
         args.out.write_text(text)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -48,9 +48,11 @@ MAX_NPY_HEADER_BYTES = 12 + 10_000  # NumPy's own limit, applied before reading 
 CHUNK_BYTES = 1 << 20
 
 
-def is_image_file(path: Path) -> bool:
+def is_image_file(path: Path | str) -> bool:
     """Tell by its suffix, in any case, whether a file is for `read_image`."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    name = path.name if isinstance(path, Path) else path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in IMAGE_SUFFIXES
 
 
 def is_array_file(path: Path) -> bool:
@@ -129,25 +131,66 @@ def read_array(source: Path | BinaryIO, name: str | None = None) -> Pixels:
     Returns: pixels: uint8 (N, 28, 28), C order.
     Raises: ImageError: the file is missing, damaged, too short, too long, or holds something else.
     """
+    with open_array(source, name) as array:
+        body = bytearray().join(array.parts(CHUNK_BYTES // (HEIGHT * WIDTH)))
+        return np.frombuffer(body, np.uint8).reshape(-1, HEIGHT, WIDTH)
+
+
+class ArrayFile:
+    """The images of an array file, to be read once, from the first to the last; the memory taken is that of a part."""
+
+    def __init__(self, num_images: int, read: Callable[[int], bytes | bytearray], name: str) -> None:
+        self.num_images, self._read, self._name = num_images, read, name
+
+    def parts(self, num_images: int) -> Iterator[bytes | bytearray]:
+        """The pixels, `num_images` at a time.  Raises ImageError, for what follows the last one as well."""
+        image_bytes = HEIGHT * WIDTH
+        with _image_errors(self._name):
+            for at in range(0, self.num_images, num_images):
+                wanted = min(num_images, self.num_images - at) * image_bytes
+                part = self._read(wanted)
+                if len(part) < wanted:
+                    there = at * image_bytes + len(part)
+                    raise ImageError(f"{self._name}: is truncated: claims {self.num_images * image_bytes} bytes of pixels, "
+                                     f"{there} are there")  # fmt: skip
+                yield part
+            # One byte more than wanted shows what goes on after the end, and makes gzip and zip verify their checksums.
+            if self._read(1):
+                raise ImageError(f"{self._name}: goes on after its last pixel, {self.num_images * image_bytes} bytes of pixels "
+                                 "were expected")  # fmt: skip
+
+    def blocks(self, num_images: int) -> Iterator[Pixels]:
+        """The images, uint8 (`num_images`, 28, 28) at a time, the last time what is left.  Raises ImageError."""
+        for part in self.parts(num_images):
+            yield np.frombuffer(part, np.uint8).reshape(-1, HEIGHT, WIDTH)
+
+
+@contextmanager
+def open_array(source: Path | BinaryIO, name: str | None = None) -> Iterator[ArrayFile]:
+    """Open what `read_array` reads, to be read part by part.  Raises ImageError for what its header says."""
     name = name or _name(source)
-    with _image_errors(name), _open(source) as file:
-        num_bytes = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        magic = file.read(4)
-        file.seek(0)
-        if magic == b"\x93NUM":
-            return _read_npy(file, num_bytes, name)
-        if magic[:2] == b"PK":
-            return _read_npz(file, num_bytes * MAX_DEFLATE_RATIO, name)
-        if magic[:2] == b"\x1f\x8b":
-            import gzip
+    with ExitStack() as stack:
+        with _image_errors(name):
+            file = stack.enter_context(_open(source))
+            num_bytes = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            magic = file.read(4)
+            file.seek(0)
+            if magic == b"\x93NUM":
+                array = _open_npy(file, num_bytes, name)
+            elif magic[:2] == b"PK":
+                array = _open_npz(file, num_bytes * MAX_DEFLATE_RATIO, name, stack)
+            elif magic[:2] == b"\x1f\x8b":
+                import gzip
 
-            with gzip.GzipFile(fileobj=file) as unzipped:
-                return _read_idx(unzipped, num_bytes * MAX_DEFLATE_RATIO, name)
-        return _read_idx(file, num_bytes, name)
+                unzipped = stack.enter_context(gzip.GzipFile(fileobj=file))
+                array = _open_idx(unzipped, num_bytes * MAX_DEFLATE_RATIO, name)
+            else:
+                array = _open_idx(file, num_bytes, name)
+        yield array
 
 
-def _read_idx(file: BinaryIO | io.BufferedIOBase, max_bytes: int, name: str) -> Pixels:
+def _open_idx(file: BinaryIO | io.BufferedIOBase, max_bytes: int, name: str) -> ArrayFile:
     head = file.read(16)
     magic = int.from_bytes(head[:4], "big")
     if magic == IDX_LABELS:
@@ -161,11 +204,11 @@ def _read_idx(file: BinaryIO | io.BufferedIOBase, max_bytes: int, name: str) -> 
     num_images, height, width = struct.unpack(">3I", head[4:])
     if (width, height) != (WIDTH, HEIGHT):
         raise ImageError(f"{name}: {width}x{height} pixels, aez takes {WIDTH}x{HEIGHT}")
-    body = _read_body(file, num_images * HEIGHT * WIDTH, max_bytes - 16, name)
-    return body.reshape(num_images, HEIGHT, WIDTH)
+    _check_size(num_images, max_bytes - 16, name)
+    return ArrayFile(num_images, lambda size: _read_exactly(file, size), name)
 
 
-def _read_npy(file: BinaryIO, max_bytes: int, name: str) -> Pixels:
+def _open_npy(file: BinaryIO, max_bytes: int, name: str) -> ArrayFile:
     shape, fortran_order, dtype, offset = _read_npy_header(file)
     if dtype != np.uint8:
         raise ImageError(f"{name}: dtype {dtype}, aez takes uint8")
@@ -173,9 +216,14 @@ def _read_npy(file: BinaryIO, max_bytes: int, name: str) -> Pixels:
     if num_images is None:
         raise ImageError(f"{name}: shape {shape}, aez takes (N, {HEIGHT}, {WIDTH})")
     file.seek(offset)
-    body = _read_body(file, num_images * HEIGHT * WIDTH, max_bytes - offset, name)
-    pixels = body.reshape(shape, order="F" if fortran_order else "C")
-    return np.ascontiguousarray(pixels).reshape(num_images, HEIGHT, WIDTH)
+    _check_size(num_images, max_bytes - offset, name)
+    array = ArrayFile(num_images, lambda size: _read_exactly(file, size), name)
+    if not fortran_order or num_images == 0:
+        return array
+    # Column by column, an image's pixels are everywhere: this one has to be in memory as a whole.
+    body = bytearray().join(array.parts(CHUNK_BYTES // (HEIGHT * WIDTH)))
+    pixels = np.ascontiguousarray(np.frombuffer(body, np.uint8).reshape(shape, order="F"))
+    return ArrayFile(num_images, io.BytesIO(pixels.tobytes()).read, name)
 
 
 def _read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
@@ -197,43 +245,41 @@ def _num_images(shape: tuple[int, ...]) -> int | None:
     return shape[0] if shape[1:] in one_image and shape[0] >= 0 else None
 
 
-def _read_npz(file: BinaryIO, max_bytes: int, name: str) -> Pixels:
+def _open_npz(file: BinaryIO, max_bytes: int, name: str, stack: ExitStack) -> ArrayFile:
     import zipfile
 
-    with zipfile.ZipFile(file) as archive:
-        arrays, contents = [], []
-        for member in archive.infolist():
-            label = member.filename.removesuffix(".npy")
-            with archive.open(member) as stream:
-                try:
-                    shape, _, dtype, _ = _read_npy_header(stream)  # type: ignore[arg-type]
-                except ValueError:
-                    contents.append(f"{label} (no array)")
-                    continue
-            contents.append(f"{label} {dtype} {shape}")
-            if dtype == np.uint8 and _num_images(shape) is not None:
-                arrays.append(member)
-        if len(arrays) != 1:
-            listing = ", ".join(contents[:8]) + (", ..." if len(contents) > 8 else "") or "nothing"
-            wanted = f"aez takes one uint8 (N, {HEIGHT}, {WIDTH})"
-            raise ImageError(f"{name}: {len(arrays)} arrays of images, {wanted}; it holds {listing}")
-        with archive.open(arrays[0]) as stream:
-            return _read_npy(stream, max_bytes, name)  # type: ignore[arg-type]
+    archive = stack.enter_context(zipfile.ZipFile(file))
+    arrays, contents = [], []
+    for member in archive.infolist():
+        label = member.filename.removesuffix(".npy")
+        with archive.open(member) as stream:
+            try:
+                shape, _, dtype, _ = _read_npy_header(stream)  # type: ignore[arg-type]
+            except ValueError:
+                contents.append(f"{label} (no array)")
+                continue
+        contents.append(f"{label} {dtype} {shape}")
+        if dtype == np.uint8 and _num_images(shape) is not None:
+            arrays.append(member)
+    if len(arrays) != 1:
+        listing = ", ".join(contents[:8]) + (", ..." if len(contents) > 8 else "") or "nothing"
+        wanted = f"aez takes one uint8 (N, {HEIGHT}, {WIDTH})"
+        raise ImageError(f"{name}: {len(arrays)} arrays of images, {wanted}; it holds {listing}")
+    return _open_npy(stack.enter_context(archive.open(arrays[0])), max_bytes, name)  # type: ignore[arg-type]
 
 
-def _read_body(file: BinaryIO | io.BufferedIOBase, num_bytes: int, max_bytes: int, name: str) -> Pixels:
-    """Read the last `num_bytes` of a file, of which at most `max_bytes` can be there: uint8 (num_bytes,), writable."""
-    if num_bytes > max_bytes:
-        raise ImageError(f"{name}: is truncated: claims {num_bytes} bytes of pixels, at most {max_bytes} are there")
-    body = bytearray()  # grows with the bytes that come, whatever the header claims
-    # One byte more than wanted shows what goes on after the end, and makes gzip and zip verify their checksums.
-    while chunk := file.read(min(CHUNK_BYTES, num_bytes + 1 - len(body))):
+def _check_size(num_images: int, max_bytes: int, name: str) -> None:
+    if num_images * HEIGHT * WIDTH > max_bytes:
+        claim = f"claims {num_images * HEIGHT * WIDTH} bytes of pixels"
+        raise ImageError(f"{name}: is truncated: {claim}, at most {max_bytes} are there")
+
+
+def _read_exactly(file: BinaryIO | io.BufferedIOBase, num_bytes: int) -> bytearray:
+    """Read `num_bytes`, or what is left; memory grows with the bytes that come, whatever a header claims."""
+    body = bytearray()
+    while len(body) < num_bytes and (chunk := file.read(min(CHUNK_BYTES, num_bytes - len(body)))):
         body += chunk
-    if len(body) < num_bytes:
-        raise ImageError(f"{name}: is truncated: claims {num_bytes} bytes of pixels, {len(body)} are there")
-    if len(body) > num_bytes:
-        raise ImageError(f"{name}: goes on after its last pixel, {num_bytes} bytes of pixels were expected")
-    return np.frombuffer(body, np.uint8)
+    return body
 
 
 def pack_png(pixels: Pixels) -> bytes:

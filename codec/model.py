@@ -66,6 +66,9 @@ DEQUANTIZED_UNIT, DEQUANTIZED_MAX = 512, 4095
 DEQUANTIZER_BITS = 18  # dequantizers are integers in units of 2**-18
 MAX_SYMBOLS = 255
 PIXEL_UNIT = 4  # a pixel enters the network as 4 * its value, at most 1020
+# Coded side by side: all of them wait, with their features or symbols, for the last one. 4,096 would take 55 MB more to encode
+# and 95 MB more to decode, and save 2 and 4 % of the time. No byte depends on it.
+PART_IMAGES = 2048
 CHUNK_IMAGES = 48  # what one core works on at a time: its features fit the cache
 
 I32 = npt.NDArray[np.int32]
@@ -217,6 +220,11 @@ class Model(BaseModel):
 
     def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES) -> Encoded:
         """See BaseModel; quality: 0..MAX_QUALITY."""
+        if len(pixels) > PART_IMAGES:
+            at = PART_IMAGES // group * group
+            first, rest = (self.encode(part, quality, group=group) for part in (pixels[:at], pixels[at:]))
+            decoded = np.concatenate([first.pixels, rest.pixels])
+            return Encoded(first.messages + rest.messages, decoded, first.ideal_bits + rest.ideal_bits)
         parts = list(in_threads(lambda at: self._coded(pixels[at : at + CHUNK_IMAGES], quality), _chunks(len(pixels))))
         decoded = np.concatenate([part[2] for part in parts])
         codes, rows = (to_lanes(np.concatenate([part[k] for part in parts], axis=1), group, 0) for k in (0, 1))
@@ -239,6 +247,11 @@ class Model(BaseModel):
         self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
+        if count > PART_IMAGES:
+            at = PART_IMAGES // group  # messages
+            parts = (self.decode(messages[:at], at * group, quality, group=group),
+                     self.decode(messages[at:], count - at * group, quality, group=group))  # fmt: skip
+            return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([bad for _, bad in parts])
         chunks = _chunks(count)
         networks = [self.synthesis(quality, min(CHUNK_IMAGES, count - at)) for at in chunks]
         priors = list(in_threads(next, networks))

@@ -1,4 +1,7 @@
-"""Work on all cores: threads, with BLAS held to one thread in each of them, and memory that is kept."""
+"""Work on all cores: threads, with BLAS held to one thread in each of them, and memory that is kept.
+
+Processes are for `codec.pipeline`; each of them gets its share of the cores by `use_cores`.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,32 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_cores: int | None = None  # None: all
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if _cores is not None:
+        return _cores
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_cores(cores: int | None) -> int | None:
+    """Let `in_threads` use so many cores from now on, None: all; returns what it was."""
+    global _cores
+    before, _cores = _cores, cores
+    return before
+
 
 def in_threads(function: Callable[[Item], Result], items: list[Item]) -> Iterable[Result]:
     """map(function, items) on all cores: numpy lets go of the interpreter while it computes."""
-    if len(items) < 2:
+    if len(items) < 2 and _cores != 1:
         return map(function, items)
     keep_memory()
-    with _blas, ThreadPoolExecutor(os.cpu_count()) as pool:
+    if num_cores() == 1:
+        with _blas:
+            return [function(item) for item in items]
+    with _blas, ThreadPoolExecutor(num_cores()) as pool:
         return list(pool.map(function, items))
 
 

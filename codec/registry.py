@@ -14,7 +14,8 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from codec.bundle import MAX_MODEL_BYTES, BaseModel, architecture_of
+from codec.bitstream import MAX_MODEL_BYTES
+from codec.bundle import BaseModel, architecture_of
 from codec.errors import BadModel, ModelNotFound, UsageError
 from codec.model import Model
 from codec.pixel_model import PixelModel

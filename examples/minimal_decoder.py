@@ -58,22 +58,33 @@ def is_collection(stream: bytes) -> bool:
     return bool(stream[2] & 0x08)  # FLAG_COLLECTION
 
 
-def extension(stream: bytes, at: int) -> tuple[bytes | None, int]:
-    """Model_Hash, if the extension area (2.2) at `at` has one, and the offset behind the area."""
+def extension(stream: bytes, at: int) -> tuple[dict[int, bytes], int]:
+    """Fields of the extension area (2.2) at `at` by type, and the offset behind the area."""
+    fields: dict[int, bytes] = {}
     if not stream[2] & 0x04:  # FLAG_EXTENDED
-        return None, at
+        return fields, at
     size, at = varint(stream, at)
-    end, model_hash = at + size, None
+    end = at + size
     require(size <= 1 << 24 and end <= len(stream), "the extension area is too long")
     while at < end:
         kind = stream[at]
         size, at = varint(stream, at + 1)
         require(at + size <= end and (kind != 0x01 or size == 8), "an extension field has a wrong length")
         require(kind == 0x01 or kind >= 0x80, f"critical extension field {kind:#04x} is unknown")
-        if kind == 0x01:  # others may be skipped; of several the last one counts
-            model_hash = stream[at : at + size]
+        fields[kind] = stream[at : at + size]  # of several of a type the last one counts
         at += size
-    return model_hash, end
+    return fields, end
+
+
+def embedded_models(stream: bytes) -> dict[bytes, bytes]:
+    """Model_Hash -> model file, of those that a collection carries with it (2.2)."""
+    value, at, models = extension(stream, 4)[0].get(0x80, b""), 0, {}
+    while at < len(value):
+        size, at = varint(value, at)
+        require(size <= 1 << 24 and at + size <= len(value), "an embedded model is too long")
+        models.setdefault(sha256(value[at : at + size]).digest()[:8], value[at : at + size])
+        at += size
+    return models
 
 
 def blocks_of(stream: bytes):
@@ -147,7 +158,8 @@ def decode(stream: bytes, weights: Path) -> np.ndarray:
     """uint8, (28, 28) for a single image, (N, 28, 28) for a collection; `weights` is a directory of model files."""
     if not is_collection(stream):
         require(6 <= len(stream) <= 65536 and stream[4] <= 101, "length or quality of the stream is out of range")
-        model_hash, at = extension(stream, 6)
+        fields, at = extension(stream, 6)
+        model_hash = fields.get(0x01)
         if stream[4] == 101:  # no model (2.3)
             require(stream[3] == 0 and model_hash is None, "a stored image names a model")
             require(stream[5] == crc8(stream[:5] + stream[6:]), "the check of the image differs")
@@ -157,9 +169,9 @@ def decode(stream: bytes, weights: Path) -> np.ndarray:
         digest, model = find_model(model_hash or bytes.fromhex(MODEL_IDS[stream[3]]), weights)  # its check covers the model (2.1)
         require(stream[5] == crc8(digest + stream[:5] + stream[6:]), "the check of the image differs")
         return Group(model, stream[4], 1, stream[at:]).decode()[0]
-    pixels = [np.zeros((0, 28, 28), np.uint8)]
+    pixels, embedded = [np.zeros((0, 28, 28), np.uint8)], embedded_models(stream)
     for model_hash, quality, count, _, messages in blocks_of(stream):
-        model = find_model(model_hash, weights)[1]
+        model = find_model(model_hash, weights, embedded.get(model_hash, b""))[1]
         for g, message in enumerate(messages):  # 16 images each, what is left in the last
             pixels.append(Group(model, quality, min(16, count - 16 * g), message).decode())
     return np.concatenate(pixels)
@@ -332,10 +344,13 @@ class Group:
 
 
 @cache
-def find_model(model_hash: bytes, weights: Path) -> tuple[bytes, Tensors]:
-    """SHA-256 and tensors of a model (7). Of the many checks there this has those on which the arithmetic rests."""
+def find_model(model_hash: bytes, weights: Path, embedded: bytes = b"") -> tuple[bytes, Tensors]:
+    """SHA-256 and tensors of a model (7), from `weights` or from the stream itself.
+
+    Of the many checks there this has those on which the arithmetic rests.
+    """
     paths = sorted(path for path in Path(weights).iterdir() if path.is_file() and path.stat().st_size <= 1 << 24)
-    file = next((file for file in map(Path.read_bytes, paths) if sha256(file).digest()[:8] == model_hash), None)
+    file = next((file for file in (*map(Path.read_bytes, paths), embedded) if sha256(file).digest()[:8] == model_hash), None)
     require(file is not None, f"no file in {weights} has the Model_Hash {model_hash.hex()}")
     data = 8 + int.from_bytes(file[:8], "little")
     header, model = json.loads(file[8:data]), {}

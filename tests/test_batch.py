@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codec import api, batch, images
+from codec import api, batch, images, names, outputs, pipeline, restore
 from codec.errors import AezError, ChecksumMismatch, UsageError
+from codec.plan import Report, plan_compress
 
 
 def make_pixels(n: int, seed: int = 0) -> np.ndarray:
@@ -35,7 +37,7 @@ def write_png(path: Path, seed: int = 0) -> Path:
 
 def plan(inputs: list[Path], out: str | None = None, separate: bool = False) -> dict[str, list[str]]:
     """Return output -> names of what goes into it."""
-    tasks = batch.plan_compress([str(path) for path in inputs], out, separate, batch.Report())
+    tasks = plan_compress([str(path) for path in inputs], out, separate, Report())
     return {str(task.output): [source.name for source in task.sources] for task in tasks}
 
 
@@ -66,7 +68,7 @@ def tree(tmp_path: Path) -> Path:
     ],
 )
 def test_array_suffixes_are_stripped_sensibly(name: str, bare: str) -> None:
-    assert batch._bare_array(name) == bare
+    assert names.bare_array(name) == bare
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_array_suffixes_are_stripped_sensibly(name: str, bare: str) -> None:
     [("a.png", "a.png"), ("d/a.JPG", "d/a.png"), ("a.1", "a.1.png"), ("a", "a.png"), ("v1.2/x.bmp", "v1.2/x.png")],
 )
 def test_restored_name_replaces_an_image_suffix_and_no_other(name: str, png: str) -> None:
-    assert batch.restored(name) == png
+    assert names.restored(name) == png
 
 
 @pytest.mark.parametrize(
@@ -83,32 +85,32 @@ def test_restored_name_replaces_an_image_suffix_and_no_other(name: str, png: str
 )
 def test_unsafe_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="unsafe name"):
-        batch.safe_parts(name)
+        names.safe_parts(name)
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "x" * 252, "é" * 128 + "/a"])
 def test_names_too_long_once_restored_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="over 255 bytes"):
-        batch.safe_parts(name)
+        names.safe_parts(name)
 
 
 @pytest.mark.parametrize("name", ["a", "a/b.png", "...", "..a/b", "é" * 125, "12:30.png", "x" * 251 + ".png"])
 def test_safe_names_are_kept(name: str) -> None:
-    assert batch.safe_parts(name) == tuple(name.split("/"))
+    assert names.safe_parts(name) == tuple(name.split("/"))
 
 
 def test_ranges_are_shown_briefly() -> None:
-    assert batch.ranges([4, 5, 6, 9, 11, 12]) == "4-6, 9, 11-12"
-    assert batch.ranges([]) == ""
+    assert names.ranges([4, 5, 6, 9, 11, 12]) == "4-6, 9, 11-12"
+    assert names.ranges([]) == ""
 
 
 @pytest.mark.parametrize("format", ["npy", "idx"])
 @pytest.mark.parametrize("n", [0, 1, 60_000])
-def test_array_header_is_that_of_the_packers(format: batch.Format, n: int) -> None:
+def test_array_header_is_that_of_the_packers(format: restore.Format, n: int) -> None:
     pixels = np.zeros((n, 28, 28), np.uint8)
     packed = (images.pack_npy if format == "npy" else images.pack_idx)(pixels)
-    assert packed[: -pixels.nbytes or None] == batch._array_header(format, n)
-    assert len(batch._array_header(format, n)) == len(batch._array_header(format, 0))
+    assert packed[: -pixels.nbytes or None] == restore._array_header(format, n)
+    assert len(restore._array_header(format, n)) == len(restore._array_header(format, 0))
 
 
 def test_directory_becomes_one_collection_in_code_point_order(tree: Path) -> None:
@@ -135,7 +137,7 @@ def test_images_with_aez_out_become_one_collection_named_from_what_they_share(tr
 
 
 def test_one_image_with_aez_out_becomes_a_single_stream(tree: Path) -> None:
-    (task,) = batch.plan_compress([str(tree / "a.png")], "x.aez", False, batch.Report())
+    (task,) = plan_compress([str(tree / "a.png")], "x.aez", False, Report())
     assert (task.kind, task.output) == ("image", Path("x.aez"))
 
 
@@ -154,6 +156,21 @@ def test_arrays_become_collections_of_their_own(tmp_path: Path) -> None:
         plan(inputs, "x.aez")
 
 
+def test_a_large_directory_is_in_memory_once(tmp_path: Path) -> None:
+    """A name takes some 80 bytes; a path object alone would take 200, and a list of one's own for each file as much."""
+    for i in range(4000):
+        (tmp_path / "d" / f"{i % 4}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / f"{i % 4}" / f"{i:05}.png").touch()
+    tracemalloc.start()
+    try:
+        (task,) = plan_compress([str(tmp_path / "d")], None, False, Report())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(task.sources) == 4000
+    assert peak / 4000 < 150
+
+
 def test_links_to_files_are_followed_and_links_to_directories_are_not(tree: Path) -> None:
     (tree / "link.png").symlink_to(tree / "a.png")
     (tree / "loop").symlink_to(tree)
@@ -163,7 +180,7 @@ def test_links_to_files_are_followed_and_links_to_directories_are_not(tree: Path
 def test_pipes_in_a_directory_are_skipped_and_dangling_links_fail(tree: Path) -> None:
     os.mkfifo(tree / "pipe.png")
     (tree / "dangling.png").symlink_to(tree / "nowhere")
-    report = batch.Report()
+    report = Report()
     batch.compress([str(tree)], report=report)
     assert [name for name, _ in report.failed] == [str(tree / "dangling.png")]
     assert report.images == 4
@@ -172,7 +189,7 @@ def test_pipes_in_a_directory_are_skipped_and_dangling_links_fail(tree: Path) ->
 def test_atomic_output_leaves_nothing_when_interrupted(tmp_path: Path) -> None:
     target = tmp_path / "x.aez"
     target.write_bytes(b"before")
-    output = batch.atomic(target, force=True)
+    output = outputs.atomic(target, force=True)
     output.__enter__().write(b"half")
     assert debris(tmp_path)
     assert not output.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # it is not swallowed
@@ -182,14 +199,14 @@ def test_atomic_output_leaves_nothing_when_interrupted(tmp_path: Path) -> None:
 
 def test_atomic_output_takes_the_longest_name(tmp_path: Path) -> None:
     target = tmp_path / ("é" * 127)
-    with batch.atomic(target) as file:
+    with outputs.atomic(target) as file:
         file.write(b"x")
     assert target.read_bytes() == b"x"
 
 
 def test_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "x.aez"
-    output = batch.atomic(target)
+    output = outputs.atomic(target)
     output.__enter__().write(b"mine")
     target.write_bytes(b"theirs")
     with pytest.raises(UsageError, match="exists"):
@@ -207,7 +224,7 @@ def test_full_disk_fails_by_name_and_leaves_all_as_it_was(tree: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some.tmp")
 
     monkeypatch.setattr(os, "replace", full)
-    report = batch.Report()
+    report = Report()
     batch.compress([str(tree)], separate=separate, options=batch.CompressOptions(force=True), report=report)
     assert [reason for _, reason in report.failed] == ["No space left on device"] * (4 if separate else 1)
     assert (report.exit_code, report.images, report.stats.images) == (1, 0, 0)
@@ -224,7 +241,7 @@ def test_figures_count_what_was_written_alone(tree: Path, monkeypatch: pytest.Mo
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full_for_one)
-    report = batch.Report()
+    report = Report()
     batch.compress([str(tree)], separate=True, report=report)
     assert (report.exit_code, report.images, report.stats.images) == (3, 3, 3)
     assert report.stats.bytes_out == report.bytes_out == sum(path.stat().st_size for path in tree.rglob("*.aez"))
@@ -235,7 +252,7 @@ def test_removal_waits_for_an_output_that_decodes(tree: Path, monkeypatch: pytes
         raise ChecksumMismatch("the check differs")
 
     monkeypatch.setattr(api, "decode_blocks", damaged)
-    report = batch.Report()
+    report = Report()
     batch.compress([str(tree)], options=batch.CompressOptions(remove=True), report=report)
     assert report.exit_code == 4
     assert len(list(tree.rglob("*.png"))) == 4
@@ -244,7 +261,7 @@ def test_removal_waits_for_an_output_that_decodes(tree: Path, monkeypatch: pytes
 @pytest.mark.parametrize("separate", [False, True])
 def test_removal_takes_exactly_the_images_that_are_in_the_output(tree: Path, separate: bool) -> None:
     (tree / "bad.png").write_bytes(b"no image")
-    report = batch.Report()
+    report = Report()
     batch.compress([str(tree)], separate=separate, options=batch.CompressOptions(remove=True), report=report)
     assert (report.exit_code, report.images) == (3, 4)
     assert sorted(path.name for path in tree.rglob("*") if path.is_file() and path.suffix != ".aez") == [
@@ -270,13 +287,13 @@ def test_removal_after_lossless_waits_for_the_very_pixels(
 
     options = batch.CompressOptions(quality=100, remove=True)
     monkeypatch.setattr(api, "decode_blocks", one_pixel_off)
-    report = batch.Report()
+    report = Report()
     batch.compress([str(tree)], separate=separate, options=options, report=report)
     assert report.exit_code == 4
     assert "does not hold the pixels of its inputs" in report.failed[0][1]
     assert len(list(tree.rglob("*.png"))) == 4
     monkeypatch.setattr(api, "decode_blocks", decode_blocks)
-    report = batch.Report()
+    report = Report()
     batch.compress([str(tree)], separate=separate, options=replace(options, force=True), report=report)
     assert (report.exit_code, report.stats.lossless) == (0, True)
     assert not list(tree.rglob("*.png"))
@@ -286,13 +303,13 @@ def test_processes_give_the_same_result(tmp_path: Path, monkeypatch: pytest.Monk
     for i in range(7):
         write_png(tmp_path / "d" / f"{i}.png", i)
     (tmp_path / "d" / "3.png").write_bytes(b"no image")
-    monkeypatch.setattr(batch, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(pipeline, "SHARD_IMAGES", 2)
     for jobs in (1, 2):
-        report = batch.Report()
+        report = Report()
         options = batch.CompressOptions(jobs=jobs)
         batch.compress([str(tmp_path / "d")], str(tmp_path / f"{jobs}.aez"), options=options, report=report)
         assert (report.images, len(report.failed)) == (6, 1)
-        batch.decompress([str(tmp_path / f"{jobs}.aez")], jobs=jobs, report=report)
+        restore.decompress([str(tmp_path / f"{jobs}.aez")], jobs=jobs, report=report)
     assert (tmp_path / "1.aez").read_bytes() == (tmp_path / "2.aez").read_bytes()
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / str(jobs)).iterdir()} for jobs in (1, 2))
     assert one == two
@@ -315,8 +332,8 @@ def test_names_in_a_stream_never_lead_out_of_the_output(tmp_path: Path, name: st
         return  # the writer refuses such a name already
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.aez").write_bytes(stream)
-    report = batch.Report()
-    batch.decompress([str(tmp_path / "in" / "x.aez")], str(tmp_path / "out" / "deep"), report=report)
+    report = Report()
+    restore.decompress([str(tmp_path / "in" / "x.aez")], str(tmp_path / "out" / "deep"), report=report)
     assert report.exit_code in (3, 4)
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] in ([], ["out/deep/good.png"])
     assert name in report.failed[0][0] + report.failed[0][1] or report.damaged
@@ -327,8 +344,8 @@ def test_links_in_the_output_never_lead_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
-    report = batch.Report()
-    batch.decompress([str(tmp_path / "x.aez")], str(tmp_path / "out"), report=report)
+    report = Report()
+    restore.decompress([str(tmp_path / "x.aez")], str(tmp_path / "out"), report=report)
     assert report.exit_code == 3
     assert not list((tmp_path / "elsewhere").iterdir())
     assert (tmp_path / "out" / "b.png").exists()
@@ -336,8 +353,8 @@ def test_links_in_the_output_never_lead_out_of_it(tmp_path: Path) -> None:
 
 def test_names_of_a_stream_that_would_overwrite_each_other_fail(tmp_path: Path) -> None:
     (tmp_path / "x.aez").write_bytes(hostile(["a.png", "a.jpg"]))
-    report = batch.Report()
-    batch.decompress([str(tmp_path / "x.aez")], force=True, report=report)
+    report = Report()
+    restore.decompress([str(tmp_path / "x.aez")], force=True, report=report)
     assert (report.exit_code, report.images) == (3, 1)
     assert "a.jpg" in report.failed[0][0]
     assert "also the output of image 0" in report.failed[0][1]
@@ -367,12 +384,12 @@ def test_damaged_collection_yields_all_that_is_intact(tmp_path: Path, monkeypatc
     names = [f"{i}.png" for i in range(6)]
     (tmp_path / "x.aez").write_bytes(hostile(names))
     pixels = stub_blocks(monkeypatch, names)
-    report = batch.Report()
-    batch.decompress([str(tmp_path / "x.aez")], report=report)
+    report = Report()
+    restore.decompress([str(tmp_path / "x.aez")], report=report)
     assert report.exit_code == 4
     assert [reason for _, reason in report.failed] == [
-        "block 1, images 3: the check differs",
-        "block 2, images 4-5: the check differs",
+        "block 1, images 3 (3.png): the check differs",
+        "block 2, images 4-5 (4.png, 5.png): the check differs",
     ]
     restored = {int(path.stem): images.read_image(path) for path in (tmp_path / "x").iterdir()}
     assert sorted(restored) == [0, 1, 2]
@@ -383,8 +400,8 @@ def test_damaged_array_leaves_out_what_is_lost(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "x.aez").write_bytes(hostile([f"{i}" for i in range(6)]))
     pixels = stub_blocks(monkeypatch, [])
     for suffix in ("npy", "idx"):
-        report = batch.Report()
-        batch.decompress([str(tmp_path / "x.aez")], str(tmp_path / f"x.{suffix}"), report=report)
+        report = Report()
+        restore.decompress([str(tmp_path / "x.aez")], str(tmp_path / f"x.{suffix}"), report=report)
         assert report.exit_code == 4
         assert (images.read_array(tmp_path / f"x.{suffix}") == pixels[:3]).all()
 
@@ -393,9 +410,9 @@ def test_index_reports_the_damage_it_meets_and_no_other(tmp_path: Path, monkeypa
     (tmp_path / "x.aez").write_bytes(hostile([f"{i}" for i in range(6)]))
     pixels = stub_blocks(monkeypatch, [])
     for picks, exit_code, kept in [([2, 0, 2], 0, [2, 0, 2]), ([3, 1], 4, [1])]:
-        report = batch.Report()
+        report = Report()
         index = [range(n, n + 1) for n in picks]
-        batch.decompress([str(tmp_path / "x.aez")], str(tmp_path / "x.npy"), index=index, force=True, report=report)
+        restore.decompress([str(tmp_path / "x.aez")], str(tmp_path / "x.npy"), index=index, force=True, report=report)
         assert report.exit_code == exit_code
         assert (images.read_array(tmp_path / "x.npy") == pixels[kept]).all()
 
@@ -408,8 +425,8 @@ def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path, 
         yield api.DecodedBlock(2, 0, None, [], ChecksumMismatch("the footer differs"))
 
     monkeypatch.setattr(api, "decode_blocks", blocks)
-    report = batch.Report()
-    batch.decompress([str(tmp_path / "x.aez")], report=report)
+    report = Report()
+    restore.decompress([str(tmp_path / "x.aez")], report=report)
     assert (report.exit_code, report.images) == (4, 2)
     assert [reason for _, reason in report.failed] == ["block 0: the check differs", "the footer differs"]
 
@@ -417,6 +434,6 @@ def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path, 
 def test_check_names_every_damaged_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.aez").write_bytes(hostile([f"{i}" for i in range(6)]))
     stub_blocks(monkeypatch, [])
-    report = batch.Report()
-    assert batch.check([str(tmp_path / "x.aez")], report) == []
+    report = Report()
+    assert restore.check([str(tmp_path / "x.aez")], report) == []
     assert (report.exit_code, report.images, len(report.failed)) == (4, 3, 2)

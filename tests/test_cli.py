@@ -18,13 +18,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import codec
-from codec import api, images
+from codec import api, images, pipeline
 from codec.cli import app
 
 COMPRESS_FIELDS = "images bytes_in bytes_out payload_bytes bpp psnr_db lossless quality model seconds failed".split()
 INFO_FIELDS = "format_version images width height model model_hash quality lossless bytes payload_bytes".split()
 ROOT = Path(codec.__file__).parents[1]
-COMMANDS = ["compress", "decompress", "info", "test", "models", "train"]
+COMMANDS = ["compress", "decompress", "info", "test", "merge", "models", "train"]
 
 
 def aez(*args: str | Path, stdin: bytes | None = None) -> Any:
@@ -372,7 +372,7 @@ def test_interruption_exits_130_and_leaves_nothing(tree: Path, tmp_path: Path, m
         raise KeyboardInterrupt
 
     before = snapshot(tmp_path)
-    monkeypatch.setattr(api.CollectionWriter, "write", interrupt)
+    monkeypatch.setattr(pipeline, "encode_block", interrupt)
     assert aez("compress", tree).exit_code == 130
     assert snapshot(tmp_path) == before
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import multiprocessing
+import os
 import pickle
+import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,9 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, bitstream
+from codec import api, bitstream, restore
 from codec.bitstream import BLOCK, COLLECTION, FOOTER, FOOTER_END, FOOTER_ENTRY, BlockHeader, Footer
-from codec.collection import Collection, DecodedBlock, Writer, pack_block, pack_names, unpack_names
+from codec.collection import Collection, DecodedBlock, Writer, _Source, pack_block, pack_names, unpack_names
 from codec.errors import (
     BadMagic,
     BitstreamError,
@@ -31,6 +34,7 @@ from codec.errors import (
 )
 from codec.model import Model
 from codec.pixel_model import PixelModel
+from codec.plan import Report
 
 pytestmark = pytest.mark.usefixtures("shipped")
 QUALITY = 40
@@ -295,6 +299,114 @@ def test_an_opened_path_is_shared_by_forked_and_other_processes(tmp_path: Path, 
     np.testing.assert_array_equal(collection[2], whole[2])  # a closed path opens again
     collection.close()
     collection.close()
+
+
+def test_many_threads_share_an_opened_path(tmp_path: Path, small_blocks: int) -> None:
+    path = tmp_path / "c.aez"
+    path.write_bytes(collect(100, [f"{i}.png" for i in range(100)]))
+    whole = pixels_of(100)
+    with api.open(path) as collection, ThreadPoolExecutor(8) as pool:
+        barrier = threading.Barrier(8)  # all begin at once: who opens the file?
+
+        def read(seed: int) -> bool:
+            barrier.wait(60)
+            rng = np.random.default_rng(seed)
+            same = True
+            for i in rng.integers(0, 100, 12).tolist():
+                same &= bool((collection[i] == whole[i]).all()) and collection.name(i) == f"{i}.png"
+                same &= collection.find(f"{i}.png") == i
+            return same
+
+        assert all(pool.map(read, range(8)))
+        open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if
+                      os.path.islink(f"/proc/self/fd/{fd}")]  # fmt: skip
+        assert open_files.count(str(path)) == 1
+
+
+def test_threads_share_an_open_file_object(small_blocks: int) -> None:
+    collection, whole = api.open(io.BytesIO(collect(60))), pixels_of(60)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda i: (i, collection[i]), list(range(0, 60, 7)) * 3))
+    for i, pixels in results:
+        np.testing.assert_array_equal(pixels, whole[i])
+
+
+# ---- names
+
+
+def test_find_gives_the_first_image_of_a_name(small_blocks: int) -> None:
+    names = [f"{i % 40}.png" for i in range(70)]
+    collection = api.open(collect(70, names))
+    for name in set(names):
+        assert collection.find(name) == names.index(name)
+    assert collection.find(np.str_("3.png")) == 3
+    for absent in ("70.png", "", "3.PNG"):
+        with pytest.raises(KeyError) as caught:
+            collection.find(absent)
+        assert caught.value.args == (absent,)
+    for absent in ("0.png", ""):
+        with pytest.raises(KeyError):
+            api.open(collect(20)).find(absent)
+
+
+def test_find_is_right_when_all_hashes_are_alike(small_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codec.collection.hash", lambda name: 7, raising=False)
+    names = [f"{i % 25}" for i in range(50)]
+    collection = api.open(collect(50, names))
+    assert [collection.find(str(i)) for i in range(25)] == list(range(25))
+    with pytest.raises(KeyError):
+        collection.find("25")
+
+
+def test_a_name_costs_the_names_of_its_block_alone(small_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = api.open(collect(100, [f"{i}.png" for i in range(100)]))
+    unpacked: list[int] = []
+
+    def counted(frame: bytes, count: int, offset: int) -> list[str]:
+        unpacked.append(offset)
+        return unpack_names(frame, count, offset)
+
+    monkeypatch.setattr("codec.collection.unpack_names", counted)
+    np.testing.assert_array_equal(collection[50], pixels_of(100)[50])
+    assert unpacked == []
+    assert collection.name(50) == "50.png"
+    assert collection.name(-50) == "50.png"
+    assert len(unpacked) == 1
+    assert collection.names_at([99, 3, 98, 3, 97]) == ["99.png", "3.png", "98.png", "3.png", "97.png"]
+    assert len(unpacked) == 3
+    with pytest.raises(IndexError):
+        collection.name(100)
+
+
+@pytest.mark.parametrize("format", ["npy", "png"])
+def test_index_on_the_command_line_reads_what_it_needs_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: restore.Format
+) -> None:
+    """A header, the footer, and of each block touched: its header, index, groups, and for file names its names."""
+    monkeypatch.setattr(api, "BLOCK_IMAGES", 512)
+    stream = collect(4096, [f"{i}.png" for i in range(4096)])
+    (tmp_path / "c.aez").write_bytes(stream)
+    read: list[int] = []
+    plain = _Source.read
+
+    def counted(self: _Source, offset: int, size: int) -> bytes:
+        part = plain(self, offset, size)
+        read.append(len(part))
+        return part
+
+    monkeypatch.setattr(_Source, "read", counted)
+    report = Report()
+    index = [range(700, 701), range(3000, 3004)]
+    restore.decompress([str(tmp_path / "c.aez")], str(tmp_path / "out"), format=format, index=index, report=report)
+    assert (report.exit_code, report.images) == (0, 5)
+    headers = list(api.open(stream).headers())
+    footer_bytes = FOOTER.size + 8 * FOOTER_ENTRY.size + FOOTER_END.size
+    frame = COLLECTION.size + 5 + footer_bytes + FOOTER_END.size
+    touched = [headers[700 // 512], headers[3000 // 512]]
+    blocks = sum(2 * BLOCK.size + header.index_bytes + 4 * header.payload_bytes // header.num_groups for header in touched)
+    names = sum(header.names_bytes + BLOCK.size for header in touched) if format == "png" else 0
+    assert sum(read) <= frame + BLOCK.size + blocks + names
+    assert sum(read) < len(stream) / 20
 
 
 def test_a_collection_in_memory_cannot_be_pickled() -> None:

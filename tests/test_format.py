@@ -227,6 +227,35 @@ def test_minimal_decoder_reads_lossless_and_stored_images(tiny_lossless: Path, i
     np.testing.assert_array_equal(minimal_decode(stream, tiny_lossless.parent), pixels)
 
 
+def test_minimal_decoder_reads_an_embedded_model(tiny_lossless: Path, tmp_path: Path) -> None:
+    pixels = helpers.drawn(19)
+    stream = codec.compress(pixels, model=str(tiny_lossless), lossless=True, embed_model=True)
+    np.testing.assert_array_equal(minimal_decode(stream, tmp_path), pixels)
+    with pytest.raises(ValueError, match="no file in"):
+        minimal_decode(codec.compress(pixels, model=str(tiny_lossless), lossless=True), tmp_path)
+
+
+def test_collection_header_with_models_has_exact_bytes() -> None:
+    """Flags: collection and extension, 1c; area of 9 bytes: type 80, 7 bytes: a model of 2, one of 3 (a length of 1 each)."""
+    area = bytes.fromhex("09 80 07 02 61 62 03 63 64 65")
+    start = bytes.fromhex("ae 5a 1c")
+    header = pack_collection_header([b"ab", b"cde"])
+    assert header == start + bytes([crc8(start + area)]) + area
+    assert unpack_collection_header(header) == 14
+    assert bitstream.unpack_models(header) == [b"ab", b"cde"]
+    assert bitstream.unpack_models(pack_collection_header()) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 253, 254, 255, 1000])
+def test_crc8_of_long_messages_is_that_of_the_table(size: int) -> None:
+    message = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8).tobytes()
+    crc = 0
+    for byte in message:
+        crc = bitstream._CRC8[crc ^ byte]
+    assert crc8(message) == crc
+    assert crc8(bytes(300) + message) == crc
+
+
 @pytest.mark.parametrize("payload", [b"", bytes(783), bytes(785), pixel_model.stored_bytes(np.zeros((28, 28), np.uint8)) + b"?"])
 def test_minimal_decoder_refuses_bad_stored_bytes(payload: bytes, tmp_path: Path) -> None:
     stream = pack_image(ImageHeader(0, 101), payload, b"")
@@ -418,7 +447,7 @@ def test_extension_has_exact_bytes() -> None:
 
 
 def test_unpack_extension_skips_ignorable_fields() -> None:
-    fields = {0x80: b"", 0xFF: b"xyz"}
+    fields = {0x81: b"", 0xFF: b"xyz"}
     assert unpack_extension(pack_extension(fields), 0) == ({}, 8)
 
 

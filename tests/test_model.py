@@ -43,6 +43,23 @@ def test_the_tiny_model_is_a_fair_subject(model: Model) -> None:
     assert np.ptp(pixels, axis=0).mean() > 20
 
 
+@pytest.mark.parametrize("group", [1, 16])
+def test_coding_part_by_part_changes_nothing(model: Model, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = helpers.drawn(83)
+    encoded = model.encode(pixels, 60, group=group)
+    messages = [*encoded.messages[:-1], encoded.messages[-1] + b"x"]
+    wanted, bad = model.decode(messages, 83, 60, group=group)
+    assert bad[-1]
+    monkeypatch.setattr("codec.model.PART_IMAGES", 32)
+    got, bad_in_parts = model.decode(messages, 83, 60, group=group)
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(bad_in_parts, bad)
+    again = model.encode(pixels, 60, group=group)
+    assert again.messages == encoded.messages
+    np.testing.assert_array_equal(again.pixels, encoded.pixels)
+    assert again.ideal_bits == pytest.approx(encoded.ideal_bits)
+
+
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("group", [1, 16])
 @pytest.mark.parametrize("count", [1, 7, 16, 17, 40])

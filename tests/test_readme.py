@@ -117,6 +117,19 @@ def test_evaluate_prints_json(tmp_path, monkeypatch):
     assert result["speed"][0]["decode_images_per_s"] > 0
 
 
+def test_evaluate_measures_collections(tmp_path, tiny_weights, monkeypatch):
+    data, out = tmp_path / "x.npy", tmp_path / "x.json"
+    np.save(data, golden_tool.sources()[0][:20])
+    monkeypatch.setenv("AEZ_WEIGHTS", str(tiny_weights))
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(data), "--model", "tiny0", "--collections", "-o", str(out)])
+    evaluate.main()
+    result = json.loads(out.read_text())
+    assert (result["images"], result["quality"]) == (20, 75)
+    assert len(result["ratio_to_memory"]) == 4
+    assert all(ratio > 0 for ratio in result["ratio_to_memory"].values())
+    assert result["bytes_an_image"]["names"] < result["bytes_an_image"]["names_index_checks"] < result["bytes_an_image"]["whole"]
+
+
 def test_a_lossless_model_has_one_point_and_a_size_of_single_files(tmp_path, tiny_weights, monkeypatch):
     data, out, pixels = tmp_path / "x.npy", tmp_path / "x.json", golden_tool.sources()[0][:20]
     np.save(data, pixels)

@@ -1,0 +1,126 @@
+"""Blocks on a Dask cluster: a real scheduler and real workers on loopback, of which one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+
+from codec import api, batch, cluster, images, parallel
+from codec.errors import AezError, UsageError
+from codec.plan import Report
+
+ROOT = Path(batch.__file__).parents[1]
+BLOCK_IMAGES = 400
+DASK = {"DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "false"}  # or the one that is killed might have nothing to do
+
+
+@pytest.fixture
+def dask(tmp_path: Path, tiny_weights: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """Address of a scheduler, and its two workers, which are ready."""
+    from distributed import Client
+
+    file = tmp_path / "scheduler.json"
+    common = ["--scheduler-file", str(file)]
+    environment = {**os.environ, **DASK, "AEZ_WEIGHTS": str(tiny_weights), "PYTHONPATH": str(ROOT)}
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(kind: str, *args: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard", "--host", "127.0.0.1"]
+        process = subprocess.Popen([*command, *common, *args], env=environment, cwd=tmp_path,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        started.append(process)
+        return process
+
+    try:
+        start("scheduler", "--port", "0")
+        options = ["--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path)]
+        workers = [start("worker", *options) for _ in range(2)]
+        deadline = time.monotonic() + 60
+        while not file.exists() or not file.read_text().endswith("}"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        address = json.loads(file.read_text())["address"]
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+        yield address, workers
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait()
+
+
+def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
+    dask: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "BLOCK_IMAGES", BLOCK_IMAGES)
+    array = tmp_path / "x.npy"
+    np.save(array, np.tile(helpers.drawn(100), (96, 1, 1)))
+    for i, pixels in enumerate(helpers.drawn(30)):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / f"{i}.png").write_bytes(images.pack_png(pixels))
+    (tmp_path / "d" / "7.png").write_bytes(b"no image")
+    model = str(next(tiny_weights.glob("tiny0-[0-9a-f]*")))
+    for name in ("x.npy", "d"):
+        report = Report()
+        options = batch.CompressOptions(model=model)
+        batch.compress([str(tmp_path / name)], str(tmp_path / f"local-{name}.aez"), options=options, report=report)
+        assert report.images == (9600 if name == "x.npy" else 29)
+    scheduler, workers = dask
+    remote = batch.CompressOptions(model=model, scheduler=scheduler)
+    killed: list[int] = []
+
+    def kill_one(num_images: int) -> None:
+        """Called as blocks come in: of 24 blocks some are on the worker that dies."""
+        if num_images >= 5 * BLOCK_IMAGES and not killed:
+            killed.append(num_images)
+            os.kill(workers[0].pid, signal.SIGKILL)
+
+    report = Report(progress=kill_one)
+    batch.compress([str(array)], str(tmp_path / "cluster-x.npy.aez"), options=remote, report=report)
+    assert (report.exit_code, report.images, len(killed)) == (0, 9600, 1)
+    assert workers[0].wait(60) == -signal.SIGKILL
+    assert workers[1].poll() is None
+    report = Report()
+    monkeypatch.chdir(tmp_path)  # the workers are elsewhere: they need the whole path
+    batch.compress(["d"], str(tmp_path / "cluster-d.aez"), options=remote, report=report)
+    assert [(name, "can read" in reason) for name, reason in report.failed] == [("d/7.png", True)]
+    for name in ("x.npy", "d"):
+        assert (tmp_path / f"local-{name}.aez").read_bytes() == (tmp_path / f"cluster-{name}.aez").read_bytes()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_scheduler_that_does_not_answer_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
+    np.save(tmp_path / "x.npy", helpers.drawn(3))
+    report = Report()
+    options = batch.CompressOptions(scheduler="tcp://127.0.0.1:9")
+    batch.compress([str(tmp_path / "x.npy")], options=options, report=report)
+    assert report.exit_code == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in report.failed[0][1]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_without_dask_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UsageError, match=r"aez\[dask\]"):
+        list(cluster.spread("tcp://127.0.0.1:9", len, ["a"]))
+
+
+def test_worker_of_another_version_is_an_error() -> None:
+    assert cluster._one_core(cluster.__version__, len, "abc") == 3  # type: ignore[arg-type]
+    try:
+        with pytest.raises(AezError, match=r"a worker has aez .*, and here is 0\.0\.0"):
+            cluster._one_core("0.0.0", len, "abc")  # type: ignore[arg-type]
+    finally:
+        parallel.use_cores(None)

@@ -1,0 +1,417 @@
+"""Crash and resume: what a killed, interrupted or starved run leaves, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import helpers
+import numpy as np
+import pytest
+
+from codec import api, batch, images, pipeline
+from codec.errors import AezError, ImageError, ModelNotFound, UsageError
+from codec.outputs import Partial
+from codec.plan import Report, plan_compress
+
+BLOCK_IMAGES = 8
+ROOT = Path(batch.__file__).parents[1]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "BLOCK_IMAGES", BLOCK_IMAGES)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """45 image files (six blocks of 8), of which one is none."""
+    for i, pixels in enumerate(helpers.drawn(45)):
+        path = tmp_path / "d" / f"{i % 3}" / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(images.pack_png(pixels))
+    (tmp_path / "d" / "1" / "16.png").write_bytes(b"no image")  # in block 2
+    return tmp_path / "d"
+
+
+@pytest.fixture
+def options(tiny_weights: Path) -> batch.CompressOptions:
+    return batch.CompressOptions(model=model_file(tiny_weights, 0))
+
+
+def model_file(weights: Path, seed: int) -> str:
+    return str(next(weights.glob(f"tiny{seed}-[0-9a-f]*")))
+
+
+def run(tree: Path, options: batch.CompressOptions) -> tuple[Report, list[str]]:
+    """Compress a tree; returns the report and what was said that is no failure."""
+    notes: list[str] = []
+    report = Report(note=notes.append)
+    batch.compress([str(tree)], options=options, report=report)
+    return report, notes
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name.startswith(".")}
+
+
+def cut_short(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException) -> list[int]:
+    """Let the encoding of blocks raise after so many; returns a list that grows with each one encoded."""
+    encode, encoded = pipeline.encode_block, []
+
+    def encode_block(task: pipeline.BlockTask) -> pipeline.BlockResult:
+        if len(encoded) == after:
+            raise error
+        encoded.append(len(encoded))
+        return encode(task)
+
+    monkeypatch.setattr(pipeline, "encode_block", encode_block)
+    return encoded
+
+
+# kill -9
+
+
+def compress_until(point: int | None, tree: str, options: batch.CompressOptions, log: str) -> None:
+    """Compress in this process, which kills itself at line number `point` of those it runs in codec/outputs.py."""
+    api.BLOCK_IMAGES = BLOCK_IMAGES  # of this process, which ends
+    lines = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        nonlocal lines
+        if not frame.f_code.co_filename.endswith("outputs.py"):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    encode = pipeline.encode_block
+
+    def encode_block(task: pipeline.BlockTask) -> pipeline.BlockResult:
+        with open(log, "a") as file:
+            file.write("block\n")
+        return encode(task)
+
+    pipeline.encode_block = encode_block
+    report = Report()
+    sys.settrace(trace)
+    batch.compress([tree], options=options, report=report)
+    sys.settrace(None)
+    with open(log, "a") as file:
+        file.write(f"lines {lines} exit {report.exit_code}\n")
+
+
+def test_thirty_kills_leave_no_half_file_and_end_in_the_same_bytes(
+    tree: Path, options: batch.CompressOptions, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["codec.batch", "codec.cli"])
+    log, output = tmp_path / "log", tree.with_name("d.aez")
+
+    def compress(point: int | None) -> int | None:
+        process = context.Process(target=compress_until, args=(point, str(tree), options, str(log)))
+        process.start()
+        process.join(60)
+        return process.exitcode
+
+    assert compress(None) == 0
+    *blocks, last = log.read_text().splitlines()
+    assert (len(blocks), last.split()[2:]) == (6, ["exit", "3"])  # one input is no image
+    num_lines = int(last.split()[1])
+    assert num_lines > 150
+    wanted = hashlib.sha256(output.read_bytes()).digest()
+    output.unlink()
+    rng = random.Random(4)
+    kills = resumed = 0
+    encoded = 0  # blocks, since the output last appeared
+    while kills < 30:
+        log.write_text("")
+        code = compress(rng.randrange(1, num_lines))
+        encoded += log.read_text().count("block")
+        kills += code == -signal.SIGKILL
+        if output.exists():
+            assert hashlib.sha256(output.read_bytes()).digest() == wanted
+            resumed += encoded < 2 * 6  # what was finished was not made again
+            encoded = 0
+            output.unlink()
+        else:
+            assert code == -signal.SIGKILL
+    assert compress(None) == 0
+    assert hashlib.sha256(output.read_bytes()).digest() == wanted
+    assert resumed >= 3
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
+    tmp_path: Path, tiny_weights: Path, number: signal.Signals
+) -> None:
+    """The real thing, with two worker processes: SIGKILL to the parent alone, or Ctrl-C to all; then the same command."""
+    np.save(tmp_path / "x.npy", np.tile(helpers.drawn(100), (40, 1, 1)))
+    environment = {**os.environ, "AEZ_WEIGHTS": str(tiny_weights)}
+    code = "from codec import api, cli; api.BLOCK_IMAGES = 100; cli.main()"
+    command = [sys.executable, "-c", code, "compress", str(tmp_path / "x.npy"), "-m", "tiny0", "-j", "2"]
+    journal, output = tmp_path / ".x.aez.journal", tmp_path / "x.aez"
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    workers = children(process.pid)
+    if number == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert said.splitlines()[0].endswith("the same command goes on from there")
+        assert said.splitlines()[1:] == ["aez: interrupted"]
+    assert not output.exists()
+    assert len(workers) >= 2
+    while any(is_alive(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "going on after block" in done.stderr
+    pixels, whole = images.read_array(tmp_path / "x.npy"), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "BLOCK_IMAGES", 100)
+        with api.CollectionWriter(whole, model=model_file(tiny_weights, 0)) as writer:
+            writer.write(pixels)
+    assert output.read_bytes() == whole.getvalue()
+    assert left(tmp_path) == set()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+# Ctrl-C, full disk, inputs that change
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_interrupted_run_keeps_finished_blocks_and_the_same_command_makes_only_the_others(
+    tree: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tree, options)
+    wanted = tree.with_name("d.aez").read_bytes()
+    tree.with_name("d.aez").unlink()
+    with monkeypatch.context() as patch:
+        cut_short(patch, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(tree, options)
+    assert left(tree.parent) == {".d.aez.partial", ".d.aez.journal"}
+    encoded = cut_short(monkeypatch, 99, KeyboardInterrupt())
+    report, notes = run(tree, options)
+    assert len(encoded) == 3
+    assert notes == [f"{tree}.aez: going on after block 3 of 6"]
+    assert (report.images, report.stats.images, report.stats.bytes_out) == (44, 44, len(wanted))
+    # What failed in the first run is not forgotten in the second.
+    assert [name for name, _ in report.failed] == [str(tree / "1" / "16.png")]
+    assert report.exit_code == 3
+    assert tree.with_name("d.aez").read_bytes() == wanted
+    assert left(tree.parent) == set()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("after", "error", "kept"),
+    [(2, AezError("a worker process was killed"), True), (0, AezError("a worker process was killed"), False),
+     (2, OSError(errno.ENOSPC, "full"), True), (2, ImageError("damaged"), False), (2, ModelNotFound("no model", "00"), False)],
+)  # fmt: skip
+def test_what_is_finished_is_kept_if_the_same_command_may_succeed(
+    tree: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch, after: int, error: Exception, kept: bool
+) -> None:
+    cut_short(monkeypatch, after, error)
+    report, notes = run(tree, options)
+    assert report.exit_code == 1
+    assert bool(notes) is kept
+    assert left(tree.parent) == ({".d.aez.partial", ".d.aez.journal"} if kept else set())
+    assert not tree.with_name("d.aez").exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_interrupted_run_from_stdin_leaves_nothing_as_it_cannot_be_given_again(
+    tmp_path: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(images.pack_npy(helpers.drawn(45))))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    cut_short(monkeypatch, 3, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        batch.compress(["-"], str(tmp_path / "x.aez"), options=options, report=Report())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("change", ["quality", "model", "name", "content", "embed", "block"])
+def test_another_command_or_changed_inputs_never_go_on(
+    tree: Path, options: batch.CompressOptions, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    with monkeypatch.context() as patch:
+        cut_short(patch, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(tree, options)
+    changes: dict[str, dict[str, Any]] = {
+        "quality": {"quality": 10}, "model": {"model": model_file(tiny_weights, 1)}, "embed": {"embed_model": True},
+    }  # fmt: skip
+    options = replace(options, **changes.get(change, {}))
+    if change == "name":
+        (tree / "2" / "44.png").rename(tree / "2" / "99.png")
+    elif change == "content":
+        (tree / "0" / "03.png").write_bytes(images.pack_png(helpers.drawn(60)[59]))
+    elif change == "block":
+        monkeypatch.setattr(api, "BLOCK_IMAGES", 16)
+    encoded = cut_short(monkeypatch, 99, KeyboardInterrupt())
+    report, notes = run(tree, options)
+    assert len(encoded) == (3 if change == "block" else 6)
+    assert (len(notes) == 1 and "starting anew" in notes[0]) == (change == "content")
+    made = tree.with_name("d.aez").read_bytes()
+    run(tree, replace(options, force=True))
+    assert tree.with_name("d.aez").read_bytes() == made
+    assert report.images == 44
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("damage", ["flip", "cut", "torn journal", "junk journal"])
+def test_damage_to_what_is_unfinished_costs_work_and_no_image(
+    tree: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """A power cut may lose what was written last, in either file."""
+    run(tree, options)
+    wanted = tree.with_name("d.aez").read_bytes()
+    tree.with_name("d.aez").unlink()
+    with monkeypatch.context() as patch:
+        cut_short(patch, 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(tree, options)
+    partial, journal = tree.with_name(".d.aez.partial"), tree.with_name(".d.aez.journal")
+    if damage == "flip":
+        stream = bytearray(partial.read_bytes())
+        stream[len(stream) // 2] ^= 1
+        partial.write_bytes(stream)
+    elif damage == "cut":
+        partial.write_bytes(partial.read_bytes()[:-5])
+    elif damage == "torn journal":
+        journal.write_bytes(journal.read_bytes()[:-5])
+    else:
+        journal.write_bytes(journal.read_bytes() + b"\0\0\n")
+    encoded = cut_short(monkeypatch, 99, KeyboardInterrupt())
+    run(tree, options)
+    assert len(encoded) == {"flip": 5, "cut": 3, "torn journal": 3, "junk journal": 2}[damage]
+    assert tree.with_name("d.aez").read_bytes() == wanted
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_full_disk_in_the_middle_keeps_what_is_finished(
+    tree: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real limit of the system on the size of a file; the signal that comes with it is ignored."""
+    run(tree, options)
+    wanted = tree.with_name("d.aez").read_bytes()
+    tree.with_name("d.aez").unlink()
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(wanted) * 2 // 3, before[1]))
+        report, notes = run(tree, options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert report.exit_code == 1
+    assert report.failed[-1] == (str(tree), os.strerror(errno.EFBIG))
+    assert "the same command goes on from there" in notes[-1]
+    assert not tree.with_name("d.aez").exists()
+    encoded = cut_short(monkeypatch, 99, KeyboardInterrupt())
+    run(tree, options)
+    assert 0 < len(encoded) < 6
+    assert tree.with_name("d.aez").read_bytes() == wanted
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_inputs_that_vanish_or_cannot_be_read_are_named(tree: Path, options: batch.CompressOptions) -> None:
+    (tree / "0" / "00.png").unlink()
+    (tree / "0" / "00.png").symlink_to(tree / "nowhere")
+    (tree / "0" / "03.png").unlink()
+    (tree / "0" / "03.png").mkdir()  # not a file any more: it is a directory without images
+    plan = plan_compress([str(tree)], None, False, Report())
+    (tree / "0" / "06.png").unlink()
+    report = Report()
+    batch._write_collection(plan[0], batch._blocks_of_images(plan[0].sources, options), options, report)
+    assert [(Path(name).name, reason) for name, reason in report.failed][:2] == [
+        ("00.png", "No such file or directory"), ("06.png", "No such file or directory"),
+    ]  # fmt: skip
+    assert (report.images, len(report.failed), report.exit_code) == (41, 3, 3)
+    with api.open(tree.with_name("d.aez"), model=options.model) as collection:
+        assert len(collection) == 41
+        assert "0/06.png" not in collection.names
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_input_that_turns_out_bad_leaves_nothing(tmp_path: Path, options: batch.CompressOptions) -> None:
+    """What a gzip file lacks shows only at its end, when blocks have been made already."""
+    import gzip
+
+    path = tmp_path / "x.idx.gz"
+    path.write_bytes(gzip.compress(images.pack_idx(helpers.drawn(45)))[:-30])
+    report, _ = run(path, options)
+    assert report.exit_code == 1
+    assert "truncated" in report.failed[0][1]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.idx.gz"]
+
+
+def test_two_runs_never_write_one_collection(tmp_path: Path) -> None:
+    with Partial(tmp_path / "x.aez", {}, force=False) as first:
+        first.keep(0)
+        with pytest.raises(UsageError, match="another run of aez is writing"):
+            Partial(tmp_path / "x.aez", {}, force=False)
+        first.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.aez"]
+
+
+def test_partial_output_has_a_name_that_file_systems_take(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 125 + ".aez")
+    with Partial(path, {}, force=False) as partial:
+        partial.keep(0)
+        assert all(len(name.encode()) < 100 for name in left(tmp_path))
+        partial.finish()
+    assert path.exists()
+    assert left(tmp_path) == set()
+
+
+def test_journal_is_lines_of_json(tmp_path: Path) -> None:
+    """Worked out by hand: pins, then an entry for each block with its size."""
+    partial = Partial(tmp_path / "x.aez", {"quality": 1}, force=False)
+    partial.keep(0)
+    partial.write(b"", {"images": 0, "inputs": "none"})
+    pins = hashlib.blake2b(b'{"quality": 1}', digest_size=16).hexdigest()
+    lines = (tmp_path / ".x.aez.journal").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"pins": pins}, {"images": 0, "inputs": "none", "bytes": 0}]
+    partial.discard()
+    partial.__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == []

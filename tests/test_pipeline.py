@@ -1,0 +1,169 @@
+"""Work spread over processes: in order, bounded, and over when it is over."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+
+from codec import api, images, parallel, pipeline
+from codec.errors import AezError, ImageError
+from codec.pipeline import BlockTask, spread
+
+
+def double(number: int) -> int:
+    if number == 3:
+        time.sleep(0.05)  # the others overtake it
+    return 2 * number
+
+
+def cores(_: int) -> int:
+    return parallel.num_cores()
+
+
+def die(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def fail(number: int) -> int:
+    if number == 2:
+        raise ImageError("image 2")
+    time.sleep(0.01)
+    return number
+
+
+def dawdle(number: int) -> int:
+    if number:
+        time.sleep(60)
+    return os.getpid()
+
+
+def children() -> int:
+    return len(multiprocessing.active_children())
+
+
+def test_results_come_in_order_and_tasks_are_taken_as_they_are_needed() -> None:
+    taken: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    results = []
+    for result in spread(double, tasks(), 2, 40):
+        results.append(result)
+        assert len(taken) - len(results) <= 4  # three under way, and one that was taken to see whether there is one
+    assert results == [2 * number for number in range(40)]
+    assert children() == 0
+
+
+@pytest.mark.parametrize(("jobs", "num_tasks", "expected"), [(1, 3, 1), (5, 1, 5)])
+def test_one_worker_is_this_process_and_has_all_the_cores(jobs: int, num_tasks: int, expected: int) -> None:
+    assert list(spread(cores, [0], jobs, num_tasks)) == [expected]
+    assert parallel.num_cores() == len(os.sched_getaffinity(0))
+
+
+def test_processes_share_the_cores() -> None:
+    assert list(spread(cores, range(4), 5, 4)) == [2, 2, 2, 2]
+
+
+def test_few_tasks_are_not_worth_processes() -> None:
+    assert list(spread(cores, range(3), 5, 3)) == [5, 5, 5]
+
+
+def test_killed_worker_is_an_error_that_says_so() -> None:
+    results = spread(die, range(10), 2, 10)
+    with pytest.raises(AezError, match="a worker process was killed"):
+        list(results)
+    assert children() == 0
+
+
+def test_error_of_a_task_is_raised_here_and_ends_the_others() -> None:
+    with pytest.raises(ImageError, match=r"^image 2$"):
+        list(spread(fail, range(1000), 2, 1000))
+    assert children() == 0
+
+
+def test_workers_end_at_once_when_nobody_wants_results_any_more() -> None:
+    started = time.monotonic()
+    results = spread(dawdle, range(8), 2, 8)
+    next(results)
+    results.close()
+    assert children() == 0
+    assert time.monotonic() - started < 30  # not the minutes that the tasks would take
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_bytes_do_not_depend_on_jobs(tmp_path: Path, tiny_weights: Path, jobs: int) -> None:
+    model = pipeline.model_ref(helpers.tiny_model())
+    assert len(model) == len(helpers.tiny_bundle())  # no release has it: it travels as a file
+    tasks = [BlockTask(helpers.drawn(50)[i : i + 10], (), None, 75, (model,)) for i in range(0, 50, 10)]
+    blocks = [result.block for result in spread(pipeline.encode_block, tasks, jobs, len(tasks))]
+    assert blocks == [api.encode_block([helpers.tiny_model()], task.pixels, 75, None)[0] for task in tasks]
+
+
+@pytest.mark.usefixtures("shipped")
+def test_shipped_model_travels_as_its_hash() -> None:
+    ref = pipeline.model_ref(helpers.tiny_model())
+    assert ref == helpers.tiny_model().hash
+    assert pipeline.model_of(ref).stream == helpers.tiny_bundle()
+
+
+def test_model_travels_between_processes_as_its_file() -> None:
+    packed = pickle.dumps(helpers.tiny_model())
+    assert len(packed) < len(helpers.tiny_bundle()) + 200
+    assert pickle.loads(packed).sha256 == helpers.tiny_model().sha256
+
+
+def test_identity_changes_with_size_time_and_existence(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    seen = {pipeline.identity([str(path)])}
+    path.write_bytes(b"one")
+    seen.add(pipeline.identity([str(path)]))
+    path.write_bytes(b"three")
+    seen.add(pipeline.identity([str(path)]))
+    os.utime(path, ns=(1, 1))
+    seen.add(pipeline.identity([str(path)]))
+    seen.add(pipeline.identity([str(path), str(path)]))
+    assert len(seen) == 5
+    os.utime(path, ns=(1, 1))
+    assert pipeline.identity([str(path), str(path)]) in seen
+
+
+@pytest.mark.usefixtures("shipped")
+def test_block_of_files_leaves_out_what_cannot_be_read_and_says_what(tmp_path: Path) -> None:
+    paths = []
+    for i, pixels in enumerate(helpers.drawn(4)):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Path(paths[-1]).write_bytes(images.pack_png(pixels))
+    Path(paths[1]).write_bytes(b"")
+    Path(paths[2]).unlink()
+    names = [f"{i}" for i in range(4)]
+    result = pipeline.encode_block(BlockTask(None, paths, names, 60, (helpers.tiny_model().hash,)))
+    block, stats = api.encode_block([helpers.tiny_model()], helpers.drawn(4)[[0, 3]], 60, ["0", "3"])
+    assert (result.block, result.stats) == (block, stats)
+    assert [at for at, _ in result.failed] == [1, 2]
+    assert result.bytes_in == sum(Path(paths[i]).stat().st_size for i in (0, 3))
+    nothing = pipeline.encode_block(BlockTask(None, paths[1:3], names[1:3], 60, (helpers.tiny_model().hash,)))
+    assert (nothing.block, nothing.stats.images, len(nothing.failed)) == (b"", 0, 2)
+
+
+def test_cores_are_counted_and_limited() -> None:
+    before = parallel.use_cores(1)
+    try:
+        threads = list(parallel.in_threads(lambda item: item + 1, [1, 2, 3]))
+    finally:
+        parallel.use_cores(before)
+    assert threads == [2, 3, 4]
+    np.testing.assert_array_equal(list(parallel.in_threads(lambda item: item + 1, [1, 2, 3])), [2, 3, 4])

@@ -1,0 +1,156 @@
+"""Inputs and outputs that are URLs, with the store that fsspec keeps in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import helpers
+import numpy as np
+import pytest
+
+from codec import api, batch, images, remote, restore
+from codec.errors import UsageError
+from codec.plan import Report
+
+pytestmark = pytest.mark.usefixtures("shipped")
+
+
+@pytest.fixture
+def store() -> Iterator[fsspec.AbstractFileSystem]:
+    files = fsspec.filesystem("memory")
+    yield files
+    files.rm("/", recursive=True)
+
+
+@pytest.fixture
+def tree(store: fsspec.AbstractFileSystem) -> str:
+    for i, pixels in enumerate(helpers.drawn(9)):
+        store.pipe_file(f"/in/d/{i % 2}/{i}.png", images.pack_png(pixels))
+    store.pipe_file("/in/d/notes.txt", b"no image")
+    return "memory://in/d"
+
+
+def compress(*inputs: str, out: str | None = None, **options: object) -> Report:
+    report = Report()
+    batch.compress(list(inputs), out, options=batch.CompressOptions(**options), report=report)  # type: ignore[arg-type]
+    return report
+
+
+def decompress(*inputs: str, out: str | None = None, jobs: int = 2, force: bool = False) -> Report:
+    report = Report()
+    restore.decompress(list(inputs), out, jobs=jobs, force=force, report=report)
+    return report
+
+
+def test_tree_at_a_url_becomes_the_collection_that_the_same_tree_on_disk_becomes(
+    store: fsspec.AbstractFileSystem, tree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(api, "BLOCK_IMAGES", 4)
+    store.get("/in/d", str(tmp_path / "d"), recursive=True)
+    store.pipe_file("/in/d/0/bad.png", b"no image")
+    report = compress(tree, out="memory://out/d.aez", jobs=2)
+    assert report.failed == [("memory://in/d/0/bad.png", "is not an image that Pillow can read")]
+    store.rm_file("/in/d/0/bad.png")
+    assert compress(tree, out="memory://out/d.aez", jobs=2, force=True).exit_code == 0
+    assert compress(str(tmp_path / "d"), out=str(tmp_path / "local.aez")).exit_code == 0
+    assert store.cat_file("/out/d.aez") == (tmp_path / "local.aez").read_bytes()
+    assert store.ls("/out", detail=False) == ["/out/d.aez"]
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    with api.open("memory://out/d.aez") as collection:
+        assert collection.names[:2] == ["0/0.png", "0/2.png"]
+
+
+def test_collection_at_a_url_is_restored_to_disk_and_to_a_url(
+    store: fsspec.AbstractFileSystem, tree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    compress(tree, out="memory://out/d.aez")
+    assert decompress("memory://out/d.aez", out=str(tmp_path / "d")).exit_code == 0
+    assert decompress("memory://out/d.aez", out="memory://out/tree").exit_code == 0
+    for i in range(9):
+        png = (tmp_path / "d" / f"{i % 2}" / f"{i}.png").read_bytes()
+        assert store.cat_file(f"/out/tree/{i % 2}/{i}.png") == png
+    again = decompress("memory://out/d.aez", out="memory://out/tree")
+    assert (again.images, len(again.failed), again.exit_code) == (0, 9, 1)
+    assert decompress("memory://out/d.aez", out="memory://out/tree", force=True).exit_code == 0
+    assert decompress("memory://out/d.aez", out="memory://out/d.npy").exit_code == 0
+    assert len(np.load(remote.open_file("memory://out/d.npy"))) == 9
+    report = Report()
+    assert restore.check(["memory://out/d.aez"], report, jobs=2) == [("memory://out/d.aez", 9)]
+
+
+def test_array_and_image_at_a_url_become_files_here(
+    store: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store.pipe_file("/in/x.npy", images.pack_npy(helpers.drawn(5)))
+    store.pipe_file("/in/a.png", images.pack_png(helpers.drawn(1)[0]))
+    assert compress("memory://in/x.npy").outputs == ["x.aez"]
+    assert compress("memory://in/a.png").outputs == ["a.aez"]
+    assert len(api.open(tmp_path / "x.aez")) == 5
+    assert api.decompress((tmp_path / "a.aez").read_bytes()).shape == (28, 28)
+
+
+def test_interrupted_upload_leaves_nothing_and_is_gone_on_with(
+    store: fsspec.AbstractFileSystem, tree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(104, "Connection reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "mv", fail)
+        report = compress(tree, out="memory://out/d.aez")
+    assert report.failed == [(tree, "Connection reset by peer")]
+    assert not store.exists("/out") or store.ls("/out") == []
+    notes: list[str] = []
+    again = Report(note=notes.append)
+    batch.compress([tree], "memory://out/d.aez", report=again)
+    assert (again.images, again.exit_code) == (9, 0)
+    assert any("going on after block 1 of 1" in note for note in notes)
+
+
+def test_existing_and_impossible_outputs_are_refused(store: fsspec.AbstractFileSystem, tree: str, tmp_path: Path) -> None:
+    store.pipe_file("/out/d.aez", b"there")
+    report = compress(tree, out="memory://out/d.aez")
+    assert report.exit_code == 1
+    assert "exists" in report.failed[0][1]
+    for inputs, out, message in [
+        ([tree], "memory://out", r"must name one \.aez file"),
+        ([tree], str(tmp_path), r"must be an \.aez file"),
+        ([tree, tree + "2"], None, "must be the only input"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            compress(*inputs, out=out)
+    report = compress(tree, out=str(tmp_path / "x.aez"), scheduler="tcp://127.0.0.1:9")
+    assert [(name, "no cluster can read it" in reason) for name, reason in report.failed] == [(tree, True)]
+    with pytest.raises(UsageError, match="--rm needs files"):
+        compress(tree, out=str(tmp_path / "x.aez"), remove=True)
+    assert store.cat_file("/out/d.aez") == b"there"
+
+
+def test_names_in_a_stream_never_lead_out_of_a_url(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    stream = api.compress(helpers.drawn(2), names=["../out.png", "good.png"])
+    (tmp_path / "x.aez").write_bytes(stream)
+    report = decompress(str(tmp_path / "x.aez"), out="memory://out/deep")
+    assert report.exit_code == 3
+    assert store.find("/") == ["/out/deep/good.png"]
+
+
+def test_without_fsspec_or_the_protocol_the_message_says_so(tree: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="nosuch"):
+        compress("nosuch://a/b.png")
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(UsageError, match=r"aez\[remote\]"):
+        compress(tree)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("s3://b/x", True), ("memory://x", True), ("C://x", False), ("a/b", False),
+                                               ("-", False), (None, False)])  # fmt: skip
+def test_urls_are_told_from_paths(name: str | None, expected: bool) -> None:
+    assert remote.is_url(name) is expected
