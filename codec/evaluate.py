@@ -132,7 +132,7 @@ def evaluate(model: BaseModel, pixels: U8, *, qualities: Iterable[int], speed_qu
         "machine": machine(), "curve": rows,
     }  # fmt: skip
     if model.lossless:
-        _, stats = api.pack_images([model], pixels, LOSSLESS_QUALITY)
+        _, stats = api.pack_images([model], pixels, api.request(LOSSLESS_QUALITY))
         result["single_file_bytes"] = round(stats.bytes_out / stats.images, 3)
     else:
         result["psnr_db_at_bytes"] = {str(target): psnr_at(rows, target) for target in TARGET_BYTES}

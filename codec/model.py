@@ -344,8 +344,8 @@ def _dequantizer_multiplier(dequantizer: Integers, quality: int, ndim: int) -> F
     return multiplier.reshape((-1,) + (1,) * (ndim - 1))
 
 
-def patches(pixels: U8) -> F32:
-    """uint8 (N, 28, 28) -> (16, 49, N): channel 4 * y + x of a patch is PIXEL_UNIT times its pixel (y, x)."""
+def patches(pixels: U8 | F32) -> F32:
+    """(N, 28, 28) -> (16, 49, N): channel 4 * y + x of a patch is PIXEL_UNIT times its pixel (y, x)."""
     n = len(pixels)
     cut = pixels.reshape(n, SIDE, 4, SIDE, 4).transpose(2, 4, 1, 3, 0).reshape(16, POSITIONS, n)
     return cut.astype(np.float32) * np.float32(PIXEL_UNIT)

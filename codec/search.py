@@ -25,8 +25,8 @@ It knows no model files and no bytes; `Ladder` is what it needs of a model.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Protocol
+from collections.abc import Generator, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ from codec.integer_net import F32, Trace
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
+T = TypeVar("T", np.int32, np.float32)
 Prior = tuple[I32, I32, F32]  # means (K, ...), rows (K, ...), features t
 
 MAX_EFFORT, DEFAULT_EFFORT = 9, 5
@@ -121,26 +122,27 @@ class Trial:
         flat = [np.zeros(row.shape, np.float32) for row in self._rows[1:]]
         total = [np.zeros(row.shape, np.float32) for row in self._rows]
         for _ in range(PROBES):
-            v = (2 * signs.randint(0, 2, (1, 28, 28)) - 1).astype(np.float32)
-            v = np.broadcast_to(v, self.pixels.shape)
+            v = np.broadcast_to(2 * signs.randint(0, 2, (28, 28)) - 1, self.pixels.shape).astype(np.float32)
             for sum_, g in zip(total, self._search.ladder.backward(v, flat, self._search.quality, [*self._trace]), strict=True):
                 sum_ += np.square(g)
         scale = np.float32(CURVATURE * self._search.weight * STEP**2 / PROBES)
         total = [sum_ * scale for sum_ in total]
         # Half of a 7x7 level's is taken from its channel: the estimates are noisy. In whole 16ths: exact in any order.
-        channels = [np.rint(sum_ * 16).sum(axis=1, keepdims=True, dtype=np.float64) / (16 * sum_.shape[1]) for sum_ in total[1:]]
+        channels = [np.rint(sum_ * 16).sum(axis=1, dtype=np.float64)[:, None] / (16 * sum_[0].shape[0]) for sum_ in total[1:]]
         halves = [(sum_ + channel.astype(np.float32)) / 2 for sum_, channel in zip(total[1:], channels, strict=True)]
         return [total[0], *halves]
 
     def changes(self, curvature: list[F32]) -> tuple[F32, I32]:
         """-> predicted change of the cost by the better one of the two steps of each symbol, and that step: (S, N)."""
-        search, g_rows = self._search, []
+        search = self._search
+        g_rows: list[F32] = []
         for table, row, s in zip(search.bits[1:], self._rows[1:], self._symbols[1:], strict=True):
             above, below = np.minimum(row + 1, len(table.bits) - 1), np.maximum(row - 1, 1)
             rise = (np.minimum(table(above, s), 64 * BIT_UNIT) - np.minimum(table(below, s), 64 * BIT_UNIT)) / BIT_UNIT
             g_rows.append(np.where(row > 0, rise / np.maximum(above - below, 1), 0).astype(np.float32))
         slopes = search.ladder.backward((2 * search.weight * self._error).astype(np.float32), g_rows, search.quality, self._trace)
-        predicted, steps = [], []
+        predicted: list[F32] = []
+        steps: list[I32] = []
         for table, row, s, slope, bend in zip(search.bits, self._rows, self._symbols, slopes, curvature, strict=True):
             now = table(row, s)
             down = (table(row, s - 1) - now) / np.float32(BIT_UNIT) - slope * STEP
@@ -181,5 +183,5 @@ class Search:
         return symbols, rows, pixels
 
 
-def _flat(levels: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
+def _flat(levels: Sequence[npt.NDArray[T]]) -> npt.NDArray[T]:
     return np.concatenate([level.reshape(-1, level.shape[-1]) for level in levels])
