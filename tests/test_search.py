@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import helpers
 import numpy as np
 import pytest
@@ -54,6 +59,21 @@ def test_refinement_of_an_image_does_not_depend_on_the_others(model: Model) -> N
     whole = model.encode(pixels, 60, group=1, effort=4)
     for part in (slice(0, 1), slice(5, 8), slice(40, 53), slice(None, None, -1)):
         assert model.encode(pixels[part], 60, group=1, effort=4).messages == whole.messages[part]
+
+
+def test_refinement_gives_the_same_bytes_with_every_kernel() -> None:
+    """Of BLAS and of numpy: other orders of summation, with and without fused multiply-add."""
+    code = """
+import hashlib, helpers
+print(hashlib.sha256(b"".join(helpers.tiny_model().encode(helpers.drawn(20), 60, effort=5).messages)).hexdigest())
+"""
+    plain = {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 X86_V3 AVX512F AVX512_SKX X86_V4"}
+    digests = set()
+    for settings in ({}, plain):
+        environment = {**os.environ, **settings, "PYTHONPATH": str(Path(__file__).parent)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        digests.add(done.stdout)
+    assert len(digests) == 1
 
 
 def test_a_model_without_7x7_levels_is_refined_too() -> None:
