@@ -3,7 +3,9 @@
 Arrays are uint8 (28, 28) for one image and (N, 28, 28) for many; one image becomes a single-image stream, many become
 a collection. `model` is "auto" (of the shipped models the one with the lower cost lambda * SSE + bits), a model's name,
 or the path of a model file. `lossless=True` and quality 100 mean the same: every image comes back as it was; a single
-image that no model makes smaller is stored as it is.
+image that no model makes smaller is stored as it is. `max_bytes` and `min_psnr` choose the quality (`rate`): of each single
+image its own, of a block of a collection the one at which all its images keep the promise. `effort`, 1 to 9, is how long the
+encoder searches (`search`): by default 5, and 1 where the quality is searched.
 """
 
 from __future__ import annotations
@@ -20,20 +22,23 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from codec import bitstream, metrics, registry, remote
+from codec import bitstream, metrics, rate, registry, remote
 from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
 from codec.bundle import BaseModel
 from codec.collection import Collection, DecodedBlock, Writer, pack_block
-from codec.errors import BitstreamError, ChecksumMismatch, CorruptPayload, ImageError, UsageError
+from codec.errors import BitstreamError, ChecksumMismatch, CorruptPayload, ImageError, ModelNotFound, UsageError
 from codec.groups import Encoded
 from codec.model import log2_lmbda
 from codec.pixel_model import PIXELS, stored_bytes, stored_image
+from codec.rate import Target
+from codec.search import DEFAULT_EFFORT, MAX_EFFORT
 
 U8 = npt.NDArray[np.uint8]
 
 BLOCK_IMAGES = MAX_BLOCK_IMAGES
 DEFAULT_QUALITY = 75
 AUTO_SAMPLE = 64  # images of a block on which "auto" decides
+NO_EMBEDDING = "min_psnr may need a lossless model as well, which embed_model does not embed: leave one of the two out"
 MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
 
 
@@ -41,7 +46,8 @@ MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
 class CompressStats:
     """What compression did; adds up with `+=`.  payload_bytes: entropy-coded (or stored) bytes alone; bytes_out: everything.
 
-    models: images by the name of the model that coded them, "stored" for those that none did.
+    models: images by the name of the model that coded them, "stored" for those that none did; qualities: images by quality,
+    as text.
     """
 
     images: int = 0
@@ -50,6 +56,7 @@ class CompressStats:
     squared_error: int = 0
     ideal_bits: float = 0.0
     models: dict[str, int] = field(default_factory=dict)
+    qualities: dict[str, int] = field(default_factory=dict)
 
     @property
     def bpp(self) -> float:
@@ -72,15 +79,17 @@ class CompressStats:
         self.payload_bytes += other.payload_bytes
         self.squared_error += other.squared_error
         self.ideal_bits += other.ideal_bits
-        for name, images in other.models.items():
-            self.models[name] = self.models.get(name, 0) + images
+        for mine, others in ((self.models, other.models), (self.qualities, other.qualities)):
+            for name, images in others.items():
+                mine[name] = mine.get(name, 0) + images
         return self
 
 
-def _stats(name: str, pixels: U8, encoded: Encoded, bytes_out: int) -> CompressStats:
+def _stats(name: str, pixels: U8, encoded: Encoded, bytes_out: int, quality: int) -> CompressStats:
     payload_bytes = sum(map(len, encoded.messages))
     squared_error = metrics.squared_error(pixels, encoded.pixels)
-    return CompressStats(len(pixels), bytes_out, payload_bytes, squared_error, encoded.ideal_bits, {name: len(pixels)})
+    return CompressStats(len(pixels), bytes_out, payload_bytes, squared_error, encoded.ideal_bits, {name: len(pixels)},
+                         {str(quality): len(pixels)})  # fmt: skip
 
 
 def _check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
@@ -101,6 +110,32 @@ def _check_quality(quality: int | None, lossless: bool) -> int:
     return int(quality)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the encoder.  quality: 100 is lossless; of no meaning where there is a target."""
+
+    quality: int = DEFAULT_QUALITY
+    target: Target | None = None
+    effort: int = DEFAULT_EFFORT
+
+
+def request(
+    quality: int | None = None, lossless: bool = False, max_bytes: int | None = None, min_psnr: float | None = None,
+    effort: int | None = None,
+) -> Request:  # fmt: skip
+    """The options of `compress`, checked.  Raises UsageError."""
+    target = None
+    if max_bytes is not None or min_psnr is not None:
+        if quality is not None or lossless:
+            raise UsageError("max_bytes and min_psnr choose the quality: leave quality and lossless out")
+        target = Target(max_bytes, min_psnr)
+    if effort is None:
+        effort = DEFAULT_EFFORT if target is None else 1
+    if not isinstance(effort, int | np.integer) or not 1 <= effort <= MAX_EFFORT:
+        raise UsageError(f"effort {effort!r}, wanted a whole number from 1 to {MAX_EFFORT}")
+    return Request(_check_quality(quality, lossless), target, int(effort))
+
+
 def candidates(model: str, quality: int) -> list[BaseModel]:
     """The models among which blocks choose: the one named, or with "auto" all shipped ones of the kind.
 
@@ -108,6 +143,18 @@ def candidates(model: str, quality: int) -> list[BaseModel]:
     """
     lossless = quality == LOSSLESS_QUALITY
     return registry.shipped(lossless) if model == "auto" else [registry.by_name(model, lossless)]
+
+
+def _lossless(models: list[BaseModel]) -> list[BaseModel]:
+    """The lossless models that step in for lossy ones: of their names, or else all shipped ones; [] if there is none."""
+    found = []
+    for model in models:
+        with contextlib.suppress(ModelNotFound):
+            found.append(registry.by_name(model.name + registry.LOSSLESS, lossless=True))
+    if not found:
+        with contextlib.suppress(ModelNotFound):
+            return registry.shipped(lossless=True)
+    return found
 
 
 def _choose(models: list[BaseModel], pixels: U8, quality: int) -> BaseModel:
@@ -126,64 +173,126 @@ def _costs(pixels: U8, encoded: Encoded, quality: int) -> npt.NDArray[np.float64
 
 
 def compress_images(
-    pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False
-) -> tuple[list[bytes], CompressStats]:
-    """uint8 (N, 28, 28) -> N single-image streams, in one pass of the network.
+    pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False, max_bytes: int | None = None,
+    min_psnr: float | None = None, effort: int | None = None,
+) -> tuple[list[bytes], CompressStats]:  # fmt: skip
+    """uint8 (N, 28, 28) -> N single-image streams, side by side through the network.
 
-    Raises ImageError, UsageError, ModelError.
+    Raises ImageError, also where an image does not fit `max_bytes`; UsageError, ModelError.
     """
-    pixels, quality = _check_pixels(pixels, (3,)), _check_quality(quality, lossless)
-    return pack_images(candidates(model, quality), pixels, quality)
+    pixels, asked = _check_pixels(pixels, (3,)), request(quality, lossless, max_bytes, min_psnr, effort)
+    return pack_images(candidates(model, asked.quality), pixels, asked)
 
 
-def pack_images(models: list[BaseModel], pixels: U8, quality: int) -> tuple[list[bytes], CompressStats]:
+def pack_images(models: list[BaseModel], pixels: U8, asked: Request) -> tuple[list[bytes], CompressStats]:
     """What `compress_images` gives if these are the models: of each image the cheapest stream."""
-    streams, of_each = pack_each(models, pixels, quality)
+    streams: list[bytes] = []
     stats = CompressStats()
-    for one in of_each:
-        stats += one
+    for i, packed in enumerate(pack_each(models, pixels, asked)):
+        if isinstance(packed, ImageError):
+            raise ImageError(f"image {i}: {packed}") if len(pixels) > 1 else packed
+        streams.append(packed[0])
+        stats += packed[1]
     return streams, stats
 
 
-def pack_each(models: list[BaseModel], pixels: U8, quality: int) -> tuple[list[bytes], list[CompressStats]]:
-    """As `pack_images`, with the figures of each image."""
-    streams: list[bytes] = []
-    of_each: list[CompressStats] = []
+def pack_each(
+    models: list[BaseModel], pixels: U8, asked: Request
+) -> list[tuple[bytes, CompressStats] | ImageError]:
+    """As `pack_images`, with the figures of each image, or why it cannot be what is asked."""
     if not len(pixels):
-        return streams, of_each
-    encodings = [m.encode(pixels, quality, group=1) for m in models]
-    best = np.argmin([_costs(pixels, encoded, quality) for encoded in encodings], axis=0)
+        return []
+    if asked.target is not None:
+        return _pack_each_for(asked.target, models, pixels, asked.effort)
+    packed: list[tuple[bytes, CompressStats] | ImageError] = []
+    encodings = [m.encode(pixels, asked.quality, group=1, effort=asked.effort) for m in models]
+    best = np.argmin([_costs(pixels, encoded, asked.quality) for encoded in encodings], axis=0)
     for i, choice in enumerate(best.tolist()):
-        m, encoded = models[choice], encodings[choice]
-        model_id, message = registry.id_of(m), encoded.messages[i]
-        header = ImageHeader(model_id, quality, model_hash=b"" if model_id else m.hash)
-        name, stream = m.name, bitstream.pack_image(header, message, m.sha256)
-        if m.lossless and len(stream) > bitstream.IMAGE.size + MIN_STORED_BYTES:
-            stored = stored_bytes(pixels[i])
-            if len(stored) + bitstream.IMAGE.size < len(stream):
-                name, message = "stored", stored
-                stream = bitstream.pack_image(ImageHeader(0, STORED_QUALITY), stored, b"")
-        streams.append(stream)
-        of_each.append(_stats(name, pixels[i : i + 1], Encoded([message], encoded.pixels[i : i + 1], 0.0), len(stream)))
-    return streams, of_each
+        encoded = encodings[choice]
+        packed.append(_pack_one(models[choice], pixels[i], asked.quality, encoded.messages[i], encoded.pixels[i]))
+    return packed
+
+
+def _pack_each_for(
+    target: Target, models: list[BaseModel], pixels: U8, effort: int
+) -> list[tuple[bytes, CompressStats] | ImageError]:
+    found = [rate.search(m, pixels, target, effort) for m in models]
+    packed: list[tuple[bytes, CompressStats] | ImageError] = []
+    for i, image in enumerate(pixels):
+        best = 0
+        for k in range(1, len(models)):
+            if rate.better(target, found[best][i], found[k][i]) is found[k][i]:
+                best = k
+        coded = found[best][i]
+        if coded.kept:
+            packed.append(_pack_one(models[best], image, coded.quality, coded.message, coded.pixels))
+        else:
+            packed.append(ImageError(f"{len(coded.message)} bytes at quality {coded.quality}, {target} wanted"))
+    if target.max_bytes is None:
+        missed = [i for i, one in enumerate(packed) if isinstance(one, ImageError)]
+        exact = _lossless(models) if missed else []
+        lossless = pack_each(exact, pixels[missed], Request(LOSSLESS_QUALITY)) if exact else [_store(p) for p in pixels[missed]]
+        for i, one in zip(missed, lossless, strict=True):
+            packed[i] = one
+    return packed
+
+
+def _pack_one(model: BaseModel, pixels: U8, quality: int, message: bytes, decoded: U8) -> tuple[bytes, CompressStats]:
+    """One image (28, 28) as a stream of its own; stored if that is shorter than what a lossless model made of it."""
+    model_id = registry.id_of(model)
+    header = ImageHeader(model_id, quality, model_hash=b"" if model_id else model.hash)
+    stream = bitstream.pack_image(header, message, model.sha256)
+    if model.lossless and len(stream) > bitstream.IMAGE.size + MIN_STORED_BYTES:
+        stored = _store(pixels)
+        if len(stored[0]) < len(stream):
+            return stored
+    return stream, _stats(model.name, pixels[None], Encoded([message], decoded[None], 0.0), len(stream), quality)
+
+
+def _store(pixels: U8) -> tuple[bytes, CompressStats]:
+    """One image (28, 28) as a stored one."""
+    stored = stored_bytes(pixels)
+    stream = bitstream.pack_image(ImageHeader(0, STORED_QUALITY), stored, b"")
+    return stream, _stats("stored", pixels[None], Encoded([stored], pixels[None], 0.0), len(stream), LOSSLESS_QUALITY)
 
 
 def compress_image(
-    pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False
-) -> tuple[bytes, CompressStats]:
+    pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False, max_bytes: int | None = None,
+    min_psnr: float | None = None, effort: int | None = None,
+) -> tuple[bytes, CompressStats]:  # fmt: skip
     """uint8 (28, 28) -> single-image stream."""
     pixels = _check_pixels(pixels, (2,))[None]
-    streams, stats = compress_images(pixels, quality=quality, model=model, lossless=lossless)
+    streams, stats = compress_images(pixels, quality=quality, model=model, lossless=lossless, max_bytes=max_bytes,
+                                     min_psnr=min_psnr, effort=effort)  # fmt: skip
     return streams[0], stats
 
 
 def encode_block(
-    models: list[BaseModel], pixels: U8, quality: int, names: list[str] | None
+    models: list[BaseModel], pixels: U8, asked: Request, names: list[str] | None
 ) -> tuple[bytes, CompressStats]:
-    """uint8 (N, 28, 28), N >= 1 -> a block, by the model that suits it best, and what was done (bytes_out: the block's)."""
-    model = _choose(models, pixels, quality)
-    block, encoded = pack_block(model, pixels, quality, names)
-    return block, _stats(model.name, pixels, encoded, len(block))
+    """uint8 (N, 28, 28), N >= 1 -> a block, by the model that suits it best, and what was done (bytes_out: the block's).
+
+    Raises ImageError naming an image that does not fit the target's bytes.
+    """
+    model, quality, target = _choose(models, pixels, asked.quality), asked.quality, asked.target
+    if target is not None:
+        quality, missed = rate.common_quality(model, pixels, target)
+        if missed is not None and target.max_bytes is not None:
+            size = len(rate.code(model, pixels[missed : missed + 1], quality, target)[0].message)
+            name = names[missed] if names else f"image {missed}"
+            raise ImageError(f"{name}: {size} bytes at quality {quality}, {target} wanted")
+        if missed is not None:
+            exact = _lossless(models)
+            if not exact:
+                raise ImageError(f"{names[missed] if names else f'image {missed}'} does not reach {target}, "
+                                 "and no lossless model is installed")  # fmt: skip
+            model, quality = _choose(exact, pixels, LOSSLESS_QUALITY), LOSSLESS_QUALITY
+    effort = asked.effort
+    if target is not None and quality != LOSSLESS_QUALITY and effort > 1:
+        refined = rate.code(model, pixels, quality, target, effort)
+        effort = effort if all(one.kept for one in refined) else 1
+    block, encoded = pack_block(model, pixels, quality, names, effort)
+    return block, _stats(model.name, pixels, encoded, len(block), quality)
 
 
 def embeddable(models: list[BaseModel]) -> list[bytes]:
@@ -206,10 +315,12 @@ class CollectionWriter:
 
     def __init__(
         self, file: BinaryIO, *, quality: int | None = None, model: str = "auto", lossless: bool = False,
-        embed_model: bool = False,
+        max_bytes: int | None = None, min_psnr: float | None = None, effort: int | None = None, embed_model: bool = False,
     ) -> None:  # fmt: skip
-        self._quality = _check_quality(quality, lossless)
-        self._models = candidates(model, self._quality)
+        self._asked = request(quality, lossless, max_bytes, min_psnr, effort)
+        if embed_model and min_psnr is not None:
+            raise UsageError(NO_EMBEDDING)
+        self._models = candidates(model, self._asked.quality)
         self._writer = Writer(file, embeddable(self._models) if embed_model else None)
         self._pixels: list[U8] = []
         self._names: list[str] = []
@@ -237,7 +348,7 @@ class CollectionWriter:
         waiting = np.concatenate(self._pixels)
         pixels, names = waiting[:count], self._names[:count] if self._named else None
         self._pixels, self._names, self._waiting = [waiting[count:]], self._names[count:], len(waiting) - count
-        block, stats = encode_block(self._models, pixels, self._quality, names)
+        block, stats = encode_block(self._models, pixels, self._asked, names)
         self._writer.write(block, len(pixels))
         self.stats += stats
 
@@ -262,12 +373,18 @@ def compress(
     quality: int | None = None,
     model: str = "auto",
     lossless: bool = False,
+    max_bytes: int | None = None,
+    min_psnr: float | None = None,
+    effort: int | None = None,
     names: list[str] | None = None,
     embed_model: bool = False,
 ) -> bytes:
     """Compress one image, uint8 (28, 28), or a collection, uint8 (N, 28, 28).
 
     quality: 0 (smallest) to 99 (best), or 100: lossless; by default 75. lossless: every pixel comes back, as by quality 100.
+    max_bytes: the best quality at which no image has more bytes of payload (in a collection: none would have, by itself).
+    min_psnr: the fewest bytes for which each image has that many dB; lossless, if nothing less reaches them.
+    effort: 1 (fastest) to 9, by default 5, with max_bytes or min_psnr 1: how long to search for fewer bytes and more dB.
     names: of the images of a collection. embed_model: put the model into the collection.
     Raises ImageError, UsageError, ModelNotFound, BadModel.
 
@@ -277,9 +394,11 @@ def compress(
     if pixels.ndim == 2:
         if names is not None or embed_model:
             raise UsageError("a single image has no name and embeds no model: give (1, 28, 28) for a collection of one")
-        return compress_image(pixels, quality=quality, model=model, lossless=lossless)[0]
+        return compress_image(pixels, quality=quality, model=model, lossless=lossless, max_bytes=max_bytes,
+                              min_psnr=min_psnr, effort=effort)[0]  # fmt: skip
     file = io.BytesIO()
-    with CollectionWriter(file, quality=quality, model=model, lossless=lossless, embed_model=embed_model) as writer:
+    with CollectionWriter(file, quality=quality, model=model, lossless=lossless, max_bytes=max_bytes, min_psnr=min_psnr,
+                          effort=effort, embed_model=embed_model) as writer:  # fmt: skip
         writer.write(pixels, names)
     return file.getvalue()
 
@@ -476,7 +595,9 @@ __all__ = [
     "CompressStats",
     "DecodedBlock",
     "ModelInfo",
+    "Request",
     "StreamInfo",
+    "Target",
     "candidates",
     "compress",
     "compress_image",
@@ -489,4 +610,5 @@ __all__ = [
     "models",
     "open",
     "recovered",
+    "request",
 ]

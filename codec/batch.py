@@ -18,7 +18,7 @@ import secrets
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -40,7 +40,7 @@ _ARRAY_MAGICS = (b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b", b"\x00\x00\x08")  # n
 class CompressOptions:
     """jobs: cores to use; scheduler: address of a Dask scheduler whose workers do the work instead."""
 
-    quality: int = api.DEFAULT_QUALITY  # 100: lossless
+    asked: api.Request = field(default_factory=api.Request)
     model: str = "auto"
     jobs: int = 1
     force: bool = False
@@ -49,7 +49,7 @@ class CompressOptions:
     scheduler: str | None = None
 
     def models(self) -> list[BaseModel]:
-        return api.candidates(self.model, self.quality)
+        return api.candidates(self.model, self.asked.quality)
 
     def refs(self) -> tuple[bytes, ...]:
         return tuple(map(pipeline.model_ref, self.models()))
@@ -81,6 +81,8 @@ def compress(
     tasks = refuse(plan_compress(inputs, out, separate, report), options.force, report)
     if options.embed_model and any(task.kind == "image" for task in tasks):
         raise UsageError("--embed-model is for collections: a single image would grow a thousandfold")
+    if options.embed_model and options.asked.target is not None and options.asked.target.min_psnr is not None:
+        raise UsageError(api.NO_EMBEDDING)
     if dry_run:
         report.images = sum(len(task.sources) or 1 for task in tasks)
         for task in tasks:
@@ -103,7 +105,7 @@ def _compress_each(tasks: Sequence[Task], options: CompressOptions, report: Repo
     shards = [tasks[at : at + size] for at in range(0, len(tasks), size)]
     work = (
         EachTask([task.label for task in shard], [None if task.output is None else str(task.output) for task in shard],
-                 options.quality, refs, options.force, options.remove)
+                 options.asked, refs, options.force, options.remove)
         for shard in shards
     )  # fmt: skip
     local = dataclasses.replace(options, scheduler=None)  # its files would appear on the machines of the workers
@@ -150,7 +152,7 @@ def _blocks_of_images(sources: Sources, options: CompressOptions) -> _Blocks:
 
     def tasks(start: int) -> Iterator[BlockTask]:
         for number in range(start, num_blocks):
-            yield BlockTask(None, paths(number), [source.name for source in block(number)], options.quality, refs)
+            yield BlockTask(None, paths(number), [source.name for source in block(number)], options.asked, refs)
 
     num_blocks = -(-len(sources) // size)
     private = remote.is_private(next(iter(sources)).label)
@@ -163,7 +165,7 @@ def _blocks_of_array(array: images.ArrayFile, inputs: str, num_bytes: int, optio
     def tasks(start: int) -> Iterator[BlockTask]:
         for number, pixels in enumerate(array.blocks(size)):
             if number >= start:
-                yield BlockTask(pixels, (), None, options.quality, refs)
+                yield BlockTask(pixels, (), None, options.asked, refs)
 
     return _Blocks(-(-array.num_images // size), inputs, tasks, bytes_in=num_bytes)
 
@@ -192,7 +194,7 @@ def _compress_stdin_image(stream: bytes, output: Output, options: CompressOption
     if options.embed_model:
         raise UsageError("--embed-model is for collections: a single image would grow a thousandfold")
     pixels = images.read_image(io.BytesIO(stream), name="stdin")
-    packed, stats = api.compress_image(pixels, quality=options.quality, model=options.model)
+    (packed,), stats = api.pack_images(options.models(), pixels[None], options.asked)
     with atomic(output, force=options.force) as file:
         file.write(packed)
     report.wrote(output, len(packed))
@@ -206,7 +208,7 @@ def _write_collection(task: Task, blocks: _Blocks, options: CompressOptions, rep
     models = options.models()
     pins = {
         "aez": __version__, "block_images": api.BLOCK_IMAGES, "inputs": blocks.inputs, "named": task.kind == "images",
-        "quality": options.quality, "models": [model.hash.hex() for model in models], "embedded": options.embed_model,
+        "asked": repr(options.asked), "models": [model.hash.hex() for model in models], "embedded": options.embed_model,
         "output": None if task.output is None else full_path(str(task.output)),
     }  # fmt: skip
     if blocks.private and options.scheduler is not None:
@@ -298,7 +300,7 @@ def _remove(
             exact &= hashlib.blake2b(block.pixels.tobytes(), digest_size=16).hexdigest() == wanted[number]
     if num_decoded != num_images:
         raise BitstreamError(f"{output} holds {num_decoded} images, not {num_images}; the inputs are kept")
-    if options.quality == LOSSLESS_QUALITY and not exact:
+    if options.asked.quality == LOSSLESS_QUALITY and not exact:
         raise BitstreamError(f"{output} does not hold the pixels of its inputs, which are kept")
     for source in sources:
         os.unlink(source.label)

@@ -97,8 +97,11 @@ class BaseModel(ABC):
             raise CorruptPayload(f"quality {quality} with model {self.name}, which is {self.kind}", offset)
 
     @abstractmethod
-    def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES) -> Encoded:
-        """Encode uint8 (N, 28, 28), N >= 1, `group` neighbours sharing a coder state."""
+    def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES, effort: int = 1) -> Encoded:
+        """Encode uint8 (N, 28, 28), N >= 1, `group` neighbours sharing a coder state.
+
+        effort: 1..MAX_EFFORT, how long a lossy model searches for symbols of a lower cost; the decoder does not notice.
+        """
 
     @abstractmethod
     def decode(

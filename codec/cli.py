@@ -206,6 +206,20 @@ def compress(
         ),
     ] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Every pixel comes back; the same as -q 100.")] = False,
+    max_bytes: Annotated[
+        int | None, typer.Option("--max-bytes", min=0, metavar="N", help="The best quality at which no image's payload has more.")
+    ] = None,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option("--min-psnr", min=0, metavar="DB", help="The fewest bytes with which every image has so many dB."),
+    ] = None,
+    effort: Annotated[
+        int | None,
+        typer.Option(
+            "-e", "--effort", min=1, max=9, metavar="1..9",
+            help="How long to search for fewer bytes; by default 5, with --max-bytes or --min-psnr 1.",
+        ),
+    ] = None,
     model: Annotated[str, typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="See `aez models`.")] = "auto",
     separate: Annotated[bool, typer.Option("--separate", help="One file an image, also for a directory.")] = False,
     embed_model: Annotated[
@@ -232,15 +246,19 @@ def compress(
     started = time.perf_counter()
     if lossless and quality not in (None, 100):
         raise typer.BadParameter(f"{quality} contradicts --lossless, which is quality 100", param_hint="-q")
+    if max_bytes is not None and min_psnr is not None:
+        raise typer.BadParameter("contradicts --min-psnr: give one of the two", param_hint="--max-bytes")
+    for name, value in (("--max-bytes", max_bytes), ("--min-psnr", min_psnr)):
+        if value is not None and (lossless or quality is not None):
+            raise typer.BadParameter(f"chooses the quality: leave {'--lossless' if lossless else '-q'} out", param_hint=name)
     if not dry_run:
         out = _output(inputs, out, as_json)
     from codec import api, batch
     from codec.parallel import num_cores as cores
 
-    if quality is None:
-        quality = 100 if lossless else api.DEFAULT_QUALITY
+    asked = api.request(quality, lossless, max_bytes, min_psnr, effort)
     report = _report(quiet)
-    options = batch.CompressOptions(quality, model, jobs or cores(), force, remove, embed_model, scheduler)
+    options = batch.CompressOptions(asked, model, jobs or cores(), force, remove, embed_model, scheduler)
     try:
         batch.compress(inputs, out, separate=separate, dry_run=dry_run, options=options, report=report)
     except ModelError as error:  # without its model nothing can be done, but what was done still counts
@@ -250,7 +268,7 @@ def compress(
         _finish(report, started, plan, report.outputs, as_json=as_json)
     stats = report.stats
     bpp, psnr_db = (round(stats.bpp, 4), stats.psnr_db) if stats.images else (None, None)
-    figures = {
+    figures: dict[str, Any] = {
         "images": report.images,
         "bytes_in": report.bytes_in,
         "bytes_out": report.bytes_out,
@@ -258,9 +276,12 @@ def compress(
         "bpp": bpp,
         "psnr_db": None if psnr_db is None else round(psnr_db, 3),
         "lossless": stats.lossless if stats.images else None,
-        "quality": quality,
+        "quality": asked.quality if asked.target is None else None,
         "model": ", ".join(stats.models) or None,
     }
+    if asked.target is not None:
+        figures["qualities"] = dict(sorted(stats.qualities.items(), key=lambda item: int(item[0])))
+        figures["quality"] = int(next(iter(stats.qualities))) if len(stats.qualities) == 1 else None
     summary = []
     if stats.images and not quiet and out != "-":
         ratio = report.bytes_in / report.bytes_out

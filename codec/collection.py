@@ -75,9 +75,11 @@ def unpack_names(frame: bytes, count: int, offset: int) -> list[str]:
     return names[:-1]
 
 
-def pack_block(model: BaseModel, pixels: U8, quality: int, names: list[str] | None) -> tuple[bytes, Encoded]:
+def pack_block(
+    model: BaseModel, pixels: U8, quality: int, names: list[str] | None, effort: int = 1
+) -> tuple[bytes, Encoded]:
     """pixels: uint8 (N, 28, 28), 1 <= N <= MAX_BLOCK_IMAGES -> block bytes, and what was encoded."""
-    encoded = model.encode(pixels, quality)
+    encoded = model.encode(pixels, quality, effort=effort)
     frame = pack_names(names) if names is not None else b""
     index = bitstream.pack_index([len(m) for m in encoded.messages])
     payload = b"".join(encoded.messages)

@@ -38,14 +38,14 @@ TARGET_BYTES = (8, 16, 24, 40, 64)
 PNG_IMAGES = 2000
 
 
-def curve(model: BaseModel, pixels: U8, qualities: Iterable[int]) -> list[dict[str, Any]]:
+def curve(model: BaseModel, pixels: U8, qualities: Iterable[int], effort: int = 1) -> list[dict[str, Any]]:
     """Rate and distortion of uint8 (N, 28, 28) at each quality that the model has: whole-collection bytes, ideal bytes, PSNR."""
     rows = []
     for quality in _qualities(model, qualities):
         num_bytes, ideal_bits, squared_error, sizes = len(pack_collection_header()), 0.0, 0, []
         for at in range(0, len(pixels), MAX_BLOCK_IMAGES):
             block_pixels = pixels[at : at + MAX_BLOCK_IMAGES]
-            block, encoded = pack_block(model, block_pixels, quality, None)
+            block, encoded = pack_block(model, block_pixels, quality, None, effort)
             sizes.append((len(block), len(block_pixels)))
             ideal_bits += encoded.ideal_bits
             squared_error += metrics.squared_error(block_pixels, encoded.pixels)
@@ -81,7 +81,7 @@ def _best_seconds(work: Callable[[], object], repeat: int) -> float:
     return min(times)
 
 
-def speeds(model: BaseModel, pixels: U8, qualities: Iterable[int], repeat: int) -> list[dict[str, Any]]:
+def speeds(model: BaseModel, pixels: U8, qualities: Iterable[int], repeat: int, effort: int = 1) -> list[dict[str, Any]]:
     """Images a second of encoding and decoding uint8 (N, 28, 28) in memory, and ratios to Pillow's PNG."""
     from PIL import Image
 
@@ -103,7 +103,7 @@ def speeds(model: BaseModel, pixels: U8, qualities: Iterable[int], repeat: int) 
     rows = []
     for quality in _qualities(model, qualities):
         messages = model.encode(pixels, quality).messages
-        encode = len(pixels) / _best_seconds(lambda q=quality: model.encode(pixels, q), repeat)  # type: ignore[misc]
+        encode = len(pixels) / _best_seconds(lambda q=quality: model.encode(pixels, q, effort=effort), repeat)  # type: ignore[misc]
         decode = len(pixels) / _best_seconds(
             lambda m=messages, q=quality: model.decode(m, len(pixels), q), repeat  # type: ignore[misc]
         )
@@ -124,21 +124,21 @@ def machine() -> dict[str, Any]:
 
 
 def evaluate(model: BaseModel, pixels: U8, *, qualities: Iterable[int], speed_qualities: Iterable[int] = (), repeat: int = 3,
-             speed_images: int = 4096) -> dict[str, Any]:  # fmt: skip
+             speed_images: int = 4096, effort: int = 1) -> dict[str, Any]:  # fmt: skip
     """All figures of one model on one set of images; of a lossless one at quality 100, whatever `qualities` says."""
-    rows = curve(model, pixels, qualities)
+    rows = curve(model, pixels, qualities, effort)
     result: dict[str, Any] = {
-        "model": model.name, "model_hash": model.hash.hex(), "lossless": model.lossless, "images": len(pixels),
+        "model": model.name, "model_hash": model.hash.hex(), "lossless": model.lossless, "images": len(pixels), "effort": effort,
         "machine": machine(), "curve": rows,
     }  # fmt: skip
     if model.lossless:
-        _, stats = api.pack_images([model], pixels, LOSSLESS_QUALITY)
+        _, stats = api.pack_images([model], pixels, api.request(LOSSLESS_QUALITY))
         result["single_file_bytes"] = round(stats.bytes_out / stats.images, 3)
     else:
         result["psnr_db_at_bytes"] = {str(target): psnr_at(rows, target) for target in TARGET_BYTES}
     result["max_overhead_bytes"] = round(max(row["bytes"] - row["ideal_bytes"] for row in rows), 3)
     if speed_qualities:
-        result["speed"] = speeds(model, pixels[:speed_images], speed_qualities, repeat)
+        result["speed"] = speeds(model, pixels[:speed_images], speed_qualities, repeat, effort)
     return result
 
 
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="name or file of a model")
     parser.add_argument("--qualities", default="0,5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95,99")
     parser.add_argument("--speed", default="", metavar="Q,Q", help="also measure speed at these qualities")
+    parser.add_argument("--effort", type=int, default=1, metavar="1..9", help="of the encoder (default 1)")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--last", type=int, metavar="N", help="only the last N images")
     parser.add_argument("--collections", type=int, nargs="?", const=75, metavar="Q",
@@ -159,7 +160,8 @@ def main() -> None:
     pixels = read_array(args.data)[-(args.last or 0) :]
     model = registry.by_name(args.model, None)
     if args.collections is None:
-        result = evaluate(model, pixels, qualities=numbers[0], speed_qualities=numbers[1], repeat=args.repeat)
+        result = evaluate(model, pixels, qualities=numbers[0], speed_qualities=numbers[1], repeat=args.repeat,
+                          effort=args.effort)  # fmt: skip
     else:
         with tempfile.TemporaryDirectory() as folder:
             quality = LOSSLESS_QUALITY if model.lossless else args.collections

@@ -48,8 +48,8 @@ def write_pngs(folder: Path, pixels: U8) -> None:
 
 def evaluate_collections(model: BaseModel, pixels: U8, quality: int, folder: Path) -> dict[str, Any]:
     """Speeds, ratios, overhead and random access with uint8 (N, 28, 28); writes some 2 KiB an image below `folder`."""
-    jobs = parallel.num_cores()
-    options = batch.CompressOptions(quality, model.name, jobs, force=True)
+    jobs, asked = parallel.num_cores(), api.request(quality, effort=1)
+    options = batch.CompressOptions(asked, model.name, jobs, force=True)
     tree, idx, out = folder / "png", folder / "images-idx3-ubyte", folder / "restored"
     write_pngs(tree, pixels)
     idx.write_bytes(images.pack_idx(pixels))
@@ -57,7 +57,7 @@ def evaluate_collections(model: BaseModel, pixels: U8, quality: int, folder: Pat
 
     def encode() -> None:
         nonlocal stream
-        stream = api.compress(pixels, quality=quality, model=model.name)
+        stream = api.compress(pixels, quality=quality, model=model.name, effort=1)
 
     def compress(source: Path) -> None:
         report = Report()

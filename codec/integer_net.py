@@ -15,6 +15,7 @@ Integer-only networks as the cure for decoding differences: Balle, Johnston, Min
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,33 @@ class Layer:
         return limit(y, low, high).reshape(self.outputs, *x.shape[1:])
 
 
+    def transposed(self, g: F32, quality: int) -> F32:
+        """Gradient by the output -> gradient by the input, the rounding taken for none.  Not of kind "row".
+
+        Of each image (the last axis) the gradient is rounded to as many bits as keep all sums exact: it comes out the same in
+        any order, and depends on no other image.
+        """
+        g = g * self.rows(quality)[1].reshape((-1,) + (1,) * (g.ndim - 1))
+        size = np.abs(g).max(axis=tuple(range(g.ndim - 1)))
+        weight, bits = self._transposed
+        scale = np.ldexp(np.float32(1), bits - np.frexp(size)[1])  # |g| * scale <= 2**bits
+        g *= scale
+        np.rint(g, out=g)
+        columns = _neighbours(g) if self.kind == "conv" else g
+        y = (weight @ columns.reshape(weight.shape[1], -1)).reshape(self.inputs, *g.shape[1:])
+        y /= scale
+        return y
+
+    @cached_property
+    def _transposed(self) -> tuple[F32, int]:
+        """The matrix of `transposed`, and how many bits its input may have."""
+        weight = self._weight.T
+        if self.kind == "conv":  # (O, 9 * K) -> (K, 9 * O), turned by 180 degrees
+            weight = self._weight.reshape(self.outputs, 9, self.inputs)[:, ::-1].transpose(2, 1, 0).reshape(self.inputs, -1)
+        reach = int(np.abs(weight.astype(np.float64)).sum(axis=1).max())
+        return np.ascontiguousarray(weight), (EXACT_LIMIT // max(reach, 1)).bit_length() - 2
+
+
 def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:
     """Row of a table (R, O) at a quality: on the line between its two nearest rows, halves rounded up; from 99 on the last."""
     if len(table) == 1:
@@ -147,17 +175,28 @@ def limit(x: F32, low: int, high: int) -> F32:
     return x.clip(np.float32(low), np.float32(high), out=x)
 
 
-def rectified(layer: Layer, x: F32, quality: int) -> F32:
+# What a backward pass needs of a forward one: at each clipping, in order, which numbers were not clipped.
+Trace = list[npt.NDArray[np.bool_]]
+
+
+def traced(x: F32, low: int, high: int, trace: Trace | None) -> F32:
+    """Returns x, which has been clipped to low..high; if there is a trace, it is told."""
+    if trace is not None:
+        trace.append((x > low) & (x < high))
+    return x
+
+
+def rectified(layer: Layer, x: F32, quality: int, trace: Trace | None = None) -> F32:
     """`layer` clipped to 0..ACTIVATION_MAX."""
-    return layer(x, quality, 0, ACTIVATION_MAX)
+    return traced(layer(x, quality, 0, ACTIVATION_MAX), 0, ACTIVATION_MAX, trace)
 
 
-def clipped(layer: Layer, x: F32, quality: int) -> F32:
+def clipped(layer: Layer, x: F32, quality: int, trace: Trace | None = None) -> F32:
     """`layer` clipped to -ACTIVATION_MAX..ACTIVATION_MAX."""
-    return layer(x, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
+    return traced(layer(x, quality, -ACTIVATION_MAX, ACTIVATION_MAX), -ACTIVATION_MAX, ACTIVATION_MAX, trace)
 
 
-def add(x: F32, y: F32) -> F32:
+def add(x: F32, y: F32, trace: Trace | None = None) -> F32:
     """x += y, clipped to -ACTIVATION_MAX..ACTIVATION_MAX; returns x."""
     x += y
-    return limit(x, -ACTIVATION_MAX, ACTIVATION_MAX)
+    return traced(limit(x, -ACTIVATION_MAX, ACTIVATION_MAX), -ACTIVATION_MAX, ACTIVATION_MAX, trace)

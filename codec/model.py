@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec import rans
+from codec import rans, search
 from codec.bitstream import GROUP_IMAGES, MAX_QUALITY
 from codec.bundle import BaseModel, Bundle
 from codec.errors import BadModel
@@ -43,11 +43,13 @@ from codec.integer_net import (
     SIDE,
     Integers,
     Layer,
+    Trace,
     add,
     clipped,
     interpolate,
     limit,
     rectified,
+    traced,
 )
 from codec.parallel import in_threads
 
@@ -88,9 +90,17 @@ class Block:
     spatial: Layer
     restore: Layer
 
-    def __call__(self, t: F32, quality: int) -> F32:
-        h = rectified(self.spatial, rectified(self.reduce, t, quality), quality)
-        return add(t, clipped(self.restore, h, quality))
+    def __call__(self, t: F32, quality: int, trace: Trace | None = None) -> F32:
+        h = rectified(self.reduce, t, quality, trace)
+        h = rectified(self.spatial, h, quality, trace)
+        return add(t, clipped(self.restore, h, quality, trace), trace)
+
+    def backward(self, g: F32, quality: int, trace: Trace) -> F32:
+        """Gradient of the output -> gradient of t."""
+        g = g * trace.pop()
+        h = self.restore.transposed(g * trace.pop(), quality)
+        h = self.spatial.transposed(h * trace.pop(), quality)
+        return g + self.reduce.transposed(h * trace.pop(), quality)
 
 
 @dataclass(frozen=True)
@@ -105,11 +115,17 @@ class Level:
     merge: Layer
     dequantizer: Integers
 
-    def prior(self, t: F32, quality: int) -> tuple[I32, I32]:
+    def prior(self, t: F32, quality: int, trace: Trace | None = None) -> tuple[I32, I32]:
         """-> means in 256ths, rows of the CDF table: int32 (K, 49, N)."""
-        h = rectified(self.prior0, t, quality)
+        h = rectified(self.prior0, t, quality, trace)
         mean = self.prior_mean(h, quality, -LATENT_MAX, LATENT_MAX)
-        return mean.astype(np.int32), self.prior_sigma(h, quality, 0, NUM_SIGMAS - 1).astype(np.int32)
+        row = traced(self.prior_sigma(h, quality, 0, NUM_SIGMAS - 1), 0, NUM_SIGMAS - 1, trace)
+        return mean.astype(np.int32), row.astype(np.int32)
+
+    def prior_backward(self, g_mean: F32, g_row: F32, quality: int, trace: Trace) -> F32:
+        """Gradients of means and rows -> gradient of t."""
+        h = self.prior_sigma.transposed(g_row * trace.pop(), quality) + self.prior_mean.transposed(g_mean, quality)
+        return self.prior0.transposed(h * trace.pop(), quality)
 
     def posterior(self, e: F32, t: F32, quality: int) -> I32:
         """-> latents in 256ths, int32 (K, 49, N)."""
@@ -175,23 +191,46 @@ class Model(BaseModel):
             e = block(e, quality)
         return e
 
-    def synthesis(self, quality: int, n: int) -> Generator[Prior, I32, U8]:
+    def synthesis(self, quality: int, n: int, trace: Trace | None = None) -> Generator[Prior, I32, U8]:
         """Yield each level's (means, rows, features), take its latents in 256ths, return pixels uint8 (N, 28, 28)."""
         k = self._dequantizer.shape[1]
         mean, row = (np.repeat(interpolate(table, quality).astype(np.int32)[:, None], n, axis=1)
                      for table in (self._prior_mean, self._prior_sigma))  # fmt: skip
         y = yield mean, row, np.empty((k, n), np.float32)
-        h = rectified(self._start[0], dequantize(y, self._dequantizer, quality), quality)
-        h = rectified(self._start[1], h, quality)
-        t = clipped(self._widen, h.reshape(-1, POSITIONS, n), quality)
+        h = rectified(self._start[0], dequantize(y, self._dequantizer, quality, trace), quality, trace)
+        h = rectified(self._start[1], h, quality, trace)
+        t = clipped(self._widen, h.reshape(-1, POSITIONS, n), quality, trace)
         for i, stage in enumerate(self._synthesis):
             for block in stage:
-                t = block(t, quality)
+                t = block(t, quality, trace)
             if i < len(self._levels):
                 level = self._levels[i]
-                y = yield *level.prior(t, quality), t
-                add(t, clipped(level.merge, dequantize(y, level.dequantizer, quality), quality))
+                y = yield *level.prior(t, quality, trace), t
+                add(t, clipped(level.merge, dequantize(y, level.dequantizer, quality, trace), quality, trace), trace)
         return unpatches(self._output(t, quality, 0, 255))
+
+    def backward(self, g_pixels: F32, g_rows: list[F32], quality: int, trace: Trace) -> list[F32]:
+        """Gradients of a cost by the decoded pixels and by the rows of each 7x7 level -> by the latents of each level.
+
+        g_pixels: (N, 28, 28); trace: what `synthesis` left, used up here. Symbols are taken as fixed: latents of a level move
+        with their means, which the latents above decide. The rounding is taken for none.
+        """
+        g = self._output.transposed(patches(g_pixels) / np.float32(PIXEL_UNIT), quality)
+        g_levels: list[F32] = []
+        for i in reversed(range(len(self._synthesis))):
+            if i < len(self._levels):
+                level = self._levels[i]
+                g *= trace.pop()
+                g_y = level.merge.transposed(g * trace.pop(), quality)
+                g_y = dequantize_backward(g_y, level.dequantizer, quality, trace)
+                g_levels.append(g_y)
+                g = g + level.prior_backward(g_y, g_rows[i], quality, trace)
+            for block in reversed(self._synthesis[i]):
+                g = block.backward(g, quality, trace)
+        h = self._widen.transposed(g * trace.pop(), quality).reshape(-1, g.shape[2])
+        h = self._start[1].transposed(h * trace.pop(), quality)
+        h = self._start[0].transposed(h * trace.pop(), quality)
+        return [dequantize_backward(h, self._dequantizer, quality, trace), *reversed(g_levels)]
 
     def _posterior_of(self, i: int, e: F32, t: F32, quality: int) -> I32:
         if i:
@@ -218,14 +257,18 @@ class Model(BaseModel):
                 decoded = stop.value
         return all_symbols, all_rows, decoded
 
-    def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES) -> Encoded:
+    @cached_property
+    def _bits(self) -> list[search.BitTable]:
+        return [search.BitTable(table) for table in self.tables]
+
+    def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES, effort: int = 1) -> Encoded:
         """See BaseModel; quality: 0..MAX_QUALITY."""
         if len(pixels) > PART_IMAGES:
             at = PART_IMAGES // group * group
-            first, rest = (self.encode(part, quality, group=group) for part in (pixels[:at], pixels[at:]))
+            first, rest = (self.encode(part, quality, group=group, effort=effort) for part in (pixels[:at], pixels[at:]))
             decoded = np.concatenate([first.pixels, rest.pixels])
             return Encoded(first.messages + rest.messages, decoded, first.ideal_bits + rest.ideal_bits)
-        parts = list(in_threads(lambda at: self._coded(pixels[at : at + CHUNK_IMAGES], quality), _chunks(len(pixels))))
+        parts = list(in_threads(lambda at: self._coded(pixels[at : at + CHUNK_IMAGES], quality, effort), _chunks(len(pixels))))
         decoded = np.concatenate([part[2] for part in parts])
         codes, rows = (to_lanes(np.concatenate([part[k] for part in parts], axis=1), group, 0) for k in (0, 1))
         # The tables of all levels, one below the other; row 0 of the first stands for all that is certain.
@@ -236,12 +279,17 @@ class Model(BaseModel):
         messages = rans.encode(start[picked], freq, checks(decoded, group))
         return Encoded(messages, decoded, float(np.sum(rans.PRECISION - np.log2(freq))))
 
-    def _coded(self, pixels: U8, quality: int) -> tuple[U8, npt.NDArray[np.int16], U8]:
+    def _coded(self, pixels: U8, quality: int, effort: int) -> tuple[U8, npt.NDArray[np.int16], U8]:
         """pixels -> codes (S, N) and rows (S, N) of all levels, a row counted from the first level's; decoded pixels."""
-        symbols, rows, decoded = self.quantize(pixels, quality)
-        codes = [np.where(s < 0, -2 * s - 1, 2 * s).astype(np.uint8) for s in symbols]
-        below = [np.where(row, row + NUM_SIGMAS * level, 0).astype(np.int16) for level, row in enumerate(rows)]
-        return np.concatenate(codes), np.concatenate(below), decoded
+        all_symbols, all_rows, decoded = self.quantize(pixels, quality)
+        symbols, rows = np.concatenate(all_symbols), np.concatenate(all_rows)
+        if effort > 1:
+            lmbda = 2.0 ** log2_lmbda(quality)
+            refined = search.Search(self, self._bits, pixels, quality, lmbda)
+            symbols, rows, decoded = refined.refine(symbols, search.ROUNDS[effort - 1])
+        first_row = np.repeat([NUM_SIGMAS * level for level in range(len(all_rows))], [len(r) for r in all_rows])
+        codes = np.where(symbols < 0, -2 * symbols - 1, 2 * symbols).astype(np.uint8)
+        return codes, np.where(rows, rows + first_row[:, None], 0).astype(np.int16), decoded
 
     def decode(
         self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
@@ -279,16 +327,25 @@ class Model(BaseModel):
         return pixels, (state != checks(pixels, group)) | ~used_up
 
 
-def dequantize(y: I32, dequantizer: Integers, quality: int) -> F32:
+def dequantize(y: I32, dequantizer: Integers, quality: int, trace: Trace | None = None) -> F32:
     """Latents in 256ths of a step -> integers in units of 1 / DEQUANTIZED_UNIT.  y: int32 (K, ...), |y| < 2**24."""
-    multiplier = interpolate(dequantizer, quality).astype(np.float32) * np.float32(2.0**-DEQUANTIZER_BITS)
-    x = y.astype(np.float32) * multiplier.reshape((-1,) + (1,) * (y.ndim - 1))
+    x = y.astype(np.float32) * _dequantizer_multiplier(dequantizer, quality, y.ndim)
     np.rint(x, out=x)
-    return limit(x, -DEQUANTIZED_MAX, DEQUANTIZED_MAX)
+    return traced(limit(x, -DEQUANTIZED_MAX, DEQUANTIZED_MAX), -DEQUANTIZED_MAX, DEQUANTIZED_MAX, trace)
 
 
-def patches(pixels: U8) -> F32:
-    """uint8 (N, 28, 28) -> (16, 49, N): channel 4 * y + x of a patch is PIXEL_UNIT times its pixel (y, x)."""
+def dequantize_backward(g: F32, dequantizer: Integers, quality: int, trace: Trace) -> F32:
+    """Gradient by what `dequantize` gave -> gradient by latents."""
+    return g * trace.pop() * _dequantizer_multiplier(dequantizer, quality, g.ndim)
+
+
+def _dequantizer_multiplier(dequantizer: Integers, quality: int, ndim: int) -> F32:
+    multiplier = interpolate(dequantizer, quality).astype(np.float32) * np.float32(2.0**-DEQUANTIZER_BITS)
+    return multiplier.reshape((-1,) + (1,) * (ndim - 1))
+
+
+def patches(pixels: U8 | F32) -> F32:
+    """(N, 28, 28) -> (16, 49, N): channel 4 * y + x of a patch is PIXEL_UNIT times its pixel (y, x)."""
     n = len(pixels)
     cut = pixels.reshape(n, SIDE, 4, SIDE, 4).transpose(2, 4, 1, 3, 0).reshape(16, POSITIONS, n)
     return cut.astype(np.float32) * np.float32(PIXEL_UNIT)

@@ -189,7 +189,7 @@ class BlockTask(NamedTuple):
     pixels: Pixels | None
     paths: Sequence[str]
     names: Sequence[str] | None
-    quality: int
+    asked: api.Request
     models: tuple[bytes, ...]
 
 
@@ -228,7 +228,7 @@ def encode_block(task: BlockTask) -> BlockResult:
             return result
         pixels, names = np.stack(good), kept if names is not None else None
     models = [model_of(ref) for ref in task.models]
-    result.block, result.stats = api.encode_block(models, pixels, task.quality, None if names is None else list(names))
+    result.block, result.stats = api.encode_block(models, pixels, task.asked, None if names is None else list(names))
     result.pixels_digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
     return result
 
@@ -238,7 +238,7 @@ class EachTask(NamedTuple):
 
     paths: Sequence[str]
     outputs: Sequence[str | None]  # None: stdout, of a task that stays in this process
-    quality: int
+    asked: api.Request
     models: tuple[bytes, ...]
     force: bool
     durable: bool
@@ -260,11 +260,13 @@ def encode_each(task: EachTask) -> list[EachResult]:
     if good:
         pixels = np.stack([image.pixels for image in read if isinstance(image, ReadImage)])
         models = [model_of(ref) for ref in task.models]
-        streams, all_stats = api.pack_each(models, pixels, task.quality)
-        for i, image, stream, stats in zip(good, pixels, streams, all_stats, strict=True):
+        for i, image, packed in zip(good, pixels, api.pack_each(models, pixels, task.asked), strict=True):
             found = read[i]
             assert isinstance(found, ReadImage)
             try:
+                if isinstance(packed, AezError):
+                    raise packed
+                stream, stats = packed
                 with atomic(output_of(task.outputs[i]), force=task.force, durable=task.durable) as file:
                     file.write(stream)
                 outcome: api.CompressStats | Exception = stats

@@ -331,7 +331,7 @@ class PixelModel(BaseModel):
             value_sums[images] += self._value.sums.added(pixel, values)
         return np.ascontiguousarray(canvas.padded[:, RADIUS:, RADIUS:-RADIUS])
 
-    def encode(self, pixels: U8, quality: int = LOSSLESS_QUALITY, *, group: int = GROUP_IMAGES) -> Encoded:
+    def encode(self, pixels: U8, quality: int = LOSSLESS_QUALITY, *, group: int = GROUP_IMAGES, effort: int = 1) -> Encoded:
         """See BaseModel."""
         parts = [pixels[at : at + size] for at, size in _parts(len(pixels), group)]
         coded = list(in_threads(lambda part: self._encode_part(part, group), parts))

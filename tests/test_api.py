@@ -30,7 +30,7 @@ from codec.pixel_model import PixelModel, stored_bytes
 
 
 def decoded(pixels: np.ndarray, quality: int, model: Model) -> np.ndarray:
-    return model.encode(pixels.reshape(-1, 28, 28), quality, group=1).pixels.reshape(pixels.shape)
+    return model.encode(pixels.reshape(-1, 28, 28), quality, group=1, effort=5).pixels.reshape(pixels.shape)
 
 
 # ---- round trips
@@ -204,7 +204,7 @@ def test_auto_takes_the_cheaper_model_for_each_single_image(two_shipped: list[Mo
     pixels, quality = helpers.drawn(24), 60
     costs = []
     for model in two_shipped:
-        encoded = model.encode(pixels, quality, group=1)
+        encoded = model.encode(pixels, quality, group=1, effort=5)
         sse = np.square((pixels - encoded.pixels.astype(float)) / 255).sum(axis=(1, 2))
         costs.append(2 ** log2_lmbda(quality) * sse + 8 * np.array([len(m) for m in encoded.messages]))
     cheaper = np.argmin(costs, axis=0)

@@ -27,10 +27,12 @@ FLOORS = {
     "codec.bitstream": 2,
     "codec.groups": 2,
     "codec.names": 2,
+    "codec.search": 3,
     "codec.bundle": 3,
     "codec.model": 4,
     "codec.pixel_model": 4,
     "codec.registry": 5,
+    "codec.rate": 5,
     "codec.collection": 6,
     "codec.api": 7,
     "codec.outputs": 7,
@@ -135,7 +137,7 @@ print(codec.decompress(many).sum(), codec.open(many)[3].sum())
 print(sorted({"torch", "PIL", "typer"} & set(sys.modules)))
 """
     lines = run(code, tiny_weights).splitlines()
-    total = int(helpers.tiny_model().encode(np.arange(784).astype(np.uint8).reshape(1, 28, 28), 75).pixels.sum())
+    total = int(helpers.tiny_model().encode(np.arange(784).astype(np.uint8).reshape(1, 28, 28), 75, effort=5).pixels.sum())
     assert lines == ["[]", "[]", str(total), "tiny0 True", "[]", f"{40 * total} {total}", "[]"]
 
 

@@ -285,7 +285,7 @@ def test_removal_after_lossless_waits_for_the_very_pixels(
             block.pixels[-1, 27, 27] ^= 1
             yield block
 
-    options = batch.CompressOptions(quality=100, remove=True)
+    options = batch.CompressOptions(api.request(100), remove=True)
     monkeypatch.setattr(api, "decode_blocks", one_pixel_off)
     report = Report()
     batch.compress([str(tree)], separate=separate, options=options, report=report)

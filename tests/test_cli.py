@@ -569,8 +569,10 @@ def test_lossless_with_another_quality_is_a_usage_error(png: Path, quality: str)
 
 @pytest.mark.parametrize(
     "args",
-    [["--separate", "-o", "x.aez"], ["-j", "0"], ["--nonsense"], ["--effort", "3"]],
-    ids=lambda args: args[0],
+    [["--separate", "-o", "x.aez"], ["-j", "0"], ["--nonsense"], ["--effort", "0"], ["-e", "10"],
+     ["--max-bytes", "9", "-q", "50"], ["--min-psnr", "30", "--lossless"], ["--min-psnr", "30", "--max-bytes", "9"],
+     ["--max-bytes", "-1"], ["--min-psnr", "900"]],
+    ids=lambda args: " ".join(args),
 )
 def test_wrong_options_of_compress_are_usage_errors(png: Path, args: list[str]) -> None:
     before = snapshot(png.parent)

@@ -118,9 +118,9 @@ def test_workers_end_at_once_when_nobody_wants_results_any_more() -> None:
 def test_bytes_do_not_depend_on_jobs(tmp_path: Path, tiny_weights: Path, jobs: int) -> None:
     model = pipeline.model_ref(helpers.tiny_model())
     assert len(model) == len(helpers.tiny_bundle())  # no release has it: it travels as a file
-    tasks = [BlockTask(helpers.drawn(50)[i : i + 10], (), None, 75, (model,)) for i in range(0, 50, 10)]
+    tasks = [BlockTask(helpers.drawn(50)[i : i + 10], (), None, api.request(75), (model,)) for i in range(0, 50, 10)]
     blocks = [result.block for result in spread(pipeline.encode_block, tasks, jobs, len(tasks))]
-    assert blocks == [api.encode_block([helpers.tiny_model()], task.pixels, 75, None)[0] for task in tasks]
+    assert blocks == [api.encode_block([helpers.tiny_model()], task.pixels, task.asked, None)[0] for task in tasks]
 
 
 @pytest.mark.usefixtures("shipped")
@@ -160,12 +160,12 @@ def test_block_of_files_leaves_out_what_cannot_be_read_and_says_what(tmp_path: P
     Path(paths[1]).write_bytes(b"")
     Path(paths[2]).unlink()
     names = [f"{i}" for i in range(4)]
-    result = pipeline.encode_block(BlockTask(None, paths, names, 60, (helpers.tiny_model().hash,)))
-    block, stats = api.encode_block([helpers.tiny_model()], helpers.drawn(4)[[0, 3]], 60, ["0", "3"])
+    result = pipeline.encode_block(BlockTask(None, paths, names, api.request(60), (helpers.tiny_model().hash,)))
+    block, stats = api.encode_block([helpers.tiny_model()], helpers.drawn(4)[[0, 3]], api.request(60), ["0", "3"])
     assert (result.block, result.stats) == (block, stats)
     assert [at for at, _ in result.failed] == [1, 2]
     assert result.bytes_in == sum(Path(paths[i]).stat().st_size for i in (0, 3))
-    nothing = pipeline.encode_block(BlockTask(None, paths[1:3], names[1:3], 60, (helpers.tiny_model().hash,)))
+    nothing = pipeline.encode_block(BlockTask(None, paths[1:3], names[1:3], api.request(60), (helpers.tiny_model().hash,)))
     assert (nothing.block, nothing.stats.images, len(nothing.failed)) == (b"", 0, 2)
 
 

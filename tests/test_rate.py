@@ -1,0 +1,220 @@
+"""-q, --max-bytes and --min-psnr: what they promise holds for every image, as decoded."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import golden_tool
+import helpers
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import codec
+from codec import api, bitstream, images, metrics, rate, registry
+from codec.cli import app
+from codec.errors import ImageError, UsageError
+from codec.model import Model
+from codec.rate import Target
+
+LOSSY = [model_hash for model_hash in registry.MODEL_IDS.values() if "lossless" not in
+         (registry.path_of(bytes.fromhex(model_hash)) or Path("lossless")).name]  # fmt: skip
+
+
+def psnr_of(pixels: np.ndarray, decoded: np.ndarray) -> float:
+    error = metrics.psnr_db(metrics.squared_error(pixels, decoded), pixels.size)
+    return float("inf") if error is None else error
+
+
+def payload_bytes(stream: bytes) -> int:
+    _, offset = bitstream.unpack_image_header(stream)
+    return len(stream) - offset
+
+
+def size_at(model: Model, image: np.ndarray, quality: int) -> int:
+    return len(model.encode(image[None], quality, group=1).messages[0])
+
+
+# ---- -q
+
+
+@pytest.mark.parametrize("model_hash", LOSSY)
+def test_every_step_of_quality_costs_bytes_and_gains_psnr_with_each_shipped_model(model_hash: str) -> None:
+    """On example images, for the model of digits on the digits among them: on what it does not know, it need not."""
+    model = registry.by_hash(bytes.fromhex(model_hash))
+    pixels, names = golden_tool.sources()
+    if model.name.startswith("mnist"):
+        pixels = pixels[[name.startswith("digits/") for name in names]]
+    assert len(pixels) >= 16
+    sizes, psnrs = [], []
+    for quality in range(0, 100, 5):
+        encoded = model.encode(pixels, quality)
+        sizes.append(encoded.ideal_bits / 8 / len(pixels))
+        psnrs.append(psnr_of(pixels, encoded.pixels))
+    assert (np.diff(sizes) > 0).all()
+    assert (np.diff(psnrs) > 0).all()
+    assert max(np.diff(np.log2(sizes))) < 0.75  # smooth: no step of five costs two thirds more
+    assert max(np.diff(psnrs)) < 2
+
+
+# ---- --max-bytes
+
+
+@pytest.mark.parametrize("max_bytes", [30, 45, 80])
+def test_max_bytes_holds_for_every_image_and_the_next_quality_would_not_fit(shipped: Model, max_bytes: int) -> None:
+    pixels = helpers.drawn(24)
+    fitting = pixels[[size_at(shipped, image, 0) <= max_bytes for image in pixels]]
+    assert len(fitting) >= 8
+    streams, stats = api.compress_images(fitting, max_bytes=max_bytes)
+    qualities = [stream[4] for stream in streams]
+    for image, stream, quality in zip(fitting, streams, qualities, strict=True):
+        assert payload_bytes(stream) <= max_bytes
+        assert quality == 99 or size_at(shipped, image, quality + 1) > max_bytes
+    assert stats.qualities == {str(q): qualities.count(q) for q in set(qualities)}
+    assert stats.payload_bytes == sum(map(payload_bytes, streams))
+
+
+def test_an_image_that_does_not_fit_at_quality_0_is_an_error_that_names_it(shipped: Model) -> None:
+    pixels = helpers.drawn(8)
+    sizes = [size_at(shipped, image, 0) for image in pixels]
+    worst = int(np.argmax(sizes))
+    limit = max(size for i, size in enumerate(sizes) if i != worst)
+    assert limit < sizes[worst]
+    message = f"{sizes[worst]} bytes at quality 0, at most {limit} bytes wanted"
+    with pytest.raises(ImageError, match=f"image {worst}: {message}"):
+        codec.compress(pixels, max_bytes=limit)
+    with pytest.raises(ImageError, match=f"image {worst}: {message}"):
+        api.compress_images(pixels, max_bytes=limit)
+    with pytest.raises(ImageError, match=f"^{message}"):
+        codec.compress(pixels[worst], max_bytes=limit)
+    with pytest.raises(ImageError, match=f"name{worst}: {message}"):
+        codec.compress(pixels, max_bytes=limit, names=[f"name{i}" for i in range(8)])
+    assert len(codec.compress(np.delete(pixels, worst, 0), max_bytes=limit)) > 0
+
+
+def test_max_bytes_in_a_collection_is_what_each_image_would_take_by_itself(shipped: Model) -> None:
+    pixels, limit = helpers.drawn(24), 40
+    stream = codec.compress(pixels, max_bytes=limit)
+    quality = api.info(stream).quality
+    assert quality is not None
+    sizes = {q: max(size_at(shipped, image, q) for image in pixels) for q in (quality, quality + 1)}
+    assert sizes[quality] <= limit < sizes[quality + 1]
+
+
+# ---- --min-psnr
+
+
+@pytest.mark.parametrize("effort", [1, 4])
+def test_min_psnr_holds_for_every_image(shipped: Model, effort: int) -> None:
+    pixels = helpers.drawn(24)
+    reached = sorted(psnr_of(image, shipped.encode(image[None], 60).pixels[0]) for image in pixels)
+    wanted = reached[12]
+    streams, stats = api.compress_images(pixels, min_psnr=wanted, effort=effort)
+    for image, stream in zip(pixels, streams, strict=True):
+        decoded = codec.decompress(stream)
+        assert psnr_of(image, decoded) >= wanted
+        if stream[4] == bitstream.STORED_QUALITY:
+            np.testing.assert_array_equal(decoded, image)
+    assert len(stats.models) > 1
+    assert stats.models["tiny0"] > 5  # both happen: the tiny model knows these images badly
+    assert sum(stats.qualities.values()) == 24
+
+
+def test_min_psnr_takes_no_more_quality_than_it_needs(shipped: Model) -> None:
+    pixels = helpers.drawn(24)
+    wanted = 9.0
+    for coded, image in zip(rate.search(shipped, pixels, Target(min_psnr=wanted), 1), pixels, strict=True):
+        assert coded.kept == (coded.psnr_db >= wanted)
+        before = max(coded.quality - 1, 0)
+        assert coded.quality in (0, 99) or psnr_of(image, shipped.encode(image[None], before).pixels[0]) < wanted
+
+
+def test_min_psnr_beyond_the_lossy_range_falls_back_to_lossless(shipped_lossless: object) -> None:
+    pixels = helpers.drawn(10)
+    single, stats = api.compress_image(pixels[0], min_psnr=150)
+    np.testing.assert_array_equal(codec.decompress(single), pixels[0])
+    assert stats.models.keys() <= {"tiny0-lossless", "stored"}
+    stream = codec.compress(pixels, min_psnr=150)
+    assert api.info(stream).lossless
+    np.testing.assert_array_equal(codec.decompress(stream), pixels)
+
+
+def test_min_psnr_in_a_collection_holds_for_its_worst_image_and_no_quality_less_would(shipped: Model) -> None:
+    pixels = helpers.drawn(16)
+
+    def worst(quality: int) -> float:
+        return min(map(psnr_of, pixels, shipped.encode(pixels, quality).pixels))
+
+    wanted = worst(50)
+    quality = api.info(codec.compress(pixels, min_psnr=wanted)).quality
+    assert quality is not None
+    assert worst(quality) >= wanted
+    assert quality == 0 or worst(quality - 1) < wanted
+
+
+# ---- effort and requests
+
+
+def test_effort_with_a_target_keeps_the_promise_and_is_no_worse(shipped: Model) -> None:
+    pixels = helpers.drawn(24)[[size_at(shipped, image, 0) <= 60 for image in helpers.drawn(24)]]
+    target = Target(max_bytes=60)
+    for one, more in zip(rate.search(shipped, pixels, target, 1), rate.search(shipped, pixels, target, 4), strict=True):
+        assert more.kept
+        assert len(more.message) <= 60
+        assert more.psnr_db >= one.psnr_db
+
+
+def test_more_effort_makes_other_streams_that_decode(shipped: Model) -> None:
+    pixels = helpers.drawn(20)
+    one, five, default = (codec.compress(pixels, quality=40, effort=effort) for effort in (1, 5, None))
+    assert one != five == default
+    assert codec.decompress(five).shape == pixels.shape
+
+
+@pytest.mark.parametrize("options", [
+    {"max_bytes": 9, "min_psnr": 30}, {"max_bytes": 9, "quality": 50}, {"min_psnr": 30, "lossless": True}, {"max_bytes": -1},
+    {"min_psnr": -1}, {"min_psnr": float("nan")}, {"effort": 0}, {"effort": 10}, {"effort": 2.5},
+], ids=str)  # fmt: skip
+def test_requests_that_contradict_themselves_are_refused(shipped: Model, options: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        codec.compress(helpers.drawn(2), **options)  # type: ignore[arg-type]
+
+
+def test_a_model_to_be_embedded_excludes_min_psnr(shipped: Model) -> None:
+    with pytest.raises(UsageError, match="lossless"):
+        codec.compress(helpers.drawn(2), min_psnr=20, embed_model=True)
+
+
+def test_the_command_line_searches_each_file_and_reports_qualities(shipped: Model, tmp_path: Path) -> None:
+    pixels = helpers.drawn(8)
+    sizes = [size_at(shipped, image, 0) for image in pixels]
+    limit = sorted(sizes)[-2]
+    for i, image in enumerate(pixels):
+        (tmp_path / f"{i}.png").write_bytes(images.pack_png(image))
+    args = ["compress", *(str(tmp_path / f"{i}.png") for i in range(8)), "--max-bytes", str(limit), "--json", "-e", "1"]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 3
+    figures = json.loads(result.stdout)
+    worst = int(np.argmax(sizes))
+    assert [failed["name"] for failed in figures["failed"]] == [str(tmp_path / f"{worst}.png")]
+    assert f"at most {limit} bytes wanted" in figures["failed"][0]["reason"]
+    assert sum(figures["qualities"].values()) == 7
+    for i in set(range(8)) - {worst}:
+        stream = (tmp_path / f"{i}.aez").read_bytes()
+        assert payload_bytes(stream) <= limit
+        assert str(stream[4]) in figures["qualities"]
+
+
+def test_blocks_of_a_collection_have_the_quality_that_each_needs(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "BLOCK_IMAGES", 4)
+    pixels = helpers.drawn(16)[[4, 4, 4, 4, 0, 5, 6, 7]]  # four blank ones, four of strokes
+    limit = max(size_at(shipped, image, 0) for image in pixels)
+    file = io.BytesIO()
+    with api.CollectionWriter(file, max_bytes=limit, effort=1) as writer:
+        writer.write(pixels)
+    with codec.open(file.getvalue()) as collection:
+        qualities = [header.quality for header in collection.headers()]
+    assert len(set(qualities)) == 2
+    assert writer.stats.qualities == {str(quality): 4 for quality in qualities}
