@@ -38,6 +38,7 @@ LEVELS = (2, 3)  # channels of each 7x7 level
 MAX_SYMBOL = 31
 Z = 8  # activations in the tiny lossless model
 PALETTES = 3  # in it
+INKS = (121, 200, 255)  # of strokes that are drawn, and what it expects
 
 
 # ---- the tiny model
@@ -179,7 +180,7 @@ def _tiny_pixel_tensors(seed: int) -> Tensors:
     for i in range(2):
         layer(f"links.{i}", Z, 4, 100)
         layer(f"hidden.{i}", Z + 4 * len(pixel_model.LINKED), Z, 100)
-    layer("head", Z, 256, 10, centre=np.array([180] + [0] * 254 + [120]))
+    layer("head", Z, 256, 10, centre=np.where(np.isin(np.arange(256), INKS), 120, 180 * (np.arange(256) == 0)))
     # Palette 0 favours nothing, palette 1 knows even values only, palette 2 favours the dark ones.
     odd, bright = np.arange(256) % 2, np.arange(256) > 99
     tensors["palette.logits.table"] = np.stack([0 * odd, -512 * odd, -80 * bright]).astype(np.int16)
@@ -199,7 +200,7 @@ def tiny_pixel_tensors(seed: int = 0) -> Tensors:
 
 @cache
 def tiny_pixel_bundle(seed: int = 0) -> bytes:
-    """A small but complete lossless model, drawn by chance; only 0 and 255 are cheap."""
+    """A small but complete lossless model, drawn by chance; only 0 and INKS are cheap."""
     card = {"name": f"tiny{seed}-lossless", "trained_on": "dice"}
     return pack(_tiny_pixel_tensors(seed), card, architecture=PixelModel.ARCHITECTURE)
 
@@ -238,7 +239,7 @@ def _drawn(count: int) -> np.ndarray:
             for _ in range(3):
                 (y0, x0), (y1, x1) = rng.uniform(3, 25, (2, 2))
                 along = np.linspace(0, 1, 60)
-                image[(y0 + (y1 - y0) * along).astype(int), (x0 + (x1 - x0) * along).astype(int)] = rng.integers(120, 256)
+                image[(y0 + (y1 - y0) * along).astype(int), (x0 + (x1 - x0) * along).astype(int)] = rng.choice(INKS)
     pixels.setflags(write=False)
     return pixels
 
