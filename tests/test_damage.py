@@ -230,7 +230,7 @@ def test_embedded_model_makes_a_collection_readable_where_it_is_not_installed(
 ) -> None:
     plain = api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1)
     np.save(tmp_path / "x.npy", helpers.drawn(COUNT))
-    assert aez("compress", tmp_path / "x.npy", "-q", QUALITY, "--embed-model").exit_code == 0
+    assert aez("compress", tmp_path / "x.npy", "-q", QUALITY, "-e", 1, "--embed-model").exit_code == 0
     stream = (tmp_path / "x.aez").read_bytes()
     assert stream == api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, embed_model=True)
     assert stream[bitstream.unpack_collection_header(stream) :] == plain[bitstream.COLLECTION.size :]
