@@ -49,7 +49,7 @@ def pixels_of(count: int) -> np.ndarray:
 
 
 def collect(count: int, names: list[str] | None = None) -> bytes:
-    return api.compress(helpers.drawn(count), quality=QUALITY, names=names)
+    return api.compress(helpers.drawn(count), quality=QUALITY, effort=1, names=names)
 
 
 def decode_all(stream: bytes) -> list[DecodedBlock]:
@@ -115,7 +115,7 @@ def test_the_same_images_give_the_same_bytes_however_they_arrive(small_blocks: i
     names = [f"n{i}" for i in range(47)]
     for pieces in ([47], [1] * 47, [0, 19, 2, 0, 26]):
         file = io.BytesIO()
-        with api.CollectionWriter(file, quality=QUALITY) as writer:
+        with api.CollectionWriter(file, quality=QUALITY, effort=1) as writer:
             at = 0
             for piece in pieces:
                 writer.write(helpers.drawn(47)[at : at + piece], names[at : at + piece])
@@ -766,7 +766,7 @@ def test_a_collection_costs_at_most_three_quarters_of_a_byte_an_image_over_the_i
     pixels = np.concatenate([helpers.drawn(500)] * 2)
     names = [f"{i}.png" for i in range(1000)] if named else None
     file = io.BytesIO()
-    with api.CollectionWriter(file, quality=QUALITY) as writer:
+    with api.CollectionWriter(file, quality=QUALITY, effort=1) as writer:
         writer.write(pixels, names)
     stream = file.getvalue()
     names_bytes = sum(h.names_bytes for h in api.open(stream).headers())

@@ -30,7 +30,7 @@ def aez(*args: str | Path) -> Any:
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> bytes:
     monkeypatch.setattr(api, "BLOCK_IMAGES", BLOCK_IMAGES)
-    return api.compress(helpers.drawn(COUNT), quality=QUALITY, names=[f"{i}.png" for i in range(COUNT)])
+    return api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, names=[f"{i}.png" for i in range(COUNT)])
 
 
 @pytest.fixture
@@ -228,11 +228,11 @@ def test_merge_refuses_what_makes_no_sense(stream: bytes, tmp_path: Path) -> Non
 def test_embedded_model_makes_a_collection_readable_where_it_is_not_installed(
     whole: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = api.compress(helpers.drawn(COUNT), quality=QUALITY)
+    plain = api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1)
     np.save(tmp_path / "x.npy", helpers.drawn(COUNT))
-    assert aez("compress", tmp_path / "x.npy", "-q", QUALITY, "--embed-model").exit_code == 0
+    assert aez("compress", tmp_path / "x.npy", "-q", QUALITY, "-e", 1, "--embed-model").exit_code == 0
     stream = (tmp_path / "x.aez").read_bytes()
-    assert stream == api.compress(helpers.drawn(COUNT), quality=QUALITY, embed_model=True)
+    assert stream == api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, embed_model=True)
     assert stream[bitstream.unpack_collection_header(stream) :] == plain[bitstream.COLLECTION.size :]
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path / "none"))
     with pytest.raises(api.registry.ModelNotFound):
@@ -246,7 +246,7 @@ def test_embedded_model_makes_a_collection_readable_where_it_is_not_installed(
 
 
 def test_embedded_model_is_believed_only_under_its_own_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plain = api.compress(helpers.drawn(3), quality=QUALITY)
+    plain = api.compress(helpers.drawn(3), quality=QUALITY, effort=1)
     other = bitstream.pack_collection_header([helpers.tiny_bundle(1)]) + plain[bitstream.COLLECTION.size :]
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path))
     with pytest.raises(api.registry.ModelNotFound):
@@ -254,7 +254,7 @@ def test_embedded_model_is_believed_only_under_its_own_hash(monkeypatch: pytest.
 
 
 def test_flipped_bit_in_an_embedded_model_is_found_by_the_check_of_the_header(whole: np.ndarray) -> None:
-    stream = bytearray(api.compress(helpers.drawn(COUNT), quality=QUALITY, embed_model=True))
+    stream = bytearray(api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, embed_model=True))
     stream[len(helpers.tiny_bundle()) // 2] ^= 16
     with pytest.raises(ChecksumMismatch, match="header"):
         api.open(bytes(stream))

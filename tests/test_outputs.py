@@ -279,7 +279,7 @@ def test_another_command_or_changed_inputs_never_go_on(
         with pytest.raises(KeyboardInterrupt):
             run(tree, options)
     changes: dict[str, dict[str, Any]] = {
-        "quality": {"quality": 10}, "model": {"model": model_file(tiny_weights, 1)}, "embed": {"embed_model": True},
+        "quality": {"asked": api.request(10)}, "model": {"model": model_file(tiny_weights, 1)}, "embed": {"embed_model": True},
     }  # fmt: skip
     options = replace(options, **changes.get(change, {}))
     if change == "name":
