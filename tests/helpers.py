@@ -224,7 +224,7 @@ def install(directory: Path, seed: int = 0, *, lossless: bool = False) -> Path:
 
 
 @cache
-def _drawn(count: int) -> np.ndarray:
+def _drawn(count: int, any_ink: bool) -> np.ndarray:
     rng = np.random.default_rng(count)
     pixels = np.zeros((count, 28, 28), np.uint8)
     for i, image in enumerate(pixels):
@@ -239,14 +239,15 @@ def _drawn(count: int) -> np.ndarray:
             for _ in range(3):
                 (y0, x0), (y1, x1) = rng.uniform(3, 25, (2, 2))
                 along = np.linspace(0, 1, 60)
-                image[(y0 + (y1 - y0) * along).astype(int), (x0 + (x1 - x0) * along).astype(int)] = rng.choice(INKS)
+                ink = rng.integers(120, 256) if any_ink else rng.choice(INKS)
+                image[(y0 + (y1 - y0) * along).astype(int), (x0 + (x1 - x0) * along).astype(int)] = ink
     pixels.setflags(write=False)
     return pixels
 
 
-def drawn(count: int) -> np.ndarray:
-    """uint8 (count, 28, 28): strokes, blank, full, noise, gradient, in turn.  Read-only."""
-    return _drawn(count)
+def drawn(count: int, *, any_ink: bool = False) -> np.ndarray:
+    """uint8 (count, 28, 28): strokes (in INKS, or any from 120 on), blank, full, noise, gradient, in turn.  Read-only."""
+    return _drawn(count, any_ink)
 
 
 def flips(stream: bytes) -> Iterator[bytes]:

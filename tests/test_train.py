@@ -45,7 +45,7 @@ def one_seed() -> Iterator[None]:
 def small_net(seed: int = 0) -> Ladder:
     """A network with every parameter stirred, as after some training: initial zeros would hide exchanged rows."""
     torch.manual_seed(seed)
-    pixels = torch.from_numpy(helpers.drawn(64).copy()).float()
+    pixels = torch.from_numpy(helpers.drawn(64, any_ink=True).copy()).float()
     net = Ladder(pixels.mean(0).round(), CONFIG)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
@@ -59,7 +59,7 @@ def exported() -> tuple[Ladder, bytes]:
     """A small network with its weights on the integer grid, and its bundle."""
     net = small_net()
     net.set_quantized(True)
-    return net, export(net, CARD, helpers.drawn(40))
+    return net, export(net, CARD, helpers.drawn(40, any_ink=True))
 
 
 # ---- the integers are the network
@@ -138,7 +138,7 @@ def twin(net: Ladder, pixels: np.ndarray, quality: int, symbols: list[np.ndarray
 def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(exported: tuple[Ladder, bytes], quality: int) -> None:
     for stream in (exported[1], helpers.tiny_bundle()):
         model = Model(stream)
-        symbols, _, pixels = model.quantize(helpers.drawn(24), quality)
+        symbols, _, pixels = model.quantize(helpers.drawn(24, any_ink=True), quality)
         np.testing.assert_array_equal(TorchSynthesis(unpack_bundle(stream)[1]).pixels(symbols, quality), pixels)
         assert np.ptp(pixels, axis=0).max() > 10
 
@@ -153,7 +153,7 @@ def test_the_float_network_agrees_with_its_integers(
     symbols are the same, the others neighbours (but for those at the end of their row).
     """
     net, stream = exported
-    pixels = helpers.drawn(24)
+    pixels = helpers.drawn(24, any_ink=True)
     model = Model(stream)
     symbols, rows, decoded = model.quantize(pixels, quality)
     x_hat, differences = twin(net, pixels, quality, symbols, monkeypatch)
@@ -186,10 +186,10 @@ def test_weights_on_the_grid_are_the_integers_of_the_bundle(exported: tuple[Ladd
 
 def test_export_gives_the_same_bytes_for_the_same_network(exported: tuple[Ladder, bytes]) -> None:
     net, stream = exported
-    assert export(net, CARD, helpers.drawn(40)) == stream
+    assert export(net, CARD, helpers.drawn(40, any_ink=True)) == stream
     again = small_net()
     again.set_quantized(True)
-    assert export(again, CARD, helpers.drawn(40)) == stream
+    assert export(again, CARD, helpers.drawn(40, any_ink=True)) == stream
 
 
 def test_a_bundle_is_packed_alike_every_time_and_in_every_process() -> None:
@@ -214,7 +214,7 @@ def test_an_exported_model_codes_images_and_carries_its_card(exported: tuple[Lad
     model = Model(exported[1])
     assert model.card == CARD
     for quality in (0, 75):
-        encoded = model.encode(helpers.drawn(20), quality)
+        encoded = model.encode(helpers.drawn(20, any_ink=True), quality)
         pixels, bad = model.decode(encoded.messages, 20, quality)
         assert not bad.any()
         np.testing.assert_array_equal(pixels, encoded.pixels)
@@ -224,7 +224,7 @@ def test_calibrated_tables_cost_no_more_than_normal_ones_on_their_images(exporte
     net, stream = exported
     plain = Model(pack_bundle({**integer_tensors(net), "cdf": np.stack([normal_cdf()] * 3)}, CARD))
     calibrated = Model(stream)
-    pixels = helpers.drawn(40)
+    pixels = helpers.drawn(40, any_ink=True)
     bits = {m: sum(m.encode(pixels, q).ideal_bits for q in (15, 45, 75)) for m in (plain, calibrated)}
     assert bits[calibrated] < bits[plain]
 
@@ -248,7 +248,7 @@ def test_cdf_rows_worked_out_by_hand() -> None:
 
 def test_loss_falls_on_one_repeated_batch() -> None:
     net = Ladder(torch.zeros(28, 28), CONFIG)
-    batch = torch.from_numpy(helpers.drawn(16).copy()).float()
+    batch = torch.from_numpy(helpers.drawn(16, any_ink=True).copy()).float()
     log2 = torch.linspace(2, 10, 16)
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     losses = []
@@ -266,7 +266,7 @@ def test_loss_falls_on_one_repeated_batch() -> None:
 def test_every_parameter_in_use_gets_a_gradient(fraction: float) -> None:
     net = small_net()
     net.set_quantized(fraction >= 0.75)
-    rate_distortion_loss(net, torch.from_numpy(helpers.drawn(16).copy()).float(), torch.full((16,), 5.0), fraction).backward()
+    rate_distortion_loss(net, torch.from_numpy(helpers.drawn(16, any_ink=True).copy()).float(), torch.full((16,), 5.0), fraction).backward()
     silent = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert {name.split(".")[0] for name in silent} == ({"levels"} if fraction == 0 else set())
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
@@ -280,7 +280,7 @@ def test_bits_start_cheap_and_reach_their_full_price() -> None:
 
 
 def test_a_trainer_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    pixels = helpers.drawn(120).copy()
+    pixels = helpers.drawn(120, any_ink=True).copy()
     first = LadderTrainer(pixels, seed=3, config=CONFIG)
     first.step(0.3)
     save(first.state(), tmp_path / "checkpoint.pt")
@@ -295,20 +295,20 @@ def test_a_trainer_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path
 
 
 def test_the_same_seed_trains_the_same_network_and_another_does_not() -> None:
-    losses = [LadderTrainer(helpers.drawn(120).copy(), seed=seed, config=CONFIG).step(0.5) for seed in (1, 1, 2)]
+    losses = [LadderTrainer(helpers.drawn(120, any_ink=True).copy(), seed=seed, config=CONFIG).step(0.5) for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_two_steps_of_training_export_and_decode(tmp_path: Path) -> None:
-    trainer = LadderTrainer(helpers.drawn(120).copy(), config=CONFIG, log=tmp_path / "log")
+    trainer = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG, log=tmp_path / "log")
     trainer.run(1e-9, checkpoint=tmp_path / "checkpoint.pt")
     assert trainer.steps == 1  # one step takes longer than that
     assert torch.load(tmp_path / "checkpoint.pt")["steps"] == 1
     trainer.step(1.0)
     trainer.report(1.5)
     assert (tmp_path / "log").read_text().count('"loss"') == 2  # an epoch of these few images is one step
-    model = Model(export(trainer.net, CARD, helpers.drawn(20)))
-    encoded = model.encode(helpers.drawn(20), 75)
+    model = Model(export(trainer.net, CARD, helpers.drawn(20, any_ink=True)))
+    encoded = model.encode(helpers.drawn(20, any_ink=True), 75)
     np.testing.assert_array_equal(model.decode(encoded.messages, 20, 75)[0], encoded.pixels)
     curve = evaluate(trainer.net, trainer.held_out, [0.0, 10.0])
     assert [row["log2_lmbda"] for row in curve] == [0.0, 10.0]
@@ -319,7 +319,7 @@ def test_two_steps_of_training_export_and_decode(tmp_path: Path) -> None:
 
 
 def test_data_loads_folders_arrays_and_idx_in_order(tmp_path: Path) -> None:
-    pixels = helpers.drawn(130)
+    pixels = helpers.drawn(130, any_ink=True)
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
     for i in range(6):
@@ -334,7 +334,7 @@ def test_data_loads_folders_arrays_and_idx_in_order(tmp_path: Path) -> None:
 
 
 def test_too_few_images_and_empty_folders_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "few.npy").write_bytes(images.pack_npy(helpers.drawn(99)))
+    (tmp_path / "few.npy").write_bytes(images.pack_npy(helpers.drawn(99, any_ink=True)))
     with pytest.raises(ImageError, match="99 images are too few"):
         data.load([tmp_path / "few.npy"])
     (tmp_path / "empty").mkdir()
@@ -354,7 +354,7 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_file, out = tmp_path / "strokes.npy", tmp_path / "strokes.safetensors"
-    np.save(data_file, helpers.drawn(120))
+    np.save(data_file, helpers.drawn(120, any_ink=True))
     monkeypatch.setattr(command, "CARD_QUALITIES", (0, 99))
     monkeypatch.setattr(command, "LadderTrainer", functools.partial(LadderTrainer, config=CONFIG))
     options: dict[str, Any] = {"minutes": 0.01, "seed": 3, "resume": False, "quiet": False}
@@ -362,7 +362,7 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
         command.train_command([data_file], out, **{**options, "resume": True})
     command.train_command([data_file], out, **options)
     assert f"aez compress -m {out}" in capsys.readouterr().out
-    pixels = helpers.drawn(5)
+    pixels = helpers.drawn(5, any_ink=True)
     assert codec.decompress(codec.compress(pixels, model=str(out)), model=str(out)).shape == pixels.shape
     card = unpack_bundle(out.read_bytes())[2]
     assert card["command"] == f"aez train {data_file} -o {out} --minutes 0.01 --seed 3"
@@ -371,7 +371,7 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
     with pytest.raises(AezError, match="never overwritten"):
         command.train_command([data_file], out, **options)
     out.rename(tmp_path / "other.safetensors")
-    trainer = LadderTrainer(helpers.drawn(120), config=CONFIG)
+    trainer = LadderTrainer(helpers.drawn(120, any_ink=True), config=CONFIG)
     save(trainer.state(), out.with_suffix(".checkpoint.pt"))
     with pytest.raises(UsageError, match="--resume"):
         command.train_command([data_file], out, **options)
