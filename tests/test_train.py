@@ -266,7 +266,8 @@ def test_loss_falls_on_one_repeated_batch() -> None:
 def test_every_parameter_in_use_gets_a_gradient(fraction: float) -> None:
     net = small_net()
     net.set_quantized(fraction >= 0.75)
-    rate_distortion_loss(net, torch.from_numpy(helpers.drawn(16, any_ink=True).copy()).float(), torch.full((16,), 5.0), fraction).backward()
+    pixels = torch.from_numpy(helpers.drawn(16, any_ink=True).copy()).float()
+    rate_distortion_loss(net, pixels, torch.full((16,), 5.0), fraction).backward()
     silent = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert {name.split(".")[0] for name in silent} == ({"levels"} if fraction == 0 else set())
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
