@@ -59,7 +59,7 @@ MIN_LOG2_LMBDA, MAX_LOG2_LMBDA = 0.0, 10.0  # quality 0 and MAX_QUALITY; lambda 
 MIN_SIGMA, MAX_SIGMA, NUM_SIGMAS = 0.045, 64.0, 64
 # Latents and means are in 256ths of a quantization step: training gathers latents near the edge of rounding, so the coarser
 # the unit, the more of them fall on the wrong side (costs on held-out images: in 64ths 1 % more, in 16ths 4 %).
-STEP_UNIT = 256
+STEP_UNIT = search.STEP_UNIT
 LATENT_MAX = 1 << 17
 DEAD_ZONE = 2  # for the same reason a latent this little beyond the edge still goes to the mean: up to 1 % less cost
 # Dequantized latents are finer than activations: at the best quality a step is four activation units, and rounding to one

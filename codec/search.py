@@ -48,7 +48,7 @@ FIRST_CHANGES = 4  # made at once in the first round
 MOST_CHANGES = 64
 BIT_UNIT = 256  # of bits
 IMPOSSIBLE = 1 << 20  # more bits than any image: of symbols without a code
-STEP = 256  # latents are in 256ths of a step (`model.STEP_UNIT`)
+STEP_UNIT = 256  # latents are in 256ths of a step; why: codec/model.py
 
 
 class Ladder(Protocol):
@@ -98,7 +98,7 @@ class Trial:
             self._rows.append(row)
             at = end
             try:
-                mean, row, _ = steps.send(chosen * STEP + mean)
+                mean, row, _ = steps.send(chosen * STEP_UNIT + mean)
             except StopIteration as stop:
                 self.pixels: U8 = stop.value
         self._error = self.pixels.astype(np.int32) - search.pixels
@@ -124,7 +124,7 @@ class Trial:
             v = np.broadcast_to(2 * signs.randint(0, 2, (28, 28)) - 1, self.pixels.shape).astype(np.float32)
             for sum_, g in zip(total, self._search.ladder.backward(v, flat, self._search.quality, [*self._trace]), strict=True):
                 sum_ += np.square(g)
-        scale = np.float32(CURVATURE * self._search.weight * STEP**2 / PROBES)
+        scale = np.float32(CURVATURE * self._search.weight * STEP_UNIT**2 / PROBES)
         total = [sum_ * scale for sum_ in total]
         # Half of a 7x7 level's is taken from its channel: the estimates are noisy. In whole 16ths: exact in any order.
         channels = [np.rint(sum_ * 16).sum(axis=1, dtype=np.float64)[:, None] / (16 * sum_[0].shape[0]) for sum_ in total[1:]]
@@ -144,8 +144,8 @@ class Trial:
         steps: list[I32] = []
         for table, row, s, slope, bend in zip(search.bits, self._rows, self._symbols, slopes, curvature, strict=True):
             now = table(row, s)
-            down = (table(row, s - 1) - now) / np.float32(BIT_UNIT) - slope * STEP
-            up = (table(row, s + 1) - now) / np.float32(BIT_UNIT) + slope * STEP
+            down = (table(row, s - 1) - now) / np.float32(BIT_UNIT) - slope * STEP_UNIT
+            up = (table(row, s + 1) - now) / np.float32(BIT_UNIT) + slope * STEP_UNIT
             predicted.append(np.where(row == 0, np.float32(IMPOSSIBLE), np.minimum(down, up) + bend).astype(np.float32))
             steps.append(np.where(down < up, -1, 1).astype(np.int32))
         return _flat(predicted), _flat(steps)
