@@ -52,6 +52,7 @@ NO_INK = 28  # row and column of the first ink while there is none
 TABLE_BITS = 10  # tables and sums are in units of 2**-10
 SUM_SHIFT = 5  # sums become activations: 2**-10 to 1/128, and a quarter of that, since they grow
 FIRST_MAX = 1 << 22  # first layers are clipped here: far beyond what is left of them after the tables and the next clip
+ADDED_MAX = 2 * ACTIVATION_MAX  # what a hidden layer adds to its activations: with more they would be clipped all the same
 LOGIT_UNIT = 32  # logits are in units of 1/32 nat
 FLAG_MAX = 511  # largest |logit| of the flag network
 LOGIT_MAX = 1 << 15
@@ -173,7 +174,7 @@ class FlagNet:
         top, left = canvas.top[images], canvas.left[images]
         h += self._top.take(np.where(top == NO_INK, 28, y - top), axis=0)
         h += self._left.take(np.where(left == NO_INK, 55, x - left + 27), axis=0)
-        logit = self._logit(_activations(h), LOSSLESS_QUALITY, -FLAG_MAX, FLAG_MAX)[:, 0]
+        logit = self._logit(_activations(h, 0), LOSSLESS_QUALITY, -FLAG_MAX, FLAG_MAX)[:, 0]
         return self._freq.take(logit.astype(np.int64) + FLAG_MAX, axis=0)
 
     def _window(self, window: U8) -> F32:
@@ -256,16 +257,17 @@ class ValueNet:
         a += self._position[pixel]
         a += self._palette.take(palette, axis=0)
         a[flagged] += self._flagged[0]
-        h = _activations(a)
+        h = _activations(a, -ACTIVATION_MAX)
         size = h.shape[1]
         z = np.empty((len(images), size + len(LINKED) * self.link_width), np.float32)
+        rectified = z[:, :size]
         for i, (link, hidden) in enumerate(zip(self._links, self._hidden, strict=True)):
-            z[:, :size] = h
+            np.maximum(h, 0, out=rectified)
             links.read(i, column, images, z[:, size:])
-            links.write(i, column, images, link(h, LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX))
-            h += hidden(z, LOSSLESS_QUALITY, 0, ACTIVATION_MAX)
-            limit(h, 0, ACTIVATION_MAX)
-        logits = self._head(h, LOSSLESS_QUALITY, -LOGIT_MAX, LOGIT_MAX)
+            links.write(i, column, images, link(rectified, LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX))
+            h += hidden(z, LOSSLESS_QUALITY, -ADDED_MAX, ADDED_MAX)
+            limit(h, -ACTIVATION_MAX, ACTIVATION_MAX)
+        logits = self._head(np.maximum(h, 0, out=h), LOSSLESS_QUALITY, -LOGIT_MAX, LOGIT_MAX)
         logits += self._palette_logits.take(palette, axis=0)
         return self._frequencies(logits)
 
@@ -287,7 +289,7 @@ class ValueNet:
 class PixelModel(BaseModel):
     """The lossless model: every pixel from those before it.  See BaseModel; the only quality is LOSSLESS_QUALITY."""
 
-    ARCHITECTURE = "pixels-2"
+    ARCHITECTURE = "pixels-3"
     lossless = True
 
     def _take(self, bundle: Bundle) -> None:
@@ -415,10 +417,10 @@ ZSTD_GAIN = 0.7  # of the zlib size: smaller than that zstd at its best hardly e
 _compressors = threading.local()  # a zstd compressor takes longer to make than to use, and is for one thread
 
 
-def _activations(a: F32) -> F32:
-    """Integers in units of 2**-TABLE_BITS -> activations, 0..ACTIVATION_MAX, in place."""
+def _activations(a: F32, least: int) -> F32:
+    """Integers in units of 2**-TABLE_BITS -> activations, `least`..ACTIVATION_MAX, in place."""
     a *= np.float32(ACTIVATION_UNIT / (1 << TABLE_BITS))
-    return limit(np.rint(a, out=a), 0, ACTIVATION_MAX)
+    return limit(np.rint(a, out=a), least, ACTIVATION_MAX)
 
 
 def _table(bundle: Bundle, name: str, rows: int | None, width: int | None) -> I32:

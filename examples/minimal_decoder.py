@@ -305,10 +305,10 @@ class Group:
         y, x = divmod(p, 28)
         return self.seen[images, y : y + 7, x : x + 13].reshape(-1, 91)[:, :84]
 
-    def first(self, name: str, x: np.ndarray, added: np.ndarray) -> np.ndarray:
+    def first(self, name: str, x: np.ndarray, added: np.ndarray, low: int = 0) -> np.ndarray:
         """(8.3), (images, Z, 1)."""
         a = self.layer(name, x[..., None], -(1 << 22), 1 << 22)[..., 0] + added
-        return np.clip(np.rint(a / 8).astype(np.int64), 0, 1023)[..., None]  # exact: a is below 2**24
+        return np.clip(np.rint(a / 8).astype(np.int64), low, 1023)[..., None]  # exact: a is below 2**24
 
     def flag_logits(self, p: int, images: np.ndarray) -> np.ndarray:
         (y, x), window, inked = divmod(p, 28), self.window(p, images), self.seen[images, 6:, 6:-6] > 0
@@ -330,12 +330,13 @@ class Group:
         embedded = model["value.near.table"][np.arange(12), self.near(p)[images]].reshape(len(images), -1)
         added = model["value.position.table"][p] + model["value.palette.table"][palette]
         added += ~live[:, None] * model["value.flagged.table"]
-        h = self.first("value.input", np.concatenate([self.window(p, images), sums, embedded], axis=1), added)
+        h = self.first("value.input", np.concatenate([self.window(p, images), sums, embedded], axis=1), added, -1023)
         for j, links in enumerate(self.links):
-            links[images, y + 1, x + 1] = self.layer(f"links.{j}", h)[..., 0]
+            r = np.maximum(h, 0)
+            links[images, y + 1, x + 1] = self.layer(f"links.{j}", r)[..., 0]
             passed = [links[images, y + 1 + v, x + 1 + u, :, None] for v, u in NEAR[:4]]
-            h = np.clip(h + self.layer(f"hidden.{j}", np.concatenate([h, *passed], axis=1), low=0), 0, 1023)
-        logits = self.layer("head", h, -32768, 32768)[..., 0] + model["palette.logits.table"][palette]
+            h = np.clip(h + self.layer(f"hidden.{j}", np.concatenate([r, *passed], axis=1), -2046, 2046), -1023, 1023)
+        logits = self.layer("head", np.maximum(h, 0), -32768, 32768)[..., 0] + model["palette.logits.table"][palette]
         best, every = logits.argmax(axis=1), np.arange(len(logits))  # the first of the largest
         weights = model["exp"][np.minimum(logits[every, best][:, None] - logits, 511)]
         freq = 1 + (weights * (65280 * 65536 // weights.sum(axis=1, keepdims=True)) >> 16)
@@ -355,8 +356,8 @@ def find_model(model_hash: bytes, weights: Path, embedded: bytes = b"") -> tuple
     data = 8 + int.from_bytes(file[:8], "little")
     header, model = json.loads(file[8:data]), {}
     architecture = header.pop("__metadata__")["architecture"]
-    require(architecture in ("ladder-1", "pixels-2"), "the model's architecture is unknown")
-    require((architecture == "pixels-2") == ("head.weight" in header), "the model has tensors of another architecture")
+    require(architecture in ("ladder-1", "pixels-3"), "the model's architecture is unknown")
+    require((architecture == "pixels-3") == ("head.weight" in header), "the model has tensors of another architecture")
     for name, entry in header.items():
         kind, size = {"weight": ("I8", 1), "table": ("I16", 2)}.get(name.split(".")[-1], ("I32", 4))
         begin, end = (data + offset for offset in entry["data_offsets"])
