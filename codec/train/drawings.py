@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from codec.errors import AezError
 from codec.images import pack_npy, read_array
 from codec.outputs import atomic
+from codec.train.data import split
 
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
@@ -451,7 +452,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        pixels = generic_images(read_array(options.mnist), read_array(options.fashion), options.count, options.seed)
+        mnist, fashion = (split(read_array(path))[0] for path in (options.mnist, options.fashion))  # none that is held out
+        pixels = generic_images(mnist, fashion, options.count, options.seed)
         with atomic(options.out) as file:
             file.write(pack_npy(pixels))
     except AezError as error:
