@@ -46,6 +46,7 @@ FindModel = Callable[[bytes], BaseModel]
 
 NAMES_LEVEL = 19  # of zstd: names are a few KiB a block, and a collection is written once
 KEPT_NAMES = 4  # blocks whose names stay in memory
+KEPT_GROUPS = 64  # decoded groups that stay in memory, 12.5 KB each: whoever wants one image often wants its neighbour next
 
 
 def pack_names(names: list[str]) -> bytes:
@@ -240,6 +241,7 @@ class Collection:
         self._group_ends: dict[int, npt.NDArray[np.int64]] = {}  # a tenth of the work of reading one image
         self._models: dict[bytes, BaseModel] = {}
         self._names: dict[int, list[str]] = {}  # of the blocks last asked for, by offset
+        self._groups: dict[tuple[int, int], U8] = {}  # those last decoded alone, by block and number in it
 
     def __getstate__(self) -> dict[str, object]:
         return {"source": self._source, "find_model": self._find_model, "start": self._start, "fault": self._header_fault}
@@ -475,23 +477,38 @@ class Collection:
         pixels = np.empty((len(wanted), 28, 28), np.uint8)
         blocks = np.searchsorted(self._firsts, wanted, "right") - 1
         for block in np.unique(blocks).tolist():
-            place, header = self._places[block], self.header(block)
             mine = np.flatnonzero(blocks == block)
-            local = wanted[mine] - place.first
+            local = wanted[mine] - self._places[block].first
             groups, inverse = np.unique(local // GROUP_IMAGES, return_inverse=True)
-            ends, payload_at = self._ends(block), header.names_bytes + header.index_bytes
-            spans = [(int(ends[g]), int(ends[g + 1])) for g in groups]
-            messages = [self._body(place, header, payload_at + start, end - start) for start, end in spans]
-            # All groups but a block's last are full, and the last one comes last here too.
-            count = sum(min(GROUP_IMAGES, header.image_count - int(g) * GROUP_IMAGES) for g in groups)
-            model = self.model(header.model_hash)
-            model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
-            decoded, bad = model.decode(messages, count, header.quality)
-            if bad.any():
-                raise CorruptPayload(f"images {place.first + int(groups[bad][0]) * GROUP_IMAGES} and on are damaged",
-                                     place.offset)  # fmt: skip
-            pixels[mine] = decoded[inverse * GROUP_IMAGES + local % GROUP_IMAGES]
+            decode = self._decode_group if len(groups) == 1 else self._decode_groups
+            pixels[mine] = decode(block, groups.tolist())[inverse * GROUP_IMAGES + local % GROUP_IMAGES]
         return pixels
+
+    def _decode_group(self, block: int, groups: list[int]) -> U8:
+        """As `_decode_groups`, of one group, which is remembered."""
+        decoded = self._groups.get((block, groups[0]))
+        if decoded is None:
+            decoded = self._decode_groups(block, groups)
+            for old in list(self._groups)[: 1 - KEPT_GROUPS]:
+                self._groups.pop(old, None)  # another thread may have been here
+            self._groups[block, groups[0]] = decoded
+        return decoded
+
+    def _decode_groups(self, block: int, groups: list[int]) -> U8:
+        """All images of some groups of a block, in rising order: (N, 28, 28).  Raises CorruptPayload."""
+        place, header = self._places[block], self.header(block)
+        ends, payload_at = self._ends(block), header.names_bytes + header.index_bytes
+        spans = [(int(ends[g]), int(ends[g + 1])) for g in groups]
+        messages = [self._body(place, header, payload_at + start, end - start) for start, end in spans]
+        # All groups but a block's last are full, and the last one comes last here too.
+        count = sum(min(GROUP_IMAGES, header.image_count - g * GROUP_IMAGES) for g in groups)
+        model = self.model(header.model_hash)
+        model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
+        decoded, bad = model.decode(messages, count, header.quality)
+        if bad.any():
+            number = place.first + groups[int(np.argmax(bad))] * GROUP_IMAGES
+            raise CorruptPayload(f"images {number} and on are damaged", place.offset)
+        return decoded
 
     def _ends(self, block: int) -> npt.NDArray[np.int64]:
         """Where in the payload of a block the messages of its groups end, with 0 in front: (groups + 1,)."""
