@@ -247,8 +247,8 @@ def test_a_tree_whose_restoring_is_killed_again_and_again_is_gone_on_with(
     tree.rename(tmp_path / "original")
 
     def decompress(point: int | None) -> int | None:
-        stream = str(tmp_path / "d.aez")
-        process = context.Process(target=decompress_until, args=(point, stream, str(out) if given else None, options.model, str(log)))
+        arguments = point, str(tmp_path / "d.aez"), str(out) if given else None, options.model, str(log)
+        process = context.Process(target=decompress_until, args=arguments)
         process.start()
         process.join(60)
         return process.exitcode
