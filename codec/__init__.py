@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "codec.api": ("compress", "decompress", "info", "models", "open", "CollectionWriter"),
+    "codec.api": ("compress", "decompress", "info", "latents", "models", "open", "CollectionWriter"),
     "codec.collection": ("Collection",),
     "codec.errors": (
         "AezError", "BitstreamError", "BadMagic", "UnsupportedVersion", "ReservedBitsSet", "Truncated", "TrailingData",
@@ -29,7 +29,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
-    from codec.api import CollectionWriter, compress, decompress, info, models, open
+    from codec.api import CollectionWriter, compress, decompress, info, latents, models, open
     from codec.collection import Collection
     from codec.errors import (
         AezError,
