@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _HOME = {
     "codec.api": ("compress", "decompress", "info", "latents", "models", "open", "CollectionWriter"),
     "codec.collection": ("Collection",),
+    "codec.pillow_plugin": ("register",),
     "codec.errors": (
         "AezError", "BitstreamError", "BadMagic", "UnsupportedVersion", "ReservedBitsSet", "Truncated", "TrailingData",
         "LimitExceeded", "ChecksumMismatch", "CorruptPayload", "ModelError", "ModelNotFound", "BadModel", "ImageError",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         UnsupportedVersion,
         UsageError,
     )
+    from codec.pillow_plugin import register
 
 
 def __getattr__(name: str) -> Any:
