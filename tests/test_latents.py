@@ -21,7 +21,7 @@ NUM_LATENTS = helpers.K + 49 * sum(helpers.LEVELS)
 
 
 def latents_of(pixels: np.ndarray, quality: int = QUALITY) -> np.ndarray:
-    """What `pixels`, uint8 (N, 28, 28), have as latents, without the coder: the encoder's symbols, sent to the decoder's network."""
+    """What `pixels`, uint8 (N, 28, 28), have as latents: the encoder's symbols, through the decoder's network."""
     tiny, n = helpers.tiny_model(), len(pixels)
     all_symbols, _, _ = tiny.quantize(pixels, quality)
     network = tiny.synthesis(quality, n)
@@ -127,7 +127,7 @@ def test_a_collection_of_two_models_has_no_latents_in_common(tmp_path: Path) -> 
         codec.latents((tmp_path / "both.aez").read_bytes())
 
 
-def test_a_model_that_is_given_serves_streams_that_name_it(
+def test_a_model_that_is_given_serves_what_names_it(
     foreign: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stream, image = collect(5), codec.compress(helpers.drawn(5)[0], model="tiny0", effort=1)
