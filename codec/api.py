@@ -13,11 +13,13 @@ from __future__ import annotations
 import builtins
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +36,13 @@ from codec.rate import Target
 from codec.search import DEFAULT_EFFORT, MAX_EFFORT
 
 U8 = npt.NDArray[np.uint8]
+I16 = npt.NDArray[np.int16]
 
 BLOCK_IMAGES = MAX_BLOCK_IMAGES
 DEFAULT_QUALITY = 75
 AUTO_SAMPLE = 64  # images of a block on which "auto" decides
 NO_EMBEDDING = "min_psnr may need a lossless model as well, which embed_model does not embed: leave one of the two out"
+NOT_WHAT_WAS_ENCODED = "the payload does not decode to what was encoded"
 MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
 
 
@@ -403,19 +407,26 @@ def compress(
     return file.getvalue()
 
 
-def _decode_image(stream: bytes, extra: BaseModel | None) -> U8:
+def _checked_image(stream: bytes, extra: BaseModel | None) -> tuple[ImageHeader, int, BaseModel | None]:
+    """Header of a single image whose Check holds, offset of its payload, its model (None: it is stored)."""
     header, offset = bitstream.unpack_image_header(stream)
     model = None
     if header.quality != STORED_QUALITY:
         model = registry.by_hash(header.model_hash, extra) if header.model_hash else registry.by_id(header.model_id)
     if bitstream.image_check(b"" if model is None else model.sha256, stream) != header.check:
         raise ChecksumMismatch("the stream is damaged: its bytes do not match its check", bitstream.IMAGE.size - 1)
+    if model is not None:
+        model.check_quality(header.quality, 4)
+    return header, offset, model
+
+
+def _decode_image(stream: bytes, extra: BaseModel | None) -> U8:
+    header, offset, model = _checked_image(stream, extra)
     if model is None:
         return _decode_stored(stream[offset:], offset)
-    model.check_quality(header.quality, 4)
     pixels, bad = model.decode([stream[offset:]], 1, header.quality, group=1)
     if bad.any():
-        raise CorruptPayload("the payload does not decode to what was encoded", offset)
+        raise CorruptPayload(NOT_WHAT_WAS_ENCODED, offset)
     return np.asarray(pixels[0])
 
 
@@ -447,6 +458,39 @@ def decompress(stream: bytes, *, model: str | None = None) -> U8:
         assert block.pixels is not None
         blocks.append(block.pixels)
     return np.concatenate(blocks) if blocks else np.empty((0, 28, 28), np.uint8)
+
+
+@overload
+def latents(stream: bytes, *, model: str | None = None, levels: Literal[False] = False) -> I16: ...
+@overload
+def latents(stream: bytes, *, model: str | None = None, levels: Literal[True]) -> list[I16]: ...
+def latents(stream: bytes, *, model: str | None = None, levels: bool = False) -> I16 | list[I16]:
+    """The numbers that a lossy stream carries and its pixels are computed from: features of the images.
+
+    int16 (K,) for one image, (N, K) for a collection, level after level. levels: one array for each level instead,
+    int16 (N, 32) and then (N, C, 7, 7), without N for one image, coarse to fine; the sizes are the model's.
+    They are dequantized, so the unit does not depend on the quality: -4095..4095, 512 stands for 1. Latents of different
+    models have nothing in common. `model` is as for `decompress`; `Collection.with_latents` reads those of some images.
+    Raises UsageError for lossless and stored images and for a collection of several models, and what `decompress` raises.
+
+    >>> dense, *grids = latents(compress(np.zeros((28, 28), np.uint8)), levels=True)
+    """
+    if bitstream.is_collection(stream):
+        with open(stream, model=model) as collection:
+            flat, shapes = collection.with_latents(slice(None))[1], collection.latent_shapes
+    else:
+        header, offset, found = _checked_image(stream, _extra_model(model))
+        if found is None:
+            raise UsageError("a stored image has no latents: those are what a lossy stream has")
+        _, several, bad = found.decode_latents([stream[offset:]], 1, header.quality, group=1)
+        if bad.any():
+            raise CorruptPayload(NOT_WHAT_WAS_ENCODED, offset)
+        flat, shapes = several[0], found.latent_shapes
+    if not levels:
+        return flat
+    ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
+    return [flat[..., start:end].reshape(*flat.shape[:-1], *shape)
+            for shape, (start, end) in zip(shapes, pairwise(ends), strict=True)]  # fmt: skip
 
 
 def open(source: str | Path | bytes | BinaryIO, *, model: str | None = None, recover: bool = False) -> Collection:
@@ -607,6 +651,7 @@ __all__ = [
     "embeddable",
     "encode_block",
     "info",
+    "latents",
     "models",
     "open",
     "recovered",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import operator
 import os
 import threading
@@ -38,10 +39,12 @@ from codec.errors import (
     LimitExceeded,
     ModelNotFound,
     Truncated,
+    UsageError,
 )
 from codec.groups import Encoded
 
 U8 = npt.NDArray[np.uint8]
+I16 = npt.NDArray[np.int16]
 FindModel = Callable[[bytes], BaseModel]
 
 NAMES_LEVEL = 19  # of zstd: names are a few KiB a block, and a collection is written once
@@ -457,14 +460,46 @@ class Collection:
     def __getitem__(self, index: slice | list[int]) -> U8: ...
     def __getitem__(self, index: int | slice | list[int]) -> U8:
         """Image (28, 28), or images (N, 28, 28) in the order asked for.  Raises IndexError."""
+        wanted, several = self._wanted(index)
+        pixels = self._decode_at(wanted)
+        return pixels if several else np.asarray(pixels[0])
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of the latents of one image, level by level, such as ((32,), (8, 7, 7)); () if there are no images.
+
+        Raises UsageError unless all blocks are of one lossy model: only then do the images have latents that mean the same.
+        """
+        shapes: tuple[tuple[int, ...], ...] = ()
+        hashes = dict.fromkeys(header.model_hash for header in self.headers())
+        for model in map(self.model, hashes):
+            if not model.latent_shapes:
+                raise UsageError(f"model {model.name} is {model.kind}: latents are what a lossy stream has")
+            shapes = model.latent_shapes
+        if len(hashes) > 1:
+            names = " and ".join(self.model(model_hash).name for model_hash in hashes)
+            raise UsageError(f"the blocks are of models {names}, whose latents have nothing in common: compress with one of them")
+        return shapes
+
+    def with_latents(self, index: int | slice | list[int]) -> tuple[U8, I16]:
+        """Pixels as by indexing, and the latents from which they were decoded: int16 (K,) or (N, K), see `api.latents`.
+
+        Raises IndexError, UsageError as `latent_shapes` does.
+        """
+        wanted, several = self._wanted(index)
+        latents = np.empty((len(wanted), sum(map(math.prod, self.latent_shapes))), np.int16)
+        pixels = self._decode_at(wanted, latents)
+        return (pixels, latents) if several else (np.asarray(pixels[0]), np.asarray(latents[0]))
+
+    def _wanted(self, index: int | slice | list[int]) -> tuple[npt.NDArray[np.int64], bool]:
+        """What indexing asks for: indexes from 0 on, and whether the result is an array of images."""
         if isinstance(index, slice):
-            return self._decode_at(np.arange(*index.indices(len(self)), dtype=np.int64))
+            return np.arange(*index.indices(len(self)), dtype=np.int64), True
         several = isinstance(index, list | tuple | np.ndarray)
         wanted = np.asarray(index) if several else np.array([operator.index(cast(int, index))])
         if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
             raise TypeError(f"images are picked by integer, slice or list of integers, not by {wanted.dtype} {wanted.shape}")
-        pixels = self._decode_at(self._numbers(wanted))
-        return pixels if several else np.asarray(pixels[0])
+        return self._numbers(wanted), several
 
     def _numbers(self, wanted: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Indexes -> indexes from 0 on.  Raises IndexError."""
@@ -473,29 +508,39 @@ class Collection:
             raise IndexError(f"image {wanted[(wanted < -n) | (wanted >= n)][0]} of a collection of {n}")
         return np.where(wanted < 0, wanted + n, wanted)
 
-    def _decode_at(self, wanted: npt.NDArray[np.int64]) -> U8:
+    def _decode_at(self, wanted: npt.NDArray[np.int64], latents: I16 | None = None) -> U8:
+        """Images (N, 28, 28); their latents into `latents`, int16 (N, K), if it is there."""
         pixels = np.empty((len(wanted), 28, 28), np.uint8)
         blocks = np.searchsorted(self._firsts, wanted, "right") - 1
         for block in np.unique(blocks).tolist():
             mine = np.flatnonzero(blocks == block)
             local = wanted[mine] - self._places[block].first
             groups, inverse = np.unique(local // GROUP_IMAGES, return_inverse=True)
-            decode = self._decode_group if len(groups) == 1 else self._decode_groups
-            pixels[mine] = decode(block, groups.tolist())[inverse * GROUP_IMAGES + local % GROUP_IMAGES]
+            picked = inverse * GROUP_IMAGES + local % GROUP_IMAGES
+            if latents is not None:
+                decoded, latents[mine] = (some[picked] for some in self._decode_groups(block, groups.tolist(), latents=True))
+                pixels[mine] = decoded
+            elif len(groups) == 1:
+                pixels[mine] = self._decode_group(block, int(groups[0]))[picked]
+            else:
+                pixels[mine] = self._decode_groups(block, groups.tolist())[0][picked]
         return pixels
 
-    def _decode_group(self, block: int, groups: list[int]) -> U8:
-        """As `_decode_groups`, of one group, which is remembered."""
-        decoded = self._groups.get((block, groups[0]))
+    def _decode_group(self, block: int, group: int) -> U8:
+        """The images of one group of a block, which are remembered: (N, 28, 28).  Raises CorruptPayload."""
+        decoded = self._groups.get((block, group))
         if decoded is None:
-            decoded = self._decode_groups(block, groups)
+            decoded, _ = self._decode_groups(block, [group])
             for old in list(self._groups)[: 1 - KEPT_GROUPS]:
                 self._groups.pop(old, None)  # another thread may have been here
-            self._groups[block, groups[0]] = decoded
+            self._groups[block, group] = decoded
         return decoded
 
-    def _decode_groups(self, block: int, groups: list[int]) -> U8:
-        """All images of some groups of a block, in rising order: (N, 28, 28).  Raises CorruptPayload."""
+    def _decode_groups(self, block: int, groups: list[int], *, latents: bool = False) -> tuple[U8, I16]:
+        """All images of some groups of a block, in rising order (N, 28, 28), and their latents (N, K), K = 0 unless asked for.
+
+        Raises CorruptPayload.
+        """
         place, header = self._places[block], self.header(block)
         ends, payload_at = self._ends(block), header.names_bytes + header.index_bytes
         spans = [(int(ends[g]), int(ends[g + 1])) for g in groups]
@@ -504,11 +549,22 @@ class Collection:
         count = sum(min(GROUP_IMAGES, header.image_count - g * GROUP_IMAGES) for g in groups)
         model = self.model(header.model_hash)
         model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
-        decoded, bad = model.decode(messages, count, header.quality)
+        if latents:
+            decoded, found, bad = model.decode_latents(messages, count, header.quality)
+        else:
+            decoded, bad = model.decode(messages, count, header.quality)
+            found = np.empty((count, 0), np.int16)
         if bad.any():
             number = place.first + groups[int(np.argmax(bad))] * GROUP_IMAGES
             raise CorruptPayload(f"images {number} and on are damaged", place.offset)
-        return decoded
+        return decoded, found
+
+    def group(self, index: int) -> range:
+        """The images that are decoded together with one, which is among them.  Raises IndexError."""
+        (number,) = self._numbers(np.array([operator.index(index)])).tolist()
+        place = self._places[int(np.searchsorted(self._firsts, number, "right")) - 1]
+        first = number - (number - place.first) % GROUP_IMAGES
+        return range(first, min(first + GROUP_IMAGES, place.first + place.images))
 
     def _ends(self, block: int) -> npt.NDArray[np.int64]:
         """Where in the payload of a block the messages of its groups end, with 0 in front: (groups + 1,)."""

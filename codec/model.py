@@ -74,6 +74,7 @@ PIXEL_UNIT = 4  # a pixel enters the network as 4 * its value, at most 1020
 PART_IMAGES = 2048
 CHUNK_IMAGES = 48  # what one core works on at a time: its features fit the cache
 
+I16 = npt.NDArray[np.int16]
 I32 = npt.NDArray[np.int32]
 Prior = tuple[I32, I32, F32]  # means (K, ...), rows (K, ...), features t
 
@@ -296,11 +297,31 @@ class Model(BaseModel):
         self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
+        return self._decode(messages, count, quality, group, None)
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """See BaseModel: (K,), then (K, 7, 7) for each 7x7 level."""
+        return ((self._dequantizer.shape[1],), *((level.dequantizer.shape[1], SIDE, SIDE) for level in self._levels))
+
+    def decode_latents(
+        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+    ) -> tuple[U8, I16, npt.NDArray[np.bool_]]:
+        """See BaseModel."""
+        parts: list[I16] = []
+        pixels, bad = self._decode(messages, count, quality, group, parts)
+        return pixels, np.concatenate(parts), bad
+
+    def _decode(
+        self, messages: list[bytes], count: int, quality: int, group: int, kept: list[I16] | None
+    ) -> tuple[U8, npt.NDArray[np.bool_]]:
+        """kept: takes the dequantized latents, (N, all levels'), part by part, if it is there."""
         if count > PART_IMAGES:
             at = PART_IMAGES // group  # messages
-            parts = (self.decode(messages[:at], at * group, quality, group=group),
-                     self.decode(messages[at:], count - at * group, quality, group=group))  # fmt: skip
+            parts = (self._decode(messages[:at], at * group, quality, group, kept),
+                     self._decode(messages[at:], count - at * group, quality, group, kept))  # fmt: skip
             return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([bad for _, bad in parts])
+        dequantized: list[I16] = []
         chunks = _chunks(count)
         networks = [self.synthesis(quality, min(CHUNK_IMAGES, count - at)) for at in chunks]
         priors = list(in_threads(next, networks))
@@ -312,16 +333,22 @@ class Model(BaseModel):
             except StopIteration as stop:
                 return stop.value
 
-        for table in self.tables:
+        dequantizers = [self._dequantizer, *(level.dequantizer for level in self._levels)]
+        for table, dequantizer in zip(self.tables, dequantizers, strict=True):
             rows = np.concatenate([row.reshape(-1, row.shape[-1]) for _, row, _ in priors], axis=1)
             lanes = to_lanes(rows, group, 0)
             where = Compact(lanes != 0)
             codes = from_lanes(where.put(decoder.decode(table, where.take(lanes, -1))), group, count)
             latents = [_RESIDUALS[codes[:, at : at + CHUNK_IMAGES]].reshape(mean.shape) + mean
                        for at, (mean, _, _) in zip(chunks, priors, strict=True)]  # fmt: skip
+            if kept is not None:
+                x = np.concatenate([dequantize(y, dequantizer, quality) for y in latents], axis=-1)
+                dequantized.append(x.reshape(-1, count).T.astype(np.int16))
             # After the last level these are no priors but the pixels.
             priors = list(in_threads(lambda pair: send(*pair), list(zip(networks, latents, strict=True))))
         pixels: U8 = np.concatenate(priors)
+        if kept is not None:
+            kept.append(np.concatenate(dequantized, axis=1))
         state, used_up = decoder.finish()
         return pixels, (state != checks(pixels, group)) | ~used_up
 

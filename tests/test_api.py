@@ -514,11 +514,11 @@ def test_models_takes_a_card_with_odd_figures_or_says_it_is_bad(
 
 
 def test_the_public_names_are_these() -> None:
-    functions = ["compress", "decompress", "info", "models", "open"]
+    functions = ["compress", "decompress", "info", "latents", "models", "open"]
     errors = ["AezError", "BadMagic", "BadModel", "BitstreamError", "ChecksumMismatch", "CorruptPayload", "ImageError",
               "LimitExceeded", "ModelError", "ModelNotFound", "ReservedBitsSet", "TrailingData", "Truncated",
               "UnsupportedVersion", "UsageError"]  # fmt: skip
-    assert sorted(codec.__all__) == sorted([*functions, *errors, "Collection", "CollectionWriter"])
+    assert sorted(codec.__all__) == sorted([*functions, *errors, "Collection", "CollectionWriter", "register"])
     assert {"__version__", *codec.__all__} <= set(dir(codec))
     for name in functions:
         assert getattr(codec, name) is getattr(api, name)
