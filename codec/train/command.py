@@ -16,12 +16,12 @@ import torch
 
 from codec import registry
 from codec.bundle import BaseModel
-from codec.errors import AezError, ModelNotFound, UsageError
+from codec.errors import AezError, BadModel, ModelNotFound, UsageError
 from codec.evaluate import curve
 from codec.model import log2_lmbda
 from codec.outputs import atomic
 from codec.registry import unpack_model
-from codec.train import data, others, pixels_export
+from codec.train import data, others, pixels_export, warm_start_pixels
 from codec.train.export import export
 from codec.train.loop import VALIDATION_QUALITIES, LadderTrainer, Trainer, cost_of, evaluate
 from codec.train.pixels import PixelConfig, PixelTrainer
@@ -60,6 +60,8 @@ def train_command(
         raise AezError(f"output {out} exists, and a model is never overwritten")
     if hidden is not None and not lossless:
         raise UsageError("--hidden is for lossless models: add --lossless")
+    if hidden is not None and start not in ("auto", "none"):
+        raise UsageError("--hidden does not go with --from: the network is as wide as that of the model it starts from")
     checkpoint, log = out.with_suffix(".checkpoint.pt"), out.with_suffix(".log.jsonl")
     if resume and not checkpoint.exists():
         raise UsageError(f"{checkpoint}: no checkpoint to resume from")
@@ -68,15 +70,8 @@ def train_command(
     minutes = DEFAULT_MINUTES if minutes is None else minutes
     pixels = data.load(sources)
     train, held_out = data.split(pixels)
-    if lossless and start not in ("auto", "none"):
-        raise UsageError("--from is for lossy models, a lossless one starts from nothing")
-    parent = None if lossless else starting_model(start, train, lossless)
-    stream = None if parent is None else parent.stream
-    if lossless:
-        config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
-        trainer: Trainer = PixelTrainer(pixels, seed=seed, config=config, log=log)
-    else:
-        trainer = LadderTrainer(pixels, seed=seed, log=log, start=stream)
+    parent = starting_model("none" if start == "auto" and hidden else start, train, lossless)
+    trainer = trainer_of(pixels, parent, lossless=lossless, hidden=hidden, seed=seed, log=log)
     if resume:
         go_on(trainer, checkpoint)
     tell: Callable[[str], None] = (lambda line: None) if quiet else functools.partial(print, flush=True)
@@ -121,6 +116,21 @@ def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | N
     except ModelNotFound:
         return None
     return min(models, key=lambda model: curve_cost(model, sample))
+
+
+def trainer_of(pixels: data.U8, parent: BaseModel | None, *, lossless: bool, hidden: int | None, seed: int, log: Path) -> Trainer:
+    """A trainer of the kind wanted, its network that of `parent` if there is one.  Raises BadModel naming it."""
+    try:
+        if not lossless:
+            return LadderTrainer(pixels, seed=seed, log=log, start=None if parent is None else parent.stream)
+        if parent is None:
+            config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
+            return PixelTrainer(pixels, seed=seed, config=config, log=log)
+        trainer = PixelTrainer(pixels, seed=seed, config=warm_start_pixels.config_of(parent.stream), log=log)
+        warm_start_pixels.fill(trainer.net, parent.stream)
+        return trainer
+    except BadModel as error:
+        raise BadModel(f"{parent.name}: {error}" if parent else str(error)) from error
 
 
 def curve_cost(model: BaseModel, pixels: data.U8) -> float:

@@ -172,4 +172,4 @@ def set_to(parameter: nn.Parameter, values: F64 | Tensor) -> None:
     tensor = torch.as_tensor(values)
     if tensor.shape != parameter.shape:
         raise RuntimeError(f"{tuple(tensor.shape)} where {tuple(parameter.shape)} is wanted")
-    parameter.data = tensor.to(parameter.dtype).clone()
+    parameter.data = tensor.to(parameter.device, parameter.dtype).clone()
