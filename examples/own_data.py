@@ -23,11 +23,16 @@ from codec.images import read_array
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
 
 
-def bd_rate_percent(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
-    """Mean difference of bytes at equal PSNR, of two curves as `codec.evaluate.curve` gives them; negative: ours are fewer."""
+def bd_rate_percent(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float | None:
+    """Mean difference of bytes at equal PSNR, of two curves as `codec.evaluate.curve` gives them; negative: ours are fewer.
+
+    None if there is no PSNR that both have.
+    """
     import bjontegaard
 
     axes = [[row[key] for row in rising(rows)] for rows in (theirs, ours) for key in ("bytes", "psnr_db")]
+    if max(axes[1][0], axes[3][0]) >= min(axes[1][-1], axes[3][-1]):
+        return None
     return round(float(bjontegaard.bd_rate(*axes, method="pchip", require_matching_points=False, min_overlap=0)), 2)
 
 

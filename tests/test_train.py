@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
+import json
 import math
 import os
 import re
@@ -13,19 +15,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import golden_tool
 import helpers
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from typer.testing import CliRunner
 
 import codec
-from codec import images
+from codec import images, registry
 from codec.bundle import unpack_bundle
-from codec.errors import AezError, BadModel, ImageError, UsageError
+from codec.cli import app
+from codec.errors import AezError, BadModel, ImageError, ModelNotFound, UsageError
 from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, interpolate
 from codec.model import DEQUANTIZED_MAX, DEQUANTIZER_BITS, LATENT_MAX, NUM_SIGMAS, STEP_UNIT, Model, log2_lmbda
-from codec.train import command, data, loop, networks, warm_start
+from codec.train import command, data, loop, networks, others, warm_start
 from codec.train.export import export, integer_tensors, normal_cdf, pack_bundle, pmf_to_cdf
 from codec.train.loop import LadderTrainer, evaluate, is_flat, price, rate_distortion_loss, save, schedule
 from codec.train.networks import Config, Ladder
@@ -597,3 +602,116 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
         command.train_command([data_file], out, **options)
     command.train_command([data_file], out, **{**options, "resume": True, "quiet": True})
     assert out.exists()
+
+
+def test_streams_of_a_model_of_your_own_name_it_by_hash_and_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From `aez train` to `aez decompress`: with -m, from $AEZ_WEIGHTS, and what is said where neither helps."""
+    monkeypatch.setattr(command, "CARD_QUALITIES", (0, 99))
+    monkeypatch.setattr(command, "LadderTrainer", functools.partial(LadderTrainer, config=CONFIG))
+    monkeypatch.delenv("AEZ_WEIGHTS", raising=False)
+
+    def aez(*args: str | Path) -> Any:
+        return CliRunner().invoke(app, [*map(str, args)])
+
+    strokes, own = tmp_path / "strokes.npy", tmp_path / "models" / "own.safetensors"
+    own.parent.mkdir()
+    np.save(strokes, helpers.drawn(120, any_ink=True))
+    trained = aez("train", strokes, "-o", own, "--from", "none", "--minutes", "0.005", "--quiet")
+    assert (trained.exit_code, trained.stdout) == (0, "")
+    assert aez("compress", strokes, "-m", own, "-e", "1").exit_code == 0
+    stream, model = tmp_path / "strokes.aez", Model(own.read_bytes())
+    expected = codec.decompress(stream.read_bytes(), model=str(own))
+    said = json.loads(aez("info", "--json", stream).stdout)
+    assert said["model_hash"] == model.hash.hex()
+    failed = aez("decompress", stream, "-o", tmp_path / "no.npy", "--format", "npy")
+    assert failed.exit_code == 1
+    assert f"model {model.hash.hex()} is not installed: give its file with -m FILE" in failed.stderr
+    assert "$AEZ_WEIGHTS" in failed.stderr
+    assert not (tmp_path / "no.npy").exists()
+    assert aez("decompress", stream, "-o", tmp_path / "given.npy", "--format", "npy", "-m", own).exit_code == 0
+    monkeypatch.setenv("AEZ_WEIGHTS", str(own.parent))
+    assert aez("decompress", stream, "-o", tmp_path / "found.npy", "--format", "npy").exit_code == 0
+    for name in ("given.npy", "found.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / name), expected)
+
+
+def test_auto_starts_from_the_shipped_model_that_does_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = np.concatenate([golden_tool.sources()[0][:21]] * 2)
+    both = [registry.by_name("fashion"), registry.by_name("mnist")]
+    monkeypatch.setattr(registry, "shipped", lambda lossless: both)
+    assert command.starting_model("auto", digits, False) is both[1]
+    assert command.starting_model("none", digits, False) is None
+    assert command.starting_model("fashion", digits, False) is both[0]
+    with pytest.raises(UsageError, match="model fashion-lossless is lossless, a lossy one is wanted"):
+        command.starting_model("fashion-lossless", digits, False)
+    with pytest.raises(ModelNotFound, match="no model is called 'nist'"):
+        command.starting_model("nist", digits, False)
+
+    def none(lossless: bool) -> list[Any]:
+        raise ModelNotFound("no model is shipped", "auto")
+
+    monkeypatch.setattr(registry, "shipped", none)
+    assert command.starting_model("auto", digits, False) is None
+
+
+def test_bytes_at_a_psnr_lie_between_those_of_the_neighbours() -> None:
+    """Half way in dB between 8 and 32 bytes: the geometric mean, 16."""
+    rows = [{"bytes": 8.0, "psnr_db": 20.0}, {"bytes": 32.0, "psnr_db": 24.0}]
+    assert command.bytes_at(rows, 22.0) == pytest.approx(16)
+    assert command.bytes_at(rows, 24.1) is None
+    assert command.bytes_at([], 20.0) is None
+
+
+def test_others_are_measured_as_single_files() -> None:
+    """White and black images alike: one file of each, whatever their number; no codec is off by much, and none by nothing."""
+    pixels = np.repeat(helpers.drawn(2, any_ink=True), 300, axis=0)
+    found, two = others.measure(pixels), others.measure(pixels[[0, -1]])
+    assert found.png == pytest.approx(two.png)
+    assert found.webp_lossless is not None
+    assert found.webp_lossless < found.png < 784
+    assert [point[0] for point in found.webp] == list(others.WEBP_QUALITIES)
+    sizes, psnrs = zip(*((num_bytes, psnr) for _, num_bytes, psnr in found.webp), strict=True)
+    assert list(sizes) == sorted(sizes)
+    assert list(psnrs) == sorted(psnrs)
+    assert 15 < psnrs[0] < 40
+
+
+# ---- examples/own_data.py
+
+
+def test_own_data_measures_one_model_against_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", golden_tool.sources()[0][:21])  # digits
+    monkeypatch.setattr(sys, "argv", ["own_data", str(tmp_path / "x.npy"), "--model", "mnist", "--lossless", "mnist-lossless",
+                                      "--against", "fashion", "--last", "20"])  # fmt: skip
+    own_data().main()
+    result = json.loads(capsys.readouterr().out)
+    assert result["data"] == "x.npy"
+    assert result["lossy"]["images"] == result["lossless"]["images"] == 20
+    assert [result["lossy"][who]["model"] for who in ("model", "against")] == ["mnist", "fashion"]
+    assert -90 < result["lossy"]["bd_rate_percent"] < -10
+    ours, theirs = (result["lossless"][who]["curve"][0]["bytes"] for who in ("model", "against"))
+    assert result["lossless"]["bytes_percent"] == pytest.approx(100 * (ours / theirs - 1), abs=0.01)
+    assert ours < theirs
+
+
+def test_own_data_tells_bytes_at_equal_psnr() -> None:
+    """Half the bytes everywhere: -50 percent, also where one curve has another number of points, and one that is worse."""
+    rows = [{"bytes": 10.0 * 2**i, "psnr_db": 20.0 + 3 * i} for i in range(5)]
+    half = [{**row, "bytes": row["bytes"] / 2} for row in rows]
+    rate = own_data().bd_rate_percent
+    assert rate(rows, rows) == 0
+    assert rate(half, rows) == pytest.approx(-50)
+    assert rate(rows, half) == pytest.approx(100)
+    assert rate([*half[:4], {"bytes": 41.0, "psnr_db": 28.0}], rows) == pytest.approx(-50)
+    assert rate([{**row, "psnr_db": row["psnr_db"] + 12} for row in rows], rows) is None
+
+
+def own_data() -> Any:
+    spec = importlib.util.spec_from_file_location("own_data", Path(codec.__file__).parents[1] / "examples" / "own_data.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
