@@ -306,6 +306,18 @@ def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when
     assert cold.warm
 
 
+def test_where_training_makes_a_model_worse_the_one_it_started_from_is_kept(
+    exported: tuple[Ladder, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = scripted([10.0, *range(11, 40)], monkeypatch, start=exported[1])
+    before = trainer.net.gain.detach().clone()
+    told: list[float] = []
+    trainer.run(100, tell=lambda seconds, figures: told.append(seconds))
+    assert told[0] == 0
+    assert trainer.steps > 100
+    assert torch.equal(trainer.net.gain, before)
+
+
 # ---- the loop
 
 
@@ -397,9 +409,9 @@ def test_costs_are_flat_when_the_last_quarter_of_the_time_won_less_than_half_a_p
     assert not is_flat([], 10)
 
 
-def scripted(costs: list[float], monkeypatch: pytest.MonkeyPatch) -> LadderTrainer:
+def scripted(costs: list[float], monkeypatch: pytest.MonkeyPatch, start: bytes | None = None) -> Any:
     """A trainer whose steps take 0.1 s each by its clock, do nothing, and whose costs on held-out images are these in turn."""
-    trainer = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG)
+    trainer: Any = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG, start=start)
     now, left = [0.0], list(costs)
 
     def step(fraction: float) -> float:

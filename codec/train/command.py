@@ -94,7 +94,7 @@ def train_command(
     rows = model.card["figures"]["curve"]
     tell("the model as it was written, on the held-out images:")
     for row in rows:
-        error = "lossless" if row["psnr_db"] is None else f"{row['psnr_db']:.2f} dB"
+        error = "every pixel" if row["psnr_db"] is None else f"{row['psnr_db']:.2f} dB"
         tell(f"quality {row['quality']:2d}: {row['bytes']:6.2f} bytes an image, {error}")
     if not lossless:
         for quality, num_bytes, psnr in compared.webp:
@@ -128,6 +128,7 @@ def trainer_of(pixels: data.U8, parent: BaseModel | None, *, lossless: bool, hid
             return PixelTrainer(pixels, seed=seed, config=config, log=log)
         trainer = PixelTrainer(pixels, seed=seed, config=warm_start_pixels.config_of(parent.stream), log=log)
         warm_start_pixels.fill(trainer.net, parent.stream)
+        trainer.warm = True
         return trainer
     except BadModel as error:
         raise BadModel(f"{parent.name}: {error}" if parent else str(error)) from error

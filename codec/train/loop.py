@@ -50,6 +50,7 @@ CHECKPOINT_SECONDS = 120.0
 VALIDATIONS = 30  # in the time budget
 # Flat: over the last quarter of the time spent the cost on held-out images fell by less than half a percent.
 FLAT_SHARE, FLAT_GAIN = 0.25, 0.005
+FLAT_FROM = 0.3  # of the schedule: before, the price of bits is rising, and the cost may rise with it
 COOL_DOWN = 0.3  # of the time spent until then, for what is left of the schedule
 VALIDATION_IMAGES = 400
 PIXELS = 28 * 28
@@ -203,6 +204,8 @@ class Trainer:
         keep_memory(1 << 31)
         saved, losses = time.monotonic(), []
         validated = told = self.seconds
+        if self.warm and not self.costs:  # what it starts from: to be seen, and to be kept if training makes it worse
+            tell(self.seconds, self.report(None))
         try:
             while (fraction := schedule(self.seconds, seconds, self.flat)) < 1:
                 begun = time.monotonic()
@@ -210,7 +213,7 @@ class Trainer:
                 if self.seconds - validated > seconds / VALIDATIONS:
                     validated = self.seconds
                     figures = self.report(float(np.mean(losses)))
-                    if self.flat is None and fraction > DENSE_ANNEALED and is_flat(self.costs, self.seconds):
+                    if self.flat is None and fraction > FLAT_FROM and is_flat(self.costs, self.seconds):
                         self.flat = self.seconds
                     if self.seconds - told > seconds / 12 or len(self.costs) == 1:
                         told = self.seconds
@@ -232,11 +235,11 @@ class Trainer:
             if checkpoint:
                 save(self.state(), checkpoint)
         self.net.set_quantized(True)
-        figures = self.report(float(np.mean(losses)) if losses else 0.0)
+        figures = self.report(float(np.mean(losses)) if losses else None)
         if self.best and self.cost(figures) > min(cost for _, cost in self.costs):
             self.net.load_state_dict(self.best)
 
-    def report(self, loss: float) -> dict[str, Any]:
+    def report(self, loss: float | None) -> dict[str, Any]:
         """Measure on held-out images, keep the weights if they are the best so far, append one line of JSON to the log."""
         figures = self.figures()
         cost = self.cost(figures)
@@ -244,7 +247,7 @@ class Trainer:
             self.best = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
         self.costs.append((self.seconds, cost))
         if self.log:
-            row = {"steps": self.steps, "seconds": round(self.seconds), "loss": round(loss, 3), **figures}
+            row = {"steps": self.steps, "seconds": round(self.seconds), "loss": loss and round(loss, 3), **figures}
             with self.log.open("a") as f:
                 f.write(json.dumps(row) + "\n")
         return figures
@@ -277,12 +280,13 @@ class LadderTrainer(Trainer):
         return cost_of([(q, row[0], row[1]) for q, row in zip(VALIDATION_QUALITIES, figures["curve"], strict=True)])
 
 
-def cost_of(points: list[tuple[int, float, float]]) -> float:
-    """The loss of points (quality, bytes, PSNR in dB), mean over them; bits at their full price."""
+def cost_of(points: list[tuple[int, float, float | None]]) -> float:
+    """The loss of points (quality, bytes, PSNR in dB or None for no error), mean over them; bits at their full price."""
     total = 0.0
     for quality, num_bytes, psnr in points:
         lmbda = 2 ** log2_lmbda(quality)
-        total += (lmbda * PIXELS * 10 ** (-psnr / 10) + 8 * num_bytes) * (lmbda + 1) ** RATE_EXPONENT
+        sse = 0.0 if psnr is None else PIXELS * 10 ** (-psnr / 10)
+        total += (lmbda * sse + 8 * num_bytes) * (lmbda + 1) ** RATE_EXPONENT
     return total / len(points)
 
 
