@@ -473,6 +473,26 @@ def test_interrupted_training_leaves_a_checkpoint_of_its_last_step(tmp_path: Pat
     assert torch.load(tmp_path / "checkpoint.pt")["steps"] == 7
 
 
+def test_interrupted_aez_train_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: LadderTrainer, fraction: float) -> float:
+        raise KeyboardInterrupt
+
+    np.save(tmp_path / "strokes.npy", helpers.drawn(120, any_ink=True))
+    monkeypatch.setattr(command, "LadderTrainer", functools.partial(LadderTrainer, config=CONFIG))
+    monkeypatch.setattr(LadderTrainer, "step", interrupted)
+    command_line = ["train", str(tmp_path / "strokes.npy"), "-o", str(tmp_path / "own.safetensors"), "--from", "none"]
+    result = CliRunner().invoke(app, command_line)
+    assert result.exit_code == 130
+    assert result.stdout.endswith("own.checkpoint.pt holds all there is: the same command with --resume goes on from it\n")
+    assert (tmp_path / "own.checkpoint.pt").exists()
+    assert not (tmp_path / "own.safetensors").exists()
+    assert (
+        CliRunner()
+        .invoke(app, [*command_line, "--lossless", "--resume"])
+        .stderr.endswith("own.checkpoint.pt is of a LadderTrainer, not of a PixelTrainer\n")
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -697,7 +717,9 @@ def test_own_data_measures_one_model_against_another(
     np.save(tmp_path / "x.npy", golden_tool.sources()[0][:21])  # digits
     monkeypatch.setattr(sys, "argv", ["own_data", str(tmp_path / "x.npy"), "--model", "mnist", "--lossless", "mnist-lossless",
                                       "--against", "fashion", "--last", "20"])  # fmt: skip
-    own_data().main()
+    ruler = own_data()
+    monkeypatch.setattr(ruler, "QUALITIES", (5, 35, 65, 95))
+    ruler.main()
     result = json.loads(capsys.readouterr().out)
     assert result["data"] == "x.npy"
     assert result["lossy"]["images"] == result["lossless"]["images"] == 20

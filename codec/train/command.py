@@ -82,8 +82,12 @@ def train_command(
     compared = others.measure(held_out)
     tell_others(compared, lossless, tell)
     header(lossless, tell)
-    trainer.run(60 * minutes, checkpoint=checkpoint, progress=not quiet and sys.stderr.isatty(),
-                tell=functools.partial(tell_figures, lossless, tell))  # fmt: skip
+    try:
+        trainer.run(60 * minutes, checkpoint=checkpoint, progress=not quiet and sys.stderr.isatty(),
+                    tell=functools.partial(tell_figures, lossless, tell))  # fmt: skip
+    except KeyboardInterrupt:
+        tell(f"{checkpoint} holds all there is: the same command with --resume goes on from it")
+        raise
     if trainer.flat is not None:
         tell(f"no longer getting better after {trainer.flat / 60:.1f} minutes, finished after {trainer.seconds / 60:.1f}")
     command = ["aez", "train", *map(str, sources), "-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
