@@ -47,7 +47,7 @@ ANNEALED, DENSE_ANNEALED = 0.12, 0.2
 QUANTIZED_FROM = 0.75
 RATE_EXPONENT = -0.45
 CHECKPOINT_SECONDS = 120.0
-VALIDATIONS = 30  # in the time budget
+VALIDATIONS, VALIDATION_SHARE = 30, 0.1  # in the time budget, as many as that, in no more than this part of it
 # Flat: over the last quarter of the time spent the cost on held-out images fell by less than half a percent.
 FLAT_SHARE, FLAT_GAIN = 0.25, 0.005
 FLAT_FROM = 0.3  # of the schedule: before, the price of bits is rising, and the cost may rise with it
@@ -204,15 +204,17 @@ class Trainer:
         keep_memory(1 << 31)
         saved, losses = time.monotonic(), []
         validated = told = self.seconds
+        wait = seconds / VALIDATIONS
         if self.warm and not self.costs:  # what it starts from: to be seen, and to be kept if training makes it worse
             tell(self.seconds, self.report(None))
         try:
             while (fraction := schedule(self.seconds, seconds, self.flat)) < 1:
                 begun = time.monotonic()
                 losses = [*losses[-499:], self.step(fraction)]
-                if self.seconds - validated > seconds / VALIDATIONS:
-                    validated = self.seconds
+                if self.seconds - validated > wait:
+                    validated, validating = self.seconds, time.monotonic()
                     figures = self.report(float(np.mean(losses)))
+                    wait = max(wait, (time.monotonic() - validating) / VALIDATION_SHARE)
                     if self.flat is None and fraction > FLAT_FROM and is_flat(self.costs, self.seconds):
                         self.flat = self.seconds
                     if self.seconds - told > seconds / 12 or len(self.costs) == 1:
