@@ -441,16 +441,21 @@ def train(
     hidden: Annotated[
         int | None, typer.Option("--hidden", min=8, max=512, metavar="N", help="Width of a lossless model.", show_default=False)
     ] = None,
+    start: Annotated[
+        str, typer.Option("--from", metavar="auto|none|NAME|FILE", help="The model to start from; none: from nothing.")
+    ] = "auto",
     minutes: Annotated[
-        float | None, typer.Option("--minutes", min=0, metavar="N", help="Stop after this time.", show_default=False)
+        float | None,
+        typer.Option("--minutes", min=0, metavar="N", help="Stop after this time, if not before.", show_default="24"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model of your own images.
+    """Train a model of your own images: 10,000 are plenty, half an hour is enough.
 
-    Needs torch: pip install "aez[train]".
+    A twelfth of them is held out and measured on, against PNG and WebP, while training goes on; it ends early when it no longer
+    gets better. Lossless compression has a model of its own, --lossless. Needs torch: pip install "aez[train]".
     """
     if out.exists() and not resume:
         raise AezError(f"output {out} exists, and a model is never overwritten")
@@ -460,7 +465,8 @@ def train(
         if error.name != "torch":
             raise
         raise UsageError('aez train needs torch: pip install "aez[train]"') from None
-    train_command(data, out, lossless=lossless, hidden=hidden, minutes=minutes, seed=seed, resume=resume, quiet=quiet)
+    train_command(data, out, lossless=lossless, hidden=hidden, start=start, minutes=minutes, seed=seed, resume=resume,
+                  quiet=quiet)  # fmt: skip
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
