@@ -20,7 +20,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast, overload
@@ -40,6 +40,7 @@ from codec.errors import (
     Truncated,
 )
 from codec.groups import Encoded
+from codec.parts import Part, pack_parts, unpack_parts
 
 U8 = npt.NDArray[np.uint8]
 FindModel = Callable[[bytes], BaseModel]
@@ -80,14 +81,55 @@ def pack_block(
 ) -> tuple[bytes, Encoded]:
     """pixels: uint8 (N, 28, 28), 1 <= N <= MAX_BLOCK_IMAGES -> block bytes, and what was encoded."""
     encoded = model.encode(pixels, quality, effort=effort)
+    return pack_encoded([(Part(model.hash, quality, np.arange(len(pixels))), encoded.messages)], names), encoded
+
+
+def pack_encoded(parts: list[tuple[Part, list[bytes]]], names: list[str] | None) -> bytes:
+    """Parts that share out the images of a block, with the messages of their groups -> block bytes."""
     frame = pack_names(names) if names is not None else b""
-    index = bitstream.pack_index([len(m) for m in encoded.messages])
-    payload = b"".join(encoded.messages)
-    sizes = (len(pixels), len(frame), len(index), len(payload))
-    header = BlockHeader(model.hash, quality, names is not None, *sizes)
+    messages = [message for _, part in parts for message in part]
+    index = pack_parts([part for part, _ in parts]) if len(parts) > 1 else b""
+    index += bitstream.pack_index([len(m) for m in messages])
+    payload = b"".join(messages)
+    first, count = parts[0][0], sum(len(part.images) for part, _ in parts)
+    header = BlockHeader(first.model_hash, first.quality, names is not None, count, len(frame), len(index), len(payload),
+                         has_parts=len(parts) > 1)  # fmt: skip
     body = frame + index + payload
     digest = bitstream.checksum(header.pack()[: -bitstream.CHECKSUM_BYTES], body)
-    return BlockHeader(model.hash, quality, names is not None, *sizes, digest).pack() + body, encoded
+    return replace(header, checksum=digest).pack() + body
+
+
+class Layout:
+    """What an index area says: the parts of a block and where the messages of their groups lie.
+
+    ends: where the messages of the groups of all parts end in the payload, with 0 in front, int64 (groups + 1,).
+    Raises BitstreamError; `offset` is that of the area in the file, for messages.
+    """
+
+    def __init__(self, header: BlockHeader, index: bytes, offset: int) -> None:
+        self.parts, at = [Part(header.model_hash, header.quality, np.arange(header.image_count))], 0
+        if header.has_parts:
+            self.parts, at = unpack_parts(index, header, offset)
+        self._first_groups = np.cumsum([0, *(part.num_groups for part in self.parts)])
+        lengths = bitstream.unpack_index(index[at:], int(self._first_groups[-1]), header.payload_bytes, offset + at)
+        self.ends = np.cumsum([0, *lengths])
+
+    def groups_of(self, number: int) -> slice:
+        """The groups of a part, by its number."""
+        return slice(int(self._first_groups[number]), int(self._first_groups[number + 1]))
+
+    @cached_property
+    def _order(self) -> npt.NDArray[np.int64]:
+        order = np.empty((2, sum(len(part.images) for part in self.parts)), np.int64)
+        for number, part in enumerate(self.parts):
+            order[:, part.images] = np.full(len(part.images), number), np.arange(len(part.images))
+        return order
+
+    def locate(self, images: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Numbers of images in the block -> the part of each, its number in that part."""
+        if len(self.parts) == 1:
+            return np.zeros_like(images), images
+        return self._order[0, images], self._order[1, images]
 
 
 def unpack_block(block: bytes, offset: int = 0) -> BlockHeader:
@@ -237,7 +279,7 @@ class Collection:
 
     def _forget(self) -> None:
         self._headers: dict[int, BlockHeader] = {}
-        self._group_ends: dict[int, npt.NDArray[np.int64]] = {}  # a tenth of the work of reading one image
+        self._layouts: dict[int, Layout] = {}  # a tenth of the work of reading one image
         self._models: dict[bytes, BaseModel] = {}
         self._names: dict[int, list[str]] = {}  # of the blocks last asked for, by offset
 
@@ -475,33 +517,40 @@ class Collection:
         pixels = np.empty((len(wanted), 28, 28), np.uint8)
         blocks = np.searchsorted(self._firsts, wanted, "right") - 1
         for block in np.unique(blocks).tolist():
-            place, header = self._places[block], self.header(block)
+            place, header, layout = self._places[block], self.header(block), self.layout(block)
             mine = np.flatnonzero(blocks == block)
-            local = wanted[mine] - place.first
-            groups, inverse = np.unique(local // GROUP_IMAGES, return_inverse=True)
-            ends, payload_at = self._ends(block), header.names_bytes + header.index_bytes
-            spans = [(int(ends[g]), int(ends[g + 1])) for g in groups]
-            messages = [self._body(place, header, payload_at + start, end - start) for start, end in spans]
-            # All groups but a block's last are full, and the last one comes last here too.
-            count = sum(min(GROUP_IMAGES, header.image_count - int(g) * GROUP_IMAGES) for g in groups)
-            model = self.model(header.model_hash)
-            model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
-            decoded, bad = model.decode(messages, count, header.quality)
-            if bad.any():
-                raise CorruptPayload(f"images {place.first + int(groups[bad][0]) * GROUP_IMAGES} and on are damaged",
-                                     place.offset)  # fmt: skip
-            pixels[mine] = decoded[inverse * GROUP_IMAGES + local % GROUP_IMAGES]
+            numbers, local = layout.locate(wanted[mine] - place.first)
+            for number in np.unique(numbers).tolist():
+                at = np.flatnonzero(numbers == number)
+                pixels[mine[at]] = self._decode_part(place, header, layout, number, local[at])
         return pixels
 
-    def _ends(self, block: int) -> npt.NDArray[np.int64]:
-        """Where in the payload of a block the messages of its groups end, with 0 in front: (groups + 1,)."""
-        if block not in self._group_ends:
+    def _decode_part(
+        self, place: Place, header: BlockHeader, layout: Layout, number: int, local: npt.NDArray[np.int64]
+    ) -> U8:
+        """Images of one part, by their numbers in it."""
+        part, ends, payload_at = layout.parts[number], layout.ends, header.names_bytes + header.index_bytes
+        groups, inverse = np.unique(local // GROUP_IMAGES, return_inverse=True)
+        first = layout.groups_of(number).start
+        spans = [(int(ends[first + g]), int(ends[first + g + 1])) for g in groups]
+        messages = [self._body(place, header, payload_at + start, end - start) for start, end in spans]
+        # All groups but a part's last are full, and the last one comes last here too.
+        count = sum(min(GROUP_IMAGES, len(part.images) - int(g) * GROUP_IMAGES) for g in groups)
+        model = self.model(part.model_hash)
+        model.check_quality(part.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
+        decoded, bad = model.decode(messages, count, part.quality)
+        if bad.any():
+            image = place.first + int(part.images[int(groups[bad][0]) * GROUP_IMAGES])
+            raise CorruptPayload(f"images {image} and on are damaged", place.offset)
+        return np.asarray(decoded[inverse * GROUP_IMAGES + local % GROUP_IMAGES])
+
+    def layout(self, block: int) -> Layout:
+        """Parts and groups of a block, by number."""
+        if block not in self._layouts:
             place, header = self._places[block], self.header(block)
             index = self._body(place, header, header.names_bytes, header.index_bytes)
-            offset = place.offset + BLOCK.size + header.names_bytes
-            lengths = bitstream.unpack_index(index, header.num_groups, header.payload_bytes, offset)
-            self._group_ends[block] = np.cumsum([0, *lengths])
-        return self._group_ends[block]
+            self._layouts[block] = Layout(header, index, place.offset + BLOCK.size + header.names_bytes)
+        return self._layouts[block]
 
     def __iter__(self) -> Iterator[U8]:
         for place in self._places:
@@ -556,8 +605,7 @@ class Collection:
             elif bitstream.checksum(start, body) != header.checksum:
                 result.error = ChecksumMismatch("bytes of this block were changed", place.offset)
             index_end = header.names_bytes + header.index_bytes
-            lengths = bitstream.unpack_index(body[header.names_bytes : index_end], header.num_groups, header.payload_bytes,
-                                             place.offset + BLOCK.size + header.names_bytes)  # fmt: skip
+            layout = Layout(header, body[header.names_bytes : index_end], place.offset + BLOCK.size + header.names_bytes)
         except BitstreamError as error:
             result.error = error
             return result
@@ -567,20 +615,25 @@ class Collection:
             except BitstreamError as error:
                 result.error = error
                 result.names = self.names_or_numbers(place)
-        ends = np.cumsum([0, *lengths]) + index_end
-        messages = [body[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
-        model = self.model(header.model_hash)
-        try:
-            model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
-        except BitstreamError as error:
-            result.error = result.error or error
-            return result
-        result.pixels, bad = model.decode(messages, header.image_count, header.quality)
-        # A group cut off by the end of the file decodes to garbage, which its check may fail to see.
-        bad |= ends[1:] > len(body)
-        bad_images = np.repeat(bad, GROUP_IMAGES)[: header.image_count]
-        result.pixels[bad_images] = 0
-        result.lost = np.flatnonzero(bad_images).tolist()
+        ends = layout.ends + index_end
+        pixels, lost = np.zeros((header.image_count, 28, 28), np.uint8), np.zeros(header.image_count, np.bool_)
+        for number, part in enumerate(layout.parts):
+            groups = layout.groups_of(number)
+            starts, stops = ends[groups], ends[groups.start + 1 : groups.stop + 1]
+            messages = [body[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+            model = self.model(part.model_hash)
+            try:
+                model.check_quality(part.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
+            except BitstreamError as error:
+                result.error = result.error or error
+                return result
+            decoded, bad = model.decode(messages, len(part.images), part.quality)
+            # A group cut off by the end of the file decodes to garbage, which its check may fail to see.
+            bad |= stops > len(body)
+            bad_images = np.repeat(bad, GROUP_IMAGES)[: len(part.images)]
+            decoded[bad_images] = 0
+            pixels[part.images], lost[part.images] = decoded, bad_images
+        result.pixels, result.lost = pixels, np.flatnonzero(lost).tolist()
         if result.lost and result.error is None:
             result.error = CorruptPayload("coder states end wrong", place.offset)
         return result
