@@ -99,6 +99,10 @@ def pack_encoded(parts: list[tuple[Part, list[bytes]]], names: list[str] | None)
     return replace(header, checksum=digest).pack() + body
 
 
+def _only_part(header: BlockHeader) -> Part:
+    return Part(header.model_hash, header.quality, np.arange(header.image_count))
+
+
 class Layout:
     """What an index area says: the parts of a block and where the messages of their groups lie.
 
@@ -107,7 +111,7 @@ class Layout:
     """
 
     def __init__(self, header: BlockHeader, index: bytes, offset: int) -> None:
-        self.parts, at = [Part(header.model_hash, header.quality, np.arange(header.image_count))], 0
+        self.parts, at = [_only_part(header)], 0
         if header.has_parts:
             self.parts, at = unpack_parts(index, header, offset)
         self._first_groups = np.cumsum([0, *(part.num_groups for part in self.parts)])
@@ -543,6 +547,11 @@ class Collection:
             image = place.first + int(part.images[int(groups[bad][0]) * GROUP_IMAGES])
             raise CorruptPayload(f"images {image} and on are damaged", place.offset)
         return np.asarray(decoded[inverse * GROUP_IMAGES + local % GROUP_IMAGES])
+
+    def parts(self, block: int) -> list[Part]:
+        """The parts of a block, by number; of a block that has but one its header tells, and no more is read."""
+        header = self.header(block)
+        return self.layout(block).parts if header.has_parts else [_only_part(header)]
 
     def layout(self, block: int) -> Layout:
         """Parts and groups of a block, by number."""

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY, MAX_PARTS, MODEL_HASH_BYTES, BlockHeader, pack_varint, unpack_varint
+from codec.bitstream import (
+    GROUP_IMAGES,
+    LOSSLESS_QUALITY,
+    MAX_PART_MODELS,
+    MAX_PARTS,
+    MODEL_HASH_BYTES,
+    BlockHeader,
+    pack_varint,
+    unpack_varint,
+)
 from codec.errors import LimitExceeded, ReservedBitsSet, Truncated
 
 I64 = npt.NDArray[np.int64]
@@ -51,8 +60,8 @@ def unpack_parts(index: bytes, header: BlockHeader, offset: int) -> tuple[list[P
     """
     hashes = [header.model_hash]
     num_models, at = unpack_varint(index, 0, max_bytes=3, base=offset)
-    if num_models >= MAX_PARTS:
-        raise LimitExceeded(f"{num_models} further models in a block, at most {MAX_PARTS - 1} are allowed", offset)
+    if num_models >= MAX_PART_MODELS:
+        raise LimitExceeded(f"{num_models} further models in a block, at most {MAX_PART_MODELS - 1} are allowed", offset)
     for _ in range(num_models):
         hashes.append(index[at : at + MODEL_HASH_BYTES])
         at += MODEL_HASH_BYTES
