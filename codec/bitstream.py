@@ -48,6 +48,7 @@ MAX_EXTENSION_BYTES = 1 << 24
 MAX_MODEL_BYTES = 1 << 24
 MODEL_HASH_BYTES = 8  # the first 8 bytes of the SHA-256 of the model file
 CHECKSUM_BYTES = 16
+PARTS_CHECK_BYTES = 4  # a damaged list of images would give right pixels the wrong number, and no group would notice
 
 EXTENSION_MODEL_HASH = 0x01  # critical: types below 0x80 are
 EXTENSION_MODELS = 0x80  # ignorable: copies of models that the blocks name anyway

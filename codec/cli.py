@@ -298,7 +298,8 @@ def compress(
             f"{bpp:.2f} bpp, {seen} -> {_where(report.outputs)}"
         )
         if stats.fallback:
-            what = ", ".join(f"{count} to {name}" for name, count in sorted(stats.fallback.items(), key=lambda item: -item[1])[:4])
+            most = sorted(stats.fallback.items(), key=lambda item: -item[1])[:4]
+            what = ", ".join(f"{count} to {name}" for name, count in most)
             more = ", ..." if len(stats.fallback) > 4 else ""
             summary.append(f"{_images(sum(stats.fallback.values()))} would have come out badly and fell back: {what}{more}")
     _finish(report, started, figures, summary, as_json=as_json)

@@ -18,11 +18,13 @@ from codec.bitstream import (
     MAX_PART_MODELS,
     MAX_PARTS,
     MODEL_HASH_BYTES,
+    PARTS_CHECK_BYTES,
     BlockHeader,
+    checksum,
     pack_varint,
     unpack_varint,
 )
-from codec.errors import LimitExceeded, ReservedBitsSet, Truncated
+from codec.errors import ChecksumMismatch, LimitExceeded, ReservedBitsSet, Truncated
 
 I64 = npt.NDArray[np.int64]
 
@@ -50,14 +52,24 @@ def pack_parts(parts: list[Part]) -> bytes:
         at = np.searchsorted(left, part.images)
         area += bytes([hashes.index(part.model_hash), part.quality]) + pack_varint(len(at)) + _pack_rice(at, len(left))
         left = np.delete(left, at)
-    return area
+    return area + checksum(area, size=PARTS_CHECK_BYTES)
 
 
 def unpack_parts(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part], int]:
     """The parts at the start of the index area of a block that has some -> parts, and where the index goes on.
 
-    offset: of the index area in the file, for messages.  Raises LimitExceeded, ReservedBitsSet, Truncated.
+    offset: of the index area in the file, for messages.
+    Raises ChecksumMismatch, LimitExceeded, ReservedBitsSet, Truncated.
     """
+    parts, at = _unpack(index, header, offset)
+    end = at + PARTS_CHECK_BYTES
+    if checksum(index[:at], size=PARTS_CHECK_BYTES) != index[at:end]:
+        raise ChecksumMismatch("the parts of a block are damaged", offset)
+    return parts, end
+
+
+def _unpack(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part], int]:
+    """As `unpack_parts`, but for the check."""
     hashes = [header.model_hash]
     num_models, at = unpack_varint(index, 0, max_bytes=3, base=offset)
     if num_models >= MAX_PART_MODELS:
