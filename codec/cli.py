@@ -221,6 +221,9 @@ def compress(
         ),
     ] = None,
     model: Annotated[str, typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="See `aez models`.")] = "auto",
+    guard: Annotated[
+        bool, typer.Option(help="An image that comes out worse than -q gives in the model's domain gets a better coding.")
+    ] = True,
     separate: Annotated[bool, typer.Option("--separate", help="One file an image, also for a directory.")] = False,
     embed_model: Annotated[
         bool, typer.Option("--embed-model", help="Put the model into the collection, to be read where it is not installed.")
@@ -256,7 +259,7 @@ def compress(
     from codec import api, batch
     from codec.parallel import num_cores as cores
 
-    asked = api.request(quality, lossless, max_bytes, min_psnr, effort)
+    asked = api.request(quality, lossless, max_bytes, min_psnr, effort, guard)
     report = _report(quiet)
     options = batch.CompressOptions(asked, model, jobs or cores(), force, remove, embed_model, scheduler)
     try:
@@ -278,9 +281,13 @@ def compress(
         "lossless": stats.lossless if stats.images else None,
         "quality": asked.quality if asked.target is None else None,
         "model": ", ".join(stats.models) or None,
+        "models": stats.models,
+        "fallback": stats.fallback,
+        "fallback_images": stats.fallback_images,
     }
-    if asked.target is not None:
+    if asked.target is not None or stats.fallback:
         figures["qualities"] = dict(sorted(stats.qualities.items(), key=lambda item: int(item[0])))
+    if asked.target is not None:
         figures["quality"] = int(next(iter(stats.qualities))) if len(stats.qualities) == 1 else None
     summary = []
     if stats.images and not quiet and out != "-":
@@ -290,6 +297,11 @@ def compress(
             f"{_images(report.images)}, {report.bytes_in} -> {report.bytes_out} bytes ({ratio:.1f}x), "
             f"{bpp:.2f} bpp, {seen} -> {_where(report.outputs)}"
         )
+        if stats.fallback:
+            most = sorted(stats.fallback.items(), key=lambda item: -item[1])[:4]
+            what = ", ".join(f"{count} to {name}" for name, count in most)
+            more = ", ..." if len(stats.fallback) > 4 else ""
+            summary.append(f"{_images(sum(stats.fallback.values()))} would have come out badly and fell back: {what}{more}")
     _finish(report, started, figures, summary, as_json=as_json)
 
 

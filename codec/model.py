@@ -135,6 +135,29 @@ class Level:
         return self.posterior1(h, quality, -LATENT_MAX, LATENT_MAX).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class Symbols:
+    """What is coded of N images: codes uint8 (S, N), rows int16 (S, N); pixels: what they decode to, uint8 (N, 28, 28)."""
+
+    codes: npt.NDArray[np.uint8]
+    rows: npt.NDArray[np.int16]
+    pixels: U8
+
+    def put(self, images: npt.NDArray[np.integer], others: Symbols) -> None:
+        """Put those of `others` in the place of some images, given by number."""
+        self.codes[:, images], self.rows[:, images], self.pixels[images] = others.codes, others.rows, others.pixels
+
+    def of(self, images: npt.NDArray[np.integer]) -> Symbols:
+        """Those of some images, given by number."""
+        return Symbols(self.codes[:, images], self.rows[:, images], self.pixels[images])
+
+    @staticmethod
+    def join(parts: list[Symbols]) -> Symbols:
+        """Those of all images of all parts."""
+        codes, rows = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("codes", "rows"))
+        return Symbols(codes, rows, np.concatenate([part.pixels for part in parts]))
+
+
 class Model(BaseModel):
     """The lossy model: a ladder of latents.  See BaseModel."""
 
@@ -265,21 +288,27 @@ class Model(BaseModel):
 
     def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES, effort: int = 1) -> Encoded:
         """See BaseModel; quality: 0..MAX_QUALITY."""
-        if len(pixels) > PART_IMAGES:
-            at = PART_IMAGES // group * group
-            first, rest = (self.encode(part, quality, group=group, effort=effort) for part in (pixels[:at], pixels[at:]))
-            decoded = np.concatenate([first.pixels, rest.pixels])
-            return Encoded(first.messages + rest.messages, decoded, first.ideal_bits + rest.ideal_bits)
+        size = PART_IMAGES // group * group
+        parts = [self.pack(self.symbols(pixels[at : at + size], quality, effort), group) for at in range(0, len(pixels), size)]
+        messages = [message for part in parts for message in part.messages]
+        return Encoded(messages, np.concatenate([part.pixels for part in parts]), sum(part.ideal_bits for part in parts))
+
+    def symbols(self, pixels: U8, quality: int, effort: int = 1) -> Symbols:
+        """What is coded of uint8 (N, 28, 28); of an image always the same, whatever the others are."""
         parts = list(in_threads(lambda at: self._coded(pixels[at : at + CHUNK_IMAGES], quality, effort), _chunks(len(pixels))))
-        decoded = np.concatenate([part[2] for part in parts])
-        codes, rows = (to_lanes(np.concatenate([part[k] for part in parts], axis=1), group, 0) for k in (0, 1))
+        codes, rows = (np.concatenate([part[k] for part in parts], axis=1) for k in (0, 1))
+        return Symbols(codes, rows, np.concatenate([part[2] for part in parts]))
+
+    def pack(self, symbols: Symbols, group: int) -> Encoded:
+        """Code symbols of N >= 1 images, `group` neighbours sharing a coder state."""
+        codes, rows = (to_lanes(values, group, 0) for values in (symbols.codes, symbols.rows))
         # The tables of all levels, one below the other; row 0 of the first stands for all that is certain.
         start, freq = (np.concatenate([getattr(table, name) for table in self.tables]) for name in ("start", "freq"))
         where = Compact(rows != 0)
         picked = where.take(rows, 0), where.take(codes, 0)
         freq = freq[picked]
-        messages = rans.encode(start[picked], freq, checks(decoded, group))
-        return Encoded(messages, decoded, float(np.sum(rans.PRECISION - np.log2(freq))))
+        messages = rans.encode(start[picked], freq, checks(symbols.pixels, group))
+        return Encoded(messages, symbols.pixels, float(np.sum(rans.PRECISION - np.log2(freq))))
 
     def _coded(self, pixels: U8, quality: int, effort: int) -> tuple[U8, npt.NDArray[np.int16], U8]:
         """pixels -> codes (S, N) and rows (S, N) of all levels, a row counted from the first level's; decoded pixels."""

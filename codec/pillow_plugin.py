@@ -26,7 +26,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import IO, Any, BinaryIO, cast
 
-import numpy as np
 from PIL import Image, ImageFile, ImageSequence
 
 from codec import api, bitstream, images
@@ -53,7 +52,6 @@ class AezImageFile(ImageFile.ImageFile):
     _frame = 0
     _stream: bytes | None = None  # of a single image, until it is decoded
     _collection: Collection | None = None
-    _decoded: tuple[range, U8] = (range(0), np.empty((0, 28, 28), np.uint8))  # the frames decoded last
     _is_pending = False  # whether the frame at hand is not yet decoded
 
     def _open(self) -> None:
@@ -93,16 +91,12 @@ class AezImageFile(ImageFile.ImageFile):
                 self.fp.close()
             self.fp = None
             return pixels
-        frames, decoded = self._decoded
-        if self._frame not in frames:  # neighbours are decoded together anyway, and mostly wanted next
-            frames = self._collection.group(self._frame)
-            decoded = self._collection[frames.start : frames.stop]
-            self._decoded = frames, decoded
+        decoded = self._collection[self._frame]
         self.info.pop("name", None)
         with contextlib.suppress(BitstreamError):  # of damaged names; the pixels are intact
             if name := self._collection.name(self._frame):
                 self.info["name"] = name
-        return np.asarray(decoded[self._frame - frames.start])
+        return decoded
 
     def seek(self, frame: int) -> None:
         """Go to a frame, from 0 on.  Raises EOFError."""

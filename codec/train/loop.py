@@ -243,6 +243,7 @@ class Trainer:
 
     def report(self, loss: float | None) -> dict[str, Any]:
         """Measure on held-out images, keep the weights if they are the best so far, append one line of JSON to the log."""
+        self.net.set_quantized(True)  # as it would be shipped; the next step decides anew
         figures = self.figures()
         cost = self.cost(figures)
         if not self.costs or cost < min(c for _, c in self.costs):

@@ -1,0 +1,75 @@
+"""What a generic model is trained on: drawings of every kind, and the mixture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codec.train import data, drawings
+
+
+def test_drawings_are_the_same_for_the_same_seed_and_others_for_another() -> None:
+    pixels = drawings.draw(60, seed=3)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (60, 28, 28)
+    assert np.array_equal(pixels, drawings.draw(60, seed=3))
+    assert np.array_equal(pixels[:20], drawings.draw(20, seed=3))  # an image depends on the seed and its number alone
+    assert (pixels != drawings.draw(60, seed=4)).any(axis=(1, 2)).mean() > 0.9
+
+
+def test_every_kind_appears_by_its_share() -> None:
+    found = drawings.kinds(4000, seed=0)
+    assert sum(share for share, _ in drawings.KINDS.values()) == pytest.approx(1)
+    for kind, (share, _) in drawings.KINDS.items():
+        assert abs(found.count(kind) / 4000 - share) < 0.03
+        assert f"{kind} " in str(drawings.draw.__doc__)
+        assert f"{100 * share:.0f} %" in str(drawings.draw.__doc__)
+
+
+@pytest.mark.parametrize("kind", drawings.KINDS)
+def test_images_of_a_kind_are_not_blank_and_not_all_the_same(kind: str) -> None:
+    images = [drawings.KINDS[kind][1](np.random.default_rng((5, i))) for i in range(40)]
+    assert all(x.shape == (28, 28) and np.isfinite(x).all() for x in images)
+    assert sum(float(np.ptp(x)) > 0.02 for x in images) >= 34
+    assert len({x.tobytes() for x in images}) >= 34
+
+
+def test_the_drawings_vary_in_brightness_contrast_and_greys() -> None:
+    pixels = drawings.draw(600, seed=1).reshape(600, -1)
+    greys = np.array([len(np.unique(image)) for image in pixels])
+    assert (greys <= 8).mean() > 0.05
+    assert (greys > 60).mean() > 0.3
+    assert pixels.mean(axis=1).std() > 50
+    dark, light = (pixels.mean(axis=1) < 40).mean(), (pixels.mean(axis=1) > 215).mean()
+    assert 0.1 < light < dark < 0.6  # a third is inverted
+
+
+def test_the_training_set_is_a_mixture_that_can_be_trained_on(tmp_path: Path) -> None:
+    black, white = np.zeros((30, 28, 28), np.uint8), np.full((30, 28, 28), 200, np.uint8)
+    pixels = drawings.generic_images(black, white, 200, seed=0)
+    assert pixels.shape == (200, 28, 28)
+    assert np.array_equal(pixels, drawings.generic_images(black, white, 200, seed=0))
+    flat = np.ptp(pixels.reshape(200, -1), axis=1) == 0
+    for grey in (0, 200, 255, 55):  # as they are, and inverted
+        assert (flat & (pixels[:, 0, 0] == grey)).sum() >= 5
+    assert 90 <= (~flat).sum() <= 100
+    np.save(tmp_path / "black.npy", black)
+    np.save(tmp_path / "white.npy", white)
+    out = tmp_path / "generic.npy"
+    arguments = [str(out), "--mnist", str(tmp_path / "black.npy"), "--fashion", str(tmp_path / "white.npy"), "--count", "200"]
+    drawings.main(arguments)
+    assert np.array_equal(data.load([out]), pixels)
+    with pytest.raises(SystemExit):  # an output is not overwritten
+        drawings.main(arguments)
+
+
+def test_a_change_keeps_the_shape_and_does_not_touch_the_original() -> None:
+    original = drawings.draw(1, seed=9)[0]
+    before = original.copy()
+    rng = np.random.default_rng(0)
+    results = [drawings.changed(original, rng) for _ in range(60)]
+    assert all(one.shape == (28, 28) and one.dtype == np.uint8 for one in results)
+    assert len({one.tobytes() for one in results}) > 30
+    assert np.array_equal(original, before)
