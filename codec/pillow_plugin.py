@@ -70,6 +70,7 @@ class AezImageFile(ImageFile.ImageFile):
             raise SyntaxError(str(error)) from error
         self.is_animated = self.n_frames > 1
         self._mode, self._size, self._is_pending = "L", (images.WIDTH, images.HEIGHT), True
+        self.tile = []  # nothing for Pillow to decode; it is None there before Pillow 11
 
     def load(self) -> Any:
         """Decode the frame at hand, if that has not been done.  Raises OSError."""

@@ -167,10 +167,10 @@ def test_single_images_and_garbage_are_refused(path: Path) -> None:
 # ---- workers
 
 
-@pytest.mark.parametrize("given", ["path", "text", "bytes"])
+@pytest.mark.parametrize("given", ["path", "text", "url", "bytes"])
 @pytest.mark.parametrize("preload", [False, True])
 def test_a_data_set_can_be_pickled(given: str, preload: bool, path: Path) -> None:
-    source = {"path": path, "text": str(path), "bytes": path.read_bytes()}[given]
+    source = {"path": path, "text": str(path), "url": f"file://{path}", "bytes": path.read_bytes()}[given]
     dataset = AezDataset(source, halved, return_latents=True, preload=preload)
     wanted = dataset[20]
     copy = pickle.loads(pickle.dumps(dataset))

@@ -127,9 +127,7 @@ def test_a_collection_of_two_models_has_no_latents_in_common(tmp_path: Path) -> 
         codec.latents((tmp_path / "both.aez").read_bytes())
 
 
-def test_a_model_that_is_given_serves_what_names_it(
-    foreign: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_model_that_is_given_serves_what_names_it(foreign: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stream, image = collect(5), codec.compress(helpers.drawn(5)[0], model="tiny0", effort=1)
     monkeypatch.delenv("AEZ_WEIGHTS")
     path = helpers.install(tmp_path)
