@@ -201,9 +201,7 @@ class Planner:
             plan.parts.append(Planned(None, STORED_QUALITY, np.array(stored)))
             plan.fell_back[stored] = True
 
-    def _search(
-        self, pixels: U8, chosen: I64, images: I64, targets: dict[int, Target]
-    ) -> dict[int, tuple[int, Coded]]:
+    def _search(self, pixels: U8, chosen: I64, images: I64, targets: dict[int, Target]) -> dict[int, tuple[int, Coded]]:
         """Of each image the model and the quality that suit the target: its own model, or another where that one fails."""
         found: dict[int, tuple[int, Coded]] = {}
         for k, mine in _by(chosen[images]):
