@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "codec.api": ("compress", "decompress", "info", "models", "open", "CollectionWriter"),
+    "codec.api": ("compress", "decompress", "info", "latents", "models", "open", "CollectionWriter"),
     "codec.collection": ("Collection",),
+    "codec.pillow_plugin": ("register",),
     "codec.errors": (
         "AezError", "BitstreamError", "BadMagic", "UnsupportedVersion", "ReservedBitsSet", "Truncated", "TrailingData",
         "LimitExceeded", "ChecksumMismatch", "CorruptPayload", "ModelError", "ModelNotFound", "BadModel", "ImageError",
@@ -29,7 +30,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
-    from codec.api import CollectionWriter, compress, decompress, info, models, open
+    from codec.api import CollectionWriter, compress, decompress, info, latents, models, open
     from codec.collection import Collection
     from codec.errors import (
         AezError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         UnsupportedVersion,
         UsageError,
     )
+    from codec.pillow_plugin import register
 
 
 def __getattr__(name: str) -> Any:

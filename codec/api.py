@@ -3,9 +3,10 @@
 Arrays are uint8 (28, 28) for one image and (N, 28, 28) for many; one image becomes a single-image stream, many become
 a collection. `model` is "auto" (of the shipped models the one with the lower cost lambda * SSE + bits), a model's name,
 or the path of a model file. `lossless=True` and quality 100 mean the same: every image comes back as it was; a single
-image that no model makes smaller is stored as it is. `max_bytes` and `min_psnr` choose the quality (`rate`): of each single
-image its own, of a block of a collection the one at which all its images keep the promise. `effort`, 1 to 9, is how long the
-encoder searches (`search`): by default 5, and 1 where the quality is searched.
+image that no model makes smaller is stored as it is. `max_bytes` and `min_psnr` choose the quality of each image (`rate`).
+`effort`, 1 to 9, is how long the
+encoder searches (`search`): by default 5, and 1 where the quality is searched. `guard`: an image that comes out worse than
+what its quality gives in the model's domain falls back to a better coding by itself (`choice`).
 """
 
 from __future__ import annotations
@@ -13,32 +14,37 @@ from __future__ import annotations
 import builtins
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from codec import bitstream, metrics, rate, registry, remote
-from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
+from codec import bitstream, metrics, registry, remote
+from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
 from codec.bundle import BaseModel
-from codec.collection import Collection, DecodedBlock, Writer, pack_block
+from codec.choice import Plan, Planner
+from codec.collection import Collection, DecodedBlock, Writer, pack_encoded
 from codec.errors import BitstreamError, ChecksumMismatch, CorruptPayload, ImageError, ModelNotFound, UsageError
 from codec.groups import Encoded
-from codec.model import log2_lmbda
+from codec.parts import Part
 from codec.pixel_model import PIXELS, stored_bytes, stored_image
 from codec.rate import Target
 from codec.search import DEFAULT_EFFORT, MAX_EFFORT
 
 U8 = npt.NDArray[np.uint8]
+I16 = npt.NDArray[np.int16]
 
 BLOCK_IMAGES = MAX_BLOCK_IMAGES
 DEFAULT_QUALITY = 75
-AUTO_SAMPLE = 64  # images of a block on which "auto" decides
+MAX_LISTED = 1000  # images that fell back
 NO_EMBEDDING = "min_psnr may need a lossless model as well, which embed_model does not embed: leave one of the two out"
+NOT_WHAT_WAS_ENCODED = "the payload does not decode to what was encoded"
 MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
 
 
@@ -47,7 +53,8 @@ class CompressStats:
     """What compression did; adds up with `+=`.  payload_bytes: entropy-coded (or stored) bytes alone; bytes_out: everything.
 
     models: images by the name of the model that coded them, "stored" for those that none did; qualities: images by quality,
-    as text.
+    as text. fallback: images that fell back, by what to ("mnist q91", "mnist-lossless", "stored"); fallback_images: the
+    numbers of the first MAX_LISTED of them, in the order of compression.
     """
 
     images: int = 0
@@ -57,6 +64,8 @@ class CompressStats:
     ideal_bits: float = 0.0
     models: dict[str, int] = field(default_factory=dict)
     qualities: dict[str, int] = field(default_factory=dict)
+    fallback: dict[str, int] = field(default_factory=dict)
+    fallback_images: list[int] = field(default_factory=list)
 
     @property
     def bpp(self) -> float:
@@ -74,22 +83,27 @@ class CompressStats:
         return self.squared_error == 0
 
     def __iadd__(self, other: CompressStats) -> CompressStats:
+        room = MAX_LISTED - len(self.fallback_images)
+        self.fallback_images += [self.images + i for i in other.fallback_images[:room]]
         self.images += other.images
         self.bytes_out += other.bytes_out
         self.payload_bytes += other.payload_bytes
         self.squared_error += other.squared_error
         self.ideal_bits += other.ideal_bits
-        for mine, others in ((self.models, other.models), (self.qualities, other.qualities)):
+        for mine, others in ((self.models, other.models), (self.qualities, other.qualities), (self.fallback, other.fallback)):
             for name, images in others.items():
                 mine[name] = mine.get(name, 0) + images
         return self
 
 
-def _stats(name: str, pixels: U8, encoded: Encoded, bytes_out: int, quality: int) -> CompressStats:
+def _stats(name: str, quality: int, pixels: U8, encoded: Encoded, fell_back: npt.NDArray[np.bool_]) -> CompressStats:
+    """Of one part; bytes_out and fallback_images are left to the caller."""
     payload_bytes = sum(map(len, encoded.messages))
     squared_error = metrics.squared_error(pixels, encoded.pixels)
-    return CompressStats(len(pixels), bytes_out, payload_bytes, squared_error, encoded.ideal_bits, {name: len(pixels)},
-                         {str(quality): len(pixels)})  # fmt: skip
+    what = name if quality == LOSSLESS_QUALITY else f"{name} q{quality}"
+    fallback = {what: int(fell_back.sum())} if fell_back.any() else {}
+    return CompressStats(len(pixels), 0, payload_bytes, squared_error, encoded.ideal_bits, {name: len(pixels)},
+                         {str(quality): len(pixels)}, fallback)  # fmt: skip
 
 
 def _check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
@@ -112,16 +126,20 @@ def _check_quality(quality: int | None, lossless: bool) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of the encoder.  quality: 100 is lossless; of no meaning where there is a target."""
+    """What is asked of the encoder.  quality: 100 is lossless; of no meaning where there is a target.
+
+    guard: images that come out worse than they should fall back (`choice`).
+    """
 
     quality: int = DEFAULT_QUALITY
     target: Target | None = None
     effort: int = DEFAULT_EFFORT
+    guard: bool = True
 
 
 def request(
     quality: int | None = None, lossless: bool = False, max_bytes: int | None = None, min_psnr: float | None = None,
-    effort: int | None = None,
+    effort: int | None = None, guard: bool = True,
 ) -> Request:  # fmt: skip
     """The options of `compress`, checked.  Raises UsageError."""
     target = None
@@ -133,7 +151,7 @@ def request(
         effort = DEFAULT_EFFORT if target is None else 1
     if not isinstance(effort, int | np.integer) or not 1 <= effort <= MAX_EFFORT:
         raise UsageError(f"effort {effort!r}, wanted a whole number from 1 to {MAX_EFFORT}")
-    return Request(_check_quality(quality, lossless), target, int(effort))
+    return Request(_check_quality(quality, lossless), target, int(effort), guard)
 
 
 def candidates(model: str, quality: int) -> list[BaseModel]:
@@ -146,41 +164,30 @@ def candidates(model: str, quality: int) -> list[BaseModel]:
 
 
 def _lossless(models: list[BaseModel]) -> list[BaseModel]:
-    """The lossless models that step in for lossy ones: of their names, or else all shipped ones; [] if there is none."""
-    found = []
+    """The lossless models that step in for lossy ones: all shipped ones, and those of their names; [] if there is none."""
+    found: list[BaseModel] = []
+    with contextlib.suppress(ModelNotFound):
+        found += registry.shipped(lossless=True)
     for model in models:
         with contextlib.suppress(ModelNotFound):
             found.append(registry.by_name(model.name + registry.LOSSLESS, lossless=True))
-    if not found:
-        with contextlib.suppress(ModelNotFound):
-            return registry.shipped(lossless=True)
-    return found
+    return list({model.hash: model for model in found}.values())
 
 
-def _choose(models: list[BaseModel], pixels: U8, quality: int) -> BaseModel:
-    """The model with the lower cost on a sample spread over `pixels`."""
-    if len(models) == 1:
-        return models[0]
-    sample = pixels[np.linspace(0, len(pixels) - 1, min(AUTO_SAMPLE, len(pixels))).astype(int)]
-    return min(models, key=lambda model: float(_costs(sample, model.encode(sample, quality, group=1), quality).sum()))
-
-
-def _costs(pixels: U8, encoded: Encoded, quality: int) -> npt.NDArray[np.float64]:
-    """lambda * SSE + bits of each image, the SSE of pixels in 0..1; lossless: bits.  `encoded` has one image a group."""
-    sse = np.square((pixels.astype(np.float64) - encoded.pixels) / 255).sum(axis=(1, 2))
-    costs: npt.NDArray[np.float64] = 2.0 ** log2_lmbda(quality) * sse + 8.0 * np.array([len(m) for m in encoded.messages])
-    return costs
+def _plan(models: list[BaseModel], pixels: U8, asked: Request, *, as_block: bool) -> Plan:
+    planner = Planner(models, lambda: _lossless(models), effort=asked.effort, guard=asked.guard)
+    return planner.plan(pixels, asked.quality, asked.target, as_block=as_block)
 
 
 def compress_images(
     pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False, max_bytes: int | None = None,
-    min_psnr: float | None = None, effort: int | None = None,
+    min_psnr: float | None = None, effort: int | None = None, guard: bool = True,
 ) -> tuple[list[bytes], CompressStats]:  # fmt: skip
     """uint8 (N, 28, 28) -> N single-image streams, side by side through the network.
 
     Raises ImageError, also where an image does not fit `max_bytes`; UsageError, ModelError.
     """
-    pixels, asked = _check_pixels(pixels, (3,)), request(quality, lossless, max_bytes, min_psnr, effort)
+    pixels, asked = _check_pixels(pixels, (3,)), request(quality, lossless, max_bytes, min_psnr, effort, guard)
     return pack_images(candidates(model, asked.quality), pixels, asked)
 
 
@@ -202,97 +209,82 @@ def pack_each(
     """As `pack_images`, with the figures of each image, or why it cannot be what is asked."""
     if not len(pixels):
         return []
-    if asked.target is not None:
-        return _pack_each_for(asked.target, models, pixels, asked.effort)
-    packed: list[tuple[bytes, CompressStats] | ImageError] = []
-    encodings = [m.encode(pixels, asked.quality, group=1, effort=asked.effort) for m in models]
-    best = np.argmin([_costs(pixels, encoded, asked.quality) for encoded in encodings], axis=0)
-    for i, choice in enumerate(best.tolist()):
-        encoded = encodings[choice]
-        packed.append(_pack_one(models[choice], pixels[i], asked.quality, encoded.messages[i], encoded.pixels[i]))
-    return packed
+    plan = _plan(models, pixels, asked, as_block=False)
+    packed: dict[int, tuple[bytes, CompressStats] | ImageError] = {i: ImageError(why) for i, why in plan.missed.items()}
+    for part in plan.parts:
+        encoded = None if part.model is None else part.encode(pixels, 1)
+        for at, i in enumerate(part.images.tolist()):
+            fell_back = bool(plan.fell_back[i])
+            if part.model is None or encoded is None:
+                packed[i] = _store(pixels[i], fell_back)
+            else:
+                message, decoded = encoded.messages[at], encoded.pixels[at]
+                packed[i] = _pack_one(part.model, pixels[i], part.quality, message, decoded, fell_back)
+    return [packed[i] for i in range(len(pixels))]
 
 
-def _pack_each_for(
-    target: Target, models: list[BaseModel], pixels: U8, effort: int
-) -> list[tuple[bytes, CompressStats] | ImageError]:
-    found = [rate.search(m, pixels, target, effort) for m in models]
-    packed: list[tuple[bytes, CompressStats] | ImageError] = []
-    for i, image in enumerate(pixels):
-        best = 0
-        for k in range(1, len(models)):
-            if rate.better(target, found[best][i], found[k][i]) is found[k][i]:
-                best = k
-        coded = found[best][i]
-        if coded.kept:
-            packed.append(_pack_one(models[best], image, coded.quality, coded.message, coded.pixels))
-        else:
-            packed.append(ImageError(f"{len(coded.message)} bytes at quality {coded.quality}, {target} wanted"))
-    if target.max_bytes is None:
-        missed = [i for i, one in enumerate(packed) if isinstance(one, ImageError)]
-        exact = _lossless(models) if missed else []
-        lossless = pack_each(exact, pixels[missed], Request(LOSSLESS_QUALITY)) if exact else [_store(p) for p in pixels[missed]]
-        for i, one in zip(missed, lossless, strict=True):
-            packed[i] = one
-    return packed
-
-
-def _pack_one(model: BaseModel, pixels: U8, quality: int, message: bytes, decoded: U8) -> tuple[bytes, CompressStats]:
+def _pack_one(
+    model: BaseModel, pixels: U8, quality: int, message: bytes, decoded: U8, fell_back: bool
+) -> tuple[bytes, CompressStats]:
     """One image (28, 28) as a stream of its own; stored if that is shorter than what a lossless model made of it."""
     model_id = registry.id_of(model)
     header = ImageHeader(model_id, quality, model_hash=b"" if model_id else model.hash)
     stream = bitstream.pack_image(header, message, model.sha256)
     if model.lossless and len(stream) > bitstream.IMAGE.size + MIN_STORED_BYTES:
-        stored = _store(pixels)
+        stored = _store(pixels, fell_back)
         if len(stored[0]) < len(stream):
             return stored
-    return stream, _stats(model.name, pixels[None], Encoded([message], decoded[None], 0.0), len(stream), quality)
+    return stream, _stats_of_one(model.name, quality, pixels, Encoded([message], decoded[None], 0.0), len(stream), fell_back)
 
 
-def _store(pixels: U8) -> tuple[bytes, CompressStats]:
+def _store(pixels: U8, fell_back: bool) -> tuple[bytes, CompressStats]:
     """One image (28, 28) as a stored one."""
     stored = stored_bytes(pixels)
     stream = bitstream.pack_image(ImageHeader(0, STORED_QUALITY), stored, b"")
-    return stream, _stats("stored", pixels[None], Encoded([stored], pixels[None], 0.0), len(stream), LOSSLESS_QUALITY)
+    encoded = Encoded([stored], pixels[None], 0.0)
+    return stream, _stats_of_one("stored", LOSSLESS_QUALITY, pixels, encoded, len(stream), fell_back)
+
+
+def _stats_of_one(
+    name: str, quality: int, pixels: U8, encoded: Encoded, num_bytes: int, fell_back: bool
+) -> CompressStats:
+    stats = _stats(name, quality, pixels[None], encoded, np.array([fell_back]))
+    stats.bytes_out, stats.fallback_images = num_bytes, [0] * fell_back
+    return stats
 
 
 def compress_image(
     pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False, max_bytes: int | None = None,
-    min_psnr: float | None = None, effort: int | None = None,
+    min_psnr: float | None = None, effort: int | None = None, guard: bool = True,
 ) -> tuple[bytes, CompressStats]:  # fmt: skip
     """uint8 (28, 28) -> single-image stream."""
     pixels = _check_pixels(pixels, (2,))[None]
     streams, stats = compress_images(pixels, quality=quality, model=model, lossless=lossless, max_bytes=max_bytes,
-                                     min_psnr=min_psnr, effort=effort)  # fmt: skip
+                                     min_psnr=min_psnr, effort=effort, guard=guard)  # fmt: skip
     return streams[0], stats
 
 
 def encode_block(
     models: list[BaseModel], pixels: U8, asked: Request, names: list[str] | None
 ) -> tuple[bytes, CompressStats]:
-    """uint8 (N, 28, 28), N >= 1 -> a block, by the model that suits it best, and what was done (bytes_out: the block's).
+    """uint8 (N, 28, 28), N >= 1 -> a block, and what was done (bytes_out: the block's).
 
-    Raises ImageError naming an image that does not fit the target's bytes.
+    Raises ImageError naming an image that cannot be what is asked.
     """
-    model, quality, target = _choose(models, pixels, asked.quality), asked.quality, asked.target
-    if target is not None:
-        quality, missed = rate.common_quality(model, pixels, target)
-        if missed is not None and target.max_bytes is not None:
-            size = len(rate.code(model, pixels[missed : missed + 1], quality, target)[0].message)
-            name = names[missed] if names else f"image {missed}"
-            raise ImageError(f"{name}: {size} bytes at quality {quality}, {target} wanted")
-        if missed is not None:
-            exact = _lossless(models)
-            if not exact:
-                raise ImageError(f"{names[missed] if names else f'image {missed}'} does not reach {target}, "
-                                 "and no lossless model is installed")  # fmt: skip
-            model, quality = _choose(exact, pixels, LOSSLESS_QUALITY), LOSSLESS_QUALITY
-    effort = asked.effort
-    if target is not None and quality != LOSSLESS_QUALITY and effort > 1:
-        refined = rate.code(model, pixels, quality, target, effort)
-        effort = effort if all(one.kept for one in refined) else 1
-    block, encoded = pack_block(model, pixels, quality, names, effort)
-    return block, _stats(model.name, pixels, encoded, len(block), quality)
+    plan = _plan(models, pixels, asked, as_block=True)
+    unmodelled = [i for part in plan.parts if part.model is None for i in part.images.tolist()]
+    missed = plan.missed | {i: "only lossless it would be good enough, and no lossless model is installed" for i in unmodelled}
+    for i, why in sorted(missed.items()):
+        raise ImageError(f"{names[i] if names else f'image {i}'}: {why}")
+    stats, packed = CompressStats(), []
+    for part in plan.parts:
+        assert part.model is not None
+        encoded = part.encode(pixels, GROUP_IMAGES)
+        packed.append((Part(part.model.hash, part.quality, part.images), encoded.messages))
+        stats += _stats(part.model.name, part.quality, pixels[part.images], encoded, plan.fell_back[part.images])
+    block = pack_encoded(packed, names)
+    stats.bytes_out, stats.fallback_images = len(block), np.flatnonzero(plan.fell_back)[:MAX_LISTED].tolist()
+    return block, stats
 
 
 def embeddable(models: list[BaseModel]) -> list[bytes]:
@@ -315,9 +307,10 @@ class CollectionWriter:
 
     def __init__(
         self, file: BinaryIO, *, quality: int | None = None, model: str = "auto", lossless: bool = False,
-        max_bytes: int | None = None, min_psnr: float | None = None, effort: int | None = None, embed_model: bool = False,
+        max_bytes: int | None = None, min_psnr: float | None = None, effort: int | None = None, guard: bool = True,
+        embed_model: bool = False,
     ) -> None:  # fmt: skip
-        self._asked = request(quality, lossless, max_bytes, min_psnr, effort)
+        self._asked = request(quality, lossless, max_bytes, min_psnr, effort, guard)
         if embed_model and min_psnr is not None:
             raise UsageError(NO_EMBEDDING)
         self._models = candidates(model, self._asked.quality)
@@ -376,15 +369,17 @@ def compress(
     max_bytes: int | None = None,
     min_psnr: float | None = None,
     effort: int | None = None,
+    guard: bool = True,
     names: list[str] | None = None,
     embed_model: bool = False,
 ) -> bytes:
     """Compress one image, uint8 (28, 28), or a collection, uint8 (N, 28, 28).
 
     quality: 0 (smallest) to 99 (best), or 100: lossless; by default 75. lossless: every pixel comes back, as by quality 100.
-    max_bytes: the best quality at which no image has more bytes of payload (in a collection: none would have, by itself).
-    min_psnr: the fewest bytes for which each image has that many dB; lossless, if nothing less reaches them.
+    max_bytes: of each image the best quality at which it has no more bytes of payload (in a collection: would have, by itself).
+    min_psnr: of each image the fewest bytes for which it has that many dB; lossless, if nothing less reaches them.
     effort: 1 (fastest) to 9, by default 5, with max_bytes or min_psnr 1: how long to search for fewer bytes and more dB.
+    guard: an image that comes out 3 dB worse than its quality gives in the model's domain falls back to a better coding.
     names: of the images of a collection. embed_model: put the model into the collection.
     Raises ImageError, UsageError, ModelNotFound, BadModel.
 
@@ -395,27 +390,34 @@ def compress(
         if names is not None or embed_model:
             raise UsageError("a single image has no name and embeds no model: give (1, 28, 28) for a collection of one")
         return compress_image(pixels, quality=quality, model=model, lossless=lossless, max_bytes=max_bytes,
-                              min_psnr=min_psnr, effort=effort)[0]  # fmt: skip
+                              min_psnr=min_psnr, effort=effort, guard=guard)[0]  # fmt: skip
     file = io.BytesIO()
     with CollectionWriter(file, quality=quality, model=model, lossless=lossless, max_bytes=max_bytes, min_psnr=min_psnr,
-                          effort=effort, embed_model=embed_model) as writer:  # fmt: skip
+                          effort=effort, guard=guard, embed_model=embed_model) as writer:  # fmt: skip
         writer.write(pixels, names)
     return file.getvalue()
 
 
-def _decode_image(stream: bytes, extra: BaseModel | None) -> U8:
+def _checked_image(stream: bytes, extra: BaseModel | None) -> tuple[ImageHeader, int, BaseModel | None]:
+    """Header of a single image whose Check holds, offset of its payload, its model (None: it is stored)."""
     header, offset = bitstream.unpack_image_header(stream)
     model = None
     if header.quality != STORED_QUALITY:
         model = registry.by_hash(header.model_hash, extra) if header.model_hash else registry.by_id(header.model_id)
     if bitstream.image_check(b"" if model is None else model.sha256, stream) != header.check:
         raise ChecksumMismatch("the stream is damaged: its bytes do not match its check", bitstream.IMAGE.size - 1)
+    if model is not None:
+        model.check_quality(header.quality, 4)
+    return header, offset, model
+
+
+def _decode_image(stream: bytes, extra: BaseModel | None) -> U8:
+    header, offset, model = _checked_image(stream, extra)
     if model is None:
         return _decode_stored(stream[offset:], offset)
-    model.check_quality(header.quality, 4)
     pixels, bad = model.decode([stream[offset:]], 1, header.quality, group=1)
     if bad.any():
-        raise CorruptPayload("the payload does not decode to what was encoded", offset)
+        raise CorruptPayload(NOT_WHAT_WAS_ENCODED, offset)
     return np.asarray(pixels[0])
 
 
@@ -447,6 +449,39 @@ def decompress(stream: bytes, *, model: str | None = None) -> U8:
         assert block.pixels is not None
         blocks.append(block.pixels)
     return np.concatenate(blocks) if blocks else np.empty((0, 28, 28), np.uint8)
+
+
+@overload
+def latents(stream: bytes, *, model: str | None = None, levels: Literal[False] = False) -> I16: ...
+@overload
+def latents(stream: bytes, *, model: str | None = None, levels: Literal[True]) -> list[I16]: ...
+def latents(stream: bytes, *, model: str | None = None, levels: bool = False) -> I16 | list[I16]:
+    """The numbers that a lossy stream carries and its pixels are computed from: features of the images.
+
+    int16 (K,) for one image, (N, K) for a collection, level after level. levels: one array for each level instead,
+    int16 (N, 32) and then (N, C, 7, 7), without N for one image, coarse to fine; the sizes are the model's.
+    They are dequantized, so the unit does not depend on the quality: -4095..4095, 512 stands for 1. Latents of different
+    models have nothing in common. `model` is as for `decompress`; `Collection.with_latents` reads those of some images.
+    Raises UsageError for lossless and stored images and for a collection of several models, and what `decompress` raises.
+
+    >>> dense, *grids = latents(compress(np.zeros((28, 28), np.uint8)), levels=True)
+    """
+    if bitstream.is_collection(stream):
+        with open(stream, model=model) as collection:
+            flat, shapes = collection.with_latents(slice(None))[1], collection.latent_shapes
+    else:
+        header, offset, found = _checked_image(stream, _extra_model(model))
+        if found is None:
+            raise UsageError("a stored image has no latents: those are what a lossy stream has")
+        _, several, bad = found.decode_latents([stream[offset:]], 1, header.quality, group=1)
+        if bad.any():
+            raise CorruptPayload(NOT_WHAT_WAS_ENCODED, offset)
+        flat, shapes = several[0], found.latent_shapes
+    if not levels:
+        return flat
+    ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
+    return [flat[..., start:end].reshape(*flat.shape[:-1], *shape)
+            for shape, (start, end) in zip(shapes, pairwise(ends), strict=True)]  # fmt: skip
 
 
 def open(source: str | Path | bytes | BinaryIO, *, model: str | None = None, recover: bool = False) -> Collection:
@@ -543,8 +578,9 @@ def info(source: bytes | BinaryIO) -> StreamInfo:
     if bitstream.is_collection(start):
         collection = open(file)
         headers = list(collection.headers())
-        hashes = list(dict.fromkeys(h.model_hash for h in headers))
-        qualities = {h.quality for h in headers}
+        parts = [part for block in range(len(headers)) for part in collection.parts(block)]
+        hashes = list(dict.fromkeys(part.model_hash for part in parts))
+        qualities = {part.quality for part in parts}
         images, payload_bytes = len(collection), sum(h.payload_bytes for h in headers)
     else:
         file.seek(0)
@@ -607,6 +643,7 @@ __all__ = [
     "embeddable",
     "encode_block",
     "info",
+    "latents",
     "models",
     "open",
     "recovered",

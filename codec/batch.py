@@ -79,50 +79,53 @@ def compress(
     if options.remove and (out == "-" or "-" in inputs or any(map(remote.is_url, (out, *inputs)))):
         raise UsageError("--rm needs files on both sides: stdin, stdout and URLs cannot be verified")
     tasks = refuse(plan_compress(inputs, out, separate, report), options.force, report)
-    if options.embed_model and any(task.kind == "image" for task in tasks):
+    if options.embed_model and any(task.kind in ("image", "each") for task in tasks):
         raise UsageError("--embed-model is for collections: a single image would grow a thousandfold")
     if options.embed_model and options.asked.target is not None and options.asked.target.min_psnr is not None:
         raise UsageError(api.NO_EMBEDDING)
     if dry_run:
         report.images = sum(len(task.sources) or 1 for task in tasks)
         for task in tasks:
-            what = f"{task.label} ({len(task.sources)} images)" if task.kind == "images" else task.label
-            report.outputs.append(f"{what} -> {'-' if task.output is None else task.output}")
+            count = f" ({len(task.sources)} images)" if task.kind == "images" else ""
+            report.outputs += [f"{label}{count} -> {'-' if output is None else output}" for label, output in task.outputs()]
         return
     with parallel.cores(options.jobs):
-        _compress_each([task for task in tasks if task.kind == "image"], options, report)
         for task in tasks:
-            if task.kind != "image":
+            if task.kind in ("image", "each"):
+                _compress_each(task, options, report)
+            else:
                 with report.guard(task.label):
                     _compress_collection(task, options, report)
 
 
-def _compress_each(tasks: Sequence[Task], options: CompressOptions, report: Report) -> None:
+def _compress_each(task: Task, options: CompressOptions, report: Report) -> None:
     """One stream an image, one network pass a shard."""
-    if not tasks:
-        return
     refs, size = options.refs(), pipeline.SHARD_IMAGES
-    shards = [tasks[at : at + size] for at in range(0, len(tasks), size)]
+    num_shards = -(-len(task.sources) // size)
+
+    def shard(number: int) -> list[tuple[Source, Output]]:
+        return [(source, task.output_of(source)) for source in task.sources.part(number * size, (number + 1) * size)]
+
     work = (
-        EachTask([task.label for task in shard], [None if task.output is None else str(task.output) for task in shard],
+        EachTask([source.label for source, _ in images], [None if output is None else str(output) for _, output in images],
                  options.asked, refs, options.force, options.remove)
-        for shard in shards
+        for images in map(shard, range(num_shards))
     )  # fmt: skip
     local = dataclasses.replace(options, scheduler=None)  # its files would appear on the machines of the workers
-    with closing(local.spread(pipeline.encode_each, work, len(shards), pipeline.SPARE)) as done:
-        for shard, results in zip(shards, done, strict=True):
-            for task, result in zip(shard, results, strict=True):
+    with closing(local.spread(pipeline.encode_each, work, num_shards, pipeline.SPARE)) as done:
+        for number, results in enumerate(done):
+            for (source, output), result in zip(shard(number), results, strict=True):
                 report.bytes_in += result.bytes_in
                 if isinstance(result.stats, Exception):
-                    report.fail(task.label, result.stats)
+                    report.fail(source.label, result.stats)
                     continue
-                report.wrote(task.output, result.stats.bytes_out)
+                report.wrote(output, result.stats.bytes_out)
                 report.stats += result.stats
                 report.images += 1
                 if options.remove:
-                    with report.guard(task.label):
-                        _remove(task.sources, task.output, 1, options, [result.pixels_digest])
-            report.tick(len(shard))
+                    with report.guard(source.label):
+                        _remove([source], output, 1, options, [result.pixels_digest])
+            report.tick(len(results))
 
 
 @dataclass

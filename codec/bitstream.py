@@ -33,7 +33,7 @@ BLOCK_MAGIC, FOOTER_MAGIC, END_MAGIC = b"aezB", b"aezF", b"aezE"
 
 FLAG_COLLECTION, FLAG_EXTENDED = 0x08, 0x04
 RESERVED_FLAGS = 0x03
-BLOCK_FLAG_NAMES = 0x01
+BLOCK_FLAG_NAMES, BLOCK_FLAG_PARTS = 0x01, 0x02
 
 MAX_QUALITY = 99  # of a lossy model
 LOSSLESS_QUALITY = 100
@@ -41,12 +41,14 @@ STORED_QUALITY = 101  # a single image as it is, without a model
 BLOCK_QUALITY_AT = 12  # of Quality in a block header
 GROUP_IMAGES = 16  # neighbouring images that share one coder state
 MAX_BLOCK_IMAGES = 4096
+MAX_PART_MODELS, MAX_PARTS = 256, 1024  # of a block: room for ten models at each quality
 MAX_IMAGE_STREAM_BYTES = 1 << 16
 MAX_NAMES_BYTES = 1 << 24
 MAX_EXTENSION_BYTES = 1 << 24
 MAX_MODEL_BYTES = 1 << 24
 MODEL_HASH_BYTES = 8  # the first 8 bytes of the SHA-256 of the model file
 CHECKSUM_BYTES = 16
+PARTS_CHECK_BYTES = 4  # a damaged list of images would give right pixels the wrong number, and no group would notice
 
 EXTENSION_MODEL_HASH = 0x01  # critical: types below 0x80 are
 EXTENSION_MODELS = 0x80  # ignorable: copies of models that the blocks name anyway
@@ -312,6 +314,7 @@ class BlockHeader:
     index_bytes: int
     payload_bytes: int
     checksum: bytes = field(default=bytes(CHECKSUM_BYTES))
+    has_parts: bool = False
 
     @property
     def body_bytes(self) -> int:
@@ -325,13 +328,14 @@ class BlockHeader:
 
     @property
     def num_groups(self) -> int:
-        """Coder states in the block."""
+        """Coder states in a block without parts."""
         return -(-self.image_count // GROUP_IMAGES)
 
     def pack(self) -> bytes:
         """-> BLOCK.size bytes."""
-        fields = (BLOCK_MAGIC, self.model_hash, self.quality, BLOCK_FLAG_NAMES if self.has_names else 0,
-                  self.image_count, self.names_bytes, self.index_bytes, self.payload_bytes)  # fmt: skip
+        flags = BLOCK_FLAG_NAMES * self.has_names | BLOCK_FLAG_PARTS * self.has_parts
+        fields = (BLOCK_MAGIC, self.model_hash, self.quality, flags, self.image_count, self.names_bytes, self.index_bytes,
+                  self.payload_bytes)  # fmt: skip
         start = BLOCK.pack(*fields, b"", b"")[: _BLOCK_START]
         return start + checksum(start, size=4) + self.checksum
 
@@ -353,10 +357,10 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
     if checksum(stream[:_BLOCK_START], size=4) != header_check:
         raise ChecksumMismatch("a block header is damaged", offset)
     _check_quality(quality, LOSSLESS_QUALITY, offset + BLOCK_QUALITY_AT)
-    if flags & ~BLOCK_FLAG_NAMES:
-        raise ReservedBitsSet(f"reserved block flags 0x{flags & ~BLOCK_FLAG_NAMES:02x} are set", offset + 13)
+    if reserved := flags & ~(BLOCK_FLAG_NAMES | BLOCK_FLAG_PARTS):
+        raise ReservedBitsSet(f"reserved block flags 0x{reserved:02x} are set", offset + 13)
     header = BlockHeader(model_hash, quality, bool(flags & BLOCK_FLAG_NAMES), count, names_bytes, index_bytes,
-                         payload_bytes, body_checksum)  # fmt: skip
+                         payload_bytes, body_checksum, bool(flags & BLOCK_FLAG_PARTS))  # fmt: skip
     if not 1 <= count <= MAX_BLOCK_IMAGES:
         raise LimitExceeded(f"{count} images in a block, 1 to {MAX_BLOCK_IMAGES} are allowed", offset + 14)
     if names_bytes > MAX_NAMES_BYTES or payload_bytes > header.num_groups * MAX_IMAGE_STREAM_BYTES * GROUP_IMAGES:

@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY, MODEL_HASH_BYTES
-from codec.errors import BadModel, CorruptPayload
+from codec.errors import BadModel, CorruptPayload, UsageError
 from codec.groups import U8, Encoded
 from codec.integer_net import ACTIVATION_MAX, Integers, Layer
 
@@ -111,6 +111,20 @@ class BaseModel(ABC):
 
         Pixels of damaged groups are meaningless; no message, however damaged, raises or runs on.
         """
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of the latents of one image, level by level; () for a model that has none."""
+        return ()
+
+    def decode_latents(
+        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+    ) -> tuple[U8, npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
+        """As `decode`, with the dequantized latents of all levels in between: int16 (count, K), |.| < 2**12.
+
+        Raises UsageError for a model that has none.
+        """
+        raise UsageError(f"model {self.name} is {self.kind}: latents are what a lossy stream has")
 
 
 _MALFORMED = (safetensors.SafetensorError, ValueError, KeyError, TypeError, struct.error, RecursionError)

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import operator
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast, overload
@@ -38,14 +39,18 @@ from codec.errors import (
     LimitExceeded,
     ModelNotFound,
     Truncated,
+    UsageError,
 )
 from codec.groups import Encoded
+from codec.parts import Part, pack_parts, unpack_parts
 
 U8 = npt.NDArray[np.uint8]
+I16 = npt.NDArray[np.int16]
 FindModel = Callable[[bytes], BaseModel]
 
 NAMES_LEVEL = 19  # of zstd: names are a few KiB a block, and a collection is written once
 KEPT_NAMES = 4  # blocks whose names stay in memory
+KEPT_GROUPS = 64  # decoded groups that stay in memory, 12.5 KB each: whoever wants one image often wants its neighbour next
 
 
 def pack_names(names: list[str]) -> bytes:
@@ -80,14 +85,59 @@ def pack_block(
 ) -> tuple[bytes, Encoded]:
     """pixels: uint8 (N, 28, 28), 1 <= N <= MAX_BLOCK_IMAGES -> block bytes, and what was encoded."""
     encoded = model.encode(pixels, quality, effort=effort)
+    return pack_encoded([(Part(model.hash, quality, np.arange(len(pixels))), encoded.messages)], names), encoded
+
+
+def pack_encoded(parts: list[tuple[Part, list[bytes]]], names: list[str] | None) -> bytes:
+    """Parts that share out the images of a block, with the messages of their groups -> block bytes."""
     frame = pack_names(names) if names is not None else b""
-    index = bitstream.pack_index([len(m) for m in encoded.messages])
-    payload = b"".join(encoded.messages)
-    sizes = (len(pixels), len(frame), len(index), len(payload))
-    header = BlockHeader(model.hash, quality, names is not None, *sizes)
+    messages = [message for _, part in parts for message in part]
+    index = pack_parts([part for part, _ in parts]) if len(parts) > 1 else b""
+    index += bitstream.pack_index([len(m) for m in messages])
+    payload = b"".join(messages)
+    first, count = parts[0][0], sum(len(part.images) for part, _ in parts)
+    header = BlockHeader(first.model_hash, first.quality, names is not None, count, len(frame), len(index), len(payload),
+                         has_parts=len(parts) > 1)  # fmt: skip
     body = frame + index + payload
     digest = bitstream.checksum(header.pack()[: -bitstream.CHECKSUM_BYTES], body)
-    return BlockHeader(model.hash, quality, names is not None, *sizes, digest).pack() + body, encoded
+    return replace(header, checksum=digest).pack() + body
+
+
+def _only_part(header: BlockHeader) -> Part:
+    return Part(header.model_hash, header.quality, np.arange(header.image_count))
+
+
+class Layout:
+    """What an index area says: the parts of a block and where the messages of their groups lie.
+
+    ends: where the messages of the groups of all parts end in the payload, with 0 in front, int64 (groups + 1,).
+    Raises BitstreamError; `offset` is that of the area in the file, for messages.
+    """
+
+    def __init__(self, header: BlockHeader, index: bytes, offset: int) -> None:
+        self.parts, at = [_only_part(header)], 0
+        if header.has_parts:
+            self.parts, at = unpack_parts(index, header, offset)
+        self._first_groups = np.cumsum([0, *(part.num_groups for part in self.parts)])
+        lengths = bitstream.unpack_index(index[at:], int(self._first_groups[-1]), header.payload_bytes, offset + at)
+        self.ends = np.cumsum([0, *lengths])
+
+    def groups_of(self, number: int) -> slice:
+        """The groups of a part, by its number."""
+        return slice(int(self._first_groups[number]), int(self._first_groups[number + 1]))
+
+    @cached_property
+    def _order(self) -> npt.NDArray[np.int64]:
+        order = np.empty((2, sum(len(part.images) for part in self.parts)), np.int64)
+        for number, part in enumerate(self.parts):
+            order[:, part.images] = np.full(len(part.images), number), np.arange(len(part.images))
+        return order
+
+    def locate(self, images: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Numbers of images in the block -> the part of each, its number in that part."""
+        if len(self.parts) == 1:
+            return np.zeros_like(images), images
+        return self._order[0, images], self._order[1, images]
 
 
 def unpack_block(block: bytes, offset: int = 0) -> BlockHeader:
@@ -237,9 +287,10 @@ class Collection:
 
     def _forget(self) -> None:
         self._headers: dict[int, BlockHeader] = {}
-        self._group_ends: dict[int, npt.NDArray[np.int64]] = {}  # a tenth of the work of reading one image
+        self._layouts: dict[int, Layout] = {}  # a tenth of the work of reading one image
         self._models: dict[bytes, BaseModel] = {}
         self._names: dict[int, list[str]] = {}  # of the blocks last asked for, by offset
+        self._groups: dict[tuple[int, int, int], U8] = {}  # those last decoded alone, by block, part and number in it
 
     def __getstate__(self) -> dict[str, object]:
         return {"source": self._source, "find_model": self._find_model, "start": self._start, "fault": self._header_fault}
@@ -455,14 +506,47 @@ class Collection:
     def __getitem__(self, index: slice | list[int]) -> U8: ...
     def __getitem__(self, index: int | slice | list[int]) -> U8:
         """Image (28, 28), or images (N, 28, 28) in the order asked for.  Raises IndexError."""
+        wanted, several = self._wanted(index)
+        pixels = self._decode_at(wanted)
+        return pixels if several else np.asarray(pixels[0])
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of the latents of one image, level by level, such as ((32,), (8, 7, 7)); () if there are no images.
+
+        Raises UsageError unless all images are of one lossy model: only then do they have latents that mean the same.
+        """
+        shapes: tuple[tuple[int, ...], ...] = ()
+        hashes = dict.fromkeys(part.model_hash for block in range(len(self._places)) for part in self.parts(block))
+        for model in map(self.model, hashes):
+            if not model.latent_shapes:
+                raise UsageError(f"model {model.name} is {model.kind}: latents are what a lossy stream has, "
+                                 "and guard=False keeps all images lossy")  # fmt: skip
+            shapes = model.latent_shapes
+        if len(hashes) > 1:
+            names = " and ".join(self.model(model_hash).name for model_hash in hashes)
+            raise UsageError(f"the images are of models {names}, whose latents have nothing in common: compress with one of them")
+        return shapes
+
+    def with_latents(self, index: int | slice | list[int]) -> tuple[U8, I16]:
+        """Pixels as by indexing, and the latents from which they were decoded: int16 (K,) or (N, K), see `api.latents`.
+
+        Raises IndexError, UsageError as `latent_shapes` does.
+        """
+        wanted, several = self._wanted(index)
+        latents = np.empty((len(wanted), sum(map(math.prod, self.latent_shapes))), np.int16)
+        pixels = self._decode_at(wanted, latents)
+        return (pixels, latents) if several else (np.asarray(pixels[0]), np.asarray(latents[0]))
+
+    def _wanted(self, index: int | slice | list[int]) -> tuple[npt.NDArray[np.int64], bool]:
+        """What indexing asks for: indexes from 0 on, and whether the result is an array of images."""
         if isinstance(index, slice):
-            return self._decode_at(np.arange(*index.indices(len(self)), dtype=np.int64))
+            return np.arange(*index.indices(len(self)), dtype=np.int64), True
         several = isinstance(index, list | tuple | np.ndarray)
         wanted = np.asarray(index) if several else np.array([operator.index(cast(int, index))])
         if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
             raise TypeError(f"images are picked by integer, slice or list of integers, not by {wanted.dtype} {wanted.shape}")
-        pixels = self._decode_at(self._numbers(wanted))
-        return pixels if several else np.asarray(pixels[0])
+        return self._numbers(wanted), several
 
     def _numbers(self, wanted: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Indexes -> indexes from 0 on.  Raises IndexError."""
@@ -471,37 +555,73 @@ class Collection:
             raise IndexError(f"image {wanted[(wanted < -n) | (wanted >= n)][0]} of a collection of {n}")
         return np.where(wanted < 0, wanted + n, wanted)
 
-    def _decode_at(self, wanted: npt.NDArray[np.int64]) -> U8:
+    def _decode_at(self, wanted: npt.NDArray[np.int64], latents: I16 | None = None) -> U8:
+        """Images (N, 28, 28); their latents into `latents`, int16 (N, K), if it is there."""
         pixels = np.empty((len(wanted), 28, 28), np.uint8)
         blocks = np.searchsorted(self._firsts, wanted, "right") - 1
         for block in np.unique(blocks).tolist():
-            place, header = self._places[block], self.header(block)
-            mine = np.flatnonzero(blocks == block)
-            local = wanted[mine] - place.first
-            groups, inverse = np.unique(local // GROUP_IMAGES, return_inverse=True)
-            ends, payload_at = self._ends(block), header.names_bytes + header.index_bytes
-            spans = [(int(ends[g]), int(ends[g + 1])) for g in groups]
-            messages = [self._body(place, header, payload_at + start, end - start) for start, end in spans]
-            # All groups but a block's last are full, and the last one comes last here too.
-            count = sum(min(GROUP_IMAGES, header.image_count - int(g) * GROUP_IMAGES) for g in groups)
-            model = self.model(header.model_hash)
-            model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
-            decoded, bad = model.decode(messages, count, header.quality)
-            if bad.any():
-                raise CorruptPayload(f"images {place.first + int(groups[bad][0]) * GROUP_IMAGES} and on are damaged",
-                                     place.offset)  # fmt: skip
-            pixels[mine] = decoded[inverse * GROUP_IMAGES + local % GROUP_IMAGES]
+            layout, mine = self.layout(block), np.flatnonzero(blocks == block)
+            numbers, local = layout.locate(wanted[mine] - self._places[block].first)
+            for number in np.unique(numbers).tolist():
+                at = np.flatnonzero(numbers == number)
+                groups, inverse = np.unique(local[at] // GROUP_IMAGES, return_inverse=True)
+                picked, at = inverse * GROUP_IMAGES + local[at] % GROUP_IMAGES, mine[at]
+                if latents is not None:
+                    decoded, found = self._decode_groups(block, number, groups.tolist(), latents=True)
+                    pixels[at], latents[at] = decoded[picked], found[picked]
+                elif len(groups) == 1:
+                    pixels[at] = self._decode_group(block, number, int(groups[0]))[picked]
+                else:
+                    pixels[at] = self._decode_groups(block, number, groups.tolist())[0][picked]
         return pixels
 
-    def _ends(self, block: int) -> npt.NDArray[np.int64]:
-        """Where in the payload of a block the messages of its groups end, with 0 in front: (groups + 1,)."""
-        if block not in self._group_ends:
+    def _decode_group(self, block: int, number: int, group: int) -> U8:
+        """The images of one group of a part, which are remembered: (N, 28, 28).  Raises CorruptPayload."""
+        key = block, number, group
+        decoded = self._groups.get(key)
+        if decoded is None:
+            decoded, _ = self._decode_groups(block, number, [group])
+            for old in list(self._groups)[: 1 - KEPT_GROUPS]:
+                self._groups.pop(old, None)  # another thread may have been here
+            self._groups[key] = decoded
+        return decoded
+
+    def _decode_groups(self, block: int, number: int, groups: list[int], *, latents: bool = False) -> tuple[U8, I16]:
+        """All images of some groups of a part, in rising order (N, 28, 28), and their latents (N, K), K = 0 unless asked for.
+
+        Raises CorruptPayload.
+        """
+        place, header, layout = self._places[block], self.header(block), self.layout(block)
+        part, ends, payload_at = layout.parts[number], layout.ends, header.names_bytes + header.index_bytes
+        first = layout.groups_of(number).start
+        spans = [(int(ends[first + g]), int(ends[first + g + 1])) for g in groups]
+        messages = [self._body(place, header, payload_at + start, end - start) for start, end in spans]
+        # All groups but a part's last are full, and the last one comes last here too.
+        count = sum(min(GROUP_IMAGES, len(part.images) - g * GROUP_IMAGES) for g in groups)
+        model = self.model(part.model_hash)
+        model.check_quality(part.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
+        if latents:
+            decoded, found, bad = model.decode_latents(messages, count, part.quality)
+        else:
+            decoded, bad = model.decode(messages, count, part.quality)
+            found = np.empty((count, 0), np.int16)
+        if bad.any():
+            image = place.first + int(part.images[groups[int(np.argmax(bad))] * GROUP_IMAGES])
+            raise CorruptPayload(f"images {image} and on are damaged", place.offset)
+        return decoded, found
+
+    def parts(self, block: int) -> list[Part]:
+        """The parts of a block, by number; of a block that has but one its header tells, and no more is read."""
+        header = self.header(block)
+        return self.layout(block).parts if header.has_parts else [_only_part(header)]
+
+    def layout(self, block: int) -> Layout:
+        """Parts and groups of a block, by number."""
+        if block not in self._layouts:
             place, header = self._places[block], self.header(block)
             index = self._body(place, header, header.names_bytes, header.index_bytes)
-            offset = place.offset + BLOCK.size + header.names_bytes
-            lengths = bitstream.unpack_index(index, header.num_groups, header.payload_bytes, offset)
-            self._group_ends[block] = np.cumsum([0, *lengths])
-        return self._group_ends[block]
+            self._layouts[block] = Layout(header, index, place.offset + BLOCK.size + header.names_bytes)
+        return self._layouts[block]
 
     def __iter__(self) -> Iterator[U8]:
         for place in self._places:
@@ -556,8 +676,7 @@ class Collection:
             elif bitstream.checksum(start, body) != header.checksum:
                 result.error = ChecksumMismatch("bytes of this block were changed", place.offset)
             index_end = header.names_bytes + header.index_bytes
-            lengths = bitstream.unpack_index(body[header.names_bytes : index_end], header.num_groups, header.payload_bytes,
-                                             place.offset + BLOCK.size + header.names_bytes)  # fmt: skip
+            layout = Layout(header, body[header.names_bytes : index_end], place.offset + BLOCK.size + header.names_bytes)
         except BitstreamError as error:
             result.error = error
             return result
@@ -567,20 +686,25 @@ class Collection:
             except BitstreamError as error:
                 result.error = error
                 result.names = self.names_or_numbers(place)
-        ends = np.cumsum([0, *lengths]) + index_end
-        messages = [body[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
-        model = self.model(header.model_hash)
-        try:
-            model.check_quality(header.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
-        except BitstreamError as error:
-            result.error = result.error or error
-            return result
-        result.pixels, bad = model.decode(messages, header.image_count, header.quality)
-        # A group cut off by the end of the file decodes to garbage, which its check may fail to see.
-        bad |= ends[1:] > len(body)
-        bad_images = np.repeat(bad, GROUP_IMAGES)[: header.image_count]
-        result.pixels[bad_images] = 0
-        result.lost = np.flatnonzero(bad_images).tolist()
+        ends = layout.ends + index_end
+        pixels, lost = np.zeros((header.image_count, 28, 28), np.uint8), np.zeros(header.image_count, np.bool_)
+        for number, part in enumerate(layout.parts):
+            groups = layout.groups_of(number)
+            starts, stops = ends[groups], ends[groups.start + 1 : groups.stop + 1]
+            messages = [body[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+            model = self.model(part.model_hash)
+            try:
+                model.check_quality(part.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
+            except BitstreamError as error:
+                result.error = result.error or error
+                return result
+            decoded, bad = model.decode(messages, len(part.images), part.quality)
+            # A group cut off by the end of the file decodes to garbage, which its check may fail to see.
+            bad |= stops > len(body)
+            bad_images = np.repeat(bad, GROUP_IMAGES)[: len(part.images)]
+            decoded[bad_images] = 0
+            pixels[part.images], lost[part.images] = decoded, bad_images
+        result.pixels, result.lost = pixels, np.flatnonzero(lost).tolist()
         if result.lost and result.error is None:
             result.error = CorruptPayload("coder states end wrong", place.offset)
         return result

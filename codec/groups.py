@@ -51,20 +51,18 @@ class Compact:
     """
 
     def __init__(self, active: npt.NDArray[np.bool_]) -> None:
-        self._shape = active.shape
-        self._lane, self._step = np.nonzero(active.T)  # by lane, then by step
+        self._active = active.T  # lane by lane
         counts = active.sum(axis=0)
-        self._to = np.arange(len(self._lane)) - np.repeat(np.cumsum(counts) - counts, counts)
-        self._length = int(counts.max(initial=0))
+        self._filled = np.arange(counts.max(initial=0)) < counts[:, None]
 
     def take(self, values: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
         """(steps, lanes) -> (fewer steps, lanes), short lanes filled up with `fill`."""
-        out = np.full((self._length, self._shape[1]), fill, values.dtype)
-        out[self._to, self._lane] = values[self._step, self._lane]
-        return out
+        out = np.full(self._filled.shape, fill, values.dtype)
+        out[self._filled] = values.T[self._active]
+        return np.ascontiguousarray(out.T)
 
     def put(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Inverse of `take`, zeros where nothing was taken."""
-        out = np.zeros(self._shape, values.dtype)
-        out[self._step, self._lane] = values[self._to, self._lane]
-        return out
+        out = np.zeros(self._active.shape, values.dtype)
+        out[self._active] = values.T[self._filled]
+        return out.T

@@ -14,10 +14,10 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -26,7 +26,7 @@ from codec.errors import ImageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from PIL import Image, ImageFile
+    from PIL import Image
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -79,35 +79,45 @@ def read_image(source: Path | BinaryIO, name: str | None = None) -> Pixels:
                 raise ImageError(f"{name}: is not an image that Pillow can read") from error
             except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
                 raise ImageError(f"{name}: far more than {WIDTH}x{HEIGHT} pixels: {error}") from error
-            _check_header(image, name)
-            image.load()
-            if image.mode == "L" and "transparency" not in image.info:
-                return np.array(image)
-            return _grey_of(image, name)
+            num_frames = getattr(image, "n_frames", 1)
+            if image.size == (WIDTH, HEIGHT) and num_frames > 1:
+                pages = image.format in ("TIFF", "MPO")
+                raise ImageError(f"{name}: {f'has {num_frames} pages' if pages else f'is animated ({num_frames} frames)'}")
+            return pixels_of(image, name)
 
 
-def _check_header(image: ImageFile.ImageFile, name: str) -> None:
+def pixels_of(image: Image.Image, name: str) -> Pixels:
+    """The pixels of a Pillow image, exactly; of one with several frames, those of the frame at hand.
+
+    Returns: pixels: uint8 (28, 28).
+    Raises: ImageError: it is not 28x28 grey of 8 bits. Pillow's own errors, if it cannot be decoded.
+    """
+    _check_header(image, name)
+    image.load()
+    if image.mode == "L" and "transparency" not in image.info:
+        return np.array(image)
+    return _grey_of(image, name)
+
+
+def _check_header(image: Image.Image, name: str) -> None:
     """Refuse all that can be refused before a pixel is decoded."""
     if image.size != (WIDTH, HEIGHT):
         raise ImageError(f"{name}: {image.width}x{image.height} pixels, aez takes {WIDTH}x{HEIGHT}")
-    num_frames = getattr(image, "n_frames", 1)
-    if num_frames > 1:
-        pages = image.format in ("TIFF", "MPO")
-        raise ImageError(f"{name}: {f'has {num_frames} pages' if pages else f'is animated ({num_frames} frames)'}")
-    if image.mode.startswith("I;16") or _is_16_bit(image):
+    tile = getattr(image, "tile", ())  # of an image that comes from a file and is not yet decoded
+    if image.mode.startswith("I;16") or _is_16_bit(tile):
         raise ImageError(f"{name}: 16 bits a pixel, aez takes 8")
     if image.mode in ("I", "F"):
         raise ImageError(f"{name}: 32 bits a pixel, aez takes 8")
     if image.mode not in EXACT_MODES:
         raise ImageError(f"{name}: in colour ({image.mode}), aez takes grey")
-    if "transparency" in image.info and image.tile and image.tile[0][3] in ("L;2", "L;4"):
+    if "transparency" in image.info and tile and tile[0][3] in ("L;2", "L;4"):
         # Pillow spreads these pixels over 0..255 but not the transparent value, so that it would find no pixel.
         raise ImageError(f"{name}: has transparency")
 
 
-def _is_16_bit(image: ImageFile.ImageFile) -> bool:
+def _is_16_bit(tile: Sequence[Any]) -> bool:
     """Tell whether Pillow would drop low bytes: it has no 16-bit mode but grey, so only its plan of decoding says."""
-    for decoder, _, _, args in image.tile:
+    for decoder, _, _, args in tile:
         args = args if isinstance(args, tuple) else (args,)  # (raw mode, ...), for PPM (raw mode, largest value)
         if str(args[0]).endswith((";16B", ";16L", ";16N")) or (decoder.startswith("ppm") and args[-1] > 255):
             return True

@@ -32,6 +32,9 @@ ACTIVATION_MAX = 1023  # activations are clipped to -1023..1023
 EXACT_LIMIT = 1 << 24  # float32 holds every integer up to here
 ROWS, ROW_STEP = 34, 3  # tables that depend on the quality have a row for quality 0, 3, ... 99
 MULTIPLIER_BITS = 24  # multipliers are integers in units of 2**-24, at most 2**24
+# Numbers in numpy's buffer while a column is applied to all images: where two rows fit into it, numpy (2.3 and on) copies the
+# column out to their length first, which takes as long as the work itself (16 images) or twice as long (48).
+_BUFFER = 64
 
 
 class Layer:
@@ -67,7 +70,7 @@ class Layer:
             raise BadModel(f"{name}: a sum could reach {reach}, exact arithmetic ends at {EXACT_LIMIT}")
         self.name, self.kind, self.outputs, self.inputs = name, kind, outputs, weight.shape[1]
         if kind == "conv":
-            weight = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)  # (O, 9 * K), row by row of the 3x3
+            weight = weight.transpose(2, 0, 3, 1).reshape(3 * outputs, -1)  # (3 * O, 3 * K): rows of the 3x3, its columns
         self._weight = np.ascontiguousarray(weight, np.float32)
         self._bias, self._shift, self._multiplier = (a.astype(np.int64) for a in (bias, shift, multiplier))
         self._rows: dict[int, tuple[F32, F32]] = {}
@@ -90,18 +93,31 @@ class Layer:
             y += bias.T
             y *= multiplier.T
             return limit(np.rint(y, out=y), low, high)
-        columns = _neighbours(x) if self.kind == "conv" else x
-        y = self._weight @ columns.reshape(self._weight.shape[1], -1)  # (O, 49 * N), dense: (O, N)
+        y = self._product(self._weight, x)  # (O, 49 * N), dense: (O, N)
         bias, multiplier = self.rows(quality)
-        if bias.ndim == 2:
-            y += bias  # |y| < 2**24, exact
-        else:
+        if bias.ndim == 3:
             by_position = y.reshape(self.outputs, POSITIONS, -1)
             by_position += bias
-        y *= multiplier
+        before = np.setbufsize(_BUFFER)
+        try:
+            if bias.ndim == 2:
+                y += bias  # |y| < 2**24, exact
+            y *= multiplier
+        finally:
+            np.setbufsize(before)
         np.rint(y, out=y)
         return limit(y, low, high).reshape(self.outputs, *x.shape[1:])
 
+    def _product(self, weight: F32, x: F32) -> F32:
+        """The weight, as it is kept, applied to x."""
+        if self.kind != "conv":
+            return weight @ x.reshape(weight.shape[1], -1)
+        # Each row of the 3x3 by itself, and moved afterwards: three copies of x are enough, not nine.
+        above, y, below = (weight @ _columns(x)).reshape(3, len(weight) // 3, -1)
+        row = x.shape[-1] * SIDE  # numbers of a channel in one row of the grid
+        y[:, row:] += above[:, :-row]
+        y[:, :-row] += below[:, row:]
+        return y
 
     def transposed(self, g: F32, quality: int) -> F32:
         """Gradient by the output -> gradient by the input, the rounding taken for none.  Not of kind "row".
@@ -115,18 +131,19 @@ class Layer:
         scale = np.ldexp(np.float32(1), bits - np.frexp(size)[1])  # |g| * scale <= 2**bits
         g *= scale
         np.rint(g, out=g)
-        columns = _neighbours(g) if self.kind == "conv" else g
-        y = (weight @ columns.reshape(weight.shape[1], -1)).reshape(self.inputs, *g.shape[1:])
+        y = self._product(weight, g).reshape(self.inputs, *g.shape[1:])
         y /= scale
         return y
 
     @cached_property
     def _transposed(self) -> tuple[F32, int]:
         """The matrix of `transposed`, and how many bits its input may have."""
-        weight = self._weight.T
-        if self.kind == "conv":  # (O, 9 * K) -> (K, 9 * O), turned by 180 degrees
-            weight = self._weight.reshape(self.outputs, 9, self.inputs)[:, ::-1].transpose(2, 1, 0).reshape(self.inputs, -1)
-        reach = int(np.abs(weight.astype(np.float64)).sum(axis=1).max())
+        weight, rows = self._weight.T, 1
+        if self.kind == "conv":  # (3 * O, 3 * K) -> (3 * K, 3 * O), turned by 180 degrees
+            rows = 3
+            turned = self._weight.reshape(3, self.outputs, 3, self.inputs)[::-1, :, ::-1]
+            weight = turned.transpose(0, 3, 2, 1).reshape(3 * self.inputs, -1)
+        reach = int(np.abs(weight.astype(np.float64)).reshape(rows, self.inputs, -1).sum(axis=(0, 2)).max())
         return np.ascontiguousarray(weight), (EXACT_LIMIT // max(reach, 1)).bit_length() - 2
 
 
@@ -141,33 +158,30 @@ def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:
 
 
 class _Scratch(threading.local):
-    """The two arrays of `_neighbours`, kept by each thread: fresh pages for megabytes cost more than filling them."""
+    """The array of `_columns`, kept by each thread: fresh pages for megabytes cost more than filling them."""
 
-    shape = (0, 0)
+    columns = np.zeros((3, 0, SIDE, SIDE, 0), np.float32)
 
-    def arrays(self, k: int, n: int) -> tuple[F32, F32]:
-        if self.shape != (k, n):
-            self.grid = np.zeros((k, SIDE + 2, SIDE + 2, n), np.float32)
-            self.columns = np.empty((3, 3, k, SIDE, SIDE, n), np.float32)
-            self.shape = (k, n)
-        return self.grid, self.columns
+    def of_shape(self, k: int, n: int) -> F32:
+        if self.columns.shape[1::3] != (k, n):
+            self.columns = np.zeros((3, k, SIDE, SIDE, n), np.float32)
+        return self.columns
 
 
 _scratch = _Scratch()
 
 
-def _neighbours(x: F32) -> F32:
-    """(K, 49, N) -> (9 * K, 49, N): for each of the 3x3 offsets, row by row, the grid moved so, zeros moved in.
+def _columns(x: F32) -> F32:
+    """(K, 49, N) -> (3 * K, 49 * N): the grid moved to the right, as it is, and to the left, zeros moved in.
 
     The result is overwritten by the next call in the same thread.
     """
     k, _, n = x.shape
-    grid, columns = _scratch.arrays(k, n)
-    grid[:, 1:-1, 1:-1] = x.reshape(k, SIDE, SIDE, n)  # the zeros around it stay
-    for dy in range(3):
-        for dx in range(3):
-            columns[dy, dx] = grid[:, dy : dy + SIDE, dx : dx + SIDE]
-    return columns.reshape(9 * k, POSITIONS, n)
+    columns, grid = _scratch.of_shape(k, n), x.reshape(k, SIDE, SIDE, n)
+    columns[0, :, :, 1:] = grid[:, :, :-1]  # the zeros beside it stay
+    columns[1] = grid
+    columns[2, :, :, :-1] = grid[:, :, 1:]
+    return columns.reshape(3 * k, -1)
 
 
 def limit(x: F32, low: int, high: int) -> F32:

@@ -67,12 +67,14 @@ DEAD_ZONE = 2  # for the same reason a latent this little beyond the edge still 
 DEQUANTIZED_UNIT, DEQUANTIZED_MAX = 512, 4095
 DEQUANTIZER_BITS = 18  # dequantizers are integers in units of 2**-18
 MAX_SYMBOLS = 255
+_RESIDUALS = STEP_UNIT * np.array([-(code + 1) // 2 if code & 1 else code // 2 for code in range(MAX_SYMBOLS)], np.int32)
 PIXEL_UNIT = 4  # a pixel enters the network as 4 * its value, at most 1020
 # Coded side by side: all of them wait, with their features or symbols, for the last one. 4,096 would take 55 MB more to encode
 # and 95 MB more to decode, and save 2 and 4 % of the time. No byte depends on it.
 PART_IMAGES = 2048
 CHUNK_IMAGES = 48  # what one core works on at a time: its features fit the cache
 
+I16 = npt.NDArray[np.int16]
 I32 = npt.NDArray[np.int32]
 Prior = tuple[I32, I32, F32]  # means (K, ...), rows (K, ...), features t
 
@@ -131,6 +133,29 @@ class Level:
         """-> latents in 256ths, int32 (K, 49, N)."""
         h = rectified(self.posterior0, np.concatenate([e, t]), quality)
         return self.posterior1(h, quality, -LATENT_MAX, LATENT_MAX).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What is coded of N images: codes uint8 (S, N), rows int16 (S, N); pixels: what they decode to, uint8 (N, 28, 28)."""
+
+    codes: npt.NDArray[np.uint8]
+    rows: npt.NDArray[np.int16]
+    pixels: U8
+
+    def put(self, images: npt.NDArray[np.integer], others: Symbols) -> None:
+        """Put those of `others` in the place of some images, given by number."""
+        self.codes[:, images], self.rows[:, images], self.pixels[images] = others.codes, others.rows, others.pixels
+
+    def of(self, images: npt.NDArray[np.integer]) -> Symbols:
+        """Those of some images, given by number."""
+        return Symbols(self.codes[:, images], self.rows[:, images], self.pixels[images])
+
+    @staticmethod
+    def join(parts: list[Symbols]) -> Symbols:
+        """Those of all images of all parts."""
+        codes, rows = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("codes", "rows"))
+        return Symbols(codes, rows, np.concatenate([part.pixels for part in parts]))
 
 
 class Model(BaseModel):
@@ -263,21 +288,27 @@ class Model(BaseModel):
 
     def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES, effort: int = 1) -> Encoded:
         """See BaseModel; quality: 0..MAX_QUALITY."""
-        if len(pixels) > PART_IMAGES:
-            at = PART_IMAGES // group * group
-            first, rest = (self.encode(part, quality, group=group, effort=effort) for part in (pixels[:at], pixels[at:]))
-            decoded = np.concatenate([first.pixels, rest.pixels])
-            return Encoded(first.messages + rest.messages, decoded, first.ideal_bits + rest.ideal_bits)
+        size = PART_IMAGES // group * group
+        parts = [self.pack(self.symbols(pixels[at : at + size], quality, effort), group) for at in range(0, len(pixels), size)]
+        messages = [message for part in parts for message in part.messages]
+        return Encoded(messages, np.concatenate([part.pixels for part in parts]), sum(part.ideal_bits for part in parts))
+
+    def symbols(self, pixels: U8, quality: int, effort: int = 1) -> Symbols:
+        """What is coded of uint8 (N, 28, 28); of an image always the same, whatever the others are."""
         parts = list(in_threads(lambda at: self._coded(pixels[at : at + CHUNK_IMAGES], quality, effort), _chunks(len(pixels))))
-        decoded = np.concatenate([part[2] for part in parts])
-        codes, rows = (to_lanes(np.concatenate([part[k] for part in parts], axis=1), group, 0) for k in (0, 1))
+        codes, rows = (np.concatenate([part[k] for part in parts], axis=1) for k in (0, 1))
+        return Symbols(codes, rows, np.concatenate([part[2] for part in parts]))
+
+    def pack(self, symbols: Symbols, group: int) -> Encoded:
+        """Code symbols of N >= 1 images, `group` neighbours sharing a coder state."""
+        codes, rows = (to_lanes(values, group, 0) for values in (symbols.codes, symbols.rows))
         # The tables of all levels, one below the other; row 0 of the first stands for all that is certain.
         start, freq = (np.concatenate([getattr(table, name) for table in self.tables]) for name in ("start", "freq"))
         where = Compact(rows != 0)
         picked = where.take(rows, 0), where.take(codes, 0)
         freq = freq[picked]
-        messages = rans.encode(start[picked], freq, checks(decoded, group))
-        return Encoded(messages, decoded, float(np.sum(rans.PRECISION - np.log2(freq))))
+        messages = rans.encode(start[picked], freq, checks(symbols.pixels, group))
+        return Encoded(messages, symbols.pixels, float(np.sum(rans.PRECISION - np.log2(freq))))
 
     def _coded(self, pixels: U8, quality: int, effort: int) -> tuple[U8, npt.NDArray[np.int16], U8]:
         """pixels -> codes (S, N) and rows (S, N) of all levels, a row counted from the first level's; decoded pixels."""
@@ -295,11 +326,31 @@ class Model(BaseModel):
         self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
+        return self._decode(messages, count, quality, group, None)
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """See BaseModel: (K,), then (K, 7, 7) for each 7x7 level."""
+        return ((self._dequantizer.shape[1],), *((level.dequantizer.shape[1], SIDE, SIDE) for level in self._levels))
+
+    def decode_latents(
+        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+    ) -> tuple[U8, I16, npt.NDArray[np.bool_]]:
+        """See BaseModel."""
+        parts: list[I16] = []
+        pixels, bad = self._decode(messages, count, quality, group, parts)
+        return pixels, np.concatenate(parts), bad
+
+    def _decode(
+        self, messages: list[bytes], count: int, quality: int, group: int, kept: list[I16] | None
+    ) -> tuple[U8, npt.NDArray[np.bool_]]:
+        """kept: takes the dequantized latents, (N, all levels'), part by part, if it is there."""
         if count > PART_IMAGES:
             at = PART_IMAGES // group  # messages
-            parts = (self.decode(messages[:at], at * group, quality, group=group),
-                     self.decode(messages[at:], count - at * group, quality, group=group))  # fmt: skip
+            parts = (self._decode(messages[:at], at * group, quality, group, kept),
+                     self._decode(messages[at:], count - at * group, quality, group, kept))  # fmt: skip
             return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([bad for _, bad in parts])
+        dequantized: list[I16] = []
         chunks = _chunks(count)
         networks = [self.synthesis(quality, min(CHUNK_IMAGES, count - at)) for at in chunks]
         priors = list(in_threads(next, networks))
@@ -311,18 +362,22 @@ class Model(BaseModel):
             except StopIteration as stop:
                 return stop.value
 
-        for table in self.tables:
+        dequantizers = [self._dequantizer, *(level.dequantizer for level in self._levels)]
+        for table, dequantizer in zip(self.tables, dequantizers, strict=True):
             rows = np.concatenate([row.reshape(-1, row.shape[-1]) for _, row, _ in priors], axis=1)
             lanes = to_lanes(rows, group, 0)
             where = Compact(lanes != 0)
-            codes = where.put(decoder.decode(table, where.take(lanes, -1)))
-            symbols = from_lanes(codes, group, count).astype(np.int32)
-            symbols = np.where(symbols & 1, -(symbols + 1) // 2, symbols // 2)
-            latents = [symbols[:, at : at + CHUNK_IMAGES].reshape(mean.shape) * STEP_UNIT + mean
+            codes = from_lanes(where.put(decoder.decode(table, where.take(lanes, -1))), group, count)
+            latents = [_RESIDUALS[codes[:, at : at + CHUNK_IMAGES]].reshape(mean.shape) + mean
                        for at, (mean, _, _) in zip(chunks, priors, strict=True)]  # fmt: skip
+            if kept is not None:
+                x = np.concatenate([dequantize(y, dequantizer, quality) for y in latents], axis=-1)
+                dequantized.append(x.reshape(-1, count).T.astype(np.int16))
             # After the last level these are no priors but the pixels.
             priors = list(in_threads(lambda pair: send(*pair), list(zip(networks, latents, strict=True))))
         pixels: U8 = np.concatenate(priors)
+        if kept is not None:
+            kept.append(np.concatenate(dequantized, axis=1))
         state, used_up = decoder.finish()
         return pixels, (state != checks(pixels, group)) | ~used_up
 

@@ -16,7 +16,7 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def _refused_by_windows(part: str) -> bool:
 
 def bare(name: str) -> str:
     """Strip an image suffix, and only that: `1.5` and `1.6` are two names."""
-    return str(PurePosixPath(name).with_suffix("")) if images.is_image_file(name) else name
+    return name[: name.rfind(".")] if images.is_image_file(name) else name
 
 
 def restored(name: str) -> str:

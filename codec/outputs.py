@@ -8,6 +8,7 @@ READ ME FIRST
   a changed input, starts anew; it never goes on with what is there.
 - A block counts as finished when its line is in the journal *and* its Checksum holds in the partial file; so it does not
   matter in which order the disk got the two, nor where a kill or a power cut struck.
+- A tree that is being restored holds a `.NAME.aez.restored`, which lists the finished blocks in the same way (`Finished`).
 - A run that fails for good (a bad input) or before its first block leaves nothing. One that was interrupted, killed, or
   met a full disk leaves both files, and holds a lock on them as long as it lives.
 """
@@ -18,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -33,6 +35,7 @@ from codec.errors import BitstreamError, ImageError, ModelError, UsageError
 
 Output = Path | str | None  # str: a URL; None: stdout
 _FOR_GOOD = (ImageError, ModelError, UsageError)  # what the same command would meet again
+_TEMPORARY = re.compile(r"\.(.{1,40})\.[0-9a-f]{8}\.tmp", re.DOTALL)  # see `atomic`
 Entry = dict[str, Any]  # what the journal says of a block; "bytes" and "images" are its size
 
 
@@ -87,6 +90,16 @@ def refuse_existing(path: Path | str, force: bool) -> None:
         raise UsageError(f"output {path} is a directory")
     if not force and os.path.lexists(path):
         raise UsageError(f"output {path} exists (-f overwrites it)")
+
+
+def debris(folder: str) -> dict[str, list[str]]:
+    """Temporary files that `atomic` left in a directory when it was killed: the output, its name cut off -> their paths."""
+    found: dict[str, list[str]] = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder or ".") as entries:
+        for entry in entries:
+            if match := _TEMPORARY.fullmatch(entry.name):
+                found.setdefault(f"{folder}/{match[1]}", []).append(entry.path)
+    return found
 
 
 def size_of(file: BinaryIO) -> int:
@@ -146,7 +159,7 @@ class Partial:
     def __init__(self, output: Output, pins: dict[str, Any], *, force: bool, models: list[bytes] | None = None,
                  lasting: bool = True) -> None:  # fmt: skip
         self._output, self._force, self._models, self._lasting = output, force, models, lasting
-        self._pins = hashlib.blake2b(json.dumps(pins, sort_keys=True).encode(), digest_size=16).hexdigest()
+        self._pins = _digest(pins)
         self._header_bytes = len(bitstream.pack_collection_header(models or ()))
         self.finished: list[Entry] = []
         self._closed = False
@@ -264,6 +277,67 @@ class Partial:
             self._file.close()
         if self._journal is not None:
             self._journal.close()
+
+
+class Finished:
+    """Which blocks of a tree have been restored: a file in the tree, removed when the run ends by itself.  A context manager.
+
+    pins: JSON values on which the files depend. blocks: number of each block that an earlier run of the same command has
+    finished -> bytes of its files; is_begun: whether there was one.
+    """
+
+    def __init__(self, path: Path, pins: dict[str, Any]) -> None:
+        self._path, self._made = path, not path.parent.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a+b", buffering=0, opener=_no_link)
+        try:
+            _lock(self._file, path, path.parent)
+        except BaseException:
+            self._file.close()
+            raise
+        self._file.seek(0)
+        lines, first = self._file.read().splitlines(keepends=True), _line({"pins": _digest(pins)})
+        self.is_begun = lines[:1] == [first]
+        lines = lines if self.is_begun else []
+        self.blocks: dict[int, int] = {}
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: what came before stands
+            for entry in map(json.loads, lines[1:]):
+                self.blocks[int(entry["block"])] = int(entry["bytes"])
+        self._file.truncate(0)
+        self._file.write(first + b"".join(_line({"block": block, "bytes": size}) for block, size in self.blocks.items()))
+
+    @staticmethod
+    def begun(path: Path, pins: dict[str, Any]) -> bool:
+        """Whether a run of this very command was cut short here."""
+        try:
+            with open(path, "rb") as file:
+                return file.readline() == _line({"pins": _digest(pins)})
+        except OSError:
+            return False
+
+    def add(self, block: int, num_bytes: int) -> None:
+        """Note a block whose files are written."""
+        self.blocks[block] = num_bytes
+        self._file.write(_line({"block": block, "bytes": num_bytes}))
+
+    def __enter__(self) -> Finished:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+        if value is None or isinstance(value, _FOR_GOOD):
+            self._path.unlink(missing_ok=True)
+            if self._made:
+                with contextlib.suppress(OSError):  # unless something is in it
+                    self._path.parent.rmdir()
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _digest(pins: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(pins, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _line(entry: Entry) -> bytes:

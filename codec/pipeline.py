@@ -303,12 +303,14 @@ def decode_block(task: DecodeTask) -> DecodedBlock:
 class RestoreTask(NamedTuple):
     """Images to be written as PNG files, of a block that is decoded, or is to be.
 
-    paths: of each image of the block, None for one that is not to be written.
+    paths: of each image of the block, None for one that is not to be written. again: an earlier run of the same command was
+    cut short, so a file that is there with the very bytes is taken for written.
     """
 
     block: DecodedBlock | DecodeTask
     paths: Sequence[str | None]
     force: bool
+    again: bool = False
 
 
 class Restored(NamedTuple):
@@ -326,14 +328,16 @@ def restore(task: RestoreTask) -> Restored:
     if block.pixels is not None:
         for i, path in enumerate(task.paths):
             if path is not None and i not in lost:
-                written[i] = _write_png(path, block.pixels[i], task.force)
+                written[i] = _write_png(path, block.pixels[i], task.force, task.again)
     block.pixels, block.names = None if block.pixels is None else np.zeros((block.count, 0, 0), np.uint8), []
     return Restored(block, written)
 
 
-def _write_png(path: str, pixels: Pixels, force: bool) -> int | Exception:
+def _write_png(path: str, pixels: Pixels, force: bool, again: bool) -> int | Exception:
     packed = images.pack_png(pixels)
     try:
+        if again and os.path.isfile(path) and Path(path).read_bytes() == packed:
+            return len(packed)
         if remote.is_url(path):
             remote.write(path, packed)
         else:

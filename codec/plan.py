@@ -103,7 +103,10 @@ class Sources:
         self._runs: list[tuple[str, str, list[str]]] = []  # directory (path or URL), what goes before its names, names
 
     def add(self, root: str, prefix: str, found: list[str]) -> None:
-        self._runs.append((root, prefix, found))
+        if self._runs and self._runs[-1][:2] == (root, prefix):  # files that were given one by one
+            self._runs[-1][2].extend(found)
+        else:
+            self._runs.append((root, prefix, found))
 
     def __len__(self) -> int:
         return sum(len(found) for _, _, found in self._runs)
@@ -141,10 +144,24 @@ def below(root: str, name: str) -> str:
 
 
 class Task(NamedTuple):
-    kind: Literal["image", "images", "array", "stdin"]
+    """One output, or of kind "each" one for each source: below the directory `output`, or beside it if that is None."""
+
+    kind: Literal["image", "each", "images", "array", "stdin"]
     output: Output
     sources: Sources
     label: str
+
+    def output_of(self, source: Source) -> Output:
+        """Where the stream of one of its images goes."""
+        if self.kind != "each":
+            return self.output
+        return Path(f"{names.bare(source.label if self.output is None else below(str(self.output), source.name))}.aez")
+
+    def outputs(self) -> Iterator[tuple[str, Output]]:
+        """Label and output of each stream."""
+        if self.kind == "each":
+            return ((source.label, self.output_of(source)) for source in self.sources)
+        return iter([(self.label, self.output)])
 
 
 def _alone(source: Source) -> Sources:
@@ -241,11 +258,6 @@ def plan_compress(inputs: Sequence[str], out: str | None, separate: bool, report
     base = _base(paths)
     tasks: list[Task] = []
 
-    def add(kind: Literal["image", "array"], path: str, name: str, bare: str) -> None:
-        assert not isinstance(target, str)
-        beside = Path(path).parent if target is None else target / PurePosixPath(name).parent
-        tasks.append(Task(kind, beside / f"{bare}.aez", _alone(Source(path, name)), path))
-
     arrays = [path for path in paths if "-" not in inputs and not path.is_dir() and images.is_array_file(path)]
     if arrays and separate:
         raise UsageError(f"{arrays[0]} is an array: --separate is for images and directories")
@@ -269,16 +281,18 @@ def plan_compress(inputs: Sequence[str], out: str | None, separate: bool, report
             label = str(paths[0]) if len(paths) == 1 else str(out)
             tasks.append(Task("image" if single else "images", target, sources, label))
     else:
+        assert not isinstance(target, str)
+        each = Task("each", target, Sources(), "")
         for path in paths:
-            if not path.is_dir():
-                is_array = path in arrays
-                bare = names.bare_array(path.name) if is_array else names.bare(path.name)
-                add("array" if is_array else "image", str(path), _relative(path, base), bare)
+            name = _relative(path, base)
+            if path in arrays:
+                beside = path.parent if target is None else target / PurePosixPath(name).parent
+                output = beside / f"{names.bare_array(path.name)}.aez"
+                tasks.append(Task("array", output, _alone(Source(str(path), name)), str(path)))
+            elif not path.is_dir():
+                each.sources.add(str(path.parent), name.removesuffix(path.name), [path.name])
             elif separate or target:
-                prefix = _relative(path, base)
-                for name in _images_in(path, report):
-                    inner = below(prefix, name)
-                    add("image", below(str(path), name), inner, names.bare(PurePosixPath(name).name))
+                each.sources.add(str(path), "" if name == "." else f"{name}/", _images_in(path, report))
             elif found := _images_in(path, report):
                 beside = Path(path if path.name not in ("", "..") else os.path.abspath(path))
                 if not beside.name:
@@ -286,6 +300,8 @@ def plan_compress(inputs: Sequence[str], out: str | None, separate: bool, report
                 sources = Sources()
                 sources.add(str(path), "", found)
                 tasks.append(Task("images", beside.with_name(beside.name + ".aez"), sources, str(path)))
+        if len(each.sources):
+            tasks.insert(0, each)
     return tasks
 
 
@@ -313,22 +329,39 @@ def _plan_url(url: str, target: Output, one_file: bool, separate: bool, report: 
 
 
 def refuse(tasks: list[Task], force: bool, report: Report) -> list[Task]:
-    """Fail the tasks whose output is that of another task or exists, and the names that could not be restored."""
-    by_output: dict[str, list[Task]] = {}
-    for task in tasks:
-        key = task.output if isinstance(task.output, str) else "" if task.output is None else os.path.abspath(task.output)
-        by_output.setdefault(key, []).append(task)
+    """Fail what would be written where something else is, or is to be, and the names that could not be restored."""
+
+    def planned() -> Iterator[tuple[str, Output]]:
+        return (pair for task in tasks for pair in task.outputs())
+
+    def places() -> Iterator[str]:
+        for _, output in planned():
+            yield output if isinstance(output, str) else "" if output is None else os.path.abspath(output)
+
+    others: dict[int, int] = {}  # which output is also that of which other one
+    for later, earlier in names.collisions(places):
+        others[later] = earlier
+        others.setdefault(earlier, later)
+    involved = set(others.values())
+    labels = {number: label for number, (label, _) in enumerate(planned()) if number in involved}
+
+    def is_free(number: int, label: str, output: Output) -> bool:
+        with report.guard(label):
+            if number in others:
+                raise UsageError(f"{output} would also be the output of {labels[others[number]]}")
+            if output is not None:
+                refuse_existing(output, force)
+            return True
+        return False
+
+    free = iter([is_free(number, *pair) for number, pair in enumerate(planned())])
     kept: list[Task] = []
-    for group in by_output.values():
-        if len(group) > 1:
-            for task in group:
-                other = next(other for other in group if other is not task)
-                report.fail(task.label, UsageError(f"{task.output} would also be the output of {other.label}"))
+    for task in tasks:
+        if task.kind == "each":
+            task.sources.keep(lambda source: next(free))
+        elif not next(free):
             continue
-        task = group[0]
         with report.guard(task.label):
-            if task.output is not None:
-                refuse_existing(task.output, force)
             if task.kind == "images":
                 _keep_restorable(task.sources, report)
             if task.kind == "stdin" or len(task.sources):

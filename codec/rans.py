@@ -183,24 +183,26 @@ class Decoder:
     def _decode_scalar(self, table: CdfTable, indexes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         symbols = np.zeros(indexes.shape, np.uint8)
         cdf_rows, slots = table.scalar()
+        firsts = np.append(table.cdf[:, 1], TOTAL)[indexes]  # of a padding step, -1, the last: it does nothing
+        lower_bound, bits, mask = STATE_LOWER_BOUND, PRECISION, TOTAL - 1  # a tenth faster than global names
         for lane, message in enumerate(self._messages):
             state, at, end = self._states[lane], self._at[lane], len(message)
-            column = symbols[:, lane]
-            for step, row in enumerate(indexes[:, lane].tolist()):
-                if row < 0:
-                    continue
-                while state < STATE_LOWER_BOUND and at < end:
+            rows, column = indexes[:, lane].tolist(), bytearray(len(indexes))
+            for step, first in enumerate(firsts[:, lane].tolist()):
+                while state < lower_bound and at < end:
                     state = state << 8 | message[at]
                     at += 1
-                slot, cdf = state & (TOTAL - 1), cdf_rows[row]
-                first = cdf[1]
+                slot = state & mask
                 if slot < first:  # symbol 0, which starts at 0 and is the most probable one: most steps end here
-                    state = first * (state >> PRECISION) + slot
+                    state = first * (state >> bits) + slot
                     continue
+                row = rows[step]
+                cdf = cdf_rows[row]
                 column[step] = symbol = slots[row][slot] if slots else bisect_right(cdf, slot) - 1
                 start = cdf[symbol]
-                state = (cdf[symbol + 1] - start) * (state >> PRECISION) + slot - start
+                state = (cdf[symbol + 1] - start) * (state >> bits) + slot - start
             self._states[lane], self._at[lane] = state, at
+            symbols[:, lane] = np.frombuffer(column, np.uint8)
         return symbols
 
     def decode_each(self, lanes: npt.NDArray[np.integer], freq: U32) -> npt.NDArray[np.int64]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from codec.bitstream import MAX_QUALITY
 from codec.bundle import BaseModel
 from codec.errors import UsageError
-from codec.groups import U8
+from codec.groups import U8, Encoded
 
 F64 = npt.NDArray[np.float64]
 
@@ -73,7 +73,11 @@ def image_psnr_db(pixels: U8, decoded: U8) -> F64:
 
 def code(model: BaseModel, pixels: U8, quality: int, target: Target, effort: int = 1) -> list[Coded]:
     """Encode each image of uint8 (N, 28, 28), N >= 1, for itself."""
-    encoded = model.encode(pixels, quality, group=1, effort=effort)
+    return coded(pixels, model.encode(pixels, quality, group=1, effort=effort), quality, target)
+
+
+def coded(pixels: U8, encoded: Encoded, quality: int, target: Target) -> list[Coded]:
+    """What was made of each image of uint8 (N, 28, 28), N >= 1; `encoded` has one image a group."""
     psnr_db = image_psnr_db(pixels, encoded.pixels)
     kept = target.holds(np.array([len(message) for message in encoded.messages]), psnr_db)
     return [Coded(quality, *one) for one in zip(encoded.messages, encoded.pixels, psnr_db.tolist(), kept.tolist(), strict=True)]
@@ -157,25 +161,3 @@ def better(target: Target, one: Coded, other: Coded) -> Coded:
 
     return min(one, other, key=badness)
 
-
-def common_quality(model: BaseModel, pixels: U8, target: Target) -> tuple[int, int | None]:
-    """The one quality at which all images, uint8 (N, 28, 28), keep the promise, and the image that decides.
-
-    If there is none: the quality that comes nearest, 0 or MAX_QUALITY, and an image that breaks the promise there; else None.
-    """
-    bracket = _Bracket(target)
-    broken: dict[int, int] = {}
-    while not bracket.done:
-        quality = bracket.next
-        tries = code(model, pixels, quality, target)
-        if target.max_bytes is None:
-            worst = min(range(len(tries)), key=lambda i: tries[i].psnr_db)
-        else:
-            worst = max(range(len(tries)), key=lambda i: len(tries[i].message))
-        if not tries[worst].kept:
-            broken[quality] = worst
-        bracket.take(tries[worst])
-    if bracket.best is not None:
-        return bracket.best.quality, None
-    quality = 0 if target.max_bytes is not None else MAX_QUALITY
-    return quality, broken[quality]

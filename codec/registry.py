@@ -23,6 +23,7 @@ from codec.pixel_model import PixelModel
 _HASHED = re.compile("-[0-9a-f]{8}$")
 _CLASSES: dict[str, type[BaseModel]] = {c.ARCHITECTURE: c for c in (Model, PixelModel)}
 LOSSLESS = "-lossless"  # how the name of a lossless model ends
+GENERIC = "generic"  # the name of the model for what the others do not know
 
 # Model_ID -> Model_Hash, hexadecimal.
 MODEL_IDS: dict[int, str] = {

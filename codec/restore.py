@@ -4,6 +4,8 @@ READ ME FIRST
 - Whatever is intact is restored, whatever is not is told: by number, by name where that is known, and as an error.
 - Blocks are decoded, and trees written, by processes that open the stream for themselves; from stdin, URLs and for
   `--index` it is done here.
+- A tree whose restoring was cut short is gone on with by the same command (`outputs.Finished`): finished blocks are neither
+  decoded nor written again.
 - Names in a stream are data from strangers: `names.safe_parts` and `_Tree` keep them below the output directory.
 """
 
@@ -23,12 +25,12 @@ from typing import BinaryIO, Literal, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from codec import api, images, names, parallel, pipeline, remote
+from codec import __version__, api, images, names, outputs, parallel, pipeline, remote
 from codec.collection import Collection, DecodedBlock, Writer
 from codec.errors import BitstreamError, UsageError
-from codec.outputs import Output, atomic, refuse_existing, size_of
+from codec.outputs import Finished, Output, atomic, refuse_existing, size_of
 from codec.pipeline import DecodeTask, RestoreTask
-from codec.plan import Report, Source, below, find_streams, open_stream
+from codec.plan import Report, Source, below, find_streams, full_path, open_stream
 
 Pixels = npt.NDArray[np.uint8]
 Format = Literal["png", "npy", "idx"]
@@ -147,13 +149,13 @@ def _decompress_one(
         if format is None:
             format = "png" if target.stem is not None and _is_named(collection) else "npy"
         is_tree = format == "png" and target.stem is not None and not target.exact
-        tree = _Tree(target, len(str(max(num_images - 1, 0))), force) if is_tree else None
+        pins = _pins(source, force) if index is None else None
+        tree = _Tree(target, source, len(str(max(num_images - 1, 0))), force, pins) if is_tree else None
         numbers = None if index is None else list(chain.from_iterable(index))
         shared = None if numbers is not None else _shared(source, model, jobs)
-        if tree is not None and shared is not None:  # the workers decode and write: no pixels come here
-            tree.write(_plans_of_places(shared), jobs, sum(1 for _ in shared.places()), label, report)
-        elif tree is not None and numbers is None:
-            tree.write(_plans_of_blocks(api.decode_blocks(file, model=model)), jobs, 1, label, report)
+        if tree is not None and numbers is None:  # decoded where it is written: by the workers, if it can be shared with them
+            num_blocks = 1 if shared is None else sum(1 for _ in shared.places())
+            tree.write(_plans_of_places(shared or collection), jobs, num_blocks, label, report)
         else:
             if numbers is None:
                 chunks = decoded(_decoded_blocks(file, shared, model, jobs), label, report)
@@ -174,6 +176,13 @@ def _decompress_one(
                 rest = chunks if first is None else chain([first], chunks)
                 _write_array(rest, target.file(format), format, force, report)
         report.bytes_in += num_bytes
+
+
+def _pins(source: Source, force: bool) -> dict[str, object] | None:
+    """What the files of a tree depend on, None if the stream will not come again."""
+    if source.path is None or remote.is_url(source.path):
+        return None
+    return {"aez": __version__, "stream": full_path(source.path), "identity": pipeline.identity([source.path]), "force": force}
 
 
 def _is_named(collection: Collection) -> bool:
@@ -306,11 +315,6 @@ class Plan(NamedTuple):
     names: Sequence[str]
 
 
-def _plans_of_blocks(blocks: Iterable[DecodedBlock]) -> Iterator[Plan]:
-    for block in blocks:
-        yield Plan(block, range(block.first, block.first + block.count), block.names)
-
-
 def _plans_of_places(collection: Collection) -> Iterator[Plan]:
     end = 0
     for place in collection.places():
@@ -327,15 +331,20 @@ def _plan_of_chunk(chunk: Chunk) -> Plan:
 class _Tree:
     """A directory into which the images of one collection are restored, and out of which no name leads.
 
-    width: digits in the file name of an image that has no name.
+    width: digits in the file name of an image that has no name; pins: see `Finished`, None where the next run cannot go on.
     """
 
-    def __init__(self, target: Target, width: int, force: bool) -> None:
+    def __init__(self, target: Target, source: Source, width: int, force: bool, pins: dict[str, object] | None) -> None:
         self.root, self.width, self.force = target.tree, width, force
+        self._journal: tuple[Path, dict[str, object]] | None = None
+        self._debris: dict[str, list[str]] | None = None  # of the run that is gone on with
         if isinstance(self.root, Path):
             if self.root.exists() and not self.root.is_dir():
                 raise UsageError(f"output directory {self.root} is a file")
-            if not (force or target.tree_given) and self.root.is_dir() and any(self.root.iterdir()):
+            if pins is not None:
+                self._journal = self.root / f".{PurePosixPath(source.name).name[:40]}.restored", pins
+            begun = self._journal is not None and Finished.begun(*self._journal)
+            if not (force or target.tree_given or begun) and self.root.is_dir() and any(self.root.iterdir()):
                 raise UsageError(f"output directory {self.root} exists and is not empty (-o or -f)")
             self.real_root = os.path.realpath(self.root)
             self.folds_case = names.folds_case(self.root)
@@ -347,19 +356,31 @@ class _Tree:
               ) -> None:  # fmt: skip
         """Restore blocks; picked: their damage has been reported, and they have no numbers."""
         num_images = report.images
-        under_way: deque[tuple[Plan, list[str]]] = deque()
+        under_way: deque[tuple[int, Plan, list[str]]] = deque()
+        with ExitStack() as stack:
+            finished = None if self._journal is None else stack.enter_context(Finished(*self._journal))
+            again = finished is not None and finished.is_begun
+            self._debris = {} if again else None
+            if finished is not None and finished.blocks:
+                report.note(f"{self.root}: going on, blocks that are finished: {len(finished.blocks)}")
 
-        def tasks() -> Iterator[RestoreTask]:
-            for plan in plans:
-                called = plan.names or [f"{number:0{self.width}}" for number in plan.numbers]
-                shown = [f"{label}: {name}" for name in called]
-                under_way.append((plan, shown))
-                paths = [self._place(*of_image, report) for of_image in zip(called, plan.numbers, shown, strict=True)]
-                yield RestoreTask(plan.block, paths, self.force)
+            def tasks() -> Iterator[RestoreTask]:
+                for number, plan in enumerate(plans):
+                    called = plan.names or [f"{number:0{self.width}}" for number in plan.numbers]
+                    shown = [f"{label}: {name}" for name in called]
+                    paths = [self._place(*of_image, report) for of_image in zip(called, plan.numbers, shown, strict=True)]
+                    if finished is not None and (num_bytes := finished.blocks.get(number)) is not None:
+                        if num_bytes == _bytes_of(paths):
+                            report.images += len(paths)
+                            report.bytes_out += num_bytes
+                            report.tick(len(paths))
+                            continue
+                    under_way.append((number, plan, shown))
+                    yield RestoreTask(plan.block, paths, self.force, again)
 
-        with closing(pipeline.spread(pipeline.restore, tasks(), jobs, num_blocks)) as results:
-            for number, (block, written) in enumerate(results):
-                plan, shown = under_way.popleft()
+            results = stack.enter_context(closing(pipeline.spread(pipeline.restore, tasks(), jobs, num_blocks)))
+            for block, written in results:
+                number, plan, shown = under_way.popleft()
                 if not picked:
                     _tell_damage(block, number, plan.names, label, report)
                     report.tick(block.count)
@@ -369,6 +390,9 @@ class _Tree:
                     elif result is not None:
                         report.images += 1
                         report.bytes_out += result
+                sizes = [result for result in written if isinstance(result, int)]
+                if finished is not None and block.error is None and len(sizes) == len(written) > 0:
+                    finished.add(number, sum(sizes))
         if report.images > num_images:
             report.outputs.append(f"{self.root}/")
 
@@ -378,7 +402,10 @@ class _Tree:
             names.safe_parts(name)
             path = below(str(self.root), names.restored(name))
             if isinstance(self.root, Path):
-                self._check_folder(path.rpartition("/")[0])
+                folder, _, file_name = path.rpartition("/")
+                self._check_folder(folder)
+                for left in (self._debris or {}).pop(f"{folder}/{file_name[:40]}", ()):
+                    os.unlink(left)
             key = names.folded(path) if isinstance(self.root, Path) and self.folds_case else path
             other = self._taken.get(hash(key))
             if other == number:  # --index named it twice
@@ -398,6 +425,16 @@ class _Tree:
             if os.path.commonpath([real, self.real_root]) != self.real_root:
                 raise UsageError(f"{folder} is a link that leads out of {self.root}")
             self._checked.add(folder)
+            if self._debris is not None:
+                self._debris |= outputs.debris(folder)
+
+
+def _bytes_of(paths: Sequence[str | None]) -> int | None:
+    """Bytes of files together, None unless all are there."""
+    try:
+        return sum(os.stat(path).st_size for path in paths if path is not None) if None not in paths else None
+    except OSError:
+        return None
 
 
 # Checking and joining

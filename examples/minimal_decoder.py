@@ -27,6 +27,7 @@ MODEL_IDS: dict[int, str] = {
 # Neighbours of a pixel, as (row, column) offsets (8.2).
 NEAR = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2), (0, -3), (-3, 0)]
 Tensors = dict[str, np.ndarray]
+Part = tuple[bytes, int, list[int]]  # Model_Hash, quality, images
 
 
 def require(condition: bool, message: str) -> None:
@@ -87,8 +88,45 @@ def embedded_models(stream: bytes) -> dict[bytes, bytes]:
     return models
 
 
+def parts_of(block: bytes, at: int, model_hash: bytes, quality: int, count: int) -> tuple[list[Part], int]:
+    """The parts of a block whose parts area starts at `at`, and the offset behind it (3.5)."""
+    start = at
+    more, at = varint(block, at, 3)
+    require(more <= 255, "a block has too many models")
+    hashes = [model_hash, *(block[at + 8 * i : at + 8 * i + 8] for i in range(more))]
+    more, at = varint(block, at + 8 * more, 3)
+    require(1 <= more <= 1023, "a block has one part, or too many")
+    left, parts = list(range(count)), []
+    for _ in range(more):
+        require(at + 2 <= len(block) and block[at] < len(hashes) and block[at + 1] <= 100, "a part is out of range")
+        model_hash, quality_of_part = hashes[block[at]], block[at + 1]
+        images, at = varint(block, at + 2, 3)
+        require(1 <= images < len(left), "a part has no images, or all that are left")
+        r = (len(left) // images).bit_length() - 1
+        bits = "".join(f"{byte:08b}" for byte in block[at : at + 3 * 4096 // 8 + images * r // 8 + 1])
+        end, quotients = 0, []
+        for _ in range(images):  # zeros, then a one
+            one = bits.find("1", end)
+            require(one >= 0, "the images of a part are cut off")
+            quotients.append(one - end)
+            end = one + 1
+        position, chosen = -1, set()
+        for quotient in quotients:
+            require(end + r <= len(bits), "the images of a part are cut off")
+            position += (quotient << r) + int("0" + bits[end : end + r], 2) + 1
+            chosen.add(position)
+            end += r
+        require(position < len(left) and "1" not in bits[end : -(-end // 8) * 8], "the images of a part are out of range")
+        parts.append((model_hash, quality_of_part, [left[i] for i in sorted(chosen)]))
+        left = [image for i, image in enumerate(left) if i not in chosen]
+        at += -(-end // 8)
+    require(blake2b(block[start:at], digest_size=4).digest() == block[at : at + 4], "the check of the parts differs")
+    at += 4
+    return [(hashes[0], quality, left), *parts], at
+
+
 def blocks_of(stream: bytes):
-    """Model_Hash, quality, image count, names area or None, and messages of each block, after all checks of 3 and 4."""
+    """Images, names area or None, and parts of each block, after all checks of 3 and 4; a part with its messages."""
     at = extension(stream, 4)[1]  # a Model_Hash means nothing here (2.2)
     require(stream[3] == crc8(stream[:3] + stream[4:at]), "the check of the collection header differs")
     require(len(stream) >= at + 40 and stream[-4:] == b"aezE", "the end of the collection is missing")
@@ -106,19 +144,24 @@ def blocks_of(stream: bytes):
         require(len(block) >= 46 and block[:4] == b"aezB", "a block does not start where the footer says")
         require(blake2b(block[:26], digest_size=4).digest() == block[26:30], "the check of a block header differs")
         _, model_hash, quality, flags, count, *areas, _, checksum = struct.unpack_from("<4s8sBBHIHI4s16s", block)
-        require(flags <= 1 and quality <= 100, "a block uses reserved flags or qualities")
+        require(flags <= 3 and quality <= 100, "a block uses reserved flags or qualities")
         require(1 <= count <= 4096 and areas[0] <= 1 << 24 and areas[2] <= -(-count // 16) << 20, "a block is out of range")
         require(count == images and 46 + sum(areas) == len(block), "block header and footer entry disagree")
         require(blake2b(block[:30] + block[46:], digest_size=16).digest() == checksum, "the checksum of a block differs")
         index = 46 + areas[0]
         payload = start = index + areas[1]
-        messages, names = [], block[46:index]
-        for _ in range(0, count, 16):  # the index has the length of each message (3.4)
-            length, index = varint(block, index, 3)
-            messages.append(block[start : start + length])
-            start += length
+        names, parts, coded = block[46:index], [(model_hash, quality, list(range(count)))], []
+        if flags & 2:  # BLOCK_FLAG_PARTS
+            parts, index = parts_of(block[:payload], index, model_hash, quality, count)
+        for model_hash, quality, images in parts:
+            messages = []
+            for _ in range(0, len(images), 16):  # the index has the length of each message (3.4)
+                length, index = varint(block, index, 3)
+                messages.append(block[start : start + length])
+                start += length
+            coded.append((model_hash, quality, images, messages))
         require(index == payload and start == len(block), "the index does not fit the block")
-        yield model_hash, quality, count, names if flags else None, messages
+        yield count, names if flags & 1 else None, coded
 
 
 def unzstd(frame: bytes, least: int, most: int, **options: bool) -> bytes:
@@ -144,7 +187,7 @@ def names(stream: bytes) -> list[str | None]:
     if not is_collection(stream):
         return [None]
     found: list[str | None] = []
-    for _, _, count, area, _ in blocks_of(stream):
+    for count, area, _ in blocks_of(stream):
         if area is None:
             found += [None] * count
             continue
@@ -170,10 +213,14 @@ def decode(stream: bytes, weights: Path) -> np.ndarray:
         require(stream[5] == crc8(digest + stream[:5] + stream[6:]), "the check of the image differs")
         return Group(model, stream[4], 1, stream[at:]).decode()[0]
     pixels, embedded = [np.zeros((0, 28, 28), np.uint8)], embedded_models(stream)
-    for model_hash, quality, count, _, messages in blocks_of(stream):
-        model = find_model(model_hash, weights, embedded.get(model_hash, b""))[1]
-        for g, message in enumerate(messages):  # 16 images each, what is left in the last
-            pixels.append(Group(model, quality, min(16, count - 16 * g), message).decode())
+    for count, _, parts in blocks_of(stream):
+        block = np.zeros((count, 28, 28), np.uint8)
+        for model_hash, quality, images, messages in parts:
+            model = find_model(model_hash, weights, embedded.get(model_hash, b""))[1]
+            for g, message in enumerate(messages):  # 16 images each, what is left in the last
+                mine = images[16 * g : 16 * g + 16]
+                block[mine] = Group(model, quality, len(mine), message).decode()
+        pixels.append(block)
     return np.concatenate(pixels)
 
 

@@ -53,9 +53,9 @@ def recipes() -> dict[str, dict[str, Any]]:
 
 
 def make(recipe: dict[str, Any]) -> bytes:
-    """The stream of a recipe."""
+    """The stream of a recipe.  Without the guard: what the models do to images that they do not know is to be seen."""
     pixels, names = sources()
-    options = {"quality": recipe["quality"], "model": recipe["model"], "effort": 1}
+    options = {"quality": recipe["quality"], "model": recipe["model"], "effort": 1, "guard": False}
     if isinstance(recipe["images"], int):
         return api.compress(pixels[recipe["images"]], **options)
     part = slice(*recipe["images"])

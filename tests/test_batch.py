@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codec import api, batch, images, names, outputs, pipeline, restore
+from codec import api, batch, bitstream, images, names, outputs, pipeline, restore
 from codec.errors import AezError, ChecksumMismatch, UsageError
-from codec.plan import Report, plan_compress
+from codec.plan import Report, plan_compress, refuse
 
 
 def make_pixels(n: int, seed: int = 0) -> np.ndarray:
@@ -38,7 +38,11 @@ def write_png(path: Path, seed: int = 0) -> Path:
 def plan(inputs: list[Path], out: str | None = None, separate: bool = False) -> dict[str, list[str]]:
     """Return output -> names of what goes into it."""
     tasks = plan_compress([str(path) for path in inputs], out, separate, Report())
-    return {str(task.output): [source.name for source in task.sources] for task in tasks}
+    found: dict[str, list[str]] = {}
+    for task in tasks:
+        for source in task.sources:
+            found.setdefault(str(task.output_of(source)), []).append(source.name)
+    return found
 
 
 def debris(folder: Path) -> list[Path]:
@@ -156,19 +160,41 @@ def test_arrays_become_collections_of_their_own(tmp_path: Path) -> None:
         plan(inputs, "x.aez")
 
 
-def test_a_large_directory_is_in_memory_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_large_directory_is_in_memory_once(tmp_path: Path, separate: bool) -> None:
     """A name takes some 80 bytes; a path object alone would take 200, and a list of one's own for each file as much."""
     for i in range(4000):
         (tmp_path / "d" / f"{i % 4}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "d" / f"{i % 4}" / f"{i:05}.png").touch()
     tracemalloc.start()
     try:
-        (task,) = plan_compress([str(tmp_path / "d")], None, False, Report())
+        (task,) = refuse(plan_compress([str(tmp_path / "d")], None, separate, Report()), False, Report())
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert len(task.sources) == 4000
     assert peak / 4000 < 150
+
+
+def test_files_whose_output_is_taken_are_refused_by_name_and_the_others_done(tmp_path: Path) -> None:
+    """By another image of the directory, by an array that is given with it, by a file that is there."""
+    folder, out = tmp_path / "d", tmp_path / "out"
+    for name in ("a.png", "a.webp", "b.png", "c.png", "e.png"):
+        write_png(folder / name)
+    np.save(folder / "c.npy", make_pixels(2))
+    (out / "d").mkdir(parents=True)
+    (out / "d" / "e.aez").write_bytes(b"before")
+    report = Report()
+    batch.compress([str(folder), str(folder / "c.npy")], str(out), report=report)
+    assert sorted(report.failed) == [
+        (f"{folder}/a.png", f"{out}/d/a.aez would also be the output of {folder}/a.webp"),
+        (f"{folder}/a.webp", f"{out}/d/a.aez would also be the output of {folder}/a.png"),
+        (f"{folder}/c.npy", f"{out}/d/c.aez would also be the output of {folder}/c.png"),
+        (f"{folder}/c.png", f"{out}/d/c.aez would also be the output of {folder}/c.npy"),
+        (f"{folder}/e.png", f"output {out}/d/e.aez exists (-f overwrites it)"),
+    ]
+    assert (report.images, report.outputs) == (1, [f"{out}/d/b.aez"])
+    assert {path.name for path in (out / "d").iterdir()} == {"b.aez", "e.aez"}
 
 
 def test_links_to_files_are_followed_and_links_to_directories_are_not(tree: Path) -> None:
@@ -372,10 +398,15 @@ def stub_blocks(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> np.ndarray
         yield api.DecodedBlock(first=2, pixels=half, names=names[2:4], error=error, lost=[1], **shared)
         yield api.DecodedBlock(first=4, pixels=None, names=names[4:], error=error, lost=[], **shared)
 
+    def plans(*_: object) -> Iterator[restore.Plan]:
+        for block in blocks():
+            yield restore.Plan(block, range(block.first, block.first + block.count), block.names)
+
     def refuse(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(api, "decode_blocks", blocks)
+    monkeypatch.setattr(restore, "_plans_of_places", plans)
     monkeypatch.setattr(api.Collection, "__getitem__", refuse)  # random access meets the damage too
     return pixels
 
@@ -417,18 +448,18 @@ def test_index_reports_the_damage_it_meets_and_no_other(tmp_path: Path, monkeypa
         assert (images.read_array(tmp_path / "x.npy") == pixels[kept]).all()
 
 
-def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "x.aez").write_bytes(hostile(["a", "b"]))
-
-    def blocks(*_: object, **__: object) -> Iterator[api.DecodedBlock]:
-        yield api.DecodedBlock(0, 2, make_pixels(2), ["a", "b"], ChecksumMismatch("the check differs"))
-        yield api.DecodedBlock(2, 0, None, [], ChecksumMismatch("the footer differs"))
-
-    monkeypatch.setattr(api, "decode_blocks", blocks)
+def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path) -> None:
+    stream = bytearray(hostile(["a", "b"]))
+    stream[bitstream.COLLECTION.size + bitstream.BLOCK.size - 1] ^= 1  # of the Checksum of the block
+    stream[-1] ^= 1  # of End_Magic
+    (tmp_path / "x.aez").write_bytes(stream)
     report = Report()
     restore.decompress([str(tmp_path / "x.aez")], report=report)
     assert (report.exit_code, report.images) == (4, 2)
-    assert [reason for _, reason in report.failed] == ["block 0: the check differs", "the footer differs"]
+    block, footer = [reason for _, reason in report.failed]
+    assert block.startswith("block 0: ")
+    assert "bytes of this block were changed" in block
+    assert footer.endswith("cut short")
 
 
 def test_check_names_every_damaged_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,9 @@ import codec
 from codec import api, images, pipeline
 from codec.cli import app
 
-COMPRESS_FIELDS = "images bytes_in bytes_out payload_bytes bpp psnr_db lossless quality model seconds failed".split()
+COMPRESS_FIELDS = (
+    "images bytes_in bytes_out payload_bytes bpp psnr_db lossless quality model models fallback fallback_images seconds failed"
+).split()
 INFO_FIELDS = "format_version images width height model model_hash quality lossless bytes payload_bytes".split()
 ROOT = Path(codec.__file__).parents[1]
 COMMANDS = ["compress", "decompress", "info", "test", "merge", "models", "train"]

@@ -254,9 +254,36 @@ def test_one_image_is_read_by_its_group_alone() -> None:
     collection[500]
     assert file.bytes_read == header.index_bytes + lengths[500 // 16]
     file.bytes_read = 0
-    collection[[500, 501, 496, 511]]
-    assert file.bytes_read == lengths[500 // 16]  # the index is known by now
+    collection[[600, 601, 592, 607]]
+    assert file.bytes_read == lengths[600 // 16]  # the index is known by now
     assert file.bytes_read < len(stream) // 30
+
+
+def test_neighbours_of_an_image_come_without_reading_until_others_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codec.collection.KEPT_GROUPS", 2)
+    file, whole = CountingFile(collect(100)), pixels_of(100)
+    collection = api.open(file)
+    collection[40]
+    file.bytes_read = 0
+    first = collection[32]
+    first[...] = 7  # what was given out is the caller's
+    for index in (32, 47, [33, 40, 33], slice(36, 45)):
+        np.testing.assert_array_equal(collection[index], whole[index])
+    assert file.bytes_read == 0
+    collection[60], collection[80]
+    assert (read := file.bytes_read) > 0
+    np.testing.assert_array_equal(collection[40], whole[40])
+    assert file.bytes_read > read
+
+
+def test_a_damaged_group_is_an_error_each_time_it_is_asked_for() -> None:
+    stream = bytearray(collect(20))
+    stream[-60] ^= 255  # of the second group
+    collection = api.open(bytes(stream))
+    for _ in range(2):
+        with pytest.raises(CorruptPayload, match="images 16 and on are damaged"):
+            collection[17]
+    np.testing.assert_array_equal(collection[3], pixels_of(20)[3])
 
 
 def test_length_and_headers_are_known_without_payload(small_blocks: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import codec
-from codec import bitstream, pixel_model, registry
+from codec import bitstream, pixel_model, rate, registry
 from codec.bitstream import (
     BLOCK,
     BlockHeader,
@@ -233,6 +233,20 @@ def test_minimal_decoder_reads_an_embedded_model(tiny_lossless: Path, tmp_path: 
     np.testing.assert_array_equal(minimal_decode(stream, tmp_path), pixels)
     with pytest.raises(ValueError, match="no file in"):
         minimal_decode(codec.compress(pixels, model=str(tiny_lossless), lossless=True), tmp_path)
+
+
+def test_minimal_decoder_reads_blocks_of_several_parts(tiny_lossless: Path, shipped_lossless: pixel_model.PixelModel) -> None:
+    """Images of many qualities, and lossless ones where no quality is good enough."""
+    pixels = helpers.drawn(40)
+    reached = rate.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 60).pixels)
+    stream = codec.compress(pixels, model="tiny0", min_psnr=float(np.sort(reached)[20]))
+    with codec.open(stream) as collection:
+        qualities = {part.quality for part in collection.parts(0)}
+    assert len(qualities) > 3
+    assert 100 in qualities
+    weights = helpers.install(tiny_lossless.parent, 0).parent
+    np.testing.assert_array_equal(minimal_decode(stream, weights), codec.decompress(stream))
+    assert shipped_lossless.lossless
 
 
 def test_collection_header_with_models_has_exact_bytes() -> None:
@@ -645,7 +659,7 @@ def flagged(flags: int) -> bytes:
         (GOOD.pack()[:-1], Truncated, 1000),
         (b"aezF" + GOOD.pack()[4:], BadMagic, 1000),
         (replace(GOOD, quality=101).pack(), ReservedBitsSet, 1012),  # stored: single images only
-        (flagged(0x02), ReservedBitsSet, 1013),
+        (flagged(0x04), ReservedBitsSet, 1013),
         (flagged(0x81), ReservedBitsSet, 1013),
         (replace(GOOD, image_count=0).pack(), LimitExceeded, 1014),
         (replace(GOOD, image_count=4097).pack(), LimitExceeded, 1014),

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,8 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, batch, images, pipeline
+from codec import api, batch, images, pipeline, restore
+from codec.collection import DecodedBlock
 from codec.errors import AezError, ImageError, ModelNotFound, UsageError
 from codec.outputs import Partial
 from codec.plan import Report, plan_compress
@@ -200,6 +202,78 @@ def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
             writer.write(pixels)
     assert output.read_bytes() == whole.getvalue()
     assert left(tmp_path) == set()
+
+
+def decompress_until(point: int | None, stream: str, out: str | None, model: str, log: str) -> None:
+    """Decompress in this process, which kills itself at line number `point` of those it runs in codec/outputs.py."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        nonlocal lines
+        if not frame.f_code.co_filename.endswith("outputs.py"):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    decode = pipeline.decode_block
+
+    def decode_block(task: pipeline.DecodeTask) -> DecodedBlock:
+        with open(log, "a") as file:
+            file.write("block\n")
+        return decode(task)
+
+    pipeline.decode_block = decode_block
+    report = Report()
+    sys.settrace(trace)
+    restore.decompress([stream], out, model=model, report=report)
+    sys.settrace(None)
+    with open(log, "a") as file:
+        file.write(f"lines {lines} exit {report.exit_code} images {report.images} bytes {report.bytes_out}\n")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_tree_whose_restoring_is_killed_again_and_again_is_gone_on_with(
+    tree: Path, options: batch.CompressOptions, tmp_path: Path, small_blocks: None, given: bool
+) -> None:
+    """Names as long as they may be, too, in the names of temporary files."""
+    (tree / "0" / "00.png").rename(tree / "0" / f"{'x' * 200}.png")
+    run(tree, options)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["codec.restore", "codec.cli"])
+    log, out = tmp_path / "log", tmp_path / "out" if given else tmp_path / "d"
+    tree.rename(tmp_path / "original")
+
+    def decompress(point: int | None) -> int | None:
+        arguments = point, str(tmp_path / "d.aez"), str(out) if given else None, options.model, str(log)
+        process = context.Process(target=decompress_until, args=arguments)
+        process.start()
+        process.join(60)
+        return process.exitcode
+
+    assert decompress(None) == 0
+    *blocks, last = log.read_text().splitlines()
+    assert (len(blocks), last.split()[2:6]) == (6, ["exit", "0", "images", "44"])
+    wanted, num_lines = contents(out), int(last.split()[1])
+    assert len(wanted) == 44
+    shutil.rmtree(out)
+    log.write_text("")
+    rng = random.Random(5)
+    kills = 0
+    while decompress(rng.randrange(1, num_lines // 3)) == -signal.SIGKILL:
+        kills += 1
+        assert all(wanted[name] == data for name, data in contents(out).items() if not name.name.startswith("."))
+    *blocks, said = log.read_text().splitlines()
+    assert said.split()[2:] == last.split()[2:]
+    assert kills >= 3
+    assert 6 <= len(blocks) <= 6 + kills  # what was finished was not decoded again
+    assert contents(out) == wanted  # and nothing else is left
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def children(pid: int) -> list[int]:

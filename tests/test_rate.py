@@ -94,13 +94,25 @@ def test_an_image_that_does_not_fit_at_quality_0_is_an_error_that_names_it(shipp
     assert len(codec.compress(np.delete(pixels, worst, 0), max_bytes=limit)) > 0
 
 
-def test_max_bytes_in_a_collection_is_what_each_image_would_take_by_itself(shipped: Model) -> None:
-    pixels, limit = helpers.drawn(24), 40
-    stream = codec.compress(pixels, max_bytes=limit)
-    quality = api.info(stream).quality
-    assert quality is not None
-    sizes = {q: max(size_at(shipped, image, q) for image in pixels) for q in (quality, quality + 1)}
-    assert sizes[quality] <= limit < sizes[quality + 1]
+@pytest.mark.parametrize("options", [{"max_bytes": 40}, {"max_bytes": 40, "effort": 3}, {"min_psnr": 0}], ids=str)
+def test_images_of_a_collection_have_the_quality_that_each_would_have_as_a_file(
+    shipped_lossless: object, options: dict[str, float]
+) -> None:
+    pixels = helpers.drawn(24)
+    if "min_psnr" in options:
+        reached = rate.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 60).pixels)
+        options = {"min_psnr": float(np.median(reached))}
+    singles = [codec.compress(image, **options) for image in pixels]  # type: ignore[arg-type]
+    stream = codec.compress(pixels, **options)  # type: ignore[arg-type]
+    with codec.open(stream) as collection:
+        parts = collection.parts(0)
+        qualities = np.empty(24, int)
+        for part in parts:
+            qualities[part.images] = part.quality
+        assert len(parts) > 4
+        for image, quality, single in zip(collection, qualities.tolist(), singles, strict=True):
+            np.testing.assert_array_equal(image, codec.decompress(single))
+            assert quality == min(single[4], 100)  # 101: stored, which in a collection is lossless
 
 
 # ---- --min-psnr
@@ -141,17 +153,13 @@ def test_min_psnr_beyond_the_lossy_range_falls_back_to_lossless(shipped_lossless
     np.testing.assert_array_equal(codec.decompress(stream), pixels)
 
 
-def test_min_psnr_in_a_collection_holds_for_its_worst_image_and_no_quality_less_would(shipped: Model) -> None:
-    pixels = helpers.drawn(16)
-
-    def worst(quality: int) -> float:
-        return min(map(psnr_of, pixels, shipped.encode(pixels, quality).pixels))
-
-    wanted = worst(50)
-    quality = api.info(codec.compress(pixels, min_psnr=wanted)).quality
-    assert quality is not None
-    assert worst(quality) >= wanted
-    assert quality == 0 or worst(quality - 1) < wanted
+def test_one_image_that_needs_lossless_leaves_the_others_of_its_block_lossy(shipped_lossless: object) -> None:
+    pixels = helpers.drawn(24)
+    reached = np.sort([psnr_of(image, helpers.tiny_model().encode(image[None], 60).pixels[0]) for image in pixels])
+    stream = codec.compress(pixels, min_psnr=float(reached[12]))
+    with codec.open(stream) as collection:
+        assert {100} < {part.quality for part in collection.parts(0)}
+        assert all(psnr_of(a, b) >= reached[12] for a, b in zip(pixels, collection, strict=True))
 
 
 # ---- effort and requests
@@ -207,7 +215,7 @@ def test_the_command_line_searches_each_file_and_reports_qualities(shipped: Mode
         assert str(stream[4]) in figures["qualities"]
 
 
-def test_blocks_of_a_collection_have_the_quality_that_each_needs(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_collection_have_the_quality_that_each_needs(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "BLOCK_IMAGES", 4)
     pixels = helpers.drawn(16)[[4, 4, 4, 4, 0, 5, 6, 7]]  # four blank ones, four of strokes
     limit = max(size_at(shipped, image, 0) for image in pixels)
@@ -215,6 +223,8 @@ def test_blocks_of_a_collection_have_the_quality_that_each_needs(shipped: Model,
     with api.CollectionWriter(file, max_bytes=limit, effort=1) as writer:
         writer.write(pixels)
     with codec.open(file.getvalue()) as collection:
-        qualities = [header.quality for header in collection.headers()]
-    assert len(set(qualities)) == 2
-    assert writer.stats.qualities == {str(quality): 4 for quality in qualities}
+        parts = [part for block in range(2) for part in collection.parts(block)]
+    assert len(parts) > 2
+    assert len(parts[0].images) == 4  # blank, all alike
+    qualities = {str(q): sum(len(part.images) for part in parts if part.quality == q) for q in {part.quality for part in parts}}
+    assert writer.stats.qualities == qualities

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
+import json
+import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import golden_tool
 import helpers
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from typer.testing import CliRunner
 
 import codec
-from codec import images
+from codec import images, registry
 from codec.bundle import unpack_bundle
-from codec.errors import AezError, ImageError, UsageError
+from codec.cli import app
+from codec.errors import AezError, BadModel, ImageError, ModelNotFound, UsageError
 from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, interpolate
 from codec.model import DEQUANTIZED_MAX, DEQUANTIZER_BITS, LATENT_MAX, NUM_SIGMAS, STEP_UNIT, Model, log2_lmbda
-from codec.train import command, data, networks
+from codec.train import command, data, loop, networks, others, warm_start
 from codec.train.export import export, integer_tensors, normal_cdf, pack_bundle, pmf_to_cdf
-from codec.train.loop import LadderTrainer, evaluate, price, rate_distortion_loss, save
+from codec.train.loop import LadderTrainer, evaluate, is_flat, price, rate_distortion_loss, save, schedule
 from codec.train.networks import Config, Ladder
 
 CONFIG = Config(channels=8, hidden=4, head=6, dense_latents=4, latents=(2, 3), analysis_blocks=1, synthesis_blocks=(1, 1, 1))
@@ -243,6 +250,74 @@ def test_cdf_rows_worked_out_by_hand() -> None:
     assert (np.diff(freq[12:, 0]) < 0).all()  # below, all but 0 has the least frequency
 
 
+# ---- and back
+
+
+def test_a_network_from_a_bundle_is_the_one_that_was_exported(exported: tuple[Ladder, bytes]) -> None:
+    """Whatever mean image it is given: bytes within a percent, PSNR within 0.1 dB; a wrong sign or order costs far more."""
+    net, stream = exported
+    back = warm_start.ladder(stream, torch.full((28, 28), 100.0))
+    assert back.config == CONFIG
+    back.set_quantized(True)
+    pixels = torch.from_numpy(helpers.drawn(60, any_ink=True).copy())
+    for ours, its in zip(*(evaluate(n, pixels, [0.0, 3.3, 7.0, 10.0]) for n in (net, back)), strict=True):
+        assert its["estimated_bytes"] == pytest.approx(ours["estimated_bytes"], rel=0.01)
+        assert its["psnr_db"] == pytest.approx(ours["psnr_db"], abs=0.1)
+        assert its["level_bytes"] == pytest.approx(ours["level_bytes"], rel=0.02, abs=0.1)
+
+
+def test_a_network_from_a_bundle_exports_to_nearly_the_same_integers(exported: tuple[Ladder, bytes]) -> None:
+    tensors = unpack_bundle(exported[1])[1]
+    again = integer_tensors(warm_start.ladder(exported[1], exported[0].mean_image))
+    for name in again:
+        assert again[name].shape == tensors[name].shape
+        size = np.abs(tensors[name]).max()
+        assert np.abs(again[name].astype(np.int64) - tensors[name]).max() <= max(2, 0.02 * size), name
+
+
+def test_rows_that_were_clipped_are_fitted_as_beyond_the_clip() -> None:
+    """A line from 0 to 10, clipped at 8, and one clipped at both ends; and one that is clipped everywhere."""
+    lines = np.linspace(0, 10, 34)[:, None] * [1.0, 2.0] - [0.0, 5.0]
+    clipped = lines.clip(0, 8)
+    found = warm_start.BASIS @ warm_start.fit(clipped, 0, 8).T
+    free = (clipped > 0) & (clipped < 8)
+    np.testing.assert_allclose(found[free], lines[free], atol=0.1)
+    assert (np.abs(found.clip(0, 8) - clipped) < 0.1).all()
+    np.testing.assert_allclose(warm_start.BASIS @ warm_start.fit(np.full((34, 1), 8.0), 0, 8).T, 8, atol=1e-9)
+
+
+def test_only_a_lossy_model_that_can_be_trained_is_started_from() -> None:
+    with pytest.raises(BadModel, match="a lossy model, 'ladder-1', is wanted"):
+        warm_start.ladder(helpers.tiny_pixel_bundle(), torch.zeros(28, 28))
+    with pytest.raises(BadModel, match="no network that can be trained has these sizes"):  # it squeezes to 2 channels, not 16
+        warm_start.ladder(helpers.tiny_bundle(), torch.zeros(28, 28))
+    with pytest.raises(BadModel, match="not a model file"):
+        warm_start.ladder(b"none", torch.zeros(28, 28))
+
+
+def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when_resumed(exported: tuple[Ladder, bytes]) -> None:
+    pixels = helpers.drawn(120, any_ink=True).copy()
+    cold, warm = LadderTrainer(pixels, config=CONFIG), LadderTrainer(pixels, start=exported[1])
+    parent = Model(exported[1])
+    assert warm.net.config == CONFIG
+    assert warm.cost(warm.figures()) == pytest.approx(command.curve_cost(parent, warm.held_out.numpy()), rel=0.05)
+    assert warm.loss(0.0).item() == pytest.approx(warm.loss(0.5).item(), rel=0.2)  # no level silent or at a discount
+    cold.load(warm.state())
+    assert cold.warm
+
+
+def test_where_training_makes_a_model_worse_the_one_it_started_from_is_kept(
+    exported: tuple[Ladder, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = scripted([10.0, *range(11, 40)], monkeypatch, start=exported[1])
+    before = trainer.net.gain.detach().clone()
+    told: list[float] = []
+    trainer.run(100, tell=lambda seconds, figures: told.append(seconds))
+    assert told[0] == 0
+    assert trainer.steps > 100
+    assert torch.equal(trainer.net.gain, before)
+
+
 # ---- the loop
 
 
@@ -316,10 +391,136 @@ def test_two_steps_of_training_export_and_decode(tmp_path: Path) -> None:
     assert all(row["estimated_bytes"] > 0 and len(row["level_bytes"]) == 3 for row in curve)
 
 
+def test_the_schedule_runs_over_the_budget_or_once_flat_over_a_part_of_the_time_spent() -> None:
+    """Flat after 100 of 1000 s, at a tenth of the schedule: the other nine tenths take 30 s. After 900 s: the 100 s left."""
+    assert [schedule(s, 1000) for s in (0, 250, 1000, 1100)] == [0, 0.25, 1, 1]
+    assert [schedule(s, 1000, 100) for s in (100, 110, 130, 131)] == pytest.approx([0.1, 0.4, 1, 1])
+    assert [schedule(s, 1000, 900) for s in (900, 950, 1000)] == pytest.approx([0.9, 0.95, 1])
+    assert schedule(1000, 1000, 1000) == schedule(900, 800, 850) == 1
+
+
+def test_costs_are_flat_when_the_last_quarter_of_the_time_won_less_than_half_a_percent() -> None:
+    falling = [(s, 100 * math.exp(-s / 1000)) for s in range(10, 101, 10)]
+    assert not is_flat(falling, 100)
+    assert is_flat([*falling[:7], (80, 93.0), (90, 92.9), (100, 92.8)], 100)  # 93.2 after 70 s; 92.8 is within half a percent
+    assert not is_flat([*falling[:7], (80, 93.0), (90, 92.7), (100, 93.0)], 100)
+    assert is_flat([*falling[:7], (80, 95.0), (90, 97.0), (100, 99.0)], 100)  # it rose
+    assert not is_flat([(50, 93.0)], 60)
+    assert not is_flat([], 10)
+
+
+def scripted(costs: list[float], monkeypatch: pytest.MonkeyPatch, start: bytes | None = None) -> Any:
+    """A trainer whose steps take 0.1 s each by its clock, do nothing, and whose costs on held-out images are these in turn."""
+    trainer: Any = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG, start=start)
+    now, left = [0.0], list(costs)
+
+    def step(fraction: float) -> float:
+        trainer.fractions.append(fraction)
+        trainer.steps += 1
+        now[0] += 0.1
+        with torch.no_grad():
+            trainer.net.gain.fill_(float(trainer.steps))
+        return 1.0
+
+    trainer.fractions = []
+    monkeypatch.setattr(trainer, "step", step)
+    monkeypatch.setattr(trainer, "figures", lambda: {"estimated_bytes": left.pop(0) if len(left) > 1 else left[0]})
+    monkeypatch.setattr(trainer, "cost", lambda figures: figures["estimated_bytes"])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    return trainer
+
+
+def test_training_that_is_flat_cools_down_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = scripted([100.0 - i for i in range(10)] + [91.0] * 30, monkeypatch)
+    told: list[float] = []
+    trainer.run(100, tell=lambda seconds, figures: told.append(seconds))
+    assert trainer.flat is not None
+    assert 35 < trainer.flat < 60
+    assert trainer.seconds == pytest.approx(trainer.flat * 1.3, abs=0.2)
+    assert trainer.fractions == sorted(trainer.fractions)
+    assert trainer.fractions[-1] > 0.95
+    assert 5 <= len(told) <= 13
+
+
+def test_training_that_gets_better_uses_all_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = scripted([100.0 * 0.97**i for i in range(60)], monkeypatch)
+    trainer.run(100)
+    assert trainer.flat is None
+    assert trainer.seconds == pytest.approx(100, abs=0.2)
+    assert trainer.net.gain.max() == trainer.steps  # the last weights
+
+
+def test_where_the_cost_rises_the_best_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = scripted([50.0, 40.0, 30.0, *range(31, 91)], monkeypatch)
+    trainer.run(100)
+    assert trainer.flat is not None
+    best = [seconds for seconds, cost in trainer.costs if cost == 30]
+    assert trainer.net.gain.max().item() == pytest.approx(best[0] * 10 + 1)  # a validation belongs to the step before it
+
+
+def test_interrupted_training_leaves_a_checkpoint_of_its_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = scripted([1.0], monkeypatch)
+    step = trainer.step
+
+    def interrupted(fraction: float) -> float:
+        if trainer.steps == 7:
+            raise KeyboardInterrupt
+        return step(fraction)
+
+    monkeypatch.setattr(trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(100, checkpoint=tmp_path / "checkpoint.pt")
+    assert torch.load(tmp_path / "checkpoint.pt")["steps"] == 7
+
+
+def test_interrupted_aez_train_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: LadderTrainer, fraction: float) -> float:
+        raise KeyboardInterrupt
+
+    np.save(tmp_path / "strokes.npy", helpers.drawn(120, any_ink=True))
+    monkeypatch.setattr(command, "LadderTrainer", functools.partial(LadderTrainer, config=CONFIG))
+    monkeypatch.setattr(LadderTrainer, "step", interrupted)
+    command_line = ["train", str(tmp_path / "strokes.npy"), "-o", str(tmp_path / "own.safetensors"), "--from", "none"]
+    result = CliRunner().invoke(app, command_line)
+    assert result.exit_code == 130
+    assert result.stdout.endswith("own.checkpoint.pt holds all there is: the same command with --resume goes on from it\n")
+    assert (tmp_path / "own.checkpoint.pt").exists()
+    assert not (tmp_path / "own.safetensors").exists()
+    assert (
+        CliRunner()
+        .invoke(app, [*command_line, "--lossless", "--resume"])
+        .stderr.endswith("own.checkpoint.pt is of a LadderTrainer, not of a PixelTrainer\n")
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": "0" * 64}, "checkpoint.pt is of other images"),
+        ({"kind": "PixelTrainer"}, "checkpoint.pt is of a PixelTrainer, not of a LadderTrainer"),
+        ({"net": {}}, "checkpoint.pt is of a network of another size"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    trainer = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG)
+    save({**trainer.state(), **change}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UsageError, match=said):
+        command.go_on(trainer, tmp_path / "checkpoint.pt")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    trainer = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG)
+    save(trainer.state(), tmp_path / "whole.pt")
+    for stream in (b"", b"no checkpoint", (tmp_path / "whole.pt").read_bytes()[:5000]):
+        (tmp_path / "checkpoint.pt").write_bytes(stream)
+        with pytest.raises(UsageError, match=r"checkpoint\.pt: no checkpoint, or a damaged one"):
+            command.go_on(trainer, tmp_path / "checkpoint.pt")
+
+
 # ---- data
 
 
-def test_data_loads_folders_arrays_and_idx_in_order(tmp_path: Path) -> None:
+def test_data_loads_folders_arrays_and_idx_in_an_order_of_its_own(tmp_path: Path) -> None:
     pixels = helpers.drawn(130, any_ink=True)
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
@@ -330,14 +531,64 @@ def test_data_loads_folders_arrays_and_idx_in_order(tmp_path: Path) -> None:
     (tmp_path / "b.idx").write_bytes(images.pack_idx(pixels[100:129]))
     (tmp_path / "c.png").write_bytes(images.pack_png(pixels[129]))
     loaded = data.load([folder, tmp_path / "a.npy", tmp_path / "b.idx", tmp_path / "c.png"])
-    np.testing.assert_array_equal(loaded, pixels[[0, 1, 2, 3, *range(4, 130)]])
-    assert data.sha256(loaded) == hashlib.sha256(pixels.tobytes()).hexdigest()
+    by_hash = sorted((hashlib.sha256(image.tobytes()).digest(), image.tobytes()) for image in pixels)
+    assert loaded.tobytes() == b"".join(image for _, image in by_hash)
+    assert data.sha256(loaded) == hashlib.sha256(loaded.tobytes()).hexdigest()
 
 
-def test_too_few_images_and_empty_folders_are_refused(tmp_path: Path) -> None:
+def test_what_is_held_out_does_not_depend_on_the_order_of_the_images_and_equal_ones_stay_together(tmp_path: Path) -> None:
+    """240 images sorted by class, each there twice: a twelfth, 20, is held out."""
+    dark, bright = helpers.drawn(60, any_ink=True) // 4, helpers.drawn(60, any_ink=True)
+    pixels = np.concatenate([dark, dark, bright, bright])
+    (tmp_path / "sorted.npy").write_bytes(images.pack_npy(pixels))
+    (tmp_path / "other.npy").write_bytes(images.pack_npy(pixels[::-1].copy()))
+    train, held_out = data.split(data.load([tmp_path / "sorted.npy"]))
+    np.testing.assert_array_equal(data.load([tmp_path / "other.npy"])[-20:], held_out)
+    assert {image.max() > 64 for image in held_out} == {False, True}
+    shared = {image.tobytes() for image in held_out} & {image.tobytes() for image in train}
+    assert len(shared) <= 1  # at the cut
+
+
+def test_of_an_npz_file_with_several_arrays_that_for_training_is_taken(tmp_path: Path) -> None:
+    pixels = helpers.drawn(150, any_ink=True)
+    labels = np.zeros(120, np.uint8)
+    np.savez_compressed(tmp_path / "keras.npz", x_train=pixels[:120], y_train=labels, x_test=pixels[120:], y_test=labels[:30])
+    np.savez(tmp_path / "one.npz", anything=pixels[:120], labels=labels)
+    np.savez(tmp_path / "two.npz", a=pixels[:120], b=pixels[120:])
+    np.savez(tmp_path / "colour.npz", train_images=np.zeros((120, 28, 28, 3), np.uint8))
+    np.testing.assert_array_equal(data.load([tmp_path / "keras.npz"]), data.load([tmp_path / "one.npz"]))
+    with pytest.raises(ImageError, match=r"two\.npz: 2 arrays of images"):
+        data.load([tmp_path / "two.npz"])
+    with pytest.raises(ImageError, match=r"colour\.npz: 0 arrays of images.*train_images uint8 \(120, 28, 28, 3\)"):
+        data.load([tmp_path / "colour.npz"])
+    (tmp_path / "no.npz").write_bytes(b"PK nothing")
+    with pytest.raises(ImageError, match=r"no\.npz: is truncated or damaged"):
+        data.load([tmp_path / "no.npz"])
+
+
+def test_files_that_cannot_be_trained_on_are_named(tmp_path: Path) -> None:
+    for i, image in enumerate(helpers.drawn(110, any_ink=True)):
+        (tmp_path / f"{i:03}.png").write_bytes(images.pack_png(image))
+    (tmp_path / "big.png").write_bytes(images.pack_png(np.zeros((32, 30), np.uint8)))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "000.png").read_bytes()[:60])
+    with pytest.raises(ImageError, match=r"2 of 112 files cannot be .*big\.png: 30x32 pixels.*; .*cut\.png: ") as caught:
+        data.load([tmp_path])
+    assert "more" not in str(caught.value)
+    for i in range(7):
+        (tmp_path / f"text{i}.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"9 of 119 files .*; and 4 more"):
+        data.load([tmp_path])
+    with pytest.raises(ImageError, match="No such file"):
+        data.load([tmp_path / "missing.npy"])
+
+
+def test_too_few_images_equal_ones_and_empty_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "few.npy").write_bytes(images.pack_npy(helpers.drawn(99, any_ink=True)))
     with pytest.raises(ImageError, match="99 images are too few"):
         data.load([tmp_path / "few.npy"])
+    np.save(tmp_path / "blank.npy", np.full((200, 28, 28), 7, np.uint8))
+    with pytest.raises(ImageError, match="all 200 images are the same"):
+        data.load([tmp_path / "blank.npy"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="empty: no images"):
         data.load([tmp_path / "empty"])
@@ -358,23 +609,143 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
     np.save(data_file, helpers.drawn(120, any_ink=True))
     monkeypatch.setattr(command, "CARD_QUALITIES", (0, 99))
     monkeypatch.setattr(command, "LadderTrainer", functools.partial(LadderTrainer, config=CONFIG))
-    options: dict[str, Any] = {"minutes": 0.01, "seed": 3, "resume": False, "quiet": False}
+    options: dict[str, Any] = {"start": "none", "minutes": 0.01, "seed": 3, "resume": False, "quiet": False}
     with pytest.raises(UsageError, match="no checkpoint"):
         command.train_command([data_file], out, **{**options, "resume": True})
     command.train_command([data_file], out, **options)
-    assert f"aez compress -m {out}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "120 images, 110 to train on, 10 held out; starting from nothing\nthese are few" in printed
+    assert re.search(r"^  PNG \d+\.\d, WebP lossless \d+\.\d$", printed, re.MULTILINE)
+    assert re.search(r"^  WebP q0 \d+\.\d B \d+\.\d dB, q20 ", printed, re.MULTILINE)
+    assert printed.endswith(f"use it with: aez compress -m {out} INPUT...\n")
+    assert max(map(len, printed.splitlines()[:-1])) <= 100
     pixels = helpers.drawn(5, any_ink=True)
     assert codec.decompress(codec.compress(pixels, model=str(out)), model=str(out)).shape == pixels.shape
     card = unpack_bundle(out.read_bytes())[2]
-    assert card["command"] == f"aez train {data_file} -o {out} --minutes 0.01 --seed 3"
+    assert card["command"] == f"aez train {data_file} -o {out} --minutes 0.01 --seed 3 --from none"
     assert [row["quality"] for row in card["figures"]["curve"]] == [0, 99]
     assert not list(tmp_path.glob("*.checkpoint.pt"))
     with pytest.raises(AezError, match="never overwritten"):
         command.train_command([data_file], out, **options)
     out.rename(tmp_path / "other.safetensors")
-    trainer = LadderTrainer(helpers.drawn(120, any_ink=True), config=CONFIG)
+    trainer = LadderTrainer(data.load([data_file]), config=CONFIG)
     save(trainer.state(), out.with_suffix(".checkpoint.pt"))
     with pytest.raises(UsageError, match="--resume"):
         command.train_command([data_file], out, **options)
     command.train_command([data_file], out, **{**options, "resume": True, "quiet": True})
     assert out.exists()
+
+
+def test_streams_of_a_model_of_your_own_name_it_by_hash_and_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From `aez train` to `aez decompress`: with -m, from $AEZ_WEIGHTS, and what is said where neither helps."""
+    monkeypatch.setattr(command, "CARD_QUALITIES", (0, 99))
+    monkeypatch.setattr(command, "LadderTrainer", functools.partial(LadderTrainer, config=CONFIG))
+    monkeypatch.delenv("AEZ_WEIGHTS", raising=False)
+
+    def aez(*args: str | Path) -> Any:
+        return CliRunner().invoke(app, [*map(str, args)])
+
+    strokes, own = tmp_path / "strokes.npy", tmp_path / "models" / "own.safetensors"
+    own.parent.mkdir()
+    np.save(strokes, helpers.drawn(120, any_ink=True))
+    trained = aez("train", strokes, "-o", own, "--from", "none", "--minutes", "0.005", "--quiet")
+    assert (trained.exit_code, trained.stdout) == (0, "")
+    assert aez("compress", strokes, "-m", own, "-e", "1").exit_code == 0
+    stream, model = tmp_path / "strokes.aez", Model(own.read_bytes())
+    expected = codec.decompress(stream.read_bytes(), model=str(own))
+    said = json.loads(aez("info", "--json", stream).stdout)
+    assert said["model_hash"] == model.hash.hex()
+    failed = aez("decompress", stream, "-o", tmp_path / "no.npy", "--format", "npy")
+    assert failed.exit_code == 1
+    assert f"model {model.hash.hex()} is not installed: give its file with -m FILE" in failed.stderr
+    assert "$AEZ_WEIGHTS" in failed.stderr
+    assert not (tmp_path / "no.npy").exists()
+    assert aez("decompress", stream, "-o", tmp_path / "given.npy", "--format", "npy", "-m", own).exit_code == 0
+    monkeypatch.setenv("AEZ_WEIGHTS", str(own.parent))
+    assert aez("decompress", stream, "-o", tmp_path / "found.npy", "--format", "npy").exit_code == 0
+    for name in ("given.npy", "found.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / name), expected)
+
+
+def test_auto_starts_from_the_shipped_model_that_does_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = np.concatenate([golden_tool.sources()[0][:21]] * 2)
+    both = [registry.by_name("fashion"), registry.by_name("mnist")]
+    monkeypatch.setattr(registry, "shipped", lambda lossless: both)
+    assert command.starting_model("auto", digits, False) is both[1]
+    assert command.starting_model("none", digits, False) is None
+    assert command.starting_model("fashion", digits, False) is both[0]
+    with pytest.raises(UsageError, match="model fashion-lossless is lossless, a lossy one is wanted"):
+        command.starting_model("fashion-lossless", digits, False)
+    with pytest.raises(ModelNotFound, match="no model is called 'nist'"):
+        command.starting_model("nist", digits, False)
+
+    def none(lossless: bool) -> list[Any]:
+        raise ModelNotFound("no model is shipped", "auto")
+
+    monkeypatch.setattr(registry, "shipped", none)
+    assert command.starting_model("auto", digits, False) is None
+
+
+def test_bytes_at_a_psnr_lie_between_those_of_the_neighbours() -> None:
+    """Half way in dB between 8 and 32 bytes: the geometric mean, 16."""
+    rows = [{"bytes": 8.0, "psnr_db": 20.0}, {"bytes": 32.0, "psnr_db": 24.0}]
+    assert command.bytes_at(rows, 22.0) == pytest.approx(16)
+    assert command.bytes_at(rows, 24.1) is None
+    assert command.bytes_at([], 20.0) is None
+
+
+def test_others_are_measured_as_single_files() -> None:
+    """White and black images alike: one file of each, whatever their number; no codec is off by much, and none by nothing."""
+    pixels = np.repeat(helpers.drawn(2, any_ink=True), 300, axis=0)
+    found, two = others.measure(pixels), others.measure(pixels[[0, -1]])
+    assert found.png == pytest.approx(two.png)
+    assert found.webp_lossless is not None
+    assert found.webp_lossless < found.png < 784
+    assert [point[0] for point in found.webp] == list(others.WEBP_QUALITIES)
+    sizes, psnrs = zip(*((num_bytes, psnr) for _, num_bytes, psnr in found.webp), strict=True)
+    assert list(sizes) == sorted(sizes)
+    assert list(psnrs) == sorted(psnrs)
+    assert 15 < psnrs[0] < 40
+
+
+# ---- examples/own_data.py
+
+
+def test_own_data_measures_one_model_against_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", golden_tool.sources()[0][:21])  # digits
+    monkeypatch.setattr(sys, "argv", ["own_data", str(tmp_path / "x.npy"), "--model", "mnist", "--lossless", "mnist-lossless",
+                                      "--against", "fashion", "--last", "20"])  # fmt: skip
+    ruler = own_data()
+    monkeypatch.setattr(ruler, "QUALITIES", (5, 35, 65, 95))
+    ruler.main()
+    result = json.loads(capsys.readouterr().out)
+    assert result["data"] == "x.npy"
+    assert result["lossy"]["images"] == result["lossless"]["images"] == 20
+    assert [result["lossy"][who]["model"] for who in ("model", "against")] == ["mnist", "fashion"]
+    assert -90 < result["lossy"]["bd_rate_percent"] < -10
+    ours, theirs = (result["lossless"][who]["curve"][0]["bytes"] for who in ("model", "against"))
+    assert result["lossless"]["bytes_percent"] == pytest.approx(100 * (ours / theirs - 1), abs=0.01)
+    assert ours < theirs
+
+
+def test_own_data_tells_bytes_at_equal_psnr() -> None:
+    """Half the bytes everywhere: -50 percent, also where one curve has another number of points, and one that is worse."""
+    rows = [{"bytes": 10.0 * 2**i, "psnr_db": 20.0 + 3 * i} for i in range(5)]
+    half = [{**row, "bytes": row["bytes"] / 2} for row in rows]
+    rate = own_data().bd_rate_percent
+    assert rate(rows, rows) == 0
+    assert rate(half, rows) == pytest.approx(-50)
+    assert rate(rows, half) == pytest.approx(100)
+    assert rate([*half[:4], {"bytes": 41.0, "psnr_db": 28.0}], rows) == pytest.approx(-50)
+    assert rate([{**row, "psnr_db": row["psnr_db"] + 12} for row in rows], rows) is None
+
+
+def own_data() -> Any:
+    spec = importlib.util.spec_from_file_location("own_data", Path(codec.__file__).parents[1] / "examples" / "own_data.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import codec  # noqa: E402
-from codec.errors import UsageError  # noqa: E402
+from codec.bundle import unpack_bundle  # noqa: E402
+from codec.errors import BadModel, UsageError  # noqa: E402
 from codec.pixel_model import PixelModel, Step, choose_palettes  # noqa: E402
-from codec.train import command, palettes, pixels_export  # noqa: E402
+from codec.train import command, palettes, pixels_export, warm_start_pixels  # noqa: E402
 from codec.train.loop import save  # noqa: E402
 from codec.train.pixels import PixelConfig, PixelNet, PixelTrainer, Tokens, evaluate  # noqa: E402
 
@@ -157,18 +160,72 @@ def test_a_trainer_learns_and_goes_on_from_its_checkpoint(tmp_path: Path) -> Non
     assert '"estimated_bytes"' in (tmp_path / "log").read_text()
 
 
-def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_network_from_a_bundle_is_the_one_that_was_exported() -> None:
+    """To a tenth of a percent: activations are the only thing that was finer."""
+    net, pixels = random_net(4), helpers.drawn(30)
+    stream = pixels_export.export(net, {"name": "any-lossless"})
+    tables = warm_start_pixels.palettes_of(stream)
+    back = PixelNet(warm_start_pixels.config_of(stream), tables)
+    warm_start_pixels.fill(back, stream)
+    assert back.config == CONFIG
+    palette = torch.tensor(TABLES.choose(pixels))
+    np.testing.assert_array_equal(tables.choose(pixels), palette)
+    ours, its = (evaluate(n, torch.tensor(pixels), palette) for n in (net, back))
+    assert its == pytest.approx(ours, rel=1e-3)
+    again = unpack_bundle(pixels_export.export(back, {"name": "any-lossless"}))[1]
+    for name, tensor in unpack_bundle(stream)[1].items():
+        np.testing.assert_allclose(again[name], tensor, rtol=1e-3, atol=1, err_msg=name)
+
+
+def test_a_network_that_starts_from_a_bundle_keeps_the_palettes_of_its_own_images(tmp_path: Path) -> None:
+    """Each starts as the average of the bundle's two, which are chosen as 40000 to 25536."""
+    parent = random_net(4)
+    model = PixelModel(pixels_export.export(parent, {"name": "any-lossless"}))
+    pixels = helpers.drawn(200).copy()
+    trainer = command.trainer_of(pixels, model, lossless=True, hidden=None, seed=0, log=tmp_path / "log")
+    assert isinstance(trainer, PixelTrainer)
+    assert trainer.net.config == CONFIG
+    assert trainer.net.tables.freq.tolist() == [1 << 16]
+    table = parent.value.palette.detach().numpy()
+    np.testing.assert_allclose(trainer.net.value.palette.detach()[0], (40000 * table[0] + 25536 * table[1]) / 65536, atol=1e-3)
+    np.testing.assert_allclose(trainer.net.value.head.weight.detach(), parent.value.head.used_weight().detach(), rtol=1e-3)
+
+
+def test_only_a_lossless_model_whose_layers_fit_is_started_from() -> None:
+    with pytest.raises(BadModel, match=r"a lossless model, '.*', is wanted"):
+        warm_start_pixels.config_of(helpers.tiny_bundle())
+    stream = pixels_export.export(random_net(4), {"name": "any-lossless"})
+    other = PixelNet(dataclasses.replace(CONFIG, links=5), TABLES)
+    with pytest.raises(BadModel, match="no network that can be trained"):
+        warm_start_pixels.fill(other, stream)
+
+
+def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data_file, out = tmp_path / "strokes.npy", tmp_path / "strokes.safetensors"
     np.save(data_file, helpers.drawn(120))
-    options: dict[str, Any] = {"lossless": True, "hidden": 16, "minutes": 0.01, "seed": 3, "resume": False, "quiet": False}
+    options: dict[str, Any] = {
+        "start": "none",
+        "lossless": True,
+        "hidden": 16,
+        "minutes": 0.01,
+        "seed": 3,
+        "resume": False,
+        "quiet": False,
+    }
     with pytest.raises(UsageError, match="add --lossless"):
         command.train_command([data_file], out, **{**options, "lossless": False})
     command.train_command([data_file], out, **options)
+    with pytest.raises(UsageError, match="--hidden does not go with --from"):
+        command.train_command([data_file], tmp_path / "other.safetensors", **{**options, "start": str(out)})
     printed = capsys.readouterr().out
+    assert re.search(r"^  PNG \d+\.\d, WebP lossless \d+\.\d\nthis model", printed, re.MULTILINE)
     assert "quality 100" in printed
     assert f"aez compress --lossless -m {out}" in printed
     pixels = helpers.drawn(5)
     stream = codec.compress(pixels, lossless=True, model=str(out))
     np.testing.assert_array_equal(codec.decompress(stream, model=str(out)), pixels)
+    child = tmp_path / "child.safetensors"
+    command.train_command([data_file], child, **{**options, "hidden": None, "start": str(out)})
+    card = unpack_bundle(child.read_bytes())[2]
+    assert card["training"]["from"] == f"strokes {PixelModel(out.read_bytes()).hash.hex()}"
+    assert card["command"].endswith(f"--lossless --from {out}")

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from codec import registry
 from codec.bundle import BaseModel
-from codec.errors import AezError, UsageError
+from codec.errors import AezError, BadModel, ModelNotFound, UsageError
 from codec.evaluate import curve
 from codec.model import log2_lmbda
+from codec.outputs import atomic
 from codec.registry import unpack_model
-from codec.train import data, pixels_export
+from codec.train import data, others, pixels_export, warm_start_pixels
 from codec.train.export import export
-from codec.train.loop import LadderTrainer, Trainer, evaluate
+from codec.train.loop import VALIDATION_QUALITIES, LadderTrainer, Trainer, cost_of, evaluate
 from codec.train.pixels import PixelConfig, PixelTrainer
 
 DEFAULT_MINUTES = 24.0  # with the export, on one core, the whole takes less than half an hour
 CALIBRATION_IMAGES = 5000
 CARD_QUALITIES = tuple(range(0, 100, 11))
+FEW_IMAGES = 1000
+START_SAMPLE = 100  # images on which the model to start from is chosen
 
 
 def train_command(
@@ -30,6 +38,7 @@ def train_command(
     *,
     lossless: bool = False,
     hidden: int | None = None,
+    start: str = "auto",
     minutes: float | None,
     seed: int,
     resume: bool,
@@ -37,9 +46,10 @@ def train_command(
 ) -> None:
     """Train on `sources`, write the model to `out`; the checkpoint and the log lie beside it until then.
 
-    lossless: a model of pixels instead of a lossy one; hidden: its width, None for the default. minutes: of training, all
-    sessions of a resumed run together.
-    Raises ImageError, UsageError.
+    lossless: a model of pixels instead of a lossy one; hidden: its width, None for the default. start: the model to start
+    from: a name, a file, "none", or "auto" for that of the shipped ones which does best on these images. minutes: of training,
+    all sessions of a resumed run together.
+    Raises ImageError, ModelError, UsageError.
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: a model file ends in .safetensors")
@@ -47,6 +57,10 @@ def train_command(
         raise UsageError(f"{out.parent}: no such directory")
     if out.exists():  # now, not after an hour of training
         raise AezError(f"output {out} exists, and a model is never overwritten")
+    if hidden is not None and not lossless:
+        raise UsageError("--hidden is for lossless models: add --lossless")
+    if hidden is not None and start not in ("auto", "none"):
+        raise UsageError("--hidden does not go with --from: the network is as wide as that of the model it starts from")
     checkpoint, log = out.with_suffix(".checkpoint.pt"), out.with_suffix(".log.jsonl")
     if resume and not checkpoint.exists():
         raise UsageError(f"{checkpoint}: no checkpoint to resume from")
@@ -54,29 +68,126 @@ def train_command(
         raise UsageError(f"{checkpoint} is there: go on from it with --resume, or delete it")
     minutes = DEFAULT_MINUTES if minutes is None else minutes
     pixels = data.load(sources)
-    if lossless:
-        config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
-        trainer: Trainer = PixelTrainer(pixels, seed=seed, config=config, log=log)
-    elif hidden is not None:
-        raise UsageError("--hidden is for lossless models: add --lossless")
-    else:
-        trainer = LadderTrainer(pixels, seed=seed, log=log)
+    train, held_out = data.split(pixels)
+    parent = starting_model("none" if start == "auto" and hidden else start, train, lossless)
+    trainer = trainer_of(pixels, parent, lossless=lossless, hidden=hidden, seed=seed, log=log)
     if resume:
-        # weights_only: a checkpoint is a pickle, and a stranger's pickle is a program.
-        trainer.load(torch.load(checkpoint, weights_only=True, map_location=trainer.device))
-    trainer.run(60 * minutes, checkpoint=checkpoint, progress=not quiet and sys.stderr.isatty())
+        go_on(trainer, checkpoint)
+    tell: Callable[[str], None] = (lambda line: None) if quiet else functools.partial(print, flush=True)
+    tell(f"{len(pixels)} images, {len(train)} to train on, {len(held_out)} held out; "
+         f"starting from {'nothing' if parent is None else 'model ' + parent.name}")  # fmt: skip
+    if len(pixels) < FEW_IMAGES:
+        tell(f"these are few: with {FEW_IMAGES} and more a model is much better")
+    compared = others.measure(held_out)
+    tell_others(compared, lossless, tell)
+    header(lossless, tell)
+    try:
+        trainer.run(60 * minutes, checkpoint=checkpoint, progress=not quiet and sys.stderr.isatty(),
+                    tell=functools.partial(tell_figures, lossless, tell))  # fmt: skip
+    except KeyboardInterrupt:
+        tell(f"{checkpoint} holds all there is: the same command with --resume goes on from it")
+        raise
+    if trainer.flat is not None:
+        tell(f"no longer getting better after {trainer.flat / 60:.1f} minutes, finished after {trainer.seconds / 60:.1f}")
     command = ["aez", "train", *map(str, sources), "-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
     command += ["--lossless"] * lossless + (["--hidden", str(hidden)] if hidden else [])
-    model = write_model(trainer, pixels, out, out.stem, seed, shlex.join(command))
+    command += ["--from", "none" if parent is None else parent.name if start == "auto" else start]
+    model = write_model(trainer, pixels, out, out.stem, seed, shlex.join(command), parent)
     checkpoint.unlink(missing_ok=True)
-    if not quiet:
-        for row in model.card["figures"]["curve"]:
-            error = "lossless" if row["psnr_db"] is None else f"{row['psnr_db']:.2f} dB"
-            print(f"quality {row['quality']:2d}: {row['bytes']:6.2f} bytes an image, {error}")
-        print(f"use it with: aez compress {'--lossless ' * lossless}-m {shlex.quote(str(out))} INPUT...")
+    rows = model.card["figures"]["curve"]
+    tell("the model as it was written, on the held-out images:")
+    for row in rows:
+        error = "every pixel" if row["psnr_db"] is None else f"{row['psnr_db']:.2f} dB"
+        tell(f"quality {row['quality']:2d}: {row['bytes']:6.2f} bytes an image, {error}")
+    if not lossless:
+        for quality, num_bytes, psnr in compared.webp:
+            ours = None if psnr is None else bytes_at(rows, psnr)
+            if ours is not None:
+                tell(f"WebP's {psnr:.1f} dB, {num_bytes:.0f} bytes at its quality {quality}, take {ours:.1f} bytes")
+    tell(f"use it with: aez compress {'--lossless ' * lossless}-m {shlex.quote(str(out))} INPUT...")
 
 
-def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: int, command: str) -> BaseModel:
+def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | None:
+    """The model that `start` stands for (see `train_command`); None to start from nothing.  Raises ModelError, UsageError."""
+    if start == "none":
+        return None
+    if start != "auto":
+        return registry.by_name(start, lossless)
+    sample = pixels[np.linspace(0, len(pixels) - 1, min(START_SAMPLE, len(pixels))).astype(int)]
+    try:
+        models = registry.shipped(lossless)
+    except ModelNotFound:
+        return None
+    return min(models, key=lambda model: curve_cost(model, sample))
+
+
+def trainer_of(pixels: data.U8, parent: BaseModel | None, *, lossless: bool, hidden: int | None, seed: int, log: Path) -> Trainer:
+    """A trainer of the kind wanted, its network that of `parent` if there is one.  Raises BadModel naming it."""
+    try:
+        if not lossless:
+            return LadderTrainer(pixels, seed=seed, log=log, start=None if parent is None else parent.stream)
+        if parent is None:
+            config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
+            return PixelTrainer(pixels, seed=seed, config=config, log=log)
+        trainer = PixelTrainer(pixels, seed=seed, config=warm_start_pixels.config_of(parent.stream), log=log)
+        warm_start_pixels.fill(trainer.net, parent.stream)
+        trainer.warm = True
+        return trainer
+    except BadModel as error:
+        raise BadModel(f"{parent.name}: {error}" if parent else str(error)) from error
+
+
+def curve_cost(model: BaseModel, pixels: data.U8) -> float:
+    """What `model` costs on uint8 (N, 28, 28), over the qualities that training is measured at."""
+    rows = curve(model, pixels, VALIDATION_QUALITIES)
+    if model.lossless:
+        return float(rows[0]["bytes"])
+    return cost_of([(row["quality"], row["bytes"], row["psnr_db"]) for row in rows])
+
+
+def go_on(trainer: Trainer, checkpoint: Path) -> None:
+    """Load a checkpoint into `trainer`.  Raises UsageError naming the file."""
+    stream = io.BytesIO(checkpoint.read_bytes())
+    try:
+        # weights_only: a checkpoint is a pickle, and a stranger's pickle is a program.
+        state = torch.load(stream, weights_only=True, map_location=trainer.device)
+    except Exception as error:  # of many kinds, whatever the file is
+        raise UsageError(f"{checkpoint}: no checkpoint, or a damaged one") from error
+    try:
+        trainer.load(state)
+    except UsageError as error:
+        raise UsageError(f"{checkpoint} {error}") from error
+
+
+def tell_others(compared: others.Others, lossless: bool, tell: Callable[[str], None]) -> None:
+    """Say what PNG and WebP make of the held-out images."""
+    tell("held-out images, bytes of one file each:")
+    webp = "" if compared.webp_lossless is None else f", WebP lossless {compared.webp_lossless:.1f}"
+    tell(f"  PNG {compared.png:.1f}{webp}")
+    if compared.webp and not lossless:
+        points = (f"q{q} {b:.1f} B {'exact' if psnr is None else f'{psnr:.1f} dB'}" for q, b, psnr in compared.webp)
+        tell("  WebP " + ", ".join(points))
+
+
+def header(lossless: bool, tell: Callable[[str], None]) -> None:
+    """Name the columns of `tell_figures`."""
+    columns = ["lossless"] if lossless else [f"quality {q}" for q in VALIDATION_QUALITIES]
+    tell("this model, estimated:")
+    tell("minutes" + "".join(f"{column:>16}" for column in columns))
+
+
+def tell_figures(lossless: bool, tell: Callable[[str], None], seconds: float, figures: dict[str, Any]) -> None:
+    """One line of a table: bytes and PSNR at each quality."""
+    if lossless:
+        cells = [f"{figures['estimated_bytes']:.1f} B"]
+    else:
+        cells = [f"{num_bytes:.1f} B {psnr:.1f} dB" for num_bytes, psnr, _ in figures["curve"]]
+    tell(f"{seconds / 60:7.1f}" + "".join(f"{cell:>16}" for cell in cells))
+
+
+def write_model(
+    trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: int, command: str, parent: BaseModel | None = None
+) -> BaseModel:
     """Export what `trainer` holds, with a card of figures on the held-out images, to `out`, which must not exist."""
     train, held_out = data.split(pixels)
     figures: dict[str, Any] = {"on": f"{len(held_out)} held-out images, not trained on"}
@@ -90,6 +201,8 @@ def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: i
         "command": command,
         "training": {"steps": trainer.steps, "seconds": round(trainer.seconds), "seed": seed, "torch": torch.__version__},
     }
+    if parent is not None:
+        card["training"]["from"] = f"{parent.name} {parent.hash.hex()}"
 
     def bundle() -> bytes:
         if isinstance(trainer, PixelTrainer):
@@ -99,7 +212,7 @@ def write_model(trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: i
     figures["curve"] = curve(unpack_model(bundle()), held_out, CARD_QUALITIES)
     card["figures"] = figures
     stream = bundle()
-    with out.open("xb") as file:
+    with atomic(out, durable=True) as file:
         file.write(stream)
     return unpack_model(stream)
 
@@ -112,3 +225,11 @@ def float_curve(trainer: Trainer, pixels: data.U8) -> list[dict[str, Any]]:
         {"quality": q, "estimated_bytes": row["estimated_bytes"], "psnr_db": row["psnr_db"]}
         for q, row in zip(CARD_QUALITIES, rows, strict=True)
     ]
+
+
+def bytes_at(rows: list[dict[str, Any]], psnr_db: float) -> float | None:
+    """Bytes at a PSNR, log bytes on the straight line between the two qualities around it; None outside the curve."""
+    points = sorted((row["psnr_db"], row["bytes"]) for row in rows if row["psnr_db"] is not None)
+    if not points or not points[0][0] <= psnr_db <= points[-1][0]:
+        return None
+    return float(np.exp(np.interp(psnr_db, [p[0] for p in points], [np.log(p[1]) for p in points])))

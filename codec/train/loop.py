@@ -11,6 +11,10 @@ READ ME FIRST
   the loss (51 after 82) and is ruin: latents gather at the edge of rounding, and on held-out images 21 bytes fell from 28.6
   to 24.9 dB within 900 steps.
 - From QUANTIZED_FROM on the weights are on the integer grid.
+- When the cost on held-out images has become flat, what is left of the schedule is run through in a part of the time spent so
+  far: the learning rate still falls to its end, the weights still come onto the grid. If the cost rose instead (few images,
+  learned by heart), the best weights are taken in the end.
+- A network that starts from a trained one has its dense level, and its upper levels are of use: no discount.
 - A checkpoint holds everything; `--resume` goes on from it, with the time already spent counted.
 """
 
@@ -21,7 +25,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +33,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codec.errors import UsageError
 from codec.metrics import psnr_db
-from codec.model import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA
+from codec.model import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA, log2_lmbda
 from codec.parallel import keep_memory
-from codec.train import data
+from codec.train import data, warm_start
 from codec.train.networks import Config, Ladder
 
 BATCH = 128
@@ -42,12 +47,37 @@ ANNEALED, DENSE_ANNEALED = 0.12, 0.2
 QUANTIZED_FROM = 0.75
 RATE_EXPONENT = -0.45
 CHECKPOINT_SECONDS = 120.0
+VALIDATIONS, VALIDATION_SHARE = 30, 0.1  # in the time budget, as many as that, in no more than this part of it
+# Flat: over the last quarter of the time spent the cost on held-out images fell by less than half a percent.
+FLAT_SHARE, FLAT_GAIN = 0.25, 0.005
+FLAT_FROM = 0.3  # of the schedule: before, the price of bits is rising, and the cost may rise with it
+COOL_DOWN = 0.3  # of the time spent until then, for what is left of the schedule
+VALIDATION_IMAGES = 400
+PIXELS = 28 * 28
+VALIDATION_QUALITIES = (10, 30, 50, 75, 99)
 
 
 def price(fraction: float, annealed: float) -> float:
     """What a bit costs at `fraction` of the schedule: 1 while the dense level is alone and from `annealed` on."""
     rise = (fraction - DENSE_ONLY_UNTIL) / (annealed - DENSE_ONLY_UNTIL)
     return FIRST_PRICE ** max(0.0, 1 - rise) if rise >= 0 else 1.0
+
+
+def schedule(spent: float, budget: float, flat: float | None = None) -> float:
+    """Fraction (0..1) of the schedule after `spent` of `budget` seconds; flat: when the cost had become flat."""
+    if flat is None:
+        return min(1.0, spent / budget)
+    left = min(budget - flat, COOL_DOWN * flat)
+    at = flat / budget
+    return min(1.0, at + (1 - at) * (spent - flat) / left) if left > 0 else 1.0
+
+
+def is_flat(costs: list[tuple[float, float]], seconds: float) -> bool:
+    """Tell whether costs, [(seconds, cost)] in order of time, have stopped falling; `seconds` are spent by now."""
+    since = (1 - FLAT_SHARE) * seconds
+    before = [cost for at, cost in costs if at <= since]
+    after = [cost for at, cost in costs if at > since]
+    return bool(before and after) and min(after) > (1 - FLAT_GAIN) * min(before)
 
 
 def rate_distortion_loss(net: Ladder, pixels: Tensor, log2_lmbda: Tensor, fraction: float = 1.0) -> Tensor:
@@ -89,6 +119,7 @@ class Trainer:
     """
 
     max_gradient = 20.0  # norm to which gradients are clipped
+    warm = False  # whether the network started from a trained one
 
     def start(self, pixels: data.U8, net: nn.Module, learning_rate: float, log: Path | None, *,
               muon: Sequence[nn.Parameter] = (), muon_rate: float = 0.0) -> None:  # fmt: skip
@@ -106,26 +137,45 @@ class Trainer:
             self.optimizers.append(torch.optim.Muon(muon, muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"))
         self._rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
         self.seconds, self.steps, self.log = 0.0, 0, log
+        self.data = data.sha256(pixels)
+        self.costs: list[tuple[float, float]] = []  # seconds, cost on held-out images
+        self.flat: float | None = None  # seconds until that had become flat
+        self.best: dict[str, Tensor] = {}  # the weights of the lowest of them
         self.batch = BATCH
 
     def loss(self, fraction: float) -> Tensor:
         """Loss of one random batch at `fraction` (0..1) of the schedule."""
         raise NotImplementedError
 
-    def figures(self) -> dict[str, object]:
+    def figures(self) -> dict[str, Any]:
         """What `report` logs: figures on held-out images."""
         raise NotImplementedError
 
+    def cost(self, figures: dict[str, Any]) -> float:
+        """The one figure by which two networks are compared: the lower, the better."""
+        return float(figures["estimated_bytes"])
+
     def state(self) -> dict[str, Any]:
-        return {"net": self.net.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
-                "seconds": self.seconds, "steps": self.steps, "random": torch.get_rng_state()}  # fmt: skip
+        return {"kind": type(self).__name__, "data": self.data, "net": self.net.state_dict(),
+                "optimizers": [o.state_dict() for o in self.optimizers], "seconds": self.seconds, "steps": self.steps,
+                "costs": self.costs, "flat": self.flat, "best": self.best, "warm": self.warm,
+                "random": torch.get_rng_state()}  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
+        """Go on from what `state` gave.  Raises UsageError if that is of other images or another kind of network."""
+        if state.get("kind") != type(self).__name__:
+            raise UsageError(f"is of a {state.get('kind')}, not of a {type(self).__name__}")
+        if state["data"] != self.data:
+            raise UsageError(f"is of other images: sha256 {state['data'][:16]}..., these have {self.data[:16]}...")
+        try:
+            self.net.load_state_dict(state["net"])
+        except RuntimeError as error:
+            raise UsageError("is of a network of another size") from error
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.seconds, self.steps = state["seconds"], state["steps"]
-        torch.set_rng_state(state["random"])
+        self.costs, self.flat, self.best, self.warm = state["costs"], state["flat"], state["best"], state["warm"]
+        torch.set_rng_state(state["random"].cpu())
 
     def step(self, fraction: float) -> float:
         """One batch at `fraction` (0..1) of the schedule -> its loss."""
@@ -144,54 +194,103 @@ class Trainer:
         self.steps += 1
         return float(loss.detach())
 
-    def run(self, seconds: float, *, checkpoint: Path | None = None, progress: bool = False) -> None:
-        """Train until `seconds` are spent in all, checkpointing and logging once an epoch."""
-        keep_memory(1 << 31)
-        epoch_steps = max(1, len(self.train) // self.batch)
-        saved, losses = time.monotonic(), []
-        while self.seconds < seconds:
-            begun = time.monotonic()
-            losses.append(self.step(self.seconds / seconds))
-            self.seconds += time.monotonic() - begun
-            if self.steps % epoch_steps == 0:
-                self.report(float(np.mean(losses[-epoch_steps:])))
-            if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save(self.state(), checkpoint)
-                saved = time.monotonic()
-            if progress and self.steps % 10 == 0:
-                done = int(30 * self.seconds / seconds)
-                print(f"\r[{'#' * done}{'.' * (30 - done)}] {self.seconds:.0f}/{seconds:.0f} s, step {self.steps}, "
-                      f"loss {np.mean(losses[-50:]):.2f} ", end="", file=sys.stderr, flush=True)  # fmt: skip
-        if progress:
-            print(file=sys.stderr)
-        self.net.set_quantized(True)
-        if checkpoint:
-            save(self.state(), checkpoint)
+    def run(self, seconds: float, *, checkpoint: Path | None = None, progress: bool = False,
+            tell: Callable[[float, dict[str, Any]], None] = lambda seconds, figures: None) -> None:  # fmt: skip
+        """Train until `seconds` are spent in all, or the cost on held-out images is flat and the learning rate has come down.
 
-    def report(self, loss: float) -> None:
-        """Append one line of JSON to the log."""
+        A checkpoint is written every few minutes, at the end and when training is interrupted. tell: is called with the seconds
+        spent and `figures` now and then, a dozen times in all.
+        """
+        keep_memory(1 << 31)
+        saved, losses = time.monotonic(), []
+        validated = told = self.seconds
+        wait = seconds / VALIDATIONS
+        if self.warm and not self.costs:  # what it starts from: to be seen, and to be kept if training makes it worse
+            tell(self.seconds, self.report(None))
+        try:
+            while (fraction := schedule(self.seconds, seconds, self.flat)) < 1:
+                begun = time.monotonic()
+                losses = [*losses[-499:], self.step(fraction)]
+                if self.seconds - validated > wait:
+                    validated, validating = self.seconds, time.monotonic()
+                    figures = self.report(float(np.mean(losses)))
+                    wait = max(wait, (time.monotonic() - validating) / VALIDATION_SHARE)
+                    if self.flat is None and fraction > FLAT_FROM and is_flat(self.costs, self.seconds):
+                        self.flat = self.seconds
+                    if self.seconds - told > seconds / 12 or len(self.costs) == 1:
+                        told = self.seconds
+                        if progress:
+                            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+                        tell(self.seconds, figures)
+                self.seconds += time.monotonic() - begun
+                if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    save(self.state(), checkpoint)
+                    saved = time.monotonic()
+                if progress and self.steps % 10 == 0:
+                    done = int(30 * fraction)
+                    note = ", flat: cooling down" if self.flat else ""
+                    print(f"\r[{'#' * done}{'.' * (30 - done)}] {self.seconds:.0f}/{seconds:.0f} s, step {self.steps}, "
+                          f"loss {np.mean(losses[-50:]):.2f}{note} ", end="", file=sys.stderr, flush=True)  # fmt: skip
+        finally:
+            if progress:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            if checkpoint:
+                save(self.state(), checkpoint)
+        self.net.set_quantized(True)
+        figures = self.report(float(np.mean(losses)) if losses else None)
+        if self.best and self.cost(figures) > min(cost for _, cost in self.costs):
+            self.net.load_state_dict(self.best)
+
+    def report(self, loss: float | None) -> dict[str, Any]:
+        """Measure on held-out images, keep the weights if they are the best so far, append one line of JSON to the log."""
+        self.net.set_quantized(True)  # as it would be shipped; the next step decides anew
+        figures = self.figures()
+        cost = self.cost(figures)
+        if not self.costs or cost < min(c for _, c in self.costs):
+            self.best = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        self.costs.append((self.seconds, cost))
         if self.log:
-            row = {"steps": self.steps, "seconds": round(self.seconds), "loss": round(loss, 3), **self.figures()}
+            row = {"steps": self.steps, "seconds": round(self.seconds), "loss": loss and round(loss, 3), **figures}
             with self.log.open("a") as f:
                 f.write(json.dumps(row) + "\n")
+        return figures
 
 
 class LadderTrainer(Trainer):
-    """Trains a Ladder.  pixels: uint8 (N, 28, 28), split by `data.split`."""
+    """Trains a Ladder.  pixels: uint8 (N, 28, 28), split by `data.split`.
 
-    def __init__(self, pixels: data.U8, *, seed: int = 0, config: Config = Config(), log: Path | None = None) -> None:  # noqa: B008
+    start: bytes of a lossy model to start from, instead of from nothing; then `config` is its.
+    """
+
+    def __init__(self, pixels: data.U8, *, seed: int = 0, config: Config = Config(), log: Path | None = None,  # noqa: B008
+                 start: bytes | None = None) -> None:  # fmt: skip
         torch.manual_seed(seed)
         train, _ = data.split(pixels)
-        self.start(pixels, Ladder(torch.tensor(train).float().mean(0), config), LEARNING_RATE, log)
+        mean = torch.tensor(train).float().mean(0)
+        self.warm = start is not None
+        self.start(pixels, Ladder(mean, config) if start is None else warm_start.ladder(start, mean), LEARNING_RATE, log)
 
     def loss(self, fraction: float) -> Tensor:
         batch = self.train[torch.randint(len(self.train), (BATCH,), device=self.device)].float()
-        log2_lmbda = MIN_LOG2_LMBDA + (MAX_LOG2_LMBDA - MIN_LOG2_LMBDA) * torch.rand(len(batch), device=self.device)
-        return rate_distortion_loss(self.net, batch, log2_lmbda, fraction)
+        rates = MIN_LOG2_LMBDA + (MAX_LOG2_LMBDA - MIN_LOG2_LMBDA) * torch.rand(len(batch), device=self.device)
+        return rate_distortion_loss(self.net, batch, rates, max(fraction, DENSE_ANNEALED) if self.warm else fraction)
 
-    def figures(self) -> dict[str, object]:
-        curve = evaluate(self.net, self.held_out[:500], [0, 2, 4, 6, 8, 10])
+    def figures(self) -> dict[str, Any]:
+        curve = evaluate(self.net, self.held_out[:VALIDATION_IMAGES], [log2_lmbda(q) for q in VALIDATION_QUALITIES])
         return {"curve": [(r["estimated_bytes"], r["psnr_db"], r["level_bytes"]) for r in curve]}
+
+    def cost(self, figures: dict[str, Any]) -> float:
+        return cost_of([(q, row[0], row[1]) for q, row in zip(VALIDATION_QUALITIES, figures["curve"], strict=True)])
+
+
+def cost_of(points: list[tuple[int, float, float | None]]) -> float:
+    """The loss of points (quality, bytes, PSNR in dB or None for no error), mean over them; bits at their full price."""
+    total = 0.0
+    for quality, num_bytes, psnr in points:
+        lmbda = 2 ** log2_lmbda(quality)
+        sse = 0.0 if psnr is None else PIXELS * 10 ** (-psnr / 10)
+        total += (lmbda * sse + 8 * num_bytes) * (lmbda + 1) ** RATE_EXPONENT
+    return total / len(points)
 
 
 def save(state: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,168 @@
+"""Pillow reads and writes `.aez` files: `Image.open("x.aez")`, `image.save("x.aez", quality=80)`.
+
+    import codec.pillow_plugin                      # or codec.register(); nothing else in aez imports it
+
+    image.save("x.aez", quality=80)                 # also lossless=, model=, effort=, max_bytes=, min_psnr= of `compress`
+    first.save("all.aez", save_all=True, append_images=rest, names=names)  # a collection; names= and embed_model= if wanted
+    for frame in ImageSequence.Iterator(Image.open("all.aez")): ...
+
+READ ME FIRST
+- Opening reads headers: what is wrong with those is a SyntaxError, so `Image.open` goes on to other formats and ends in an
+  UnidentifiedImageError. A frame is decoded when its pixels are first asked for, together with those of its group; what is
+  wrong with those, or a model that is not installed, is an OSError, whose `__cause__` is the codec's own error.
+- A collection is an image of several frames; `info["name"]` is the name of the frame that has been loaded. One without
+  images is no image. A collection that is damaged at its start or end does not open: `aez decompress` restores the rest.
+- Nothing is converted. What is not 28x28, 8-bit and grey cannot be saved: an OSError, as from other formats, whose
+  `__cause__` is the ImageError; so is a promise that cannot be kept (`max_bytes`). Options that make no sense are the
+  UsageError, which is a ValueError. Pillow ignores options that a format does not have, so a misspelt one is no error.
+- Pillow empties an existing file before it asks a format to write. So save over a file only what has been loaded, never a
+  collection over itself.
+- Pickling and copying keep the frame at hand alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import IO, Any, BinaryIO, cast
+
+from PIL import Image, ImageFile, ImageSequence
+
+from codec import api, bitstream, images
+from codec.collection import Collection
+from codec.errors import AezError, BitstreamError, ImageError, ModelError, UsageError
+from codec.groups import U8
+
+FORMAT, EXTENSION, MIME_TYPE = "AEZ", ".aez", "image/x-aez"
+OPTIONS = ("quality", "lossless", "model", "effort", "max_bytes", "min_psnr")
+
+
+class AezImageFile(ImageFile.ImageFile):
+    """A single image, or a collection as frames.  Made by `Image.open`."""
+
+    format = FORMAT
+    format_description = "aez, a learned codec for 28x28 images"
+    _close_exclusive_fp_after_loading = False
+
+    # As they are in a copy that came out of a pickle, which Pillow makes without `__init__`.
+    fp = None
+    n_frames = 1
+    is_animated = False
+    _min_frame = 0
+    _frame = 0
+    _stream: bytes | None = None  # of a single image, until it is decoded
+    _collection: Collection | None = None
+    _is_pending = False  # whether the frame at hand is not yet decoded
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        try:
+            if bitstream.is_collection(self.fp.read(3)):
+                self._collection = api.open(cast(BinaryIO, self.fp))
+                self.n_frames = len(self._collection)
+                if not self.n_frames:
+                    raise SyntaxError("a collection without images")
+            else:
+                self.fp.seek(0)
+                self._stream = self.fp.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1)
+                bitstream.unpack_image_header(self._stream)
+        except BitstreamError as error:
+            raise SyntaxError(str(error)) from error
+        self.is_animated = self.n_frames > 1
+        self._mode, self._size, self._is_pending = "L", (images.WIDTH, images.HEIGHT), True
+        self.tile = []  # nothing for Pillow to decode; it is None there before Pillow 11
+
+    def load(self) -> Any:
+        """Decode the frame at hand, if that has not been done.  Raises OSError."""
+        if self._is_pending:
+            try:
+                pixels = self._pixels()
+            except AezError as error:
+                raise OSError(str(error)) from error
+            self.im = Image.fromarray(pixels).im
+            self.readonly, self._is_pending = 0, False
+        return super().load()
+
+    def _pixels(self) -> U8:
+        if self._collection is None:
+            assert self._stream is not None
+            pixels = api.decompress(self._stream)
+            self._stream = None
+            if self._exclusive_fp and self.fp is not None:
+                self.fp.close()
+            self.fp = None
+            return pixels
+        decoded = self._collection[self._frame]
+        self.info.pop("name", None)
+        with contextlib.suppress(BitstreamError):  # of damaged names; the pixels are intact
+            if name := self._collection.name(self._frame):
+                self.info["name"] = name
+        return decoded
+
+    def seek(self, frame: int) -> None:
+        """Go to a frame, from 0 on.  Raises EOFError."""
+        if self._seek_check(frame):
+            self._frame, self._is_pending = frame, True
+
+    def tell(self) -> int:
+        """The frame at hand."""
+        return self._frame
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        self._collection = None
+
+
+def _accept(prefix: bytes) -> bool:
+    return prefix.startswith(bitstream.MAGIC)
+
+
+@contextlib.contextmanager
+def _as_os_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ImageError, ModelError) as error:
+        raise OSError(f"cannot write as {FORMAT}: {error}") from error
+
+
+def _options(image: Image.Image, *more: str) -> dict[str, Any]:
+    info: dict[str, Any] = image.encoderinfo
+    return {option: info[option] for option in (*OPTIONS, *more) if option in info}
+
+
+def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """One image, the frame at hand, as a single-image stream."""
+    with _as_os_errors():
+        stream = api.compress(images.pixels_of(image, "the image"), **_options(image))
+    fp.write(stream)
+
+
+def _save_all(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """All frames of the image and of those in `append_images` as a collection, even if there is only one."""
+    names: list[str] | None = image.encoderinfo.get("names")
+    position, count = image.tell(), 0
+    options = _options(image, "embed_model")
+    try:
+        with _as_os_errors(), api.CollectionWriter(cast(BinaryIO, fp), **options) as collection:
+            for each in (image, *image.encoderinfo.get("append_images", ())):
+                for frame in ImageSequence.Iterator(each):
+                    pixels = images.pixels_of(frame, f"frame {count}")
+                    collection.write(pixels[None], None if names is None else names[count : count + 1])
+                    count += 1
+            if names is not None and len(names) != count:
+                raise UsageError(f"{len(names)} names for {count} frames")
+    finally:
+        image.seek(position)
+
+
+def register() -> None:
+    """Make Pillow know the format; as importing this module does."""
+    Image.register_open(FORMAT, AezImageFile, _accept)
+    Image.register_save(FORMAT, _save)
+    Image.register_save_all(FORMAT, _save_all)
+    Image.register_extension(FORMAT, EXTENSION)
+    Image.register_mime(FORMAT, MIME_TYPE)
+
+
+register()

@@ -1,0 +1,245 @@
+"""Which model codes an image, and what becomes of images that no model knows."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import golden_tool
+import helpers
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import codec
+from codec import api, bitstream, choice, images, pipeline, rate, registry
+from codec.choice import domain_psnr_db, floor_db
+from codec.cli import app
+from codec.collection import pack_block
+from codec.errors import ImageError
+from codec.model import Model
+from codec.pipeline import BlockTask
+
+Foreign = Callable[[], np.ndarray]
+
+
+def examples(folder: str) -> np.ndarray:
+    pixels, names = golden_tool.sources()
+    return pixels[[name.startswith(folder) for name in names]]
+
+
+def checkerboards() -> np.ndarray:
+    y, x = np.mgrid[0:28, 0:28]
+    return np.stack([((y + p) // p + (x + k) // p) % 2 * 255 for k, p in enumerate((1, 2, 3, 5, 7, 10))]).astype(np.uint8)
+
+
+def crops() -> np.ndarray:
+    """Windows that straddle two drawings."""
+    rng, pixels = np.random.default_rng(3), golden_tool.sources()[0]
+    pairs = [np.concatenate(pixels[rng.integers(len(pixels), size=2)], axis=1) for _ in range(8)]
+    return np.stack([pair[:, at : at + 28] for pair, at in zip(pairs, rng.integers(0, 29, 8), strict=True)])
+
+
+FOREIGN: dict[str, Foreign] = {
+    "inverted digits": lambda: 255 - examples("digits/")[:6],
+    "checkerboards": checkerboards,
+    "crops": crops,
+    "noise": lambda: np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8),
+}
+
+
+# ---- the guard, with the shipped models
+
+
+@pytest.mark.parametrize(("quality", "model"), [(20, "auto"), (75, "auto"), (75, "mnist")])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_no_model_knows_comes_out_as_its_quality_promises_or_falls_back(kind: str, quality: int, model: str) -> None:
+    pixels = FOREIGN[kind]()
+    models = api.candidates(model, quality)
+    promised = min(floor for one in models if (floor := floor_db(models, one, quality)) is not None)
+    file = io.BytesIO()
+    with api.CollectionWriter(file, quality=quality, model=model, effort=1) as writer:
+        writer.write(pixels)
+    decoded = codec.decompress(file.getvalue())
+    assert (rate.image_psnr_db(pixels, decoded) >= promised).all()
+    with codec.open(file.getvalue()) as collection:
+        others = {i for part in collection.parts(0) if part.quality != quality for i in part.images.tolist()}
+    assert others == set(writer.stats.fallback_images)
+    assert sum(writer.stats.fallback.values()) == len(others) > 0
+    unguarded = codec.decompress(codec.compress(pixels, quality=quality, model=model, effort=1, guard=False))
+    assert (rate.image_psnr_db(pixels, unguarded) < promised).any()
+    pixels = pixels[:2]
+    streams, stats = api.compress_images(pixels, quality=quality, model=model, effort=1)
+    for image, stream in zip(pixels, streams, strict=True):
+        assert rate.image_psnr_db(image[None], codec.decompress(stream)[None])[0] >= promised
+    assert stats.fallback_images == [i for i, stream in enumerate(streams) if stream[4] != quality]
+
+
+def test_images_that_fall_back_do_not_change_how_the_others_of_their_block_are_coded() -> None:
+    pixels = np.concatenate([examples("digits/")[:20], FOREIGN["noise"](), examples("digits/")[20:]])
+    stream = codec.compress(pixels, quality=50, model="mnist", names=[str(i) for i in range(len(pixels))])
+    with codec.open(stream) as collection:
+        first = collection.parts(0)[0]
+        assert first.quality == 50
+        assert len(first.images) > 20
+        assert not set(first.images) & set(range(20, 24))
+        encoded = registry.by_name("mnist").encode(pixels[first.images], 50, effort=5)
+        np.testing.assert_array_equal(collection[first.images.tolist()], encoded.pixels)
+        assert collection.names == [str(i) for i in range(len(pixels))]
+
+
+def test_streams_do_not_depend_on_who_made_the_blocks_when_images_fall_back() -> None:
+    pixels = np.concatenate([examples("digits/")[:6], crops()[:4]])
+    refs = tuple(pipeline.model_ref(model) for model in api.candidates("auto", 40))
+    tasks = [BlockTask(np.roll(pixels, k, axis=0), (), None, api.request(40, effort=1), refs) for k in range(4)]
+    alone, together = ([r.block for r in pipeline.spread(pipeline.encode_block, tasks, jobs, len(tasks))] for jobs in (1, 2))
+    assert alone == together
+    assert any(bitstream.unpack_block_header(block).has_parts for block in alone)
+
+
+def test_a_higher_effort_keeps_the_promise_too() -> None:
+    pixels = crops()
+    models = api.candidates("auto", 60)
+    promised = min(floor for one in models if (floor := floor_db(models, one, 60)) is not None)
+    decoded = codec.decompress(codec.compress(pixels, quality=60, effort=4))
+    assert (rate.image_psnr_db(pixels, decoded) >= promised).all()
+
+
+def test_the_json_says_which_images_fell_back_and_to_what(tmp_path: Path) -> None:
+    pixels = np.concatenate([examples("digits/")[:3], FOREIGN["noise"]()[:2]])
+    for i, image in enumerate(pixels):
+        (tmp_path / f"{i}.png").write_bytes(images.pack_png(image))
+    args = ["compress", str(tmp_path), "-o", str(tmp_path / "x.aez"), "-q", "75", "-e", "1", "-m", "mnist"]
+    said = json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout)
+    assert set(said["fallback_images"]) >= {3, 4}
+    assert sum(said["fallback"].values()) == len(said["fallback_images"])
+    assert any("lossless" in what for what in said["fallback"])
+    assert sum(said["models"].values()) == sum(said["qualities"].values()) == 5
+    assert said["qualities"]["100"] >= 2
+    assert "fell back" in CliRunner().invoke(app, [*args, "-f"]).output
+    unguarded = json.loads(CliRunner().invoke(app, [*args, "--no-guard", "-f", "--json"]).stdout)
+    assert (unguarded["fallback"], unguarded["fallback_images"], unguarded["models"]) == ({}, [], {"mnist": 5})
+
+
+# ---- the promise
+
+
+def carded(curve: object, name: str = "tiny0", seed: int = 0) -> Model:
+    """A tiny model whose card has a curve."""
+    return Model(helpers.pack(helpers.tiny_tensors(seed), {"name": name, "figures": {"curve": curve}}))
+
+
+LINE = [{"quality": 0, "psnr_db": 10.0}, {"quality": 50, "psnr_db": 20.0}, {"quality": 99, "psnr_db": 30.0}]
+
+
+def test_the_promise_lies_on_the_curve_in_the_card() -> None:
+    model = carded(LINE[::-1])
+    assert domain_psnr_db(model, 25) == 15.0
+    assert domain_psnr_db(model, 99) == 30.0
+    assert floor_db([model], model, 25) == 12.0
+
+
+@pytest.mark.parametrize("curve", [
+    None, [], 7, [{}], [3, None], [{"quality": 0, "psnr_db": None}, {"quality": "x", "psnr_db": 3}],
+    [{"quality": 5, "psnr_db": 10}], {"quality": [], "psnr_db": []},
+], ids=str)  # fmt: skip
+def test_a_model_whose_card_says_nothing_has_no_guard(curve: object) -> None:
+    model = carded(curve)
+    assert domain_psnr_db(model, 50) is None
+    assert floor_db([model], model, 50) is None
+    pixels = helpers.drawn(24)
+    block, stats = api.encode_block([model], pixels, api.request(40, effort=2), None)
+    assert block == pack_block(model, pixels, 40, None, effort=2)[0]
+    assert (stats.fallback, stats.fallback_images) == ({}, [])
+
+
+def test_every_shipped_lossy_model_says_what_it_gives() -> None:
+    for model in registry.shipped():
+        curve = [domain_psnr_db(model, quality) for quality in range(100)]
+        assert None not in curve
+        assert curve == sorted(curve)  # type: ignore[type-var]
+
+
+def test_a_generic_model_is_measured_by_the_others_it_was_chosen_among() -> None:
+    high, low = carded(LINE), carded([{**row, "psnr_db": row["psnr_db"] - 4} for row in LINE], seed=1)
+    generic = carded([{**row, "psnr_db": 5.0} for row in LINE], registry.GENERIC, seed=2)
+    models = [high, low, generic]
+    assert [floor_db(models, model, 50) for model in models] == [17.0, 13.0, 13.0]
+    assert floor_db([generic], generic, 50) == 2.0
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it() -> None:
+    pixels = helpers.drawn(32)
+    psnr_db = rate.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 50).pixels)
+    floor = float(np.sort(psnr_db)[10])
+    model = carded([{"quality": q, "psnr_db": floor + choice.GUARD_DB} for q in (0, 99)])
+    file = io.BytesIO()
+    block, stats = api.encode_block([model], pixels, api.request(50, effort=1), None)
+    writer = api.Writer(file)
+    writer.write(block, 32)
+    writer.finish()
+    assert stats.fallback_images == np.flatnonzero(psnr_db < floor).tolist()
+    found = rate.search(model, pixels, rate.Target(min_psnr=floor), 1)
+    with codec.open(file.getvalue()) as collection:
+        parts = collection.parts(0)
+    for part in parts[1:]:
+        for i in part.images.tolist():
+            if part.quality != 100:
+                assert part.quality == found[i].quality
+            else:
+                assert not found[i].kept or len(found[i].message) > choice.LOSSLESS_BYTES
+    assert {50, 100} <= {part.quality for part in parts}
+
+
+def test_without_a_lossless_model_a_single_image_is_stored_and_a_block_is_an_error_that_names_it(shipped: Model) -> None:
+    model = carded([{"quality": q, "psnr_db": 90.0} for q in (0, 99)], "orphan")
+    (stream,), stats = api.pack_images([model], helpers.drawn(1), api.request(50))
+    assert stream[4] == bitstream.STORED_QUALITY
+    assert stats.fallback == {"stored": 1}
+    with pytest.raises(ImageError, match=r"^seven: .*no lossless model"):
+        api.encode_block([model], helpers.drawn(1), api.request(50), ["seven"])
+    assert shipped.card
+
+
+# ---- auto
+
+
+def costs_of(models: list[Model], pixels: np.ndarray, quality: int) -> np.ndarray:
+    return np.array([choice.costs(pixels, model.encode(pixels, quality, group=1), quality) for model in models])
+
+
+def test_auto_takes_for_each_image_of_a_mixed_block_the_model_with_the_lower_cost(two_shipped: list[Model]) -> None:
+    pixels = helpers.drawn(40)
+    cheaper = costs_of(two_shipped, pixels, 45).argmin(axis=0)
+    assert 0.05 < cheaper.mean() < 0.95
+    with codec.open(codec.compress(pixels, quality=45)) as collection:
+        parts = collection.parts(0)
+        decoded = collection[:]
+    assert len(parts) == 2
+    for part in parts:
+        k = [model.hash for model in two_shipped].index(part.model_hash)
+        np.testing.assert_array_equal(part.images, np.flatnonzero(cheaper == k))
+        np.testing.assert_array_equal(decoded[part.images], two_shipped[k].encode(pixels[part.images], 45, effort=5).pixels)
+
+
+def test_auto_takes_one_model_for_a_block_where_nearly_all_of_a_sample_prefer_it(two_shipped: list[Model]) -> None:
+    pixels = helpers.drawn(40)
+    cheaper = costs_of(two_shipped, pixels, 45).argmin(axis=0)
+    kind = int(cheaper.mean() > 0.5)
+    alike, other = pixels[cheaper == kind], pixels[cheaper != kind]
+    many = np.concatenate([np.resize(alike, (60, 28, 28)), other[:1]])
+    stats = api.encode_block(list(two_shipped), many, api.request(45, effort=1), None)[1]
+    assert stats.models == {f"tiny{kind}": 61}
+
+
+def test_stats_add_up_with_the_numbers_of_images_that_fell_back() -> None:
+    one = api.CompressStats(images=5, fallback={"a q9": 2}, fallback_images=[1, 4])
+    one += api.CompressStats(images=3, fallback={"a q9": 1, "stored": 1}, fallback_images=[0, 2])
+    assert one.fallback == {"a q9": 3, "stored": 1}
+    assert one.fallback_images == [1, 4, 5, 7]
+    many = api.CompressStats(images=api.MAX_LISTED + 9, fallback_images=list(range(api.MAX_LISTED)))
+    many += one
+    assert many.fallback_images == list(range(api.MAX_LISTED))
