@@ -28,7 +28,7 @@ from codec import rans
 from codec.pixel_model import LINKED, LIVE_NEIGHBOURS, NEIGHBOURS, NO_INK, PIXELS, RADIUS, SPREAD, WINDOW
 from codec.train import data, palettes
 from codec.train.loop import Trainer
-from codec.train.networks import LIMIT, Layer, clip, rectify
+from codec.train.networks import Layer, clip, rectify
 
 PLANE_WIDTH, PLANE_HEIGHT = 28 + 2 * RADIUS, 28 + RADIUS
 TOKENS = 11_000  # of a batch
