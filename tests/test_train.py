@@ -536,6 +536,12 @@ def test_data_loads_folders_arrays_and_idx_in_an_order_of_its_own(tmp_path: Path
     assert data.sha256(loaded) == hashlib.sha256(loaded.tobytes()).hexdigest()
 
 
+def test_one_idx_file_keeps_its_order(tmp_path: Path) -> None:
+    pixels = helpers.drawn(120, any_ink=True)
+    (tmp_path / "a-idx3-ubyte").write_bytes(images.pack_idx(pixels))
+    np.testing.assert_array_equal(data.load([tmp_path / "a-idx3-ubyte"]), pixels)
+
+
 def test_what_is_held_out_does_not_depend_on_the_order_of_the_images_and_equal_ones_stay_together(tmp_path: Path) -> None:
     """240 images sorted by class, each there twice: a twelfth, 20, is held out."""
     dark, bright = helpers.drawn(60, any_ink=True) // 4, helpers.drawn(60, any_ink=True)
