@@ -29,7 +29,7 @@ GENERIC = "generic"  # the name of the model for what the others do not know
 MODEL_IDS: dict[int, str] = {
     1: "a61382a5f1ad4605",  # mnist
     2: "877bc8436a51875e",  # fashion
-    3: "f6c66ec04f7df5ba",  # mnist-lossless
+    3: "53b01757b2fb65a1",  # mnist-lossless
     4: "9756e104b7360fdc",  # fashion-lossless
 }
 

@@ -21,7 +21,7 @@ import numpy as np
 MODEL_IDS: dict[int, str] = {
     1: "a61382a5f1ad4605",
     2: "877bc8436a51875e",
-    3: "f6c66ec04f7df5ba",
+    3: "53b01757b2fb65a1",
     4: "9756e104b7360fdc",
 }
 # Neighbours of a pixel, as (row, column) offsets (8.2).
