@@ -19,7 +19,7 @@ from codec.groups import U8, Encoded
 from codec.integer_net import ACTIVATION_MAX, Integers, Layer
 
 # What a tensor holds is said by its name.
-DTYPES = {"weight": np.int8, "table": np.int16}
+DTYPES = {"weight": (np.int8, np.int16), "table": (np.int16,)}  # by the last part of a name; of all others int32
 
 
 class Bundle:
@@ -159,7 +159,7 @@ def unpack_bundle(stream: bytes) -> tuple[str, dict[str, Integers], dict[str, An
     if not isinstance(name, str):
         raise BadModel(f"the model's name is {name!r}, wanted a text")
     for key, tensor in tensors.items():
-        wanted = DTYPES.get(key.rsplit(".", 1)[-1], np.int32)
-        if tensor.dtype != wanted:
-            raise BadModel(f"tensor {key} is {tensor.dtype}, wanted {np.dtype(wanted)}")
+        wanted = DTYPES.get(key.rsplit(".", 1)[-1], (np.int32,))
+        if tensor.dtype not in wanted:
+            raise BadModel(f"tensor {key} is {tensor.dtype}, wanted {' or '.join(np.dtype(w).name for w in wanted)}")
     return architecture, tensors, card

@@ -40,7 +40,7 @@ _BUFFER = 64
 class Layer:
     """round((weight * x + bias) * multiplier), the weight applied as `kind` says.
 
-    kind    weight int8     x (K, P, N)          meaning
+    kind    weight          x (K, P, N)          meaning
     dense   (O, K)          (K, N) -> (O, N)     a matrix
     point   (O, K)          (K, 49, N)           the same matrix at each position
     conv    (O, K, 3, 3)    (K, 49, N)           3x3 with zeros around the grid

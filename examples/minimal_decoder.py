@@ -406,10 +406,11 @@ def find_model(model_hash: bytes, weights: Path, embedded: bytes = b"") -> tuple
     require(architecture in ("ladder-1", "pixels-3"), "the model's architecture is unknown")
     require((architecture == "pixels-3") == ("head.weight" in header), "the model has tensors of another architecture")
     for name, entry in header.items():
-        kind, size = {"weight": ("I8", 1), "table": ("I16", 2)}.get(name.split(".")[-1], ("I32", 4))
+        kinds = {"weight": ("I8", "I16"), "table": ("I16",)}.get(name.split(".")[-1], ("I32",))
+        size = int(entry["dtype"][1:]) // 8 if entry["dtype"] in kinds else 0
         begin, end = (data + offset for offset in entry["data_offsets"])
         fits = data <= begin <= end <= len(file) and end - begin == size * prod(entry["shape"])
-        require(fits and entry["dtype"] == kind, f"{name} has another type or size")
+        require(size and fits, f"{name} has another type or size")
         model[name] = np.frombuffer(file[begin:end], f"<i{size}").reshape(entry["shape"]).astype(np.int64)
     for name in (name.removesuffix(".weight") for name in model if name.endswith(".weight")):
         weight, bias, shift, multiplier = (model[f"{name}.{part}"] for part in ("weight", "bias", "shift", "multiplier"))

@@ -28,7 +28,6 @@ from codec.model import MAX_LOG2_LMBDA, MAX_SIGMA, MIN_LOG2_LMBDA
 
 LIMIT = ACTIVATION_MAX / ACTIVATION_UNIT  # |activation| <= LIMIT
 NUM_BASIS = 5  # Chebyshev polynomials T0..T4 of log2 lambda
-WEIGHT_MAX = 127  # int8
 MIN_SIGMA = 0.11  # of a residual in steps: below, the noise that stands for rounding is all there is
 
 
@@ -81,6 +80,7 @@ class Layer(nn.Module):
                  position_bias: bool = False) -> None:  # fmt: skip
         super().__init__()
         self.kind, self.film, self.quantized = kind, film, False
+        self.weight_max = 127  # largest |integer| that a weight may become
         shape = (outputs, inputs, 3, 3) if kind == "conv" else (outputs, inputs)
         self.weight = nn.Parameter(torch.randn(shape) * gain * math.sqrt(2 / math.prod(shape[1:])))
         self.bias = nn.Parameter(torch.zeros((49, outputs) if position_bias else (outputs,)))
@@ -94,8 +94,8 @@ class Layer(nn.Module):
     def weight_step(self) -> Tensor:
         """The weight that integer 1 stands for, for each output (O,)."""
         w = self.weight.detach().flatten(1).abs()
-        # int8, and no accumulator beyond 2**24 with 10 % left for the bias.
-        return torch.maximum(w.amax(1) / WEIGHT_MAX, w.sum(1) * (ACTIVATION_MAX / (0.9 * 2**24))).clamp_min(1e-9)
+        # What the file can hold, and no accumulator beyond 2**24 with 10 % left for the bias.
+        return torch.maximum(w.amax(1) / self.weight_max, w.sum(1) * (ACTIVATION_MAX / (0.9 * 2**24))).clamp_min(1e-9)
 
     def used_weight(self) -> Tensor:
         """The weight, rounded to its integer grid once `quantized` is set."""

@@ -47,6 +47,7 @@ class PixelConfig:
     sums: int = 64
     embedding: int = 24  # of a neighbour's value
     flag: int = 32
+    weight_bits: int = 16  # in the file, 8 or 16; mostly 10 or 11 are used, as many as sums that stay exact leave room for
 
 
 class Tokens:
@@ -197,6 +198,9 @@ class PixelNet(nn.Module):
         super().__init__()
         self.config, self.tables, self.dtype = config, tables, torch.float32
         self.flag, self.value = FlagNet(config.flag), ValueNet(config, tables)
+        for module in self.modules():
+            if isinstance(module, Layer):
+                module.weight_max = 2 ** (config.weight_bits - 1) - 1
 
     def set_quantized(self, quantized: bool) -> None:
         """Round the weights of every layer to their integer grid, or stop doing so."""

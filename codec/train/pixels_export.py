@@ -65,7 +65,7 @@ def _layer(name: str, layer: Layer, unit: float) -> Tensors:
     if multiplier.max() > 2**MULTIPLIER_BITS:
         raise ValueError(f"{name}: a multiplier of {multiplier.max() / 2**MULTIPLIER_BITS:.2f} is more than 1")
     return {
-        f"{name}.weight": integers(torch.round(layer.weight / step[:, None]), np.int8),
+        f"{name}.weight": integers(torch.round(layer.weight / step[:, None]), np.int8 if layer.weight_max < 128 else np.int16),
         f"{name}.bias": integers(torch.round(layer.bias * ACTIVATION_UNIT / step), np.int32),
         f"{name}.shift": np.zeros((1, len(step)), np.int32),
         f"{name}.multiplier": integers(multiplier.clamp_min(1), np.int32)[None],

@@ -32,6 +32,7 @@ def config_of(stream: bytes) -> PixelConfig:
         sums=tensors["value.sums.ink.table"].shape[1],
         embedding=tensors["value.near.table"].shape[2],
         flag=tensors["flag.sums.ink.table"].shape[1],
+        weight_bits=8 * tensors["head.weight"].dtype.itemsize,
     )
 
 
