@@ -45,6 +45,8 @@ FLOORS = {
     "codec.evaluate": 12,
     "codec.pillow_plugin": 12,
     "codec.dataset": 12,
+    "codec.report": 12,
+    "codec.bench": 13,
     "codec.train": 13,  # above evaluate: the card of a model has its figures
     "codec.cli": 14,
     "codec": 15,
