@@ -513,7 +513,7 @@ def bench(
         for name in BENCH_FILES:
             outputs.refuse_existing(out / name, force)
     pixels, names, num_images = ruler.read(inputs, max_images, report)
-    if num_images > len(pixels):
+    if num_images > max_images:
         report.note(f"{len(pixels)} of {num_images} images are measured, evenly spread; -n takes more")
     with _bar(report.live) as step:
         done = ruler.bench(pixels, model=model, qualities=of_aez[0] or ruler.QUALITIES, efforts=of_aez[1] or ruler.EFFORTS,

@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 from codec import metrics
 from codec.images import pack_png
+from codec.search import DEFAULT_EFFORT
 
 U8 = npt.NDArray[np.uint8]
 Row = dict[str, Any]
 
 SHEET_IMAGES = 32
-SHEET_QUALITIES = 3
+SHEET_QUALITIES = 4
 LABELS = {"aez": "aez", "png": "PNG", "webp": "WebP", "jpeg": "JPEG", "avif": "AVIF", "jxl": "JPEG XL", "jpeg-ls": "JPEG-LS",
           "zstd": "zstd", "klt": "linear transform (KLT)"}  # fmt: skip
 # Okabe and Ito's colours, told apart by most colour-blind readers too; ours is the darkest.
@@ -44,6 +45,10 @@ class Decoded:
 
 def label(codec: str, effort: int | None = None) -> str:
     return LABELS.get(codec, codec) + (f", effort {effort}" if effort is not None else "")
+
+
+def colour(codec: str, effort: int | None = None) -> str:
+    return "#777777" if effort not in (None, DEFAULT_EFFORT) else COLOURS.get(codec, "#333333")
 
 
 def table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
@@ -103,6 +108,10 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
     return [value for value in found if low <= value <= high]
 
 
+def short(value: float) -> str:
+    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
+
+
 def _span(values: Sequence[float], log: bool) -> tuple[float, float]:
     low, high = min(values), max(values)
     if log:
@@ -113,15 +122,18 @@ def _span(values: Sequence[float], log: bool) -> tuple[float, float]:
 
 def plot(
     series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False, log_y: bool = False, lines: bool = True,
-    title: str = "", width: int = 640, height: int = 380,
+    title: str = "", marks: Sequence[tuple[float, str, str]] = (), width: int = 640, height: int = 380,
 ) -> str:  # fmt: skip
-    """An SVG picture, with its own background, so that it is legible anywhere."""
+    """An SVG picture, with its own background, so that it is legible anywhere.
+
+    marks: upright lines at some x, with a text and a colour.
+    """
     series = [s for s in series if s.points]
     if not series:
         return ""
     left, right, top, bottom = 56, 150, 30 if title else 12, 44
     points = [point for s in series for point in s.points]
-    spans = [_span([x for x, _, _ in points], log_x), _span([y for _, y, _ in points], log_y)]
+    spans = [_span([x for x, _, _ in points] + [x for x, _, _ in marks], log_x), _span([y for _, y, _ in points], log_y)]
 
     def place(value: float, axis: int) -> float:
         (low, high), log = spans[axis], (log_x, log_y)[axis]
@@ -137,17 +149,22 @@ def plot(
     for value in ticks(*spans[0], log_x):
         x = place(value, 0)
         out.append(f'<path d="M{x:.1f} {top}V{height - bottom}" stroke="#ddd"/>'
-                   f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{value:g}</text>')  # fmt: skip
+                   f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{short(value)}</text>')  # fmt: skip
     for value in ticks(*spans[1], log_y):
         y = place(value, 1)
         out.append(f'<path d="M{left} {y:.1f}H{width - right}" stroke="#ddd"/>'
-                   f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')  # fmt: skip
+                   f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>')  # fmt: skip
     frame = f'<rect x="{left}" y="{top}" width="{width - left - right}" height="{height - top - bottom}"'
     out.append(f'{frame} fill="none" stroke="#888"/>')
     for x, y, turn, text in (
         ((left + width - right) / 2, height - 8, 0, x_label), (14, (top + height - bottom) / 2, -90, y_label)
     ):  # fmt: skip
         out.append(f'<text transform="translate({x} {y}) rotate({turn})" text-anchor="middle">{escape(text)}</text>')
+    for value, text, ink in marks:
+        x = place(value, 0)
+        out.append(f'<path d="M{x:.1f} {top}V{height - bottom}" stroke="{ink}" stroke-dasharray="2 3"/>'
+                   f'<text transform="translate({x - 3:.1f} {height - bottom - 5}) rotate(-90)" font-size="10" fill="{ink}">'
+                   f"{escape(text)}</text>")  # fmt: skip
     for number, s in enumerate(series):
         dash = ' stroke-dasharray="5 3"' if s.dashed else ""
         style = f'stroke="{s.colour}" fill="{"#fff" if s.hollow else s.colour}"'
@@ -175,7 +192,7 @@ def rate_distortion(rows: Iterable[Row], counted: str) -> str:
             continue
         codec, effort = row["codec"], row["effort"]
         name = label(codec, effort)
-        series = found.setdefault(name, Series(name, COLOURS.get(codec, "#333"), dashed=effort not in (None, 5)))
+        series = found.setdefault(name, Series(name, colour(codec, effort), dashed=effort not in (None, DEFAULT_EFFORT)))
         said = f"{label(codec)} {row['setting']}: {figures['bytes']:.1f} B, {figures['psnr_db']:.2f} dB"
         series.points.append((figures["bytes"], figures["psnr_db"], said))
     return plot(sorted(found.values(), key=lambda s: not s.name.startswith("aez")), "bytes an image", "PSNR in dB", log_x=True)
@@ -187,8 +204,8 @@ def speeds(rows: Iterable[Row]) -> str:
     for row in rows:
         codec, effort = row["codec"], None if row["lossless"] else row["effort"]
         figures = row["collection"] if codec == "aez" else row["file"]
-        name = label(codec, effort) + (", lossless" if codec == "aez" and row["lossless"] else "")
-        series = found.setdefault(name, Series(name, COLOURS.get(codec, "#333"), hollow=bool(row["lossless"])))
+        name = label(codec, effort) + ", lossless" * (row["lossless"] and codec in ("aez", "webp", "jxl"))
+        series = found.setdefault(name, Series(name, colour(codec, effort), hollow=bool(row["lossless"])))
         encode, decode = figures["encode_images_per_s"], figures["decode_images_per_s"]
         said = f"{label(codec)} {row['setting']}: {encode:.0f} images/s to encode, {decode:.0f} to decode"
         series.points.append((encode, decode, said))
@@ -215,7 +232,7 @@ def worst_first(pixels: U8, decoded: Mapping[int, Decoded]) -> list[int]:
     total = np.zeros(len(pixels))
     for one in decoded.values():
         squared = np.square(pixels.astype(np.int32) - one.pixels).reshape(len(pixels), -1).sum(axis=1)
-        total += np.log(np.maximum(squared, 1))
+        total += np.log1p(squared)
     return [int(i) for i in np.argsort(-total, kind="stable")]
 
 
@@ -248,8 +265,9 @@ body { font: 15px/1.5 sans-serif; color: #222; background: #fff; max-width: 1100
 table { border-collapse: collapse; font-size: 13px; margin: 1em 0 }
 th, td { padding: 3px 9px; text-align: right; border-bottom: 1px solid #ddd; white-space: pre-line }
 th { position: sticky; top: 0; background: #fff; vertical-align: bottom }
-td:first-child, td:nth-child(2), th:first-child, th:nth-child(2) { text-align: left }
-.sheet td { white-space: normal } .sheet td:first-child { max-width: 15em; overflow-wrap: anywhere }
+td:first-child, td:nth-child(2), thead th:first-child, thead th:nth-child(2) { text-align: left }
+.sheet td { white-space: nowrap; padding: 3px 4px } .sheet th { text-align: center }
+.sheet td:first-child { white-space: normal; max-width: 15em; overflow-wrap: anywhere }
 .sheet img { width: 84px; height: 84px; image-rendering: pixelated; display: block }
 svg { max-width: 100%; height: auto } .note { color: #555; font-size: 13px }
 """
@@ -265,7 +283,7 @@ def html(results: Mapping[str, Any], pixels: U8, names: Sequence[str], decoded: 
     """The whole report.  results: of `bench`; pixels: uint8 (N, 28, 28), with their names."""
     rows, machine = results["rows"], results["machine"]
     models = " and ".join(escape(str(name)) for name in results["models"].values() if name) or "no"
-    of_all = f" of {results['images_in_all']}, evenly spread" if results.get("images_in_all", 0) > results["images"] else ""
+    of_all = f" of {results['images_in_all']}" if results.get("images_in_all", 0) > results["images"] else ""
     missing = "".join(f"<li>{escape(text)}" for text in results["not_measured"])
     return f"""<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
