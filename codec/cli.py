@@ -510,6 +510,8 @@ def bench(
 
     report = _report(quiet)
     if out is not None:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"output {out} is a file, a directory is wanted")
         for name in BENCH_FILES:
             outputs.refuse_existing(out / name, force)
     pixels, names, num_images = ruler.read(inputs, max_images, report)

@@ -346,6 +346,13 @@ def test_bench_keeps_an_output_that_exists_unless_forced(folder, tmp_path):
     assert json.loads((out / "results.json").read_text())["images"] == 4
 
 
+def test_bench_wants_a_directory(folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    result = aez(folder, "-o", tmp_path / "file")
+    assert result.exit_code == 2
+    assert "is a file, a directory is wanted" in result.stderr
+
+
 def test_bench_goes_on_without_what_it_cannot_read(folder, tmp_path):
     Image.new("RGB", (28, 28), (9, 8, 7)).save(folder / "colour.png")
     (folder / "broken.png").write_bytes(b"no png")
