@@ -417,11 +417,12 @@ def bench(
     decoded: dict[int, Decoded] = {}
     with parallel.cores(1):
         coders = list(others(pixels, missing))
-        for lossless in (False, True):
+        for kind in ("lossy", "lossless"):
             try:
-                models["lossless" if lossless else "lossy"] = settle(model, pixels, lossless)
-            except (ModelNotFound, UsageError):
-                models["lossless" if lossless else "lossy"] = None
+                models[kind] = settle(model, pixels, kind == "lossless")
+            except (ModelNotFound, UsageError) as error:
+                models[kind] = None
+                missing.append(f"aez, {kind}: {error}")
         if not any(models.values()):
             registry.by_name(model, None)  # says what is wrong with it
             raise ModelNotFound("no model is installed", model)

@@ -571,7 +571,7 @@ def _print_tables(results: dict[str, Any]) -> None:
         if rows:
             console.print(table)
     for text in results["not_measured"]:
-        typer.echo(f"not measured: {text}")
+        typer.echo(shown(f"not measured: {text}"))
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

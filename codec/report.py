@@ -26,7 +26,7 @@ Row = dict[str, Any]
 SHEET_IMAGES = 32
 SHEET_QUALITIES = 4
 LABELS = {"aez": "aez", "png": "PNG", "webp": "WebP", "jpeg": "JPEG", "avif": "AVIF", "jxl": "JPEG XL", "jpeg-ls": "JPEG-LS",
-          "zstd": "zstd", "klt": "linear transform (KLT)"}  # fmt: skip
+          "zstd": "zstd", "klt": "KLT"}  # fmt: skip
 # Okabe and Ito's colours, told apart by most colour-blind readers too; ours is the darkest.
 COLOURS = {"aez": "#000000", "png": "#0072b2", "webp": "#d55e00", "jpeg": "#e69f00", "avif": "#009e73", "jxl": "#cc79a7",
            "jpeg-ls": "#56b4e9", "zstd": "#999999", "klt": "#56b4e9"}  # fmt: skip
@@ -126,7 +126,7 @@ def plot(
 ) -> str:  # fmt: skip
     """An SVG picture, with its own background, so that it is legible anywhere.
 
-    marks: upright lines at some x, with a text and a colour.
+    marks: upright lines at some x, with a name and a colour.
     """
     series = [s for s in series if s.points]
     if not series:
@@ -160,11 +160,6 @@ def plot(
         ((left + width - right) / 2, height - 8, 0, x_label), (14, (top + height - bottom) / 2, -90, y_label)
     ):  # fmt: skip
         out.append(f'<text transform="translate({x} {y}) rotate({turn})" text-anchor="middle">{escape(text)}</text>')
-    for value, text, ink in marks:
-        x = place(value, 0)
-        out.append(f'<path d="M{x:.1f} {top}V{height - bottom}" stroke="{ink}" stroke-dasharray="2 3"/>'
-                   f'<text transform="translate({x - 3:.1f} {height - bottom - 5}) rotate(-90)" font-size="10" fill="{ink}">'
-                   f"{escape(text)}</text>")  # fmt: skip
     for number, s in enumerate(series):
         dash = ' stroke-dasharray="5 3"' if s.dashed else ""
         style = f'stroke="{s.colour}" fill="{"#fff" if s.hollow else s.colour}"'
@@ -179,6 +174,10 @@ def plot(
         line = f'<path d="M{edge} {y}h22" stroke="{s.colour}" stroke-width="1.6"{dash}/>' if lines else ""
         out.append(f'{line}<circle cx="{edge + 11}" cy="{y}" r="3" {style}/>'
                    f'<text x="{edge + 28}" y="{y + 4}">{escape(s.name)}</text>')  # fmt: skip
+    for number, (value, name, ink) in enumerate(marks, len(series)):
+        x, y, style = place(value, 0), top + 10 + 18 * number, f'stroke="{ink}" stroke-dasharray="2 3"'
+        out.append(f'<path d="M{x:.1f} {top}V{height - bottom}" {style}/><path d="M{width - right + 12} {y}h22" {style}/>'
+                   f'<text x="{width - right + 40}" y="{y + 4}">{escape(name)}</text>')  # fmt: skip
     out.append("</svg>")
     return "".join(out)
 

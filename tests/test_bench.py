@@ -151,6 +151,7 @@ def test_a_lossless_model_alone_is_measured_alone(shipped_lossless, few):
     results = bench.bench(helpers.drawn(2), model="tiny0-lossless").results
     assert [row["setting"] for row in results["rows"] if row["codec"] == "aez"] == ["lossless"]
     assert results["models"]["lossy"] is None
+    assert results["not_measured"] == ["aez, lossy: model tiny0-lossless is lossless, a lossy one is wanted"]
 
 
 def test_a_model_that_is_not_there_is_an_error(shipped, few):
