@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from codec import evaluate, registry
 from codec.images import read_array
 from codec.outputs import atomic
@@ -21,7 +23,7 @@ from codec.report import Series, colour, label, plot
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}  # folders, and models, by the names of the data sets
-QUALITIES = (50, 25, 90, 70, 10, 80, 35, 60, 0, 99)  # the middle first, in case it is stopped
+QUALITIES = (50, 25, 90, 70, 10, 80, 35, 60, 0, 99)  # so that a run that is stopped has a curve, if a coarse one
 EFFORTS = (1, 5)
 ASKED_DB = {  # at effort 5, by bytes an image
     "mnist": {8: 22.0, 16: 26.0, 24: 29.0, 40: 32.0},
@@ -33,8 +35,15 @@ PICTURE_WIDTH, PICTURE_HEIGHT = 560, 330
 Row = dict[str, Any]
 
 
-def key(row: Row) -> tuple[str, int, int]:
-    return row["data"], row["effort"], row["quality"]
+def key(row: Row) -> tuple[str, int, int, int]:
+    return row["data"], row["effort"], row["images"], row["quality"]
+
+
+def curve(points: list[Row], name: str, effort: int) -> list[Row]:
+    """One curve, on one set of images: that with most points, and of two such the one with more images."""
+    mine = [point for point in points if (point["data"], point["effort"]) == (name, effort)]
+    by_images = [[point for point in mine if point["images"] == n] for n in sorted({point["images"] for point in mine})]
+    return max(reversed(by_images), key=len, default=[])
 
 
 def measure(data: Path, points: list[Row], out: Path, others: list[Row], max_images: int | None) -> None:
@@ -43,7 +52,9 @@ def measure(data: Path, points: list[Row], out: Path, others: list[Row], max_ima
         for quality in QUALITIES:
             for name in DATA:
                 model = registry.by_name(name)
-                pixels = read_array(data / name / "t10k-images-idx3-ubyte.gz")[:max_images]
+                pixels = read_array(data / name / "t10k-images-idx3-ubyte.gz")
+                if max_images is not None and max_images < len(pixels):
+                    pixels = pixels[np.linspace(0, len(pixels) - 1, max_images).astype(int)]
                 same = {"data": name, "model_hash": model.hash.hex(), "effort": effort, "quality": quality, "images": len(pixels)}
                 if any(all(point[k] == v for k, v in same.items()) for point in points):
                     continue
@@ -58,8 +69,8 @@ def asked_and_measured(points: list[Row]) -> dict[str, dict[str, dict[str, float
     """PSNR in dB at effort 5, by data set and bytes; None outside the curve."""
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for name, wanted in ASKED_DB.items():
-        curve = [point for point in points if (point["data"], point["effort"]) == (name, 5)]
-        found[name] = {str(b): {"asked": db, "measured": evaluate.psnr_at(curve, b)} for b, db in wanted.items()}
+        ours = curve(points, name, 5)
+        found[name] = {str(b): {"asked": db, "measured": evaluate.psnr_at(ours, b)} for b, db in wanted.items()}
     return found
 
 
@@ -75,18 +86,17 @@ def write(out: Path, points: list[Row], others: list[Row]) -> None:
 def draw(name: str, points: list[Row], others: list[Row]) -> str:
     """The picture of one data set, as SVG: PSNR over bytes, and where lossless PNG, WebP and JPEG XL stand at the right."""
     series: dict[str, Series] = {}
-    for point in (p for p in points if p["data"] == name):
-        title = label("aez", point["effort"])
-        aez = series.setdefault(title, Series(title, colour("aez", point["effort"]), dashed=point["effort"] != 5))
-        aez.points.append((point["bytes"], point["psnr_db"], f"quality {point['quality']}"))
+    for effort in reversed(EFFORTS):
+        dots = [(p["bytes"], p["psnr_db"], f"quality {p['quality']}") for p in curve(points, name, effort)]
+        series[f"aez {effort}"] = Series(label("aez", effort), colour("aez", effort), dots, dashed=effort != 5)
     for row in (r for r in others if r["dataset"] == name and r["psnr_db"] is not None):
         codec = series.setdefault(row["codec"], Series(label(row["codec"]), colour(row["codec"])))
         codec.points.append((row["bytes"], row["psnr_db"], row["setting"]))
     marks = [(row["bytes"], f"{label(row['codec'])}, lossless", colour(row["codec"]))
              for row in others if row["dataset"] == name and row["psnr_db"] is None]  # fmt: skip
-    ordered = sorted(series.values(), key=lambda s: (not s.name.startswith("aez"), s.dashed))
-    return plot(ordered, "bytes an image", "PSNR in dB", log_x=True, title=DATA[name], marks=marks,
-                width=PICTURE_WIDTH, height=PICTURE_HEIGHT)  # fmt: skip
+    title = f"{DATA[name]}, {curve(points, name, 5)[0]['images']} test images"
+    return plot([*series.values()], "bytes an image", "PSNR in dB", log_x=True, title=title, marks=marks, width=PICTURE_WIDTH,
+                height=PICTURE_HEIGHT)  # fmt: skip
 
 
 def main() -> None:
@@ -95,7 +105,7 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="JSON of the other codecs")
     parser.add_argument("-o", dest="out", type=Path, default=ROOT / "weights" / "curves.json")
     parser.add_argument("--pictures", type=Path, default=ROOT / "examples", help="folder of the SVG files")
-    parser.add_argument("--images", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--images", type=int, metavar="N", help="only N images of each set, evenly spread")
     args = parser.parse_args()
     others = [
         row for row in json.loads(args.results.read_text())
