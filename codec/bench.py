@@ -430,10 +430,11 @@ def bench(
             coders += [aez(models["lossy"], q, e, e == main_effort) for e in sorted(set(efforts)) for q in sorted(set(qualities))]
         if models["lossless"]:
             coders.append(aez(models["lossless"], LOSSLESS_QUALITY, DEFAULT_EFFORT, True))
+        for name, quality in ((models["lossy"], 0), (models["lossless"], LOSSLESS_QUALITY)):
+            if name:
+                api.compress(pixels[:1], quality=quality, model=name, effort=1)  # loads it before anything is timed
         for number, coder in enumerate(coders):
             step(f"{coder.codec} {coder.setting}", number, len(coders))
-            if coder.codec == "aez":
-                coder.decode_all(coder.encode_all(pixels[:1]), 1)  # loads the model
             row, back = measure(coder, pixels)
             rows.append(row)
             if coder.codec == "aez" and coder.files and back is not None and coder.quality is not None:
