@@ -54,6 +54,7 @@ SETTINGS = {  # of the lossy codecs that come with Pillow and imagecodecs
 }
 DICTIONARY_BYTES = 112640
 ENOUGH_S = 0.1  # of timing: what takes less is run again
+SETTLING_SAMPLE = 64  # images that say which model suits most of them
 MAX_RUNS = 5
 
 
@@ -293,8 +294,9 @@ def settle(model: str, pixels: U8, lossless: bool) -> str:
     if model != "auto":
         registry.by_name(model, lossless)
         return model
-    sample = pixels[np.linspace(0, len(pixels) - 1, min(api.AUTO_SAMPLE, len(pixels))).astype(int)]
-    return str(api.info(api.compress(sample, lossless=lossless, effort=1)).model)
+    sample = pixels[np.linspace(0, len(pixels) - 1, min(SETTLING_SAMPLE, len(pixels))).astype(int)]
+    models = api.compress_images(sample, lossless=lossless, effort=1, guard=False)[1].models
+    return max((name for name in models if name != "stored"), key=models.__getitem__, default=model)
 
 
 # Figures
