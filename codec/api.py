@@ -398,6 +398,34 @@ def compress(
     return file.getvalue()
 
 
+def _decode_image(stream: bytes, extra: BaseModel | None) -> U8:
+    return _decode_images([stream], extra)[0]
+
+
+def _decode_images(streams: list[bytes], extra: BaseModel | None) -> list[U8]:
+    """Single-image streams -> uint8 (28, 28) each; those of one model and quality side by side through the network."""
+    found: list[U8 | None] = [None] * len(streams)
+    together: dict[tuple[bytes, int], list[int]] = {}
+    models: dict[bytes, BaseModel] = {}
+    offsets = []
+    for i, stream in enumerate(streams):
+        header, offset, model = _checked_image(stream, extra)
+        offsets.append(offset)
+        if model is None:
+            found[i] = _decode_stored(stream[offset:], offset)
+        else:
+            models[model.sha256] = model
+            together.setdefault((model.sha256, header.quality), []).append(i)
+    for (sha256, quality), places in together.items():
+        payloads = [streams[i][offsets[i] :] for i in places]
+        pixels, bad = models[sha256].decode(payloads, len(payloads), quality, group=1)
+        if bad.any():
+            raise CorruptPayload(NOT_WHAT_WAS_ENCODED, offsets[places[int(np.argmax(bad))]])
+        for i, image in zip(places, pixels, strict=True):
+            found[i] = np.asarray(image)
+    return cast(list[U8], found)
+
+
 def _checked_image(stream: bytes, extra: BaseModel | None) -> tuple[ImageHeader, int, BaseModel | None]:
     """Header of a single image whose Check holds, offset of its payload, its model (None: it is stored)."""
     header, offset = bitstream.unpack_image_header(stream)
@@ -409,16 +437,6 @@ def _checked_image(stream: bytes, extra: BaseModel | None) -> tuple[ImageHeader,
     if model is not None:
         model.check_quality(header.quality, 4)
     return header, offset, model
-
-
-def _decode_image(stream: bytes, extra: BaseModel | None) -> U8:
-    header, offset, model = _checked_image(stream, extra)
-    if model is None:
-        return _decode_stored(stream[offset:], offset)
-    pixels, bad = model.decode([stream[offset:]], 1, header.quality, group=1)
-    if bad.any():
-        raise CorruptPayload(NOT_WHAT_WAS_ENCODED, offset)
-    return np.asarray(pixels[0])
 
 
 def _decode_stored(payload: bytes, offset: int) -> U8:
@@ -449,6 +467,15 @@ def decompress(stream: bytes, *, model: str | None = None) -> U8:
         assert block.pixels is not None
         blocks.append(block.pixels)
     return np.concatenate(blocks) if blocks else np.empty((0, 28, 28), np.uint8)
+
+
+def decompress_images(streams: list[bytes], *, model: str | None = None) -> U8:
+    """Inverse of `compress_images`: N single-image streams -> uint8 (N, 28, 28), side by side through the network.
+
+    Raises what `decompress` raises, for the first stream that is at fault.
+    """
+    images = _decode_images(streams, _extra_model(model))
+    return np.stack(images) if images else np.empty((0, 28, 28), np.uint8)
 
 
 @overload

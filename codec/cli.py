@@ -10,13 +10,14 @@ inside `train` alone. typer vendors click, so nothing is imported from click; an
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from codec.restore import Format
 
 MAX_SHOWN_POINTS = 12
+BENCH_FILES = ("results.json", "report.html")
 
 
 def shown(text: str) -> str:
@@ -479,6 +481,115 @@ def train(
         raise UsageError('aez train needs torch: pip install "aez[train]"') from None
     train_command(data, out, lossless=lossless, hidden=hidden, start=start, minutes=minutes, seed=seed, resume=resume,
                   quiet=quiet)  # fmt: skip
+
+
+def _parse_numbers(text: str | None, low: int, high: int, option: str) -> tuple[int, ...] | None:
+    """`10,50,95` -> numbers, each in low .. high."""
+    if text is None:
+        return None
+    for part in text.split(","):
+        if not part.strip().isdecimal() or not low <= int(part) <= high:
+            raise typer.BadParameter(f"{part!r} is not a whole number in the range {low}..{high}", param_hint=option)
+    return tuple(dict.fromkeys(map(int, text.split(","))))
+
+
+@app.command()
+def bench(
+    inputs: Annotated[list[str], typer.Argument(metavar="DATA", help="What compress takes: files, directories, arrays.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", metavar="DIR", help="Write results.json and report.html into this directory.")
+    ] = None,
+    model: Annotated[str, typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="See `aez models`.")] = "auto",
+    qualities: Annotated[
+        str | None, typer.Option("-q", "--qualities", metavar="Q,Q,...", help="Of aez, 0..99; by default 10,40,70,95.")
+    ] = None,
+    efforts: Annotated[
+        str | None, typer.Option("-e", "--efforts", metavar="E,E,...", help="Of aez, 1..9; by default 1,5.")
+    ] = None,
+    max_images: Annotated[
+        int, typer.Option("-n", "--images", min=1, max=100_000, metavar="N", help="Of more images, take so many, evenly spread.")
+    ] = 500,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure this codec and others on your images.
+
+    Bytes, PSNR, SSIM and speed as a table; with -o also as JSON and as one HTML page with plots and a contact sheet.
+    JPEG XL, JPEG-LS and BD-rates need: pip install "aez[bench]".
+    """
+    started = time.perf_counter()
+    of_aez = _parse_numbers(qualities, 0, 99, "-q"), _parse_numbers(efforts, 1, 9, "-e")
+    if quiet and out is None and not as_json:
+        raise UsageError("--quiet, and neither -o nor --json: there would be nothing to see")
+    from codec import bench as ruler
+    from codec import outputs
+    from codec.report import html
+
+    report = _report(quiet)
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"output {out} is a file, a directory is wanted")
+        for name in BENCH_FILES:
+            outputs.refuse_existing(out / name, force)
+    pixels, names, num_images = ruler.read(inputs, max_images, report)
+    if num_images > max_images:
+        report.note(f"{len(pixels)} of {num_images} images are measured, evenly spread; -n takes more")
+    with _bar(report.live) as step:
+        done = ruler.bench(pixels, model=model, qualities=of_aez[0] or ruler.QUALITIES, efforts=of_aez[1] or ruler.EFFORTS,
+                            step=step)  # fmt: skip
+    results = {"data": [str(name) for name in inputs], "images_in_all": num_images, **done.results}
+    report.images = len(pixels)
+    if out is None:
+        report.outputs.append("-")
+    else:
+        texts = [json.dumps(results, indent=1) + "\n", html(results, pixels, names, done.decoded)]
+        for name, text in zip(BENCH_FILES, texts, strict=True):
+            with outputs.atomic(out / name, force=force) as file:
+                file.write(text.encode())
+            report.wrote(out / name, len(text.encode()))
+    if not quiet and not as_json:
+        _print_tables(results)
+    summary = [] if quiet or out is None else [f"-> {' and '.join(report.outputs)}"]
+    _finish(report, started, results, summary, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _bar(live: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr; takes what is done next, how many steps are done, and of how many."""
+    if not live:
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+
+
+def _print_tables(results: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from codec import report
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    models = " and ".join(name for name in results["models"].values() if name)
+    title = f"{_images(results['images'])}, model {models}, one core of {results['machine']['processor']}"
+    below = f"Bytes of aez, effort {results['main_effort']}, at equal PSNR (BD-rate, PCHIP)"
+    for caption, (heads, rows) in ((title, report.table(results["rows"])), (below, report.bd_table(results["bd_rates"]))):
+        table = Table(title=Text(shown(caption)), title_justify="left")
+        for head in heads:
+            table.add_column(head, justify="left" if head in ("codec", "setting", "against") else "right")
+        for row in rows:
+            table.add_row(*(Text(shown(cell)) for cell in row), style="bold" if row[0] == "aez" else None)
+        if rows:
+            console.print(table)
+    for text in results["not_measured"]:
+        typer.echo(shown(f"not measured: {text}"))
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

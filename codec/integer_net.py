@@ -34,7 +34,7 @@ ROWS, ROW_STEP = 34, 3  # tables that depend on the quality have a row for quali
 MULTIPLIER_BITS = 24  # multipliers are integers in units of 2**-24, at most 2**24
 # Numbers in numpy's buffer while a column is applied to all images: where two rows fit into it, numpy (2.3 and on) copies the
 # column out to their length first, which takes as long as the work itself (16 images) or twice as long (48).
-_BUFFER = 64
+_BUFFER, _BUFFERED = 64, 8192  # arrays of fewer numbers fit into the buffer as it is, and one image has few
 
 
 class Layer:
@@ -98,13 +98,14 @@ class Layer:
         if bias.ndim == 3:
             by_position = y.reshape(self.outputs, POSITIONS, -1)
             by_position += bias
-        before = np.setbufsize(_BUFFER)
+        before = np.setbufsize(_BUFFER) if y.size >= _BUFFERED else None
         try:
             if bias.ndim == 2:
                 y += bias  # |y| < 2**24, exact
             y *= multiplier
         finally:
-            np.setbufsize(before)
+            if before is not None:
+                np.setbufsize(before)
         np.rint(y, out=y)
         return limit(y, low, high).reshape(self.outputs, *x.shape[1:])
 

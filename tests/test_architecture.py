@@ -47,11 +47,16 @@ FLOORS = {
     "codec.evaluate": 12,
     "codec.pillow_plugin": 12,
     "codec.dataset": 12,
+    "codec.report": 12,
+    "codec.bench": 13,
     "codec.train": 13,  # above evaluate: the card of a model has its figures
     "codec.cli": 14,
     "codec": 15,
     "codec.__main__": 15,
 }
+# Packages that are imported in one module, if at all, and only where they are needed.
+OPTIONAL = {"fsspec": "codec.remote", "distributed": "codec.cluster", "dask": None, "imagecodecs": "codec.bench",
+            "bjontegaard": "codec.bench", "rich": "codec.cli"}  # fmt: skip
 MODULES = {
     ".".join(("codec", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -104,7 +109,7 @@ def test_torch_lives_in_train_alone(module: str) -> None:
         if package in ("torch", "matplotlib"):
             allowed = module.startswith("codec.train.") or (module in ("codec.dataset", "codec.evaluate") and not at_import)
             assert allowed, f"{module} imports {name}"
-        for optional, home in (("fsspec", "codec.remote"), ("distributed", "codec.cluster"), ("dask", None)):
+        for optional, home in OPTIONAL.items():
             assert package != optional or (module == home and not at_import), f"{module} imports {name}"
         if name.startswith("codec.train") and room(module) != "codec.train":
             assert not at_import, f"{module} imports {name} as it is imported"

@@ -26,7 +26,7 @@ COMPRESS_FIELDS = (
 ).split()
 INFO_FIELDS = "format_version images width height model model_hash quality lossless bytes payload_bytes".split()
 ROOT = Path(codec.__file__).parents[1]
-COMMANDS = ["compress", "decompress", "info", "test", "merge", "models", "train"]
+COMMANDS = ["compress", "decompress", "info", "test", "merge", "models", "train", "bench"]
 
 
 def aez(*args: str | Path, stdin: bytes | None = None) -> Any:

@@ -1,0 +1,124 @@
+"""The rate-distortion curves of the shipped models beside those of other codecs: `weights/curves.json` and its picture.
+
+    python examples/curves.py DATA RESULTS
+
+DATA holds `mnist/t10k-images-idx3-ubyte.gz` and `fashion/...`; RESULTS is the JSON of the other codecs, rows with `dataset`,
+`codec`, `setting`, `counted`, `bytes` and `psnr_db`. Effort 5 takes minutes a quality; what `weights/curves.json` already has of
+the same model and images is kept, and it is written after every quality, so the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codec import evaluate, registry
+from codec.images import read_array
+from codec.outputs import atomic
+from codec.report import Series, colour, label, plot
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}  # folders, and models, by the names of the data sets
+QUALITIES = (50, 25, 90, 70, 10, 80, 35, 60, 0, 99)  # so that a run that is stopped has a curve, if a coarse one
+EFFORTS = (1, 5)
+ASKED_DB = {  # at effort 5, by bytes an image
+    "mnist": {8: 22.0, 16: 26.0, 24: 29.0, 40: 32.0},
+    "fashion": {8: 19.3, 16: 21.8, 24: 23.5, 40: 25.8, 64: 28.2},
+}
+OTHERS = ("png", "webp", "jpeg", "jxl", "klt")
+PICTURE_WIDTH, PICTURE_HEIGHT = 560, 330
+
+Row = dict[str, Any]
+
+
+def key(row: Row) -> tuple[str, int, int, int]:
+    return row["data"], row["effort"], row["images"], row["quality"]
+
+
+def curve(points: list[Row], name: str, effort: int) -> list[Row]:
+    """One curve, on one set of images: that with most points, and of two such the one with more images."""
+    mine = [point for point in points if (point["data"], point["effort"]) == (name, effort)]
+    by_images = [[point for point in mine if point["images"] == n] for n in sorted({point["images"] for point in mine})]
+    return max(reversed(by_images), key=len, default=[])
+
+
+def measure(data: Path, points: list[Row], out: Path, others: list[Row], max_images: int | None) -> None:
+    """Add what is missing to `points`, and write all of it after each quality."""
+    for effort in EFFORTS:
+        for quality in QUALITIES:
+            for name in DATA:
+                model = registry.by_name(name)
+                pixels = read_array(data / name / "t10k-images-idx3-ubyte.gz")
+                if max_images is not None and max_images < len(pixels):
+                    pixels = pixels[np.linspace(0, len(pixels) - 1, max_images).astype(int)]
+                same = {"data": name, "model_hash": model.hash.hex(), "effort": effort, "quality": quality, "images": len(pixels)}
+                if any(all(point[k] == v for k, v in same.items()) for point in points):
+                    continue
+                points[:] = [point for point in points if key(point) != key(same)]
+                points.append({**same, **evaluate.curve(model, pixels, [quality], effort)[0]})
+                points.sort(key=key)
+                write(out, points, others)
+                print(json.dumps(points[[key(p) for p in points].index(key(same))]), flush=True)
+
+
+def asked_and_measured(points: list[Row]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """PSNR in dB at effort 5, by data set and bytes; None outside the curve."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for name, wanted in ASKED_DB.items():
+        ours = curve(points, name, 5)
+        found[name] = {str(b): {"asked": db, "measured": evaluate.psnr_at(ours, b)} for b, db in wanted.items()}
+    return found
+
+
+def write(out: Path, points: list[Row], others: list[Row]) -> None:
+    result = {
+        "counted": "bytes of a whole collection / images, without names; of other codecs as they say",
+        "psnr_db_at_bytes": asked_and_measured(points), "points": points, "others": others,
+    }  # fmt: skip
+    with atomic(out, force=True) as file:
+        file.write((json.dumps(result, indent=1) + "\n").encode())
+
+
+def draw(name: str, points: list[Row], others: list[Row]) -> str:
+    """The picture of one data set, as SVG: PSNR over bytes, and where lossless PNG, WebP and JPEG XL stand at the right."""
+    series: dict[str, Series] = {}
+    for effort in reversed(EFFORTS):
+        dots = [(p["bytes"], p["psnr_db"], f"quality {p['quality']}") for p in curve(points, name, effort)]
+        series[f"aez {effort}"] = Series(label("aez", effort), colour("aez", effort), dots, dashed=effort != 5)
+    for row in (r for r in others if r["dataset"] == name and r["psnr_db"] is not None):
+        codec = series.setdefault(row["codec"], Series(label(row["codec"]), colour(row["codec"])))
+        codec.points.append((row["bytes"], row["psnr_db"], row["setting"]))
+    marks = [(row["bytes"], f"{label(row['codec'])}, lossless", colour(row["codec"]))
+             for row in others if row["dataset"] == name and row["psnr_db"] is None]  # fmt: skip
+    title = f"{DATA[name]}, {curve(points, name, 5)[0]['images']} test images"
+    return plot([*series.values()], "bytes an image", "PSNR in dB", log_x=True, title=title, marks=marks, width=PICTURE_WIDTH,
+                height=PICTURE_HEIGHT)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Curves of the shipped models: JSON and pictures.")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("results", type=Path, help="JSON of the other codecs")
+    parser.add_argument("-o", dest="out", type=Path, default=ROOT / "weights" / "curves.json")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "examples", help="folder of the SVG files")
+    parser.add_argument("--images", type=int, metavar="N", help="only N images of each set, evenly spread")
+    args = parser.parse_args()
+    others = [
+        row for row in json.loads(args.results.read_text())
+        if row["codec"] in OTHERS and row["dataset"] in DATA and row["counted"] in ("file", "ideal")
+    ]  # fmt: skip
+    points = json.loads(args.out.read_text())["points"] if args.out.exists() else []
+    measure(args.data, points, args.out, others, args.images)
+    write(args.out, points, others)
+    for name in DATA:
+        with atomic(args.pictures / f"curves-{name}.svg", force=True) as file:
+            file.write(draw(name, points, others).encode())
+    print(json.dumps(asked_and_measured(points), indent=1))
+
+
+if __name__ == "__main__":
+    main()

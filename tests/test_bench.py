@@ -1,0 +1,398 @@
+"""`aez bench`: what is measured, and what is shown of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import helpers
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from codec import api, bench, metrics, report
+from codec.bench import Coder
+from codec.cli import app
+from codec.errors import AezError, ModelNotFound, UsageError
+from codec.images import pack_png, read_image
+from codec.plan import Report
+
+
+@pytest.fixture(autouse=True)
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time each thing once: the figures are not looked at here."""
+    monkeypatch.setattr(bench, "ENOUGH_S", 0)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only Pillow's PNG and WebP beside aez."""
+
+    def others(pixels: np.ndarray, missing: list[str]) -> list[Coder]:
+        return [bench._pillow("png", "default"), *(bench._pillow("webp", f"q{q} m6", quality=q, method=6) for q in (0, 50, 90))]
+
+    monkeypatch.setattr(bench, "others", others)
+
+
+# SSIM
+
+
+def test_ssim_of_two_flat_images_is_that_of_their_means():
+    """No variance: (2 * 100 * 110 + C1) / (100**2 + 110**2 + C1) with C1 = 2.55**2."""
+    flat = np.full((1, 28, 28), 100, np.uint8)
+    assert metrics.ssim(flat, flat + 10) == pytest.approx((22000 + 2.55**2) / (22100 + 2.55**2), abs=1e-12)
+
+
+def test_ssim_is_that_of_scikit_image():
+    # skimage.metrics.structural_similarity(a, b, win_size=7, data_range=255), scikit-image 0.25
+    i = np.arange(784).reshape(1, 28, 28)
+    a = (i * 7 % 256).astype(np.uint8)
+    b = np.clip(a.astype(int) + i * i % 41 - 20, 0, 255).astype(np.uint8)
+    assert metrics.ssim(a, b) == pytest.approx(0.984963750321788, abs=1e-9)
+
+
+def test_ssim_is_one_for_equal_images_and_taken_of_each_alone():
+    pixels = helpers.drawn(3)
+    changed = pixels.copy()
+    changed[1] = 255 - changed[1]
+    first, second, third = metrics.ssim(pixels, changed)
+    assert first == third == 1
+    assert second == metrics.ssim(pixels[1:2], changed[1:2])[0] < 0.5
+
+
+# Sheets, coders
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 4, 5, 7])
+def test_cut_inverts_sheet(num_images):
+    pixels = helpers.drawn(num_images)
+    picture = bench.sheet(pixels)
+    assert (picture[:28, :28] == pixels[0]).all()
+    assert (bench.cut(picture, num_images) == pixels).all()
+
+
+def test_every_other_codec_gives_images_back_and_the_lossless_ones_every_pixel():
+    pixels, missing = helpers.drawn(6), []
+    coders = list(bench.others(pixels, missing))
+    assert {coder.codec for coder in coders} >= {"png", "webp", "jpeg", "zstd", "jxl", "jpeg-ls"}
+    for coder in coders:
+        files = coder.encode(pixels)
+        decoded = [coder.decode(files), coder.decode_all(coder.encode_all(pixels), 6)]
+        for back in decoded:
+            assert (back.dtype, back.shape) == (np.uint8, (6, 28, 28))
+            if coder.codec in ("png", "zstd", "jpeg-ls") or "lossless" in coder.setting:
+                assert (back == pixels).all(), coder.setting
+            else:
+                assert metrics.psnr_db(metrics.squared_error(pixels, back), pixels.size) > 12, coder.setting
+        assert 0 < coder.payload_bytes(files) < sum(map(len, files))
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((2, 28, 28), np.uint8), helpers.drawn(3)], ids=["blank", "few"])
+def test_zstd_goes_without_a_trained_dictionary_where_there_is_too_little_to_train_on(pixels):
+    coder = bench._zstd(pixels)
+    assert (coder.decode(coder.encode(pixels)) == pixels).all()
+
+
+def test_one_image_has_no_other_to_make_a_dictionary_of():
+    missing: list[str] = []
+    assert "zstd" not in {coder.codec for coder in bench.others(helpers.drawn(1), missing)}
+    assert any("zstd" in text for text in missing)
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    missing: list[str] = []
+    assert "jxl" not in {coder.codec for coder in bench.others(helpers.drawn(2), missing)}
+    assert missing == ["JPEG XL and JPEG-LS: pip install 'aez[bench]'"]
+
+
+# Figures
+
+
+def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
+    pixels = helpers.drawn(5)
+    results = bench.bench(pixels, qualities=(20, 90), efforts=(1, 5)).results
+    rows = {(row["codec"], row["setting"]): row for row in results["rows"]}
+    for quality in (20, 90):
+        row = rows["aez", f"q{quality} e5"]
+        files = [api.compress(image, quality=quality) for image in pixels]
+        decoded = np.stack([api.decompress(file) for file in files])
+        stream = api.compress(pixels, quality=quality)
+        psnr_db = metrics.psnr_db(metrics.squared_error(pixels, decoded), pixels.size)
+        assert row["file"]["bytes"] == pytest.approx(np.mean([len(file) for file in files]))
+        assert row["file"]["payload_bytes"] == pytest.approx(np.mean([len(file) - 6 for file in files]))
+        assert row["file"]["psnr_db"] == pytest.approx(psnr_db, abs=1e-3)
+        assert row["collection"]["bytes"] == pytest.approx(len(stream) / 5)
+        assert rows["aez", f"q{quality} e1"]["file"] is None
+    assert rows["aez", "lossless"]["lossless"]
+    assert rows["aez", "lossless"]["file"]["ssim"] == 1
+    file = io.BytesIO()
+    Image.fromarray(bench.sheet(pixels)).save(file, "PNG")
+    assert rows["png", "default"]["collection"]["bytes"] == pytest.approx(len(file.getvalue()) / 5)
+    assert rows["png", "default"]["file"]["encode_per_png_write"] == 1
+    assert results["models"] == {"lossy": "tiny0", "lossless": "tiny0-lossless"}
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_auto_is_settled_as_compress_would(two_shipped, few):
+    pixels = helpers.drawn(20)
+    wanted = api.info(api.compress(pixels, effort=1)).model
+    assert bench.settle("auto", pixels, lossless=False) == wanted
+
+
+def test_a_lossless_model_alone_is_measured_alone(shipped_lossless, few):
+    results = bench.bench(helpers.drawn(2), model="tiny0-lossless").results
+    assert [row["setting"] for row in results["rows"] if row["codec"] == "aez"] == ["lossless"]
+    assert results["models"]["lossy"] is None
+    assert results["not_measured"] == ["aez, lossy: model tiny0-lossless is lossless, a lossy one is wanted"]
+
+
+def test_a_model_that_is_not_there_is_an_error(shipped, few):
+    with pytest.raises(ModelNotFound, match="nosuch"):
+        bench.bench(helpers.drawn(2), model="nosuch")
+
+
+@pytest.mark.parametrize(("qualities", "efforts"), [((), (1,)), ((100,), (1,)), ((-1,), (1,)), ((50,), ()), ((50,), (10,))])
+def test_qualities_and_efforts_that_do_not_exist_are_refused(shipped, few, qualities, efforts):
+    with pytest.raises(UsageError):
+        bench.bench(helpers.drawn(2), qualities=qualities, efforts=efforts)
+
+
+def test_steps_are_told_from_the_first_to_the_last(shipped, few):
+    heard: list[tuple[str, int, int]] = []
+    bench.bench(helpers.drawn(2), qualities=(50,), efforts=(1,), step=lambda *step: heard.append(step))
+    assert [done for _, done, _ in heard] == list(range(heard[0][2] + 1))
+    assert heard[0][0] == "png default"
+
+
+# BD-rate
+
+CURVE = [(10.0, 20.0), (20.0, 25.0), (40.0, 30.0), (80.0, 36.0)]
+
+
+def test_half_the_bytes_at_every_psnr_are_minus_fifty_percent():
+    assert bench.bd_rate_percent(CURVE, [(b / 2, db) for b, db in CURVE]) == (pytest.approx(-50), "20.0 .. 36.0 dB")
+
+
+def test_curves_need_not_have_as_many_points():
+    value, where = bench.bd_rate_percent(CURVE, [(b / 2, db) for b, db in CURVE[1:]])
+    assert value == pytest.approx(-50, abs=1)
+    assert where == "25.0 .. 36.0 dB"
+
+
+def test_curves_that_do_not_overlap_are_not_compared():
+    value, where = bench.bd_rate_percent(CURVE, [(b, db + 20) for b, db in CURVE])
+    assert value is None
+    assert where == "no overlap: 20.0 .. 36.0 dB and 40.0 .. 56.0 dB"
+
+
+def test_a_point_that_costs_more_and_shows_less_is_left_out():
+    assert bench.bd_rate_percent([*CURVE, (60.0, 29.0)], CURVE)[0] == pytest.approx(0)
+    assert bench.bd_rate_percent(CURVE[:1], CURVE) == (None, "too few points")
+
+
+def test_without_bjontegaard_there_is_no_bd_rate(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bjontegaard", None)
+    assert bench.bd_rate_percent(CURVE, CURVE) == (None, "pip install 'aez[bench]' (bjontegaard)")
+
+
+# Many single images side by side
+
+
+def test_decompress_images_inverts_compress_images_of_any_model_and_quality(two_shipped):
+    pixels = helpers.drawn(6)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 28, 28)).astype(np.uint8)
+    streams = [stream for q, name in ((20, "tiny0"), (80, "tiny1"), (80, "tiny0"))
+               for stream in api.compress_images(pixels, quality=q, model=name, effort=1)[0]]  # fmt: skip
+    streams += api.compress_images(noise, lossless=True, model="tiny0-lossless")[0]
+    assert (api.decompress_images(streams) == [api.decompress(stream) for stream in streams]).all()
+    assert (api.decompress_images(streams)[-1] == noise[0]).all()
+    assert api.decompress_images([]).shape == (0, 28, 28)
+
+
+def test_decompress_images_refuses_a_damaged_one(shipped):
+    streams = api.compress_images(helpers.drawn(3), effort=1)[0]
+    streams[1] = streams[1][:-1] + bytes([streams[1][-1] ^ 1])
+    with pytest.raises(AezError):
+        api.decompress_images(streams)
+
+
+# The page
+
+
+@pytest.mark.parametrize(("low", "high", "log", "expected"), [
+    (0.7, 30, True, [1, 2, 5, 10, 20]), (5, 20000, True, [10, 100, 1000, 10000]), (18, 41, False, [20, 25, 30, 35, 40]),
+])  # fmt: skip
+def test_ticks_are_round(low, high, log, expected):
+    assert report.ticks(low, high, log) == pytest.approx(expected)
+
+
+def test_plot_places_dots_by_value_and_says_what_they_are():
+    svg = report.plot([report.Series("a<b", "#123456", [(1, 0, "x&y"), (10, 5, ""), (100, 10, "")])], "x", "y", log_x=True)
+    at = [float(x) for x in re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="3" stroke="#123456" fill="#123456"><title>', svg)]
+    assert at[1] - at[0] == pytest.approx(at[2] - at[1], abs=0.2)
+    assert "x&amp;y" in svg
+    assert "a&lt;b" in svg
+
+
+def test_errors_are_shown_about_mid_grey():
+    before, after = np.array([[10, 10, 10, 200]], np.uint8), np.array([[10, 15, 0, 0]], np.uint8)
+    assert report.error_picture(before, after).tolist() == [[128, 138, 108, 0]]
+
+
+def test_worst_images_come_first():
+    pixels = helpers.drawn(3)
+    decoded = pixels.copy()
+    decoded[1] ^= 64
+    decoded[2, 0, 0] ^= 1
+    assert report.worst_first(pixels, {50: report.Decoded([9, 9, 9], decoded)}) == [1, 2, 0]
+
+
+def test_the_page_needs_no_other_file_runs_no_script_and_trusts_no_name(shipped_lossless, few):
+    pixels, names = helpers.drawn(3), ["<script>alert(1)</script>", 'a"onerror="x', "ü"]
+    done = bench.bench(pixels, qualities=(10, 50, 90), efforts=(1,))
+    page = report.html(done.results, pixels, names, done.decoded)
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "onerror=&quot;" in page or 'onerror="' not in page
+    assert set(re.findall(r'(?:href|src)="([a-z]+:)', page)) == {"data:"}
+    assert set(re.findall(r"https?://[^\"' ]+", page)) == {"http://www.w3.org/2000/svg"}
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == 3 * (1 + 2 * 3)
+    first = report.worst_first(pixels, {q: d for q, d in done.decoded.items() if q < 100})[0]
+    assert (read_image(io.BytesIO(base64.b64decode(pictures[0]))) == pixels[first]).all()
+    assert (read_image(io.BytesIO(base64.b64decode(pictures[1]))) == done.decoded[10].pixels[first]).all()
+    assert f"{done.decoded[10].file_bytes[first]} B" in page
+    assert page.count("<svg") == 3
+
+
+# Inputs
+
+
+def write_folder(folder: Path, pixels: np.ndarray) -> Path:
+    folder.mkdir()
+    for i, image in enumerate(pixels):
+        (folder / f"{i}.png").write_bytes(pack_png(image))
+    return folder
+
+
+def test_read_takes_what_compress_takes_in_order(tmp_path):
+    pixels = helpers.drawn(5)
+    folder = write_folder(tmp_path / "digits", pixels[:3])
+    np.save(tmp_path / "x.npy", pixels[3:])
+    found, names, total = bench.read([str(folder), str(tmp_path / "x.npy")], 10, Report())
+    assert (found == pixels).all()
+    assert names == ["0.png", "1.png", "2.png", "x.npy[0]", "x.npy[1]"]
+    assert total == 5
+
+
+def test_of_many_images_some_are_taken_evenly_spread(tmp_path):
+    pixels = helpers.drawn(9)
+    np.save(tmp_path / "x.npy", pixels)
+    found, names, total = bench.read([str(tmp_path / "x.npy")], 3, Report())
+    assert (found == pixels[[0, 4, 8]]).all()
+    assert names == ["x.npy[0]", "x.npy[4]", "x.npy[8]"]
+    assert total == 9
+
+
+# The command
+
+
+def aez(*args: str | Path) -> Any:
+    return CliRunner().invoke(app, ["bench", *map(str, args)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, shipped_lossless: Any, few: None) -> Path:
+    return write_folder(tmp_path / "digits", helpers.drawn(4))
+
+
+def test_bench_writes_json_and_page_and_prints_the_table(folder, tmp_path):
+    result = aez(folder, "-o", tmp_path / "report", "-q", "20,60,90", "-e", "1")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "results.json"]
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert (results["images"], results["images_in_all"], results["data"]) == (4, 4, [str(folder)])
+    assert {row["quality"] for row in results["rows"] if row["codec"] == "aez"} == {20, 60, 90, 100}
+    assert "BD-rate" in result.stdout
+    assert "q60 e1" in result.stdout
+    assert (tmp_path / "report" / "report.html").read_text().endswith("</html>\n")
+
+
+def test_bench_without_an_output_prints_one_json_object(folder):
+    result = aez(folder, "--json", "-q", "50", "-e", "1")
+    assert result.exit_code == 0
+    results = json.loads(result.stdout)
+    assert results["failed"] == []
+    assert [row["effort"] for row in results["rows"] if row["codec"] == "aez" and not row["lossless"]] == [1]
+    assert all(math.isfinite(entry["bd_rate_percent"] or 0) for entry in results["bd_rates"])
+
+
+def test_bench_keeps_an_output_that_exists_unless_forced(folder, tmp_path):
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "results.json").write_text("mine")
+    result = aez(folder, "-o", out, "-q", "50", "-e", "1")
+    assert result.exit_code == 2
+    assert "exists (-f overwrites it)" in result.stderr
+    assert (out / "results.json").read_text() == "mine"
+    assert aez(folder, "-o", out, "-q", "50", "-e", "1", "-f", "--quiet").stdout == ""
+    assert json.loads((out / "results.json").read_text())["images"] == 4
+
+
+def test_bench_wants_a_directory(folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    result = aez(folder, "-o", tmp_path / "file")
+    assert result.exit_code == 2
+    assert "is a file, a directory is wanted" in result.stderr
+
+
+def test_bench_goes_on_without_what_it_cannot_read(folder, tmp_path):
+    Image.new("RGB", (28, 28), (9, 8, 7)).save(folder / "colour.png")
+    (folder / "broken.png").write_bytes(b"no png")
+    result = aez(folder, "--json", "-q", "50", "-e", "1")
+    assert result.exit_code == 3
+    assert "colour.png: in colour, aez takes grey" in result.stderr
+    assert "evenly spread" not in result.stderr
+    assert [Path(entry["name"]).name for entry in json.loads(result.stdout)["failed"]] == ["broken.png", "colour.png"]
+
+
+def test_bench_without_images_says_so(tmp_path, shipped, few):
+    result = aez(tmp_path / "missing")
+    assert result.exit_code == 1
+    assert "missing: No such file or directory" in result.stderr
+    assert "no image could be read" in result.stderr
+    np.save(tmp_path / "x.npy", np.zeros((3, 32, 32), np.uint8))
+    result = aez(tmp_path / "x.npy", "-o", tmp_path / "report")
+    assert result.exit_code == 1
+    assert "shape (3, 32, 32), aez takes (N, 28, 28)" in result.stderr
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["-q", "50,100"], "'100' is not a whole number in the range 0..99"), (["-n", "0"], "--images"),
+    (["-e", "x"], "'x' is not a whole number in the range 1..9"), (["--quiet"], "there would be nothing to see"),
+])  # fmt: skip
+def test_bench_refuses_what_makes_no_sense(folder, options, said):
+    result = aez(folder, *options)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_bench_reads_no_stdin(shipped):
+    result = aez("-")
+    assert result.exit_code == 2
+    assert "not stdin" in result.stderr
+
+
+def test_bench_says_that_it_takes_a_sample(folder):
+    result = aez(folder, "-n", "2", "--json", "-q", "50", "-e", "1")
+    assert "2 of 4 images are measured" in result.stderr
+    assert json.loads(result.stdout)["images"] == 2

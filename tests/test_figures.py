@@ -1,0 +1,80 @@
+"""The scripts that make figures for the README, on a few drawn images."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import sys
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+
+from codec.images import pack_idx
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def write_set(folder: Path, part: str, pixels: np.ndarray, labels: np.ndarray) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(pack_idx(pixels)))
+    (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(
+        gzip.compress(struct.pack(">2I", 0x801, len(labels)) + labels.tobytes())
+    )
+
+
+def test_curves_are_measured_once_and_drawn(tmp_path, monkeypatch):
+    import curves
+
+    for name in curves.DATA:
+        write_set(tmp_path / name, "t10k", helpers.drawn(3), np.zeros(3, np.uint8))
+    others = [{"dataset": "mnist", "codec": "webp", "setting": f"q{db}", "counted": "file", "bytes": 3.0 * db, "psnr_db": db}
+              for db in (20, 30)] + [{"dataset": "mnist", "codec": "png", "setting": "", "counted": "file", "bytes": 267.8,
+                                      "psnr_db": None}]  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(others))
+    out = tmp_path / "curves.json"
+    monkeypatch.setattr(curves, "QUALITIES", (0, 99))
+    monkeypatch.setattr(sys, "argv", ["curves", str(tmp_path), str(tmp_path / "results.json"), "-o", str(out),
+                                      "--pictures", str(tmp_path)])  # fmt: skip
+    curves.main()
+    first = json.loads(out.read_text())
+    assert [(p["data"], p["effort"], p["quality"]) for p in first["points"]] == [
+        (name, effort, q) for name in ("fashion", "mnist") for effort in (1, 5) for q in (0, 99)
+    ]
+    at_8 = first["psnr_db_at_bytes"]["mnist"]["8"]
+    ends = [p["psnr_db"] for p in first["points"] if p["data"] == "mnist" and p["effort"] == 5]
+    assert at_8["asked"] == 22.0
+    assert at_8["measured"] is None or ends[0] < at_8["measured"] < ends[1]
+    picture = (tmp_path / "curves-mnist.svg").read_text()
+    assert ">WebP</text>" in picture
+    assert ">PNG, lossless</text>" in picture
+    monkeypatch.setattr(curves.evaluate, "curve", None)  # a second run has nothing to measure
+    curves.main()
+    assert json.loads(out.read_text()) == first
+
+
+def test_accuracy_is_told_for_each_quality(tmp_path, monkeypatch, capsys):
+    import accuracy
+
+    labels = np.arange(256).astype(np.uint8) % 2
+    pixels = np.zeros((256, 28, 28), np.uint8)
+    pixels[labels == 1, 8:20, 12:16] = 255  # a stroke, or nothing: two classes that nobody can mistake
+    write_set(tmp_path / "x", "train", pixels, labels)
+    write_set(tmp_path / "x", "t10k", pixels[:64], labels[:64])
+    monkeypatch.setattr(accuracy, "QUALITIES", (50, 90))
+    monkeypatch.setattr(accuracy, "TRAINED_ON", (50,))
+    out = tmp_path / "accuracy.json"
+    monkeypatch.setattr(sys, "argv", ["accuracy", str(tmp_path / "x"), "-o", str(out), "--epochs", "10"])
+    accuracy.main()
+    result = json.loads(out.read_text())
+    assert result["original_percent"] == 100
+    assert [(row["quality"], row["tested_on_decoded_percent"]) for row in result["qualities"]] == [(50, 100), (90, 100)]
+    assert [row["trained_on_decoded_percent"] for row in result["qualities"]] == [100, None]
+    assert "100.00 %" in capsys.readouterr().out
