@@ -48,6 +48,7 @@ def recipes() -> dict[str, dict[str, Any]]:
             wanted[f"{tag}-image{number}-q{quality}.aez"] = {"images": number, "quality": quality, "model": model.name}
         wanted[f"{tag}-named40-q60.aez"] = {"images": [0, 40], "quality": 60, "model": model.name, "names": True}
         wanted[f"{tag}-plain17-q85.aez"] = {"images": [20, 37], "quality": 85, "model": model.name}
+        wanted[f"{tag}-parts40.aez"] = {"images": [0, 40], "max_bytes": 64, "model": model.name}
     wanted["empty-collection.aez"] = {"images": [0, 0], "quality": 50, "model": "auto"}
     return wanted
 
@@ -55,7 +56,8 @@ def recipes() -> dict[str, dict[str, Any]]:
 def make(recipe: dict[str, Any]) -> bytes:
     """The stream of a recipe.  Without the guard: what the models do to images that they do not know is to be seen."""
     pixels, names = sources()
-    options = {"quality": recipe["quality"], "model": recipe["model"], "effort": 1, "guard": False}
+    options = {"quality": recipe.get("quality"), "max_bytes": recipe.get("max_bytes"), "model": recipe["model"], "effort": 1,
+               "guard": False}  # fmt: skip
     if isinstance(recipe["images"], int):
         return api.compress(pixels[recipe["images"]], **options)
     part = slice(*recipe["images"])

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import codec
 from codec import registry
 from codec.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-draw, neighbours, sample = (SimpleNamespace(**runpy.run_path(str(EXAMPLES / f"{name}.py")))
-                            for name in ("draw", "neighbours", "sample"))  # fmt: skip
+draw, neighbours, sample, sizes = (SimpleNamespace(**runpy.run_path(str(EXAMPLES / f"{name}.py")))
+                                   for name in ("draw", "neighbours", "sample", "sizes"))  # fmt: skip
 
 
 def run(*words: object) -> str:
@@ -70,6 +71,18 @@ def test_look_alikes_of_drawn_digits_have_their_labels(tmp_path: Path) -> None:
     with Image.open(out) as picture:
         columns = 1 + 2 * neighbours.SHOWN
         assert picture.size == (32 * columns + 2 * 12, 320)
+
+
+def test_sizes_are_those_of_files_and_the_pictures_what_they_decode_to() -> None:
+    pixels = next(iter(draw.draw_all().values()))
+    coded = {name: code(pixels) for name, code in sizes.COLUMNS.items()}
+    assert coded["aez lossless"][0] == len(codec.compress(pixels, lossless=True)) < coded["PNG"][0]
+    for name in ("PNG", "aez lossless"):
+        np.testing.assert_array_equal(coded[name][1], pixels)
+    picture = np.asarray(sizes.draw([pixels, pixels]))
+    corner = sizes.GAP  # of the first image, the PNG
+    shown = picture[corner : corner + 28 * sizes.SCALE : sizes.SCALE, corner : corner + 28 * sizes.SCALE : sizes.SCALE, 0]
+    np.testing.assert_array_equal(shown, pixels)
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "pictures").glob("*.png")), ids=lambda path: path.name)
