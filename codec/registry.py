@@ -31,6 +31,7 @@ MODEL_IDS: dict[int, str] = {
     2: "877bc8436a51875e",  # fashion
     3: "53b01757b2fb65a1",  # mnist-lossless
     4: "9756e104b7360fdc",  # fashion-lossless
+    5: "a39a30814abc3c0b",  # generic
 }
 
 
