@@ -32,6 +32,7 @@ MODEL_IDS: dict[int, str] = {
     3: "53b01757b2fb65a1",  # mnist-lossless
     4: "9756e104b7360fdc",  # fashion-lossless
     5: "a39a30814abc3c0b",  # generic
+    6: "db9a5964deb73fda",  # generic-lossless
 }
 
 

@@ -24,6 +24,7 @@ MODEL_IDS: dict[int, str] = {
     3: "53b01757b2fb65a1",
     4: "9756e104b7360fdc",
     5: "a39a30814abc3c0b",
+    6: "db9a5964deb73fda",
 }
 # Neighbours of a pixel, as (row, column) offsets (8.2).
 NEAR = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2), (0, -3), (-3, 0)]
