@@ -30,7 +30,7 @@ MODEL_IDS: dict[int, str] = {
     1: "a61382a5f1ad4605",  # mnist
     2: "877bc8436a51875e",  # fashion
     3: "53b01757b2fb65a1",  # mnist-lossless
-    4: "9756e104b7360fdc",  # fashion-lossless
+    4: "1420351967b8bd45",  # fashion-lossless
     5: "a39a30814abc3c0b",  # generic
     6: "db9a5964deb73fda",  # generic-lossless
 }
