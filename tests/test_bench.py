@@ -141,10 +141,11 @@ def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
     assert json.loads(json.dumps(results)) == results
 
 
-def test_auto_is_settled_as_compress_would(two_shipped, few):
+def test_auto_is_settled_as_compress_would_for_most_images(two_shipped, few):
     pixels = helpers.drawn(20)
-    wanted = api.info(api.compress(pixels, effort=1)).model
-    assert bench.settle("auto", pixels, lossless=False) == wanted
+    _, stats = api.compress_images(pixels, effort=1, guard=False)
+    assert sorted(stats.models) == ["tiny0", "tiny1"]
+    assert bench.settle("auto", pixels, lossless=False) == max(stats.models, key=stats.models.__getitem__)
 
 
 def test_a_lossless_model_alone_is_measured_alone(shipped_lossless, few):
