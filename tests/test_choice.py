@@ -67,9 +67,11 @@ def test_what_no_model_knows_comes_out_as_its_quality_promises_or_falls_back(kin
     with codec.open(file.getvalue()) as collection:
         others = {i for part in collection.parts(0) if part.quality != quality for i in part.images.tolist()}
     assert others == set(writer.stats.fallback_images)
-    assert sum(writer.stats.fallback.values()) == len(others) > 0
-    unguarded = codec.decompress(codec.compress(pixels, quality=quality, model=model, effort=1, guard=False))
-    assert (rate.image_psnr_db(pixels, unguarded) < promised).any()
+    assert sum(writer.stats.fallback.values()) == len(others)
+    if model != "auto":  # there `generic` may know what the others do not
+        unguarded = codec.decompress(codec.compress(pixels, quality=quality, model=model, effort=1, guard=False))
+        assert others
+        assert (rate.image_psnr_db(pixels, unguarded) < promised).any()
     pixels = pixels[:2]
     streams, stats = api.compress_images(pixels, quality=quality, model=model, effort=1)
     for image, stream in zip(pixels, streams, strict=True):

@@ -241,7 +241,7 @@ def test_a_tensor_that_holds_no_integers_is_refused(dtype: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["output.weight", "output.bias", "output.shift", "output.multiplier", "cdf", "prior_mean", "dequantizer"]
 )
-@pytest.mark.parametrize("dtype", [np.uint16, np.int64, np.uint64])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
 def test_integers_of_another_width_are_refused(name: str, dtype: Any) -> None:
     """The bounds are proven in int64: what is wider could wrap around there, and there is one spelling of a model only."""
     tensors = helpers.tiny_tensors()

@@ -166,7 +166,7 @@ def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
     tmp_path: Path, tiny_weights: Path, number: signal.Signals
 ) -> None:
     """The real thing, with two worker processes: SIGKILL to the parent alone, or Ctrl-C to all; then the same command."""
-    np.save(tmp_path / "x.npy", np.tile(helpers.drawn(100), (160, 1, 1)))
+    np.save(tmp_path / "x.npy", np.tile(helpers.drawn(100), (40, 1, 1)))
     environment = {**os.environ, "AEZ_WEIGHTS": str(tiny_weights)}
     code = "from codec import api, cli; api.BLOCK_IMAGES = 100; cli.main()"
     command = [sys.executable, "-c", code, "compress", str(tmp_path / "x.npy"), "-m", "tiny0", "-j", "2"]

@@ -188,7 +188,7 @@ def test_a_network_that_starts_from_a_bundle_keeps_the_palettes_of_its_own_image
     assert trainer.net.tables.freq.tolist() == [1 << 16]
     table = parent.value.palette.detach().numpy()
     np.testing.assert_allclose(trainer.net.value.palette.detach()[0], (40000 * table[0] + 25536 * table[1]) / 65536, atol=1e-3)
-    np.testing.assert_allclose(trainer.net.value.head.weight.detach(), parent.value.head.used_weight().detach(), rtol=1e-3)
+    np.testing.assert_allclose(trainer.net.value.head.weight.detach(), parent.value.head.used_weight().detach(), rtol=5e-3)
 
 
 def test_only_a_lossless_model_whose_layers_fit_is_started_from() -> None:

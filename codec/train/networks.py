@@ -93,9 +93,10 @@ class Layer(nn.Module):
 
     def weight_step(self) -> Tensor:
         """The weight that integer 1 stands for, for each output (O,)."""
-        w = self.weight.detach().flatten(1).abs()
-        # What the file can hold, and no accumulator beyond 2**24 with 10 % left for the bias.
-        return torch.maximum(w.amax(1) / self.weight_max, w.sum(1) * (ACTIVATION_MAX / (0.9 * 2**24))).clamp_min(1e-9)
+        w, bias = self.weight.detach().flatten(1).abs(), self.bias.detach().abs()
+        largest = w.sum(1) * ACTIVATION_MAX + (bias.amax(0) if bias.ndim == 2 else bias) * ACTIVATION_UNIT
+        # What the file can hold, and no accumulator beyond 2**24, with 10 % left for shifts and roundings.
+        return torch.maximum(w.amax(1) / self.weight_max, largest / (0.9 * 2**24)).clamp_min(1e-9)
 
     def used_weight(self) -> Tensor:
         """The weight, rounded to its integer grid once `quantized` is set."""
