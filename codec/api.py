@@ -4,9 +4,8 @@ Arrays are uint8 (28, 28) for one image and (N, 28, 28) for many; one image beco
 a collection. `model` is "auto" (of the shipped models the one with the lower cost lambda * SSE + bits), a model's name,
 or the path of a model file. `lossless=True` and quality 100 mean the same: every image comes back as it was; a single
 image that no model makes smaller is stored as it is. `max_bytes` and `min_psnr` choose the quality of each image (`rate`).
-`effort`, 1 to 9, is how long the
-encoder searches (`search`): by default 5, and 1 where the quality is searched. `guard`: an image that comes out worse than
-what its quality gives in the model's domain falls back to a better coding by itself (`choice`).
+`effort`, 1 to 9, is how long the encoder searches (`search`): by default 5, and 1 where the quality is searched. `guard`: an
+image that comes out worse than what its quality gives in the model's domain falls back to a better coding (`choice`).
 """
 
 from __future__ import annotations

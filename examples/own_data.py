@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from codec import registry
+from codec import bench, registry
 from codec.evaluate import curve
 from codec.images import read_array
 
@@ -28,21 +28,8 @@ def bd_rate_percent(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) ->
 
     None if there is no PSNR that both have.
     """
-    import bjontegaard
-
-    axes = [[row[key] for row in rising(rows)] for rows in (theirs, ours) for key in ("bytes", "psnr_db")]
-    if max(axes[1][0], axes[3][0]) >= min(axes[1][-1], axes[3][-1]):
-        return None
-    return round(float(bjontegaard.bd_rate(*axes, method="pchip", require_matching_points=False, min_overlap=0)), 2)
-
-
-def rising(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points of a curve from its best downwards, without those that take more bytes for no more PSNR."""
-    kept: list[dict[str, Any]] = []
-    for row in sorted(rows, key=lambda row: row["bytes"]):
-        if not kept or row["psnr_db"] > kept[-1]["psnr_db"]:
-            kept.append(row)
-    return kept
+    anchor, test = ([(row["bytes"], row["psnr_db"]) for row in rows] for rows in (theirs, ours))
+    return bench.bd_rate_percent(anchor, test)[0]
 
 
 def measure(model: str, against: str, data: Path, last: int | None, lossless: bool) -> dict[str, Any]:

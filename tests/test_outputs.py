@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -89,20 +88,26 @@ def cut_short(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException)
 # kill -9
 
 
-def compress_until(point: int | None, tree: str, options: batch.CompressOptions, log: str) -> None:
-    """Compress in this process, which kills itself at line number `point` of those it runs in codec/outputs.py."""
-    api.BLOCK_IMAGES = BLOCK_IMAGES  # of this process, which ends
-    lines = 0
+class KillAt:
+    """Trace function that counts the lines run in codec/outputs.py, and kills this process at number `point` of them."""
 
-    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
-        nonlocal lines
+    def __init__(self, point: int | None) -> None:
+        self.point, self.lines = point, 0
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> KillAt | None:
         if not frame.f_code.co_filename.endswith("outputs.py"):
             return None
         if event == "line":
-            lines += 1
-            if lines == point:
+            self.lines += 1
+            if self.lines == self.point:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return trace
+        return self
+
+
+def compress_until(point: int | None, tree: str, options: batch.CompressOptions, log: str) -> None:
+    """Compress in this process, which kills itself at line number `point` of those it runs in codec/outputs.py."""
+    api.BLOCK_IMAGES = BLOCK_IMAGES  # of this process, which ends
+    trace = KillAt(point)
 
     encode = pipeline.encode_block
 
@@ -117,7 +122,7 @@ def compress_until(point: int | None, tree: str, options: batch.CompressOptions,
     batch.compress([tree], options=options, report=report)
     sys.settrace(None)
     with open(log, "a") as file:
-        file.write(f"lines {lines} exit {report.exit_code}\n")
+        file.write(f"lines {trace.lines} exit {report.exit_code}\n")
 
 
 def test_thirty_kills_leave_no_half_file_and_end_in_the_same_bytes(
@@ -206,17 +211,7 @@ def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
 
 def decompress_until(point: int | None, stream: str, out: str | None, model: str, log: str) -> None:
     """Decompress in this process, which kills itself at line number `point` of those it runs in codec/outputs.py."""
-    lines = 0
-
-    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
-        nonlocal lines
-        if not frame.f_code.co_filename.endswith("outputs.py"):
-            return None
-        if event == "line":
-            lines += 1
-            if lines == point:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
+    trace = KillAt(point)
 
     decode = pipeline.decode_block
 
@@ -231,7 +226,7 @@ def decompress_until(point: int | None, stream: str, out: str | None, model: str
     restore.decompress([stream], out, model=model, report=report)
     sys.settrace(None)
     with open(log, "a") as file:
-        file.write(f"lines {lines} exit {report.exit_code} images {report.images} bytes {report.bytes_out}\n")
+        file.write(f"lines {trace.lines} exit {report.exit_code} images {report.images} bytes {report.bytes_out}\n")
 
 
 @pytest.mark.parametrize("given", [True, False])
