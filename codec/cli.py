@@ -455,6 +455,9 @@ def train(
     hidden: Annotated[
         int | None, typer.Option("--hidden", min=8, max=512, metavar="N", help="Width of a lossless model.", show_default=False)
     ] = None,
+    most_palettes: Annotated[
+        int | None, typer.Option("--palettes", min=1, max=256, metavar="N", help="Most palettes in it: 1.4 KB each.", show_default="256")
+    ] = None,
     start: Annotated[
         str, typer.Option("--from", metavar="auto|none|NAME|FILE", help="The model to start from; none: from nothing.")
     ] = "auto",
@@ -479,8 +482,8 @@ def train(
         if error.name != "torch":
             raise
         raise UsageError('aez train needs torch: pip install "aez[train]"') from None
-    train_command(data, out, lossless=lossless, hidden=hidden, start=start, minutes=minutes, seed=seed, resume=resume,
-                  quiet=quiet)  # fmt: skip
+    train_command(data, out, lossless=lossless, hidden=hidden, most_palettes=most_palettes, start=start, minutes=minutes,
+                  seed=seed, resume=resume, quiet=quiet)  # fmt: skip
 
 
 def _parse_numbers(text: str | None, low: int, high: int, option: str) -> tuple[int, ...] | None:

@@ -122,6 +122,16 @@ def test_images_of_two_kinds_fall_into_clusters() -> None:
     assert learned.freq.min() >= 1
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_there_are_no_more_palettes_than_wanted(most: int) -> None:
+    """The images of three stretched palettes: where there is no room for these, histograms are put together."""
+    random = np.random.default_rng(0)
+    many = [random.integers(0, m + 1, (200, 28, 28)) * 255 // m for m in (60, 100, 177)]
+    learned = palettes.learn(np.concatenate(many).astype(np.uint8), most)
+    assert len(learned.freq) == len(learned.logits) == len(learned.costs) == most
+    assert (learned.logits == palettes.IMPOSSIBLE).any() == (most == 3)
+
+
 def test_few_images_have_one_palette() -> None:
     learned = palettes.learn(helpers.drawn(60))
     assert (learned.freq.tolist(), learned.logits.any(), learned.costs.any()) == ([1 << 16], False, False)
@@ -182,7 +192,7 @@ def test_a_network_that_starts_from_a_bundle_keeps_the_palettes_of_its_own_image
     parent = random_net(4)
     model = PixelModel(pixels_export.export(parent, {"name": "any-lossless"}))
     pixels = helpers.drawn(200).copy()
-    trainer = command.trainer_of(pixels, model, lossless=True, hidden=None, seed=0, log=tmp_path / "log")
+    trainer = command.trainer_of(pixels, model, lossless=True, seed=0, log=tmp_path / "log")
     assert isinstance(trainer, PixelTrainer)
     assert trainer.net.config == CONFIG
     assert trainer.net.tables.freq.tolist() == [1 << 16]
@@ -214,6 +224,8 @@ def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(tmp_path: 
     }
     with pytest.raises(UsageError, match="add --lossless"):
         command.train_command([data_file], out, **{**options, "lossless": False})
+    with pytest.raises(UsageError, match="--palettes is for lossless models"):
+        command.train_command([data_file], out, **{**options, "lossless": False, "hidden": None, "most_palettes": 3})
     command.train_command([data_file], out, **options)
     with pytest.raises(UsageError, match="--hidden does not go with --from"):
         command.train_command([data_file], tmp_path / "other.safetensors", **{**options, "start": str(out)})
@@ -225,7 +237,7 @@ def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(tmp_path: 
     stream = codec.compress(pixels, lossless=True, model=str(out))
     np.testing.assert_array_equal(codec.decompress(stream, model=str(out)), pixels)
     child = tmp_path / "child.safetensors"
-    command.train_command([data_file], child, **{**options, "hidden": None, "start": str(out)})
+    command.train_command([data_file], child, **{**options, "hidden": None, "most_palettes": 1, "start": str(out)})
     card = unpack_bundle(child.read_bytes())[2]
     assert card["training"]["from"] == f"strokes {PixelModel(out.read_bytes()).hash.hex()}"
-    assert card["command"].endswith(f"--lossless --from {out}")
+    assert card["command"].endswith(f"--lossless --palettes 1 --from {out}")

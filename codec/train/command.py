@@ -19,6 +19,7 @@ from codec.errors import AezError, BadModel, ModelNotFound, UsageError
 from codec.evaluate import curve
 from codec.model import log2_lmbda
 from codec.outputs import atomic
+from codec.pixel_model import MAX_PALETTES
 from codec.registry import unpack_model
 from codec.train import data, others, pixels_export, warm_start_pixels
 from codec.train.export import export
@@ -38,6 +39,7 @@ def train_command(
     *,
     lossless: bool = False,
     hidden: int | None = None,
+    most_palettes: int | None = None,
     start: str = "auto",
     minutes: float | None,
     seed: int,
@@ -46,7 +48,8 @@ def train_command(
 ) -> None:
     """Train on `sources`, write the model to `out`; the checkpoint and the log lie beside it until then.
 
-    lossless: a model of pixels instead of a lossy one; hidden: its width, None for the default. start: the model to start
+    lossless: a model of pixels instead of a lossy one; hidden: its width, None for the default; most_palettes: how many it has
+    at most, None for as many as there can be. start: the model to start
     from: a name, a file, "none", or "auto" for that of the shipped ones which does best on these images. minutes: of training,
     all sessions of a resumed run together.
     Raises ImageError, ModelError, UsageError.
@@ -57,8 +60,9 @@ def train_command(
         raise UsageError(f"{out.parent}: no such directory")
     if out.exists():  # now, not after an hour of training
         raise AezError(f"output {out} exists, and a model is never overwritten")
-    if hidden is not None and not lossless:
-        raise UsageError("--hidden is for lossless models: add --lossless")
+    for option, value in (("--hidden", hidden), ("--palettes", most_palettes)):
+        if value is not None and not lossless:
+            raise UsageError(f"{option} is for lossless models: add --lossless")
     if hidden is not None and start not in ("auto", "none"):
         raise UsageError("--hidden does not go with --from: the network is as wide as that of the model it starts from")
     checkpoint, log = out.with_suffix(".checkpoint.pt"), out.with_suffix(".log.jsonl")
@@ -70,7 +74,7 @@ def train_command(
     pixels = data.load(sources)
     train, held_out = data.split(pixels)
     parent = starting_model("none" if start == "auto" and hidden else start, train, lossless)
-    trainer = trainer_of(pixels, parent, lossless=lossless, hidden=hidden, seed=seed, log=log)
+    trainer = trainer_of(pixels, parent, lossless=lossless, hidden=hidden, most_palettes=most_palettes, seed=seed, log=log)
     if resume:
         go_on(trainer, checkpoint)
     tell: Callable[[str], None] = (lambda line: None) if quiet else functools.partial(print, flush=True)
@@ -91,6 +95,7 @@ def train_command(
         tell(f"no longer getting better after {trainer.flat / 60:.1f} minutes, finished after {trainer.seconds / 60:.1f}")
     command = ["aez", "train", *map(str, sources), "-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
     command += ["--lossless"] * lossless + (["--hidden", str(hidden)] if hidden else [])
+    command += ["--palettes", str(most_palettes)] if most_palettes else []
     command += ["--from", "none" if parent is None else parent.name if start == "auto" else start]
     model = write_model(trainer, pixels, out, out.stem, seed, shlex.join(command), parent)
     checkpoint.unlink(missing_ok=True)
@@ -121,15 +126,21 @@ def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | N
     return min(models, key=lambda model: curve_cost(model, sample))
 
 
-def trainer_of(pixels: data.U8, parent: BaseModel | None, *, lossless: bool, hidden: int | None, seed: int, log: Path) -> Trainer:
+def trainer_of(
+    pixels: data.U8, parent: BaseModel | None, *, lossless: bool, hidden: int | None = None, most_palettes: int | None = None,
+    seed: int, log: Path,
+) -> Trainer:  # fmt: skip
     """A trainer of the kind wanted, its network that of `parent` if there is one.  Raises BadModel naming it."""
     try:
         if not lossless:
             return LadderTrainer(pixels, seed=seed, log=log, start=None if parent is None else parent.stream)
-        if parent is None:
+        if parent is not None:
+            config = warm_start_pixels.config_of(parent.stream)
+        else:
             config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
-            return PixelTrainer(pixels, seed=seed, config=config, log=log)
-        trainer = PixelTrainer(pixels, seed=seed, config=warm_start_pixels.config_of(parent.stream), log=log)
+        trainer = PixelTrainer(pixels, seed=seed, config=config, most_palettes=most_palettes or MAX_PALETTES, log=log)
+        if parent is None:
+            return trainer
         warm_start_pixels.fill(trainer.net, parent.stream)
         trainer.warm = True
         return trainer

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import rans
-from codec.pixel_model import LOGIT_UNIT, MAX_PALETTE_COST, choose_palettes, value_counts
+from codec.pixel_model import LOGIT_UNIT, MAX_PALETTE_COST, MAX_PALETTES, choose_palettes, value_counts
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -42,21 +42,25 @@ class Palettes:
         return choose_palettes(pixels, self.costs, self.freq)
 
 
-def learn(pixels: U8) -> Palettes:
-    """Palettes of images uint8 (N, 28, 28): stretched ones if they explain enough, else clusters of their histograms."""
+def learn(pixels: U8, most: int = MAX_PALETTES) -> Palettes:
+    """At most `most` palettes of images uint8 (N, 28, 28).
+
+    Stretched ones if they explain enough and there is room for all of them, else clusters of their histograms.
+    """
     counts = value_counts(pixels)
     counts[:, WHITE:] = 0
-    if len(pixels) < CLUSTERS * 4:
+    clusters = min(CLUSTERS, most)
+    if len(pixels) < clusters * 4:
         return _palettes(np.zeros((1, 256), np.float32), np.zeros((1, 256)), np.ones(1))
     stretched = _stretched()
     costs = np.where(stretched, np.log(stretched.sum(axis=1, keepdims=True)), MISSING_COST)
     costs[:, [0, *range(WHITE, 256)]] = 0
     best = (counts @ costs.T.astype(np.float32) + np.log(len(costs))).argmin(axis=1)
     saved = (counts * (costs[-1] - costs[best])).sum(axis=1) - np.log(len(costs))
-    if saved.clip(0).mean() > STRETCHED_WORTH * 8 * np.log(2):
-        used, best = np.unique(best, return_inverse=True)
+    used, best = np.unique(best, return_inverse=True)
+    if len(used) <= most and saved.clip(0).mean() > STRETCHED_WORTH * 8 * np.log(2):
         return _palettes(np.where(stretched[used], 0, IMPOSSIBLE), costs[used], np.bincount(best))
-    return _clusters(counts)
+    return _clusters(counts, clusters)
 
 
 def _stretched() -> npt.NDArray[np.bool_]:
@@ -67,16 +71,16 @@ def _stretched() -> npt.NDArray[np.bool_]:
     return held
 
 
-def _clusters(counts: F32) -> Palettes:
-    """Clusters of histograms (N, 256), each image in the one that codes its values best (hard EM of a mixture)."""
+def _clusters(counts: F32, clusters: int) -> Palettes:
+    """As many clusters of histograms (N, 256), or less, each image in that which codes its values best (hard EM of a mixture)."""
     random = np.random.default_rng(0)
     overall = (counts.sum(axis=0) + 0.5) / (counts.sum() + 128)
-    centres = counts[random.choice(len(counts), CLUSTERS, replace=False)] + SMOOTHING * overall
-    size = np.ones(CLUSTERS)
+    centres = counts[random.choice(len(counts), clusters, replace=False)] + SMOOTHING * overall
+    size = np.ones(clusters)
     for turn in range(ROUNDS):
         log_q = np.log(centres / centres.sum(axis=1, keepdims=True))
         best = (counts @ log_q.T + np.log(size / size.sum()).astype(np.float32)).argmax(axis=1)
-        held = np.bincount(best, minlength=CLUSTERS)
+        held = np.bincount(best, minlength=clusters)
         members = np.zeros_like(centres)
         np.add.at(members, best, counts)
         centres = members + SMOOTHING * overall

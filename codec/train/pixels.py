@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec import rans
-from codec.pixel_model import LINKED, LIVE_NEIGHBOURS, NEIGHBOURS, NO_INK, PIXELS, RADIUS, SPREAD, WINDOW
+from codec.pixel_model import LINKED, LIVE_NEIGHBOURS, MAX_PALETTES, NEIGHBOURS, NO_INK, PIXELS, RADIUS, SPREAD, WINDOW
 from codec.train import data, palettes
 from codec.train.loop import Trainer
 from codec.train.networks import Layer, clip, rectify
@@ -235,14 +235,15 @@ class PixelNet(nn.Module):
 
 
 class PixelTrainer(Trainer):
-    """Trains a PixelNet; see Trainer.  pixels: uint8 (N, 28, 28), split by `data.split`."""
+    """Trains a PixelNet of at most `most_palettes` palettes; see Trainer.  pixels: uint8 (N, 28, 28), split by `data.split`."""
 
     max_gradient = 20.0
 
-    def __init__(self, pixels: data.U8, *, seed: int = 0, config: PixelConfig = PixelConfig(), log: Path | None = None) -> None:
+    def __init__(self, pixels: data.U8, *, seed: int = 0, config: PixelConfig = PixelConfig(), most_palettes: int = MAX_PALETTES,
+                 log: Path | None = None) -> None:  # fmt: skip
         torch.manual_seed(seed)
         train, held_out = data.split(pixels)
-        tables = palettes.learn(train)
+        tables = palettes.learn(train, most_palettes)
         net = PixelNet(config, tables)
         matrices = [m.weight for m in net.value.modules() if isinstance(m, Layer) and m is not net.value.head]
         self.start(pixels, net, LEARNING_RATE, log, muon=matrices, muon_rate=MUON_LEARNING_RATE)
