@@ -456,7 +456,7 @@ def train(
         int | None, typer.Option("--hidden", min=8, max=512, metavar="N", help="Width of a lossless model.", show_default=False)
     ] = None,
     most_palettes: Annotated[
-        int | None, typer.Option("--palettes", min=1, max=256, metavar="N", help="Most palettes in it: 1.4 KB each.", show_default="256")
+        int | None, typer.Option("--palettes", min=1, max=256, metavar="N", help="Most palettes in it.", show_default=False)
     ] = None,
     start: Annotated[
         str, typer.Option("--from", metavar="auto|none|NAME|FILE", help="The model to start from; none: from nothing.")
