@@ -122,14 +122,14 @@ def test_images_of_two_kinds_fall_into_clusters() -> None:
     assert learned.freq.min() >= 1
 
 
-@pytest.mark.parametrize("most", [1, 2, 3])
-def test_there_are_no_more_palettes_than_wanted(most: int) -> None:
-    """The images of three stretched palettes: where there is no room for these, histograms are put together."""
+@pytest.mark.parametrize(("most", "sizes"), [(1, [256]), (2, [61, 256]), (3, [61, 101, 256]), (4, [61, 101, 178, 256])])
+def test_there_are_no_more_palettes_than_wanted(most: int, sizes: list[int]) -> None:
+    """Of stretched palettes with 300, 200, 100 and 50 images the most used are kept, and that of all values."""
     random = np.random.default_rng(0)
-    many = [random.integers(0, m + 1, (200, 28, 28)) * 255 // m for m in (60, 100, 177)]
+    many = [random.integers(0, m + 1, (n, 28, 28)) * 255 // m for m, n in ((60, 300), (100, 200), (177, 100), (255, 50))]
     learned = palettes.learn(np.concatenate(many).astype(np.uint8), most)
-    assert len(learned.freq) == len(learned.logits) == len(learned.costs) == most
-    assert (learned.logits == palettes.IMPOSSIBLE).any() == (most == 3)
+    assert np.count_nonzero(learned.logits == 0, axis=1).tolist() == sizes
+    assert learned.freq.sum() == 1 << 16
 
 
 def test_few_images_have_one_palette() -> None:
@@ -185,6 +185,20 @@ def test_a_network_from_a_bundle_is_the_one_that_was_exported() -> None:
     again = unpack_bundle(pixels_export.export(back, {"name": "any-lossless"}))[1]
     for name, tensor in unpack_bundle(stream)[1].items():
         np.testing.assert_allclose(again[name], tensor, rtol=1e-3, atol=1, err_msg=name)
+
+
+def test_palettes_that_a_bundle_has_start_as_they_are_there() -> None:
+    """Here its second one, which is the first of the two that are wanted."""
+    parent = random_net(4)
+    stream = pixels_export.export(parent, {"name": "any-lossless"})
+    other = palettes.Palettes(TABLES.logits[::-1].copy(), np.stack([TABLES.costs[1], TABLES.costs[0] + 1]), TABLES.freq)
+    net = PixelNet(CONFIG, other)
+    warm_start_pixels.fill(net, stream)
+    table, its = (n.value.palette.detach().numpy() for n in (net, parent))
+    np.testing.assert_allclose(table[0], its[1], atol=1e-3)
+    np.testing.assert_allclose(net.value.biases().detach()[0], parent.value.biases().detach()[1], atol=0.02)
+    assert not net.value.palette_logits.detach()[1].any()
+    assert np.abs(table[1] - its[0]).max() > 0.01
 
 
 def test_a_network_that_starts_from_a_bundle_keeps_the_palettes_of_its_own_images(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Palettes:
 def learn(pixels: U8, most: int = MAX_PALETTES) -> Palettes:
     """At most `most` palettes of images uint8 (N, 28, 28).
 
-    Stretched ones if they explain enough and there is room for all of them, else clusters of their histograms.
+    Stretched ones, the most used, if they explain enough, else clusters of their histograms.
     """
     counts = value_counts(pixels)
     counts[:, WHITE:] = 0
@@ -57,9 +57,14 @@ def learn(pixels: U8, most: int = MAX_PALETTES) -> Palettes:
     costs[:, [0, *range(WHITE, 256)]] = 0
     best = (counts @ costs.T.astype(np.float32) + np.log(len(costs))).argmin(axis=1)
     saved = (counts * (costs[-1] - costs[best])).sum(axis=1) - np.log(len(costs))
-    used, best = np.unique(best, return_inverse=True)
-    if len(used) <= most and saved.clip(0).mean() > STRETCHED_WORTH * 8 * np.log(2):
-        return _palettes(np.where(stretched[used], 0, IMPOSSIBLE), costs[used], np.bincount(best))
+    if saved.clip(0).mean() > STRETCHED_WORTH * 8 * np.log(2):
+        users = np.bincount(best, minlength=len(costs))
+        if np.count_nonzero(users) > most:
+            users[-1] = len(counts)  # the one of all values stays: with it nothing is impossible
+            users[np.argsort(-users, kind="stable")[most:]] = 0
+        used = np.flatnonzero(users)
+        best = (counts @ costs[used].T.astype(np.float32)).argmin(axis=1)
+        return _palettes(np.where(stretched[used], 0, IMPOSSIBLE), costs[used], np.bincount(best, minlength=len(used)))
     return _clusters(counts, clusters)
 
 

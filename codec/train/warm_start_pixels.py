@@ -1,7 +1,7 @@
 """A bundle of the lossless model -> the float network that it stands for: the inverse of `codec.train.pixels_export`.
 
-Palettes belong to a data set, not to a network: one that is trained on other images keeps its own, and each of them starts
-as the average of the bundle's.
+Palettes belong to a data set, not to a network: one that is trained on other images keeps its own. Those that the bundle has
+as well start as they are there, the others as the average of the bundle's.
 """
 
 from __future__ import annotations
@@ -71,12 +71,15 @@ def fill(net: PixelNet, stream: bytes) -> None:
 
 def _fill_palettes(net: PixelNet, tensors: dict[str, F64]) -> None:
     table = tensors["value.palette.table"] / 2**TABLE_BITS  # (P, H)
-    if np.array_equal(net.tables.costs, tensors["palette.costs.table"]):
-        set_to(net.value.palette, table)
-        set_to(net.value.palette_logits, tensors["palette.logits.table"] / LOGIT_UNIT)
-        return
-    freq = tensors["palette.freq"]
-    set_to(net.value.palette, np.repeat((freq @ table / freq.sum())[None], len(net.value.palette), axis=0))
+    freq, logits = tensors["palette.freq"], net.value.palette_logits.double().numpy()
+    rows = np.repeat((freq @ table / freq.sum())[None], len(logits), axis=0)
+    known = {row.tobytes(): p for p, row in enumerate(tensors["palette.costs.table"].astype(np.int16))}
+    for p, row in enumerate(net.tables.costs):
+        if row.tobytes() in known:
+            rows[p] = table[known[row.tobytes()]]
+            logits[p] = tensors["palette.logits.table"][known[row.tobytes()]] / LOGIT_UNIT
+    set_to(net.value.palette, rows)
+    set_to(net.value.palette_logits, logits)
 
 
 def _tensors(stream: bytes) -> dict[str, Integers]:
