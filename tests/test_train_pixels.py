@@ -191,7 +191,7 @@ def test_palettes_that_a_bundle_has_start_as_they_are_there() -> None:
     """Here its second one, which is the first of the two that are wanted."""
     parent = random_net(4)
     stream = pixels_export.export(parent, {"name": "any-lossless"})
-    other = palettes.Palettes(TABLES.logits[::-1].copy(), np.stack([TABLES.costs[1], TABLES.costs[0] + 1]), TABLES.freq)
+    other = palettes.Palettes(TABLES.logits[::-1].copy(), np.stack([TABLES.costs[1] + 1, TABLES.costs[0] + 3]), TABLES.freq)
     net = PixelNet(CONFIG, other)
     warm_start_pixels.fill(net, stream)
     table, its = (n.value.palette.detach().numpy() for n in (net, parent))

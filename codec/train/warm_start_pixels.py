@@ -21,6 +21,8 @@ from codec.train.warm_start import set_to
 
 F64 = npt.NDArray[np.float64]
 
+SAME_COSTS = 2  # costs of one palette may differ by so much, since clusters are found in floating point
+
 
 def config_of(stream: bytes) -> PixelConfig:
     """Sizes of the network of a bundle.  Raises BadModel if it is none of the lossless architecture."""
@@ -73,11 +75,11 @@ def _fill_palettes(net: PixelNet, tensors: dict[str, F64]) -> None:
     table = tensors["value.palette.table"] / 2**TABLE_BITS  # (P, H)
     freq, logits = tensors["palette.freq"], net.value.palette_logits.double().numpy()
     rows = np.repeat((freq @ table / freq.sum())[None], len(logits), axis=0)
-    known = {row.tobytes(): p for p, row in enumerate(tensors["palette.costs.table"].astype(np.int16))}
-    for p, row in enumerate(net.tables.costs):
-        if row.tobytes() in known:
-            rows[p] = table[known[row.tobytes()]]
-            logits[p] = tensors["palette.logits.table"][known[row.tobytes()]] / LOGIT_UNIT
+    for p, costs in enumerate(net.tables.costs):
+        distance = np.abs(tensors["palette.costs.table"] - costs).max(axis=1)
+        if distance.min() <= SAME_COSTS:
+            rows[p] = table[distance.argmin()]
+            logits[p] = tensors["palette.logits.table"][distance.argmin()] / LOGIT_UNIT
     set_to(net.value.palette, rows)
     set_to(net.value.palette_logits, logits)
 
