@@ -397,6 +397,7 @@ def test_the_schedule_runs_over_the_budget_or_once_flat_over_a_part_of_the_time_
     assert [schedule(s, 1000, 100) for s in (100, 110, 130, 131)] == pytest.approx([0.1, 0.4, 1, 1])
     assert [schedule(s, 1000, 900) for s in (900, 950, 1000)] == pytest.approx([0.9, 0.95, 1])
     assert schedule(1000, 1000, 1000) == schedule(900, 800, 850) == 1
+    assert schedule(0, 0) == 1  # --minutes 0: the model that it starts from, as it is
 
 
 def test_costs_are_flat_when_the_last_quarter_of_the_time_won_less_than_half_a_percent() -> None:

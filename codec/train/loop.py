@@ -65,6 +65,8 @@ def price(fraction: float, annealed: float) -> float:
 
 def schedule(spent: float, budget: float, flat: float | None = None) -> float:
     """Fraction (0..1) of the schedule after `spent` of `budget` seconds; flat: when the cost had become flat."""
+    if budget <= 0:  # no training: what it starts from is written
+        return 1.0
     if flat is None:
         return min(1.0, spent / budget)
     left = min(budget - flat, COOL_DOWN * flat)
