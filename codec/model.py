@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import rans, search
-from codec.bitstream import GROUP_IMAGES, MAX_QUALITY
+from codec.bitstream import MAX_QUALITY, group_images
 from codec.bundle import BaseModel, Bundle
 from codec.errors import BadModel
 from codec.groups import U8, Compact, Encoded, checks, from_lanes, to_lanes
@@ -286,8 +286,9 @@ class Model(BaseModel):
     def _bits(self) -> list[search.BitTable]:
         return [search.BitTable(table) for table in self.tables]
 
-    def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES, effort: int = 1) -> Encoded:
+    def encode(self, pixels: U8, quality: int, *, group: int | None = None, effort: int = 1) -> Encoded:
         """See BaseModel; quality: 0..MAX_QUALITY."""
+        group = group or group_images(quality)
         size = PART_IMAGES // group * group
         parts = [self.pack(self.symbols(pixels[at : at + size], quality, effort), group) for at in range(0, len(pixels), size)]
         messages = [message for part in parts for message in part.messages]
@@ -323,10 +324,10 @@ class Model(BaseModel):
         return codes, np.where(rows, rows + first_row[:, None], 0).astype(np.int16), decoded
 
     def decode(
-        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
-        return self._decode(messages, count, quality, group, None)
+        return self._decode(messages, count, quality, group or group_images(quality), None)
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -334,11 +335,11 @@ class Model(BaseModel):
         return ((self._dequantizer.shape[1],), *((level.dequantizer.shape[1], SIDE, SIDE) for level in self._levels))
 
     def decode_latents(
-        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, I16, npt.NDArray[np.bool_]]:
         """See BaseModel."""
         parts: list[I16] = []
-        pixels, bad = self._decode(messages, count, quality, group, parts)
+        pixels, bad = self._decode(messages, count, quality, group or group_images(quality), parts)
         return pixels, np.concatenate(parts), bad
 
     def _decode(
