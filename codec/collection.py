@@ -499,9 +499,21 @@ class Collection:
     def __getitem__(self, index: slice | list[int]) -> U8: ...
     def __getitem__(self, index: int | slice | list[int]) -> U8:
         """Image (28, 28), or images (N, 28, 28) in the order asked for.  Raises IndexError."""
-        wanted, several = self._wanted(index)
-        pixels = self._decode_at(wanted)
-        return pixels if several else np.asarray(pixels[0])
+        if not isinstance(index, slice | list | tuple | np.ndarray):
+            return self._image(operator.index(index))
+        return self._decode_at(self._wanted(index)[0])
+
+    def _image(self, index: int) -> U8:
+        """One image (28, 28), without the arrays that sort many into their blocks, parts and groups.  Raises IndexError."""
+        n = len(self)
+        if not -n <= index < n:
+            raise IndexError(f"image {index} of a collection of {n}")
+        block = int(np.searchsorted(self._firsts, index % n, "right")) - 1
+        layout = self.layout(block)
+        number, local = map(int, layout.locate(np.array(index % n - self._places[block].first)))
+        group, at = divmod(local, layout.parts[number].group_images)
+        image: U8 = self._decode_group(block, number, group)[at].copy()
+        return image
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
