@@ -278,14 +278,34 @@ def test_neighbours_of_an_image_come_without_reading_until_others_take_their_pla
     assert file.bytes_read > read
 
 
-def test_a_damaged_group_is_an_error_each_time_it_is_asked_for() -> None:
-    stream = bytearray(collect(20))
-    stream[-60] ^= 255  # of the second group
+@pytest.mark.parametrize("quality", [QUALITY, 75])
+def test_a_damaged_group_is_an_error_each_time_it_is_asked_for(quality: int) -> None:
+    stream = bytearray(collect(20, quality=quality))
+    stream[-60] ^= 255  # of the last group
     collection = api.open(bytes(stream))
-    for _ in range(2):
+    for wanted in (17, 17, [17], [3, 19]):
         with pytest.raises(CorruptPayload, match="images 16 and on are damaged"):
-            collection[17]
-    np.testing.assert_array_equal(collection[3], pixels_of(20)[3])
+            collection[wanted]
+    np.testing.assert_array_equal(collection[3], api.decompress(collect(20, quality=quality))[3])
+
+
+def test_damage_costs_small_groups_from_the_middle_of_the_qualities_on() -> None:
+    for quality, group in ((49, 16), (50, 8), (99, 8)):
+        stream = collect(40, quality=quality)
+        damaged = bytearray(stream)
+        damaged[parts_of(stream)["payload"][0] + 3] ^= 0x55
+        (block,) = decode_all(bytes(damaged))
+        assert block.lost == list(range(group))
+        np.testing.assert_array_equal(block.pixels[group:], api.decompress(stream)[group:])
+
+
+def test_an_image_given_out_is_the_callers(small_blocks: int) -> None:
+    collection, whole = api.open(collect(30, quality=75)), api.decompress(collect(30, quality=75))
+    for index in (9, -21, np.int64(9), np.uint8(9), True):
+        image = collection[index]
+        assert (image.shape, image.dtype, image.flags.writeable) == ((28, 28), np.uint8, True)
+        np.testing.assert_array_equal(image, whole[int(index)])
+        image[...] = 7
 
 
 def test_length_and_headers_are_known_without_payload(small_blocks: int) -> None:
