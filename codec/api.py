@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import bitstream, metrics, registry, remote
-from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
+from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader, group_images
 from codec.bundle import BaseModel
 from codec.choice import Plan, Planner
 from codec.collection import Collection, DecodedBlock, Writer, pack_encoded
@@ -278,7 +278,7 @@ def encode_block(
     stats, packed = CompressStats(), []
     for part in plan.parts:
         assert part.model is not None
-        encoded = part.encode(pixels, GROUP_IMAGES)
+        encoded = part.encode(pixels, group_images(part.quality))
         packed.append((Part(part.model.hash, part.quality, part.images), encoded.messages))
         stats += _stats(part.model.name, part.quality, pixels[part.images], encoded, plan.fell_back[part.images])
     block = pack_encoded(packed, names)

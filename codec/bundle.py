@@ -13,7 +13,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY, MODEL_HASH_BYTES
+from codec.bitstream import LOSSLESS_QUALITY, MODEL_HASH_BYTES
 from codec.errors import BadModel, CorruptPayload, UsageError
 from codec.groups import U8, Encoded
 from codec.integer_net import ACTIVATION_MAX, Integers, Layer
@@ -97,15 +97,15 @@ class BaseModel(ABC):
             raise CorruptPayload(f"quality {quality} with model {self.name}, which is {self.kind}", offset)
 
     @abstractmethod
-    def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES, effort: int = 1) -> Encoded:
-        """Encode uint8 (N, 28, 28), N >= 1, `group` neighbours sharing a coder state.
+    def encode(self, pixels: U8, quality: int, *, group: int | None = None, effort: int = 1) -> Encoded:
+        """Encode uint8 (N, 28, 28), N >= 1, `group` neighbours sharing a coder state: in a collection as the quality says.
 
         effort: 1..MAX_EFFORT, how long a lossy model searches for symbols of a lower cost; the decoder does not notice.
         """
 
     @abstractmethod
     def decode(
-        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """Inverse of `encode`: -> pixels uint8 (count, 28, 28), and which messages are damaged: bool (messages,).
 
@@ -118,7 +118,7 @@ class BaseModel(ABC):
         return ()
 
     def decode_latents(
-        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
         """As `decode`, with the dequantized latents of all levels in between: int16 (count, K), |.| < 2**12.
 

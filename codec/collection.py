@@ -3,7 +3,8 @@
 READ ME FIRST
 - A collection is a header, blocks, a footer. A block is complete in itself (it names its model, quality and sizes), so
   blocks are copied between collections as they are, and one damaged block costs no other.
-- GROUP_IMAGES neighbours share one coder state; the group is the unit of random access and of damage.
+- A group of neighbours shares one coder state, `bitstream.group_images` says how many; it is the unit of random access
+  and of damage.
 - The footer lists the blocks. Without it a reader walks from block to block, and past damage looks for the next
   Block_Magic; nothing that is intact is given up.
 - Nothing is read before it is needed: an image costs the reading of its block's header, index and group, a name that of
@@ -30,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import bitstream, registry
-from codec.bitstream import BLOCK, COLLECTION, FOOTER_END, GROUP_IMAGES, BlockHeader
+from codec.bitstream import BLOCK, COLLECTION, FOOTER_END, BlockHeader
 from codec.bundle import BaseModel
 from codec.errors import (
     BitstreamError,
@@ -42,7 +43,7 @@ from codec.errors import (
     UsageError,
 )
 from codec.groups import Encoded
-from codec.parts import Part, pack_parts, unpack_parts
+from codec.parts import Part, only_part, pack_index, unpack_index
 
 U8 = npt.NDArray[np.uint8]
 I16 = npt.NDArray[np.int16]
@@ -91,9 +92,8 @@ def pack_block(
 def pack_encoded(parts: list[tuple[Part, list[bytes]]], names: list[str] | None) -> bytes:
     """Parts that share out the images of a block, with the messages of their groups -> block bytes."""
     frame = pack_names(names) if names is not None else b""
-    messages = [message for _, part in parts for message in part]
-    index = pack_parts([part for part, _ in parts]) if len(parts) > 1 else b""
-    index += bitstream.pack_index([len(m) for m in messages])
+    messages = [message for _, of_part in parts for message in of_part]
+    index = pack_index([(part, [len(message) for message in of_part]) for part, of_part in parts])
     payload = b"".join(messages)
     first, count = parts[0][0], sum(len(part.images) for part, _ in parts)
     header = BlockHeader(first.model_hash, first.quality, names is not None, count, len(frame), len(index), len(payload),
@@ -101,10 +101,6 @@ def pack_encoded(parts: list[tuple[Part, list[bytes]]], names: list[str] | None)
     body = frame + index + payload
     digest = bitstream.checksum(header.pack()[: -bitstream.CHECKSUM_BYTES], body)
     return replace(header, checksum=digest).pack() + body
-
-
-def _only_part(header: BlockHeader) -> Part:
-    return Part(header.model_hash, header.quality, np.arange(header.image_count))
 
 
 class Layout:
@@ -115,11 +111,8 @@ class Layout:
     """
 
     def __init__(self, header: BlockHeader, index: bytes, offset: int) -> None:
-        self.parts, at = [_only_part(header)], 0
-        if header.has_parts:
-            self.parts, at = unpack_parts(index, header, offset)
+        self.parts, lengths = unpack_index(index, header, offset)
         self._first_groups = np.cumsum([0, *(part.num_groups for part in self.parts)])
-        lengths = bitstream.unpack_index(index[at:], int(self._first_groups[-1]), header.payload_bytes, offset + at)
         self.ends = np.cumsum([0, *lengths])
 
     def groups_of(self, number: int) -> slice:
@@ -506,9 +499,21 @@ class Collection:
     def __getitem__(self, index: slice | list[int]) -> U8: ...
     def __getitem__(self, index: int | slice | list[int]) -> U8:
         """Image (28, 28), or images (N, 28, 28) in the order asked for.  Raises IndexError."""
-        wanted, several = self._wanted(index)
-        pixels = self._decode_at(wanted)
-        return pixels if several else np.asarray(pixels[0])
+        if not isinstance(index, slice | list | tuple | np.ndarray):
+            return self._image(operator.index(index))
+        return self._decode_at(self._wanted(index)[0])
+
+    def _image(self, index: int) -> U8:
+        """One image (28, 28), without the arrays that sort many into their blocks, parts and groups.  Raises IndexError."""
+        n = len(self)
+        if not -n <= index < n:
+            raise IndexError(f"image {index} of a collection of {n}")
+        block = int(np.searchsorted(self._firsts, index % n, "right")) - 1
+        layout = self.layout(block)
+        number, local = map(int, layout.locate(np.array(index % n - self._places[block].first)))
+        group, at = divmod(local, layout.parts[number].group_images)
+        image: U8 = self._decode_group(block, number, group)[at].copy()
+        return image
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -564,8 +569,9 @@ class Collection:
             numbers, local = layout.locate(wanted[mine] - self._places[block].first)
             for number in np.unique(numbers).tolist():
                 at = np.flatnonzero(numbers == number)
-                groups, inverse = np.unique(local[at] // GROUP_IMAGES, return_inverse=True)
-                picked, at = inverse * GROUP_IMAGES + local[at] % GROUP_IMAGES, mine[at]
+                size = layout.parts[number].group_images
+                groups, inverse = np.unique(local[at] // size, return_inverse=True)
+                picked, at = inverse * size + local[at] % size, mine[at]
                 if latents is not None:
                     decoded, found = self._decode_groups(block, number, groups.tolist(), latents=True)
                     pixels[at], latents[at] = decoded[picked], found[picked]
@@ -597,7 +603,8 @@ class Collection:
         spans = [(int(ends[first + g]), int(ends[first + g + 1])) for g in groups]
         messages = [self._body(place, header, payload_at + start, end - start) for start, end in spans]
         # All groups but a part's last are full, and the last one comes last here too.
-        count = sum(min(GROUP_IMAGES, len(part.images) - g * GROUP_IMAGES) for g in groups)
+        size = part.group_images
+        count = sum(min(size, len(part.images) - g * size) for g in groups)
         model = self.model(part.model_hash)
         model.check_quality(part.quality, place.offset + bitstream.BLOCK_QUALITY_AT)
         if latents:
@@ -606,14 +613,14 @@ class Collection:
             decoded, bad = model.decode(messages, count, part.quality)
             found = np.empty((count, 0), np.int16)
         if bad.any():
-            image = place.first + int(part.images[groups[int(np.argmax(bad))] * GROUP_IMAGES])
+            image = place.first + int(part.images[groups[int(np.argmax(bad))] * size])
             raise CorruptPayload(f"images {image} and on are damaged", place.offset)
         return decoded, found
 
     def parts(self, block: int) -> list[Part]:
         """The parts of a block, by number; of a block that has but one its header tells, and no more is read."""
         header = self.header(block)
-        return self.layout(block).parts if header.has_parts else [_only_part(header)]
+        return self.layout(block).parts if header.has_parts else [only_part(header)]
 
     def layout(self, block: int) -> Layout:
         """Parts and groups of a block, by number."""
@@ -701,7 +708,7 @@ class Collection:
             decoded, bad = model.decode(messages, len(part.images), part.quality)
             # A group cut off by the end of the file decodes to garbage, which its check may fail to see.
             bad |= stops > len(body)
-            bad_images = np.repeat(bad, GROUP_IMAGES)[: len(part.images)]
+            bad_images = np.repeat(bad, part.group_images)[: len(part.images)]
             decoded[bad_images] = 0
             pixels[part.images], lost[part.images] = decoded, bad_images
         result.pixels, result.lost = pixels, np.flatnonzero(lost).tolist()

@@ -6,8 +6,9 @@
 READ ME FIRST
 - torch is imported when the first item is read, so it is no subclass of `torch.utils.data.Dataset`; a map-style data set
   needs only `len` and indexing, and `DataLoader`, `Subset` and `ConcatDataset` ask for no more.
-- A batch is decoded in one go (`__getitems__`), and an image with the 16 of its group: images that are wanted in random
-  order cost up to 16 times what they cost in order. `preload=True` decodes everything once.
+- A batch is decoded in one go (`__getitems__`), and an image with the 8 of its group (below quality 50, and
+  lossless, 16): images that are wanted in random order cost up to so many times what they cost in order. `preload=True`
+  decodes everything once.
 - Workers, forked or spawned, open the collection for themselves, and share the cores among them.
 
 Single images in the shards of WebDataset need no class:

@@ -51,12 +51,18 @@ class Compact:
     """
 
     def __init__(self, active: npt.NDArray[np.bool_]) -> None:
+        # Of one lane, the usual case of random access, numbers are faster than a mask.
+        self._only = active[:, 0].nonzero()[0] if active.shape[1] == 1 else None
         self._active = active.T  # lane by lane
+        if self._only is not None:
+            return
         counts = active.sum(axis=0)
         self._filled = np.arange(counts.max(initial=0)) < counts[:, None]
 
     def take(self, values: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
         """(steps, lanes) -> (fewer steps, lanes), short lanes filled up with `fill`."""
+        if self._only is not None:
+            return values[self._only]
         out = np.full(self._filled.shape, fill, values.dtype)
         out[self._filled] = values.T[self._active]
         return np.ascontiguousarray(out.T)
@@ -64,5 +70,8 @@ class Compact:
     def put(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Inverse of `take`, zeros where nothing was taken."""
         out = np.zeros(self._active.shape, values.dtype)
+        if self._only is not None:
+            out[0, self._only] = values[:, 0]
+            return out.T
         out[self._active] = values.T[self._filled]
         return out.T

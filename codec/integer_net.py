@@ -34,7 +34,7 @@ ROWS, ROW_STEP = 34, 3  # tables that depend on the quality have a row for quali
 MULTIPLIER_BITS = 24  # multipliers are integers in units of 2**-24, at most 2**24
 # Numbers in numpy's buffer while a column is applied to all images: where two rows fit into it, numpy (2.3 and on) copies the
 # column out to their length first, which takes as long as the work itself (16 images) or twice as long (48).
-_BUFFER, _BUFFERED = 64, 8192  # arrays of fewer numbers fit into the buffer as it is, and one image has few
+_BUFFER, _BUFFERED = 64, 1 << 16  # arrays of fewer numbers take less time than the changing of the buffer
 
 
 class Layer:

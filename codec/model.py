@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import rans, search
-from codec.bitstream import GROUP_IMAGES, MAX_QUALITY
+from codec.bitstream import MAX_QUALITY, group_images
 from codec.bundle import BaseModel, Bundle
 from codec.errors import BadModel
 from codec.groups import U8, Compact, Encoded, checks, from_lanes, to_lanes
@@ -105,6 +105,33 @@ class Block:
         return g + self.reduce.transposed(h * trace.pop(), quality)
 
 
+class Dequantizer:
+    """Latents in 256ths of a step -> integers in units of 1 / DEQUANTIZED_UNIT, by a table of the bundle: (ROWS, K)."""
+
+    def __init__(self, bundle: Bundle, name: str) -> None:
+        self._table = _table(bundle, name)
+        if self._table.min() < 1 or self._table.max() > 1 << 24:
+            raise BadModel(f"{name} is outside 1..2**24")
+        self.channels: int = self._table.shape[1]
+        self._multipliers: dict[int, F32] = {}
+
+    def __call__(self, y: I32, quality: int, trace: Trace | None = None) -> F32:
+        """y: int32 (K, ...), |y| < 2**24."""
+        x = y.astype(np.float32) * self._multiplier(quality, y.ndim)
+        np.rint(x, out=x)
+        return traced(limit(x, -DEQUANTIZED_MAX, DEQUANTIZED_MAX), -DEQUANTIZED_MAX, DEQUANTIZED_MAX, trace)
+
+    def backward(self, g: F32, quality: int, trace: Trace) -> F32:
+        """Gradient by the result -> gradient by latents."""
+        return g * trace.pop() * self._multiplier(quality, g.ndim)
+
+    def _multiplier(self, quality: int, ndim: int) -> F32:
+        if quality not in self._multipliers:
+            multiplier = interpolate(self._table, quality).astype(np.float32) * np.float32(2.0**-DEQUANTIZER_BITS)
+            self._multipliers[quality] = multiplier
+        return self._multipliers[quality].reshape((-1,) + (1,) * (ndim - 1))
+
+
 @dataclass(frozen=True)
 class Level:
     """A 7x7 level of latents: prior from t, posterior from e and t, and the way of the latents back into t."""
@@ -115,7 +142,7 @@ class Level:
     prior_mean: Layer
     prior_sigma: Layer
     merge: Layer
-    dequantizer: Integers
+    dequantize: Dequantizer
 
     def prior(self, t: F32, quality: int, trace: Trace | None = None) -> tuple[I32, I32]:
         """-> means in 256ths, rows of the CDF table: int32 (K, 49, N)."""
@@ -176,7 +203,7 @@ class Model(BaseModel):
         if len(self._synthesis) != len(self._levels) + 1:
             raise BadModel(f"{len(self._levels)} levels in {len(self._synthesis)} stages of synthesis")
         self._prior_mean, self._prior_sigma = _table(bundle, "prior_mean"), _table(bundle, "prior_sigma")
-        self._dequantizer = _dequantizer(bundle, "dequantizer")
+        self._dequantize = Dequantizer(bundle, "dequantizer")
         for table, low, high in ((self._prior_mean, -LATENT_MAX, LATENT_MAX), (self._prior_sigma, 0, NUM_SIGMAS - 1)):
             if table.min() < low or table.max() > high:
                 raise BadModel(f"the prior of the dense latents leaves {low}..{high}")
@@ -185,7 +212,7 @@ class Model(BaseModel):
 
     def _check_channels(self) -> None:
         """Raise BadModel unless the output of every layer is what the next one takes."""
-        c, k = self._input.outputs, self._dequantizer.shape[1]
+        c, k = self._input.outputs, self._dequantize.channels
         dense = self._posterior + self._start
         widen, output = self._widen, self._output
         chain = [16, self._input.inputs, c, self._squeeze.inputs, self._squeeze.outputs * POSITIONS, dense[0].inputs,
@@ -196,7 +223,7 @@ class Model(BaseModel):
             chain += [c, block.reduce.inputs, block.reduce.outputs, block.spatial.inputs, block.spatial.outputs,
                       block.restore.inputs, c, block.restore.outputs]  # fmt: skip
         for level in self._levels:
-            n = level.dequantizer.shape[1]
+            n = level.dequantize.channels
             chain += [2 * c, level.posterior0.inputs, level.posterior0.outputs, level.posterior1.inputs, n,
                       level.posterior1.outputs, c, level.prior0.inputs, level.prior0.outputs, level.prior_mean.inputs,
                       level.prior0.outputs, level.prior_sigma.inputs, n, level.prior_mean.outputs, n,
@@ -218,11 +245,11 @@ class Model(BaseModel):
 
     def synthesis(self, quality: int, n: int, trace: Trace | None = None) -> Generator[Prior, I32, U8]:
         """Yield each level's (means, rows, features), take its latents in 256ths, return pixels uint8 (N, 28, 28)."""
-        k = self._dequantizer.shape[1]
+        k = self._dequantize.channels
         mean, row = (np.repeat(interpolate(table, quality).astype(np.int32)[:, None], n, axis=1)
                      for table in (self._prior_mean, self._prior_sigma))  # fmt: skip
         y = yield mean, row, np.empty((k, n), np.float32)
-        h = rectified(self._start[0], dequantize(y, self._dequantizer, quality, trace), quality, trace)
+        h = rectified(self._start[0], self._dequantize(y, quality, trace), quality, trace)
         h = rectified(self._start[1], h, quality, trace)
         t = clipped(self._widen, h.reshape(-1, POSITIONS, n), quality, trace)
         for i, stage in enumerate(self._synthesis):
@@ -231,7 +258,7 @@ class Model(BaseModel):
             if i < len(self._levels):
                 level = self._levels[i]
                 y = yield *level.prior(t, quality, trace), t
-                add(t, clipped(level.merge, dequantize(y, level.dequantizer, quality, trace), quality, trace), trace)
+                add(t, clipped(level.merge, level.dequantize(y, quality, trace), quality, trace), trace)
         return unpatches(self._output(t, quality, 0, 255))
 
     def backward(self, g_pixels: F32, g_rows: list[F32], quality: int, trace: Trace) -> list[F32]:
@@ -247,7 +274,7 @@ class Model(BaseModel):
                 level = self._levels[i]
                 g *= trace.pop()
                 g_y = level.merge.transposed(g * trace.pop(), quality)
-                g_y = dequantize_backward(g_y, level.dequantizer, quality, trace)
+                g_y = level.dequantize.backward(g_y, quality, trace)
                 g_levels.append(g_y)
                 g = g + level.prior_backward(g_y, g_rows[i], quality, trace)
             for block in reversed(self._synthesis[i]):
@@ -255,7 +282,7 @@ class Model(BaseModel):
         h = self._widen.transposed(g * trace.pop(), quality).reshape(-1, g.shape[2])
         h = self._start[1].transposed(h * trace.pop(), quality)
         h = self._start[0].transposed(h * trace.pop(), quality)
-        return [dequantize_backward(h, self._dequantizer, quality, trace), *reversed(g_levels)]
+        return [self._dequantize.backward(h, quality, trace), *reversed(g_levels)]
 
     def _posterior_of(self, i: int, e: F32, t: F32, quality: int) -> I32:
         if i:
@@ -286,8 +313,9 @@ class Model(BaseModel):
     def _bits(self) -> list[search.BitTable]:
         return [search.BitTable(table) for table in self.tables]
 
-    def encode(self, pixels: U8, quality: int, *, group: int = GROUP_IMAGES, effort: int = 1) -> Encoded:
+    def encode(self, pixels: U8, quality: int, *, group: int | None = None, effort: int = 1) -> Encoded:
         """See BaseModel; quality: 0..MAX_QUALITY."""
+        group = group or group_images(quality)
         size = PART_IMAGES // group * group
         parts = [self.pack(self.symbols(pixels[at : at + size], quality, effort), group) for at in range(0, len(pixels), size)]
         messages = [message for part in parts for message in part.messages]
@@ -323,22 +351,22 @@ class Model(BaseModel):
         return codes, np.where(rows, rows + first_row[:, None], 0).astype(np.int16), decoded
 
     def decode(
-        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
-        return self._decode(messages, count, quality, group, None)
+        return self._decode(messages, count, quality, group or group_images(quality), None)
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
         """See BaseModel: (K,), then (K, 7, 7) for each 7x7 level."""
-        return ((self._dequantizer.shape[1],), *((level.dequantizer.shape[1], SIDE, SIDE) for level in self._levels))
+        return ((self._dequantize.channels,), *((level.dequantize.channels, SIDE, SIDE) for level in self._levels))
 
     def decode_latents(
-        self, messages: list[bytes], count: int, quality: int, *, group: int = GROUP_IMAGES
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, I16, npt.NDArray[np.bool_]]:
         """See BaseModel."""
         parts: list[I16] = []
-        pixels, bad = self._decode(messages, count, quality, group, parts)
+        pixels, bad = self._decode(messages, count, quality, group or group_images(quality), parts)
         return pixels, np.concatenate(parts), bad
 
     def _decode(
@@ -362,8 +390,8 @@ class Model(BaseModel):
             except StopIteration as stop:
                 return stop.value
 
-        dequantizers = [self._dequantizer, *(level.dequantizer for level in self._levels)]
-        for table, dequantizer in zip(self.tables, dequantizers, strict=True):
+        dequantizers = [self._dequantize, *(level.dequantize for level in self._levels)]
+        for table, dequantize in zip(self.tables, dequantizers, strict=True):
             rows = np.concatenate([row.reshape(-1, row.shape[-1]) for _, row, _ in priors], axis=1)
             lanes = to_lanes(rows, group, 0)
             where = Compact(lanes != 0)
@@ -371,7 +399,7 @@ class Model(BaseModel):
             latents = [_RESIDUALS[codes[:, at : at + CHUNK_IMAGES]].reshape(mean.shape) + mean
                        for at, (mean, _, _) in zip(chunks, priors, strict=True)]  # fmt: skip
             if kept is not None:
-                x = np.concatenate([dequantize(y, dequantizer, quality) for y in latents], axis=-1)
+                x = np.concatenate([dequantize(y, quality) for y in latents], axis=-1)
                 dequantized.append(x.reshape(-1, count).T.astype(np.int16))
             # After the last level these are no priors but the pixels.
             priors = list(in_threads(lambda pair: send(*pair), list(zip(networks, latents, strict=True))))
@@ -380,23 +408,6 @@ class Model(BaseModel):
             kept.append(np.concatenate(dequantized, axis=1))
         state, used_up = decoder.finish()
         return pixels, (state != checks(pixels, group)) | ~used_up
-
-
-def dequantize(y: I32, dequantizer: Integers, quality: int, trace: Trace | None = None) -> F32:
-    """Latents in 256ths of a step -> integers in units of 1 / DEQUANTIZED_UNIT.  y: int32 (K, ...), |y| < 2**24."""
-    x = y.astype(np.float32) * _dequantizer_multiplier(dequantizer, quality, y.ndim)
-    np.rint(x, out=x)
-    return traced(limit(x, -DEQUANTIZED_MAX, DEQUANTIZED_MAX), -DEQUANTIZED_MAX, DEQUANTIZED_MAX, trace)
-
-
-def dequantize_backward(g: F32, dequantizer: Integers, quality: int, trace: Trace) -> F32:
-    """Gradient by what `dequantize` gave -> gradient by latents."""
-    return g * trace.pop() * _dequantizer_multiplier(dequantizer, quality, g.ndim)
-
-
-def _dequantizer_multiplier(dequantizer: Integers, quality: int, ndim: int) -> F32:
-    multiplier = interpolate(dequantizer, quality).astype(np.float32) * np.float32(2.0**-DEQUANTIZER_BITS)
-    return multiplier.reshape((-1,) + (1,) * (ndim - 1))
 
 
 def patches(pixels: U8 | F32) -> F32:
@@ -425,7 +436,7 @@ def _level(bundle: Bundle, prefix: str) -> Level:
     names = ("posterior0", "posterior1", "prior0", "prior_mean", "prior_sigma")
     layers = {name: bundle.layer(f"{prefix}.{name}", "point") for name in names}
     merge = bundle.layer(f"{prefix}.merge", "point", DEQUANTIZED_MAX)
-    return Level(**layers, merge=merge, dequantizer=_dequantizer(bundle, f"{prefix}.dequantizer"))
+    return Level(**layers, merge=merge, dequantize=Dequantizer(bundle, f"{prefix}.dequantizer"))
 
 
 def _table(bundle: Bundle, name: str) -> Integers:
@@ -433,13 +444,6 @@ def _table(bundle: Bundle, name: str) -> Integers:
     table = bundle.pop(name)
     if table.ndim != 2 or len(table) != ROWS or not table.shape[1]:
         raise BadModel(f"{name} has shape {table.shape}, wanted ({ROWS}, K)")
-    return table
-
-
-def _dequantizer(bundle: Bundle, name: str) -> Integers:
-    table = _table(bundle, name)
-    if table.min() < 1 or table.max() > 1 << 24:
-        raise BadModel(f"{name} is outside 1..2**24")
     return table
 
 

@@ -1,8 +1,9 @@
-"""Parts of a block: images that share a model and a quality.  FORMAT.md 3.5.
+"""The index area of a block: its parts, which share a model and a quality, and the lengths of messages.  FORMAT.md 3.4, 3.5.
 
 Most blocks have one part, which their header describes. A block of several says in front of its index which images are in
 which: each part but the first lists its own among those that no part before it has, by the gaps between them in a Rice
 code; the first has the rest. That is a bitmap for parts of half the images, and a byte or so an image for rare ones.
+The lengths of lossy messages are much alike: what each differs from their mean goes into the same code, in six or seven bits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.bitstream import (
-    GROUP_IMAGES,
     LOSSLESS_QUALITY,
     MAX_PART_MODELS,
     MAX_PARTS,
@@ -21,10 +21,11 @@ from codec.bitstream import (
     PARTS_CHECK_BYTES,
     BlockHeader,
     checksum,
+    group_images,
     pack_varint,
     unpack_varint,
 )
-from codec.errors import ChecksumMismatch, LimitExceeded, ReservedBitsSet, Truncated
+from codec.errors import ChecksumMismatch, LimitExceeded, ReservedBitsSet, TrailingData, Truncated
 
 I64 = npt.NDArray[np.int64]
 
@@ -38,9 +39,74 @@ class Part:
     images: I64
 
     @property
+    def group_images(self) -> int:
+        """Images in each of its groups but the last."""
+        return group_images(self.quality)
+
+    @property
     def num_groups(self) -> int:
         """Coder states of the part."""
-        return -(-len(self.images) // GROUP_IMAGES)
+        return -(-len(self.images) // self.group_images)
+
+
+def only_part(header: BlockHeader) -> Part:
+    """The part that a block without others has."""
+    return Part(header.model_hash, header.quality, np.arange(header.image_count))
+
+
+def pack_index(parts: list[tuple[Part, list[int]]]) -> bytes:
+    """Parts that share out the images of a block, with the lengths of the messages of their groups -> the index area."""
+    area = pack_parts([part for part, _ in parts]) if len(parts) > 1 else b""
+    return area + b"".join(_pack_lengths(part, lengths) for part, lengths in parts)
+
+
+def unpack_index(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part], list[int]]:
+    """Inverse of `pack_index`, the lengths of all parts one behind the other; they add up to the payload.
+
+    offset: of the index area in the file, for messages.
+    Raises ChecksumMismatch, LimitExceeded, ReservedBitsSet, TrailingData, Truncated.
+    """
+    parts, at = unpack_parts(index, header, offset) if header.has_parts else ([only_part(header)], 0)
+    lengths: list[int] = []
+    for part in parts:
+        of_part, at = _unpack_lengths(part, index, at, offset)
+        lengths += of_part
+    if at != len(index):
+        raise TrailingData(f"{len(index) - at} bytes follow the index", offset + at)
+    if sum(lengths) != header.payload_bytes:
+        raise LimitExceeded(f"groups of {sum(lengths)} bytes in a payload of {header.payload_bytes}", offset)
+    return parts, lengths
+
+
+def _pack_lengths(part: Part, lengths: list[int]) -> bytes:
+    if part.quality == LOSSLESS_QUALITY:
+        return b"".join(map(pack_varint, lengths))
+    mean = round(sum(lengths) / len(lengths))
+    signed = np.array(lengths) - mean
+    positions = np.cumsum(np.where(signed < 0, -2 * signed, 2 * signed + 1)) - 1  # gaps 0, 1, 2, ... for 0, -1, 1, ...
+    limit = int(positions[-1]) + 1
+    return pack_varint(mean) + pack_varint(limit) + _pack_rice(positions, limit)
+
+
+def _unpack_lengths(part: Part, index: bytes, at: int, offset: int) -> tuple[list[int], int]:
+    """-> the lengths of a part's messages, offset behind them."""
+    if part.quality == LOSSLESS_QUALITY:
+        lengths = []
+        for _ in range(part.num_groups):
+            length, at = unpack_varint(index, at, max_bytes=3, base=offset)
+            lengths.append(length)
+        return lengths, at
+    start = at
+    mean, at = unpack_varint(index, at, max_bytes=3, base=offset)
+    limit, at = unpack_varint(index, at, base=offset)
+    if limit < part.num_groups:
+        raise LimitExceeded(f"{part.num_groups} lengths below a limit of {limit}", offset + at)
+    positions, at = _unpack_rice(index, at, part.num_groups, limit, offset)
+    gaps = np.diff(positions, prepend=-1) - 1
+    found = mean + np.where(gaps & 1, -(gaps + 1) // 2, gaps // 2)
+    if found.min() < 0:
+        raise LimitExceeded(f"a group of {found.min()} bytes", offset + start)
+    return found.tolist(), at
 
 
 def pack_parts(parts: list[Part]) -> bytes:
@@ -121,11 +187,11 @@ def _unpack_rice(index: bytes, at: int, count: int, limit: int, offset: int) -> 
     ones = np.flatnonzero(bits[:longest])[:count]
     end = int(ones[-1]) + 1 + count * r if len(ones) == count else len(bits) + 1
     if end > len(bits):
-        raise Truncated("the index ends inside the images of a part, or they are too far apart", offset + at)
+        raise Truncated("the index ends inside a list, or its numbers are too far apart", offset + at)
     remainders = bits[end - count * r : end].reshape(count, r).astype(np.int64) @ (1 << np.arange(r, dtype=np.int64)[::-1])
     positions = np.cumsum(((np.diff(ones, prepend=-1) - 1) << r) + remainders + 1) - 1
     used = -(-end // 8)
     if positions[-1] >= limit or bits[end : 8 * used].any():
-        raise LimitExceeded(f"the images of a part go on to {positions[-1]} of {limit}, or the bits behind them are not zero",
+        raise LimitExceeded(f"a list goes on to {positions[-1]} of {limit}, or the bits behind it are not zero",
                             offset + at)  # fmt: skip
     return positions, at + used

@@ -333,8 +333,9 @@ class PixelModel(BaseModel):
             value_sums[images] += self._value.sums.added(pixel, values)
         return np.ascontiguousarray(canvas.padded[:, RADIUS:, RADIUS:-RADIUS])
 
-    def encode(self, pixels: U8, quality: int = LOSSLESS_QUALITY, *, group: int = GROUP_IMAGES, effort: int = 1) -> Encoded:
+    def encode(self, pixels: U8, quality: int = LOSSLESS_QUALITY, *, group: int | None = None, effort: int = 1) -> Encoded:
         """See BaseModel."""
+        group = group or GROUP_IMAGES
         parts = [pixels[at : at + size] for at, size in _parts(len(pixels), group)]
         coded = list(in_threads(lambda part: self._encode_part(part, group), parts))
         return Encoded([m for messages, _ in coded for m in messages], pixels, sum(bits for _, bits in coded))
@@ -382,9 +383,10 @@ class PixelModel(BaseModel):
         return messages, float(np.sum(rans.PRECISION - np.log2(freq)))
 
     def decode(
-        self, messages: list[bytes], count: int, quality: int = LOSSLESS_QUALITY, *, group: int = GROUP_IMAGES
+        self, messages: list[bytes], count: int, quality: int = LOSSLESS_QUALITY, *, group: int | None = None
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
+        group = group or GROUP_IMAGES
         parts = [(messages[at // group : -(-(at + size) // group)], size) for at, size in _parts(count, group)]
         decoded = list(in_threads(lambda part: self._decode_part(*part, group), parts))
         return np.concatenate([pixels for pixels, _ in decoded]), np.concatenate([bad for _, bad in decoded])

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,6 @@ TOTAL = 1 << PRECISION
 STATE_LOWER_BOUND = 1 << 23  # once bytes have been written: 2**23 <= state < 2**31
 MAX_CHECK = 255
 _SCALAR_LANES = 6  # below this many lanes plain Python integers beat numpy calls
-_SCALAR_WARM = 8  # calls after which the scalar path, too, is worth a look-up table: 0.7 ms a group instead of 1.2
 
 U32 = npt.NDArray[np.uint32]
 I32 = npt.NDArray[np.int32]
@@ -49,9 +50,6 @@ class CdfTable:
         self.start: U32 = self.cdf[:, :-1].astype(np.uint32)
         self.freq: U32 = freq.astype(np.uint32)
         self._lookup: npt.NDArray[np.uint8] | None = None
-        self._rows: list[list[int]] | None = None
-        self._slots: list[bytes] | None = None
-        self._num_scalar = 0
 
     @property
     def num_symbols(self) -> int:
@@ -66,14 +64,15 @@ class CdfTable:
             self._lookup = np.repeat(symbols, self.freq.ravel())
         return self._lookup
 
-    def scalar(self) -> tuple[list[list[int]], list[bytes] | None]:
-        """-> cumulative frequencies of each row, as lists; after some calls also the symbol under each slot, a row at a time."""
-        if self._rows is None:
-            self._rows = self.cdf.tolist()
-        self._num_scalar += 1
-        if self._slots is None and self._num_scalar > _SCALAR_WARM:
-            self._slots = [row.tobytes() for row in self.lookup.reshape(-1, TOTAL)]
-        return self._rows, self._slots
+    @cached_property
+    def rows(self) -> list[list[int]]:
+        """Cumulative frequencies of each row, as lists, for the scalar path."""
+        return cast(list[list[int]], self.cdf.tolist())
+
+    @cached_property
+    def firsts(self) -> list[int]:
+        """Frequency of symbol 0 in each row, likewise; behind them that of a row with no other symbol, which -1 finds."""
+        return [*self.cdf[:, 1].tolist(), TOTAL]
 
     def ideal_bits(self, indexes: npt.NDArray[np.integer], symbols: npt.NDArray[np.integer]) -> float:
         """Sum of PRECISION - log2(freq) over (row, symbol) pairs: what a perfect coder would spend, in bits."""
@@ -182,25 +181,25 @@ class Decoder:
 
     def _decode_scalar(self, table: CdfTable, indexes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         symbols = np.zeros(indexes.shape, np.uint8)
-        cdf_rows, slots = table.scalar()
-        firsts = np.append(table.cdf[:, 1], TOTAL)[indexes]  # of a padding step, -1, the last: it does nothing
+        cdf_rows, firsts = table.rows, table.firsts
         lower_bound, bits, mask = STATE_LOWER_BOUND, PRECISION, TOTAL - 1  # a tenth faster than global names
         for lane, message in enumerate(self._messages):
             state, at, end = self._states[lane], self._at[lane], len(message)
-            rows, column = indexes[:, lane].tolist(), bytearray(len(indexes))
-            for step, first in enumerate(firsts[:, lane].tolist()):
+            column = bytearray(len(indexes))
+            for step, row in enumerate(indexes[:, lane].tolist()):
                 while state < lower_bound and at < end:
                     state = state << 8 | message[at]
                     at += 1
-                slot = state & mask
+                slot, first = state & mask, firsts[row]
                 if slot < first:  # symbol 0, which starts at 0 and is the most probable one: most steps end here
                     state = first * (state >> bits) + slot
                     continue
-                row = rows[step]
+                # A table of all slots has 4 MiB for each level, and to wait for memory takes longer than to search.
                 cdf = cdf_rows[row]
-                column[step] = symbol = slots[row][slot] if slots else bisect_right(cdf, slot) - 1
-                start = cdf[symbol]
-                state = (cdf[symbol + 1] - start) * (state >> bits) + slot - start
+                end_at = bisect_right(cdf, slot)
+                column[step] = end_at - 1
+                start = cdf[end_at - 1]
+                state = (cdf[end_at] - start) * (state >> bits) + slot - start
             self._states[lane], self._at[lane] = state, at
             symbols[:, lane] = np.frombuffer(column, np.uint8)
         return symbols

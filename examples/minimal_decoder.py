@@ -90,6 +90,46 @@ def embedded_models(stream: bytes) -> dict[bytes, bytes]:
     return models
 
 
+def rice(block: bytes, at: int, count: int, left: int) -> tuple[list[int], int]:
+    """The gaps between `count` positions below `left`, whose Rice code starts at `at`, and the offset behind it (3.5)."""
+    require(count <= left, "there are more positions than room for them")
+    r = (left // count).bit_length() - 1
+    bits = "".join(f"{byte:08b}" for byte in block[at : at + (3 * count + count * r) // 8 + 1])
+    end, quotients, gaps = 0, [], []
+    for _ in range(count):  # zeros, then a one
+        one = bits.find("1", end)
+        require(one >= 0, "a Rice code is cut off")
+        quotients.append(one - end)
+        end = one + 1
+    for quotient in quotients:
+        require(end + r <= len(bits), "a Rice code is cut off")
+        gaps.append((quotient << r) + int("0" + bits[end : end + r], 2) + 1)
+        end += r
+    require(sum(gaps) <= left and "1" not in bits[end : -(-end // 8) * 8], "a Rice code is out of range")
+    return gaps, at + -(-end // 8)
+
+
+def lengths_of(block: bytes, at: int, quality: int, groups: int) -> tuple[list[int], int]:
+    """The lengths of the messages of a part, from its place in the index at `at`, and the offset behind it (3.4)."""
+    lengths = []
+    if quality == 100:
+        for _ in range(groups):
+            length, at = varint(block, at, 3)
+            lengths.append(length)
+        return lengths, at
+    mean, at = varint(block, at, 3)
+    limit, at = varint(block, at)
+    gaps, at = rice(block, at, groups, limit)
+    lengths = [mean + (-(gap // 2) if gap % 2 == 0 else gap // 2) for gap in gaps]
+    require(min(lengths) >= 0, "a message has a negative length")
+    return lengths, at
+
+
+def group_images(quality: int) -> int:
+    """Images of a full group (3.2)."""
+    return 8 if 50 <= quality <= 99 else 16
+
+
 def parts_of(block: bytes, at: int, model_hash: bytes, quality: int, count: int) -> tuple[list[Part], int]:
     """The parts of a block whose parts area starts at `at`, and the offset behind it (3.5)."""
     start = at
@@ -104,24 +144,10 @@ def parts_of(block: bytes, at: int, model_hash: bytes, quality: int, count: int)
         model_hash, quality_of_part = hashes[block[at]], block[at + 1]
         images, at = varint(block, at + 2, 3)
         require(1 <= images < len(left), "a part has no images, or all that are left")
-        r = (len(left) // images).bit_length() - 1
-        bits = "".join(f"{byte:08b}" for byte in block[at : at + 3 * 4096 // 8 + images * r // 8 + 1])
-        end, quotients = 0, []
-        for _ in range(images):  # zeros, then a one
-            one = bits.find("1", end)
-            require(one >= 0, "the images of a part are cut off")
-            quotients.append(one - end)
-            end = one + 1
-        position, chosen = -1, set()
-        for quotient in quotients:
-            require(end + r <= len(bits), "the images of a part are cut off")
-            position += (quotient << r) + int("0" + bits[end : end + r], 2) + 1
-            chosen.add(position)
-            end += r
-        require(position < len(left) and "1" not in bits[end : -(-end // 8) * 8], "the images of a part are out of range")
+        gaps, at = rice(block, at, images, len(left))
+        chosen = set(np.cumsum(gaps) - 1)
         parts.append((model_hash, quality_of_part, [left[i] for i in sorted(chosen)]))
         left = [image for i, image in enumerate(left) if i not in chosen]
-        at += -(-end // 8)
     require(blake2b(block[start:at], digest_size=4).digest() == block[at : at + 4], "the check of the parts differs")
     at += 4
     return [(hashes[0], quality, left), *parts], at
@@ -157,8 +183,8 @@ def blocks_of(stream: bytes):
             parts, index = parts_of(block[:payload], index, model_hash, quality, count)
         for model_hash, quality, images in parts:
             messages = []
-            for _ in range(0, len(images), 16):  # the index has the length of each message (3.4)
-                length, index = varint(block, index, 3)
+            lengths, index = lengths_of(block[:payload], index, quality, -(-len(images) // group_images(quality)))
+            for length in lengths:
                 messages.append(block[start : start + length])
                 start += length
             coded.append((model_hash, quality, images, messages))
@@ -219,8 +245,9 @@ def decode(stream: bytes, weights: Path) -> np.ndarray:
         block = np.zeros((count, 28, 28), np.uint8)
         for model_hash, quality, images, messages in parts:
             model = find_model(model_hash, weights, embedded.get(model_hash, b""))[1]
-            for g, message in enumerate(messages):  # 16 images each, what is left in the last
-                mine = images[16 * g : 16 * g + 16]
+            size = group_images(quality)
+            for g, message in enumerate(messages):  # `size` images each, what is left in the last
+                mine = images[size * g : size * g + size]
                 block[mine] = Group(model, quality, len(mine), message).decode()
         pixels.append(block)
     return np.concatenate(pixels)

@@ -33,6 +33,7 @@ from codec.errors import (
     Truncated,
 )
 from codec.model import Model
+from codec.parts import unpack_index
 from codec.pixel_model import PixelModel
 from codec.plan import Report
 
@@ -48,8 +49,8 @@ def pixels_of(count: int) -> np.ndarray:
     return helpers.tiny_model().encode(helpers.drawn(count), QUALITY).pixels
 
 
-def collect(count: int, names: list[str] | None = None) -> bytes:
-    return api.compress(helpers.drawn(count), quality=QUALITY, effort=1, names=names)
+def collect(count: int, names: list[str] | None = None, quality: int = QUALITY) -> bytes:
+    return api.compress(helpers.drawn(count), quality=quality, effort=1, names=names)
 
 
 def decode_all(stream: bytes) -> list[DecodedBlock]:
@@ -243,19 +244,20 @@ def test_an_index_of_another_kind_is_obeyed_or_refused_but_never_guessed_at(inde
     np.testing.assert_array_equal(got, whole[list(index)])
 
 
-def test_one_image_is_read_by_its_group_alone() -> None:
-    stream = collect(1000, [f"{i}" for i in range(1000)])
+@pytest.mark.parametrize(("quality", "group"), [(49, 16), (50, 8)])
+def test_one_image_is_read_by_its_group_alone(quality: int, group: int) -> None:
+    stream = collect(1000, [f"{i}" for i in range(1000)], quality)
     file = CountingFile(stream)
     collection = api.open(file)
     (header,) = collection.headers()
     index_at = COLLECTION.size + BLOCK.size + header.names_bytes
-    lengths = bitstream.unpack_index(stream[index_at : index_at + header.index_bytes], header.num_groups, header.payload_bytes, 0)
+    _, lengths = unpack_index(stream[index_at : index_at + header.index_bytes], header, 0)
     file.bytes_read = 0
     collection[500]
-    assert file.bytes_read == header.index_bytes + lengths[500 // 16]
+    assert file.bytes_read == header.index_bytes + lengths[500 // group]
     file.bytes_read = 0
-    collection[[600, 601, 592, 607]]
-    assert file.bytes_read == lengths[600 // 16]  # the index is known by now
+    collection[[600, 601, 600, 607]]
+    assert file.bytes_read == lengths[600 // group]  # the index is known by now
     assert file.bytes_read < len(stream) // 30
 
 
@@ -276,14 +278,34 @@ def test_neighbours_of_an_image_come_without_reading_until_others_take_their_pla
     assert file.bytes_read > read
 
 
-def test_a_damaged_group_is_an_error_each_time_it_is_asked_for() -> None:
-    stream = bytearray(collect(20))
-    stream[-60] ^= 255  # of the second group
+@pytest.mark.parametrize("quality", [QUALITY, 75])
+def test_a_damaged_group_is_an_error_each_time_it_is_asked_for(quality: int) -> None:
+    stream = bytearray(collect(20, quality=quality))
+    stream[-60] ^= 255  # of the last group
     collection = api.open(bytes(stream))
-    for _ in range(2):
+    for wanted in (17, 17, [17], [3, 19]):
         with pytest.raises(CorruptPayload, match="images 16 and on are damaged"):
-            collection[17]
-    np.testing.assert_array_equal(collection[3], pixels_of(20)[3])
+            collection[wanted]
+    np.testing.assert_array_equal(collection[3], api.decompress(collect(20, quality=quality))[3])
+
+
+def test_damage_costs_small_groups_from_the_middle_of_the_qualities_on() -> None:
+    for quality, group in ((49, 16), (50, 8), (99, 8)):
+        stream = collect(40, quality=quality)
+        damaged = bytearray(stream)
+        damaged[parts_of(stream)["payload"][0] + 3] ^= 0x55
+        (block,) = decode_all(bytes(damaged))
+        assert block.lost == list(range(group))
+        np.testing.assert_array_equal(block.pixels[group:], api.decompress(stream)[group:])
+
+
+def test_an_image_given_out_is_the_callers(small_blocks: int) -> None:
+    collection, whole = api.open(collect(30, quality=75)), api.decompress(collect(30, quality=75))
+    for index in (9, -21, np.int64(9), np.uint8(9), True):
+        image = collection[index]
+        assert (image.shape, image.dtype, image.flags.writeable) == ((28, 28), np.uint8, True)
+        np.testing.assert_array_equal(image, whole[int(index)])
+        image[...] = 7
 
 
 def test_length_and_headers_are_known_without_payload(small_blocks: int) -> None:
@@ -430,7 +452,7 @@ def test_index_on_the_command_line_reads_what_it_needs_and_no_more(
     footer_bytes = FOOTER.size + 8 * FOOTER_ENTRY.size + FOOTER_END.size
     frame = COLLECTION.size + 5 + footer_bytes + FOOTER_END.size
     touched = [headers[700 // 512], headers[3000 // 512]]
-    blocks = sum(2 * BLOCK.size + header.index_bytes + 4 * header.payload_bytes // header.num_groups for header in touched)
+    blocks = sum(2 * BLOCK.size + header.index_bytes + 4 * header.payload_bytes // (512 // 16) for header in touched)
     names = sum(header.names_bytes + BLOCK.size for header in touched) if format == "png" else 0
     assert sum(read) <= frame + BLOCK.size + blocks + names
     assert sum(read) < len(stream) / 20
@@ -622,7 +644,7 @@ def test_a_lossless_and_a_lossy_block_live_in_one_file(shipped_lossless: PixelMo
 def test_a_block_whose_quality_its_model_cannot_have_is_lost_and_the_others_are_not() -> None:
     file = io.BytesIO()
     writer = Writer(file)
-    block, _ = pack_block(helpers.tiny_pixel_model(), helpers.drawn(20), 50, None)
+    block, _ = pack_block(helpers.tiny_pixel_model(), helpers.drawn(20), 49, None)
     for part in (block, pack_block(helpers.tiny_model(), helpers.drawn(20), QUALITY, None)[0]):
         writer.write(part, 20)
     writer.finish()
@@ -632,7 +654,7 @@ def test_a_block_whose_quality_its_model_cannot_have_is_lost_and_the_others_are_
     assert lost.pixels is None
     assert intact.error is None
     np.testing.assert_array_equal(intact.pixels, pixels_of(20))
-    with pytest.raises(CorruptPayload, match="quality 50 with model tiny0-lossless, which is lossless"):
+    with pytest.raises(CorruptPayload, match="quality 49 with model tiny0-lossless, which is lossless"):
         api.open(file.getvalue())[3]
 
 
@@ -703,11 +725,13 @@ def test_a_footer_with_absurd_claims_is_refused(footer: bytes, error: type[Bitst
         (block_header(names_bytes=2**32 - 1), b"\0", LimitExceeded, "more bytes than its images can need"),
         (block_header(quality=101), b"\0", ReservedBitsSet, "quality 101"),
         (block_header(quality=100), b"\0", CorruptPayload, "quality 100 with model tiny0, which is lossy"),
-        (block_header(payload_bytes=300), bytes(301), LimitExceeded, "groups of 0 bytes in a payload of 300"),
+        (block_header(index_bytes=3, payload_bytes=9), b"\0\1\x80" + bytes(9), LimitExceeded, "groups of 0 bytes in a payload"),
+        (block_header(index_bytes=3), b"\0\2\xc0", LimitExceeded, "a group of -1 bytes"),
+        (block_header(index_bytes=6), b"\0\xff\xff\xff\xff\x0f", Truncated, "inside a list"),
         (block_header(index_bytes=0), b"", Truncated, "inside a number"),
         (block_header(index_bytes=3), b"\xff\xff\xff", LimitExceeded, "a number of more than 3 bytes"),
-        (block_header(index_bytes=2), b"\0\0", TrailingData, "1 bytes follow the index"),
-        (block_header(payload_bytes=1), b"\x05x", LimitExceeded, "groups of 5 bytes in a payload of 1"),
+        (block_header(index_bytes=4), b"\0\1\x80\0", TrailingData, "1 bytes follow the index"),
+        (block_header(index_bytes=3, payload_bytes=1), b"\5\1\x80x", LimitExceeded, "groups of 5 bytes in a payload of 1"),
     ],
 )
 def test_a_block_with_absurd_claims_is_refused(
@@ -729,10 +753,10 @@ def test_footer_and_block_that_disagree_are_refused(small_blocks: int) -> None:
 
 def test_a_block_of_many_blank_images_from_few_bytes_is_bounded() -> None:
     """4096 images without a payload byte: the format allows it (blank images cost nothing), memory is 3 MiB of pixels."""
-    header = block_header(image_count=4096, index_bytes=256)
-    body = bytes(256)
+    body = b"\0\x80\2" + b"\xff" * 32  # 256 lengths that are the mean of 0
+    header = block_header(image_count=4096, index_bytes=len(body))
     header = dataclasses.replace(header, checksum=bitstream.checksum(header.pack()[:-16], body))
-    stream = hand_made(header.pack() + body, Footer(((BLOCK.size + 256, 4096),)))
+    stream = hand_made(header.pack() + body, Footer(((BLOCK.size + len(body), 4096),)))
     begun = time.monotonic()
     (block,) = decode_all(stream)
     assert block.pixels is not None

@@ -30,7 +30,6 @@ from codec.bitstream import (
     pack_collection_header,
     pack_extension,
     pack_image,
-    pack_index,
     pack_varint,
     unpack_block_header,
     unpack_collection_header,
@@ -38,7 +37,6 @@ from codec.bitstream import (
     unpack_footer,
     unpack_footer_end,
     unpack_image_header,
-    unpack_index,
     unpack_varint,
 )
 from codec.errors import (
@@ -51,6 +49,7 @@ from codec.errors import (
     Truncated,
     UnsupportedVersion,
 )
+from codec.parts import only_part, pack_index, unpack_index
 
 PACKAGE = Path(codec.__file__).parent
 TEXT = (PACKAGE / "FORMAT.md").read_text("utf-8")
@@ -116,7 +115,7 @@ def test_constants_of_document_and_code_agree() -> None:
 
 def test_limits_flags_and_magics_of_the_code_are_documented() -> None:
     documented = {row[0] for row in rows("1.2", "Constant")}
-    pattern = re.compile("MAX_.*|.*MAGIC|FLAG_.*|BLOCK_FLAG_.*|RESERVED_.*|EXTENSION_.*|.*_BYTES|VERSION|GROUP_IMAGES")
+    pattern = re.compile("MAX_.*|.*MAGIC|FLAG_.*|BLOCK_FLAG_.*|RESERVED_.*|EXTENSION_.*|.*_BYTES|VERSION|.*GROUP_.*")
     assert {name for name in vars(bitstream) if pattern.fullmatch(name)} <= documented
 
 
@@ -479,7 +478,6 @@ def test_block_header_has_exact_bytes() -> None:
     header_check = hashlib.blake2b(start, digest_size=4).digest()
     assert len(start) == 26
     assert header.pack() == start + header_check + bytes(range(16))
-    assert header.num_groups == 3
     assert header.body_bytes == 0x010203 + 5 + 0x04030201
     assert header.block_bytes == 46 + header.body_bytes
     small = replace(header, payload_bytes=6, has_names=False, names_bytes=0)
@@ -510,9 +508,26 @@ def test_empty_footer_has_forty_bytes() -> None:
     assert unpack_footer(Footer(()).pack(), 4, 0) == Footer(())
 
 
-def test_index_has_exact_bytes() -> None:
-    assert pack_index([5, 0, 300]) == bytes.fromhex("05 00 ac 02")
-    assert unpack_index(bytes.fromhex("05 00 ac 02"), 3, 305, 100) == [5, 0, 300]
+def of_quality(quality: int, image_count: int, index_bytes: int, payload_bytes: int) -> BlockHeader:
+    return BlockHeader(HASH, quality, False, image_count, 0, index_bytes, payload_bytes)
+
+
+def test_lossless_index_has_exact_bytes() -> None:
+    """40 images are groups of 16, 16 and 8, a varint each."""
+    header = of_quality(100, 40, 4, 305)
+    part = only_part(header)
+    assert pack_index([(part, [5, 0, 300])]) == bytes.fromhex("05 00 ac 02")
+    assert unpack_index(bytes.fromhex("05 00 ac 02"), header, 100)[1] == [5, 0, 300]
+
+
+def test_lossy_index_has_exact_bytes() -> None:
+    """24 images of quality 75 are three groups of 8. Mean 100 (64): 0, -3 and 3 from it are the gaps 1, 6 and 7, the least limit
+    is 14 (0e), and 2**r <= 14 / 3: r = 2. Less 1 the gaps are 0, 5, 6: quotients 0, 1, 1 (1 01 01), remainders 00 01 10: 10101000
+    110, filled up with zeros.  Below quality 50 the same images are groups of 16 and 8."""
+    header = of_quality(75, 24, 4, 300)
+    assert pack_index([(only_part(header), [100, 97, 103])]) == bytes.fromhex("64 0e a8 c0")
+    assert unpack_index(bytes.fromhex("64 0e a8 c0"), header, 100)[1] == [100, 97, 103]
+    assert [only_part(of_quality(quality, 24, 0, 0)).num_groups for quality in (0, 49, 50, 99, 100)] == [2, 2, 3, 3, 2]
 
 
 # Errors: class and offset of each
@@ -743,8 +758,28 @@ def test_unpack_footer_raises(footer: bytes, blocks_bytes: int, error: type[Bits
         ("05 86 80 80 00", LimitExceeded, 101),
     ],
 )
-def test_unpack_index_raises(index: str, error: type[BitstreamError], offset: int) -> None:
-    fault(error, offset, unpack_index, bytes.fromhex(index), 2, 11, 100)
+def test_unpack_lossless_index_raises(index: str, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack_index, bytes.fromhex(index), of_quality(100, 32, 0, 11), 100)
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "offset"),
+    [
+        ("64 0e a8 c0 00", TrailingData, 104),
+        ("63 0e a8 c0", LimitExceeded, 100),  # lengths that add up to something else
+        ("02 0e a8 c0", LimitExceeded, 100),  # 2 - 3 bytes
+        ("64 02 a8 c0", LimitExceeded, 102),  # three positions below 2
+        ("64 0d a8 c0", LimitExceeded, 102),  # a position of 13
+        ("64 0e a8 c1", LimitExceeded, 102),  # bits behind the last position
+        ("64 0e a8", Truncated, 102),
+        ("64 0e 00 00", Truncated, 102),
+        ("64", Truncated, 101),
+        ("e4 80 80 00 0e a8 c0", LimitExceeded, 100),
+        ("64 8e 80 80 80 80 00 a8 c0", LimitExceeded, 101),
+    ],
+)
+def test_unpack_lossy_index_raises(index: str, error: type[BitstreamError], offset: int) -> None:
+    fault(error, offset, unpack_index, bytes.fromhex(index), of_quality(75, 24, 0, 300), 100)
 
 
 def print_examples() -> None:

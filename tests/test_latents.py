@@ -10,8 +10,9 @@ import pytest
 
 import codec
 from codec import api, model
+from codec.bundle import Bundle
 from codec.errors import BitstreamError, ChecksumMismatch, UsageError
-from codec.model import DEQUANTIZED_MAX, STEP_UNIT, Model, dequantize
+from codec.model import DEQUANTIZED_MAX, STEP_UNIT, Dequantizer, Model
 from codec.plan import Report
 from codec.restore import merge
 
@@ -29,8 +30,8 @@ def latents_of(pixels: np.ndarray, quality: int = QUALITY) -> np.ndarray:
     mean, _, _ = next(network)
     for i, symbols in enumerate(all_symbols):
         y = symbols.reshape(mean.shape) * STEP_UNIT + mean
-        table = tensors["dequantizer" if i == 0 else f"levels.{i - 1}.dequantizer"]
-        levels.append(dequantize(y, table, quality).reshape(-1, n).T)
+        dequantize = Dequantizer(Bundle(dict(tensors)), "dequantizer" if i == 0 else f"levels.{i - 1}.dequantizer")
+        levels.append(dequantize(y, quality).reshape(-1, n).T)
         try:
             mean, _, _ = network.send(y)
         except StopIteration:

@@ -83,7 +83,7 @@ def test_the_other_images_of_a_batch_change_neither_pixels_nor_bytes(model: Mode
     together = model.encode(pixels, quality, group=16)
     np.testing.assert_array_equal(together.pixels, whole.pixels)
     assert together.ideal_bits == pytest.approx(whole.ideal_bits)
-    second, _ = model.decode(together.messages[1:2], 16, quality)
+    second, _ = model.decode(together.messages[1:2], 16, quality, group=16)
     np.testing.assert_array_equal(second, whole.pixels[16:32])
 
 

@@ -15,7 +15,7 @@ from codec.bitstream import BlockHeader
 from codec.collection import Writer, pack_encoded
 from codec.errors import BitstreamError, CorruptPayload, LimitExceeded, ReservedBitsSet, Truncated
 from codec.model import Model
-from codec.parts import Part, _unpack, pack_parts, unpack_parts
+from codec.parts import Part, _unpack, pack_index, pack_parts, unpack_index, unpack_parts
 from codec.pixel_model import PixelModel
 
 HASHES = [bytes([k] * 8) for k in range(4)]
@@ -53,7 +53,7 @@ def test_a_block_of_as_many_parts_as_may_be() -> None:
     parts = shared_out(np.arange(4096) % bitstream.MAX_PARTS)
     area = pack_parts(parts)
     same(unpack_parts(area, header_of(parts), 0)[0], parts)
-    assert len(area) + 3 * bitstream.MAX_PARTS < 1 << 16  # Index_Bytes has room for them
+    assert len(area) + 8 * bitstream.MAX_PARTS + 3 * 4096 // 8 < 1 << 16  # Index_Bytes has room for them and for all lengths
 
 
 def test_pack_parts_has_exact_bytes() -> None:
@@ -96,9 +96,9 @@ GOOD = pack_parts(shared_out(np.array([0, 1, 0, 2, 0, 0, 1, 0])))
         (b"\x00\x01\x00\x05\x00\x80", LimitExceeded, "0 images in a part"),
         (b"\x00\x01\x00\x05\x08\x80", LimitExceeded, "8 images in a part, 1 to 7"),
         (b"\x00\x01\x00\x05\x01\x00", Truncated, "too far apart"),
-        (b"\x00\x01\x00\x05\x01", Truncated, "inside the images of a part"),
+        (b"\x00\x01\x00\x05\x01", Truncated, "inside a list"),
         (b"\x00\x01\x00\x05\x01\x81", LimitExceeded, "not zero"),
-        (b"\x00\x01\x00\x05\x03\x54\x00", LimitExceeded, "go on to 8 of 8"),
+        (b"\x00\x01\x00\x05\x03\x54\x00", LimitExceeded, "goes on to 8 of 8"),
     ],
 )
 def test_parts_that_break_the_format_are_refused(area: bytes, error: type[BitstreamError], message: str) -> None:
@@ -117,6 +117,48 @@ def test_any_bytes_share_out_all_images_or_are_refused(junk: bytes, keep: int, c
     assert end <= keep + len(junk)
     assert all(len(part.images) and (np.diff(part.images) > 0).all() for part in parts)
     np.testing.assert_array_equal(np.sort(np.concatenate([part.images for part in parts])), np.arange(count))
+
+
+# ---- lengths
+
+
+def one_part(quality: int, lengths: list[int]) -> tuple[Part, BlockHeader]:
+    """The part and the header of a block that has so many groups, the last one of one image."""
+    images = (len(lengths) - 1) * bitstream.group_images(quality) + 1
+    return Part(HASHES[0], quality, np.arange(images)), BlockHeader(HASHES[0], quality, False, images, 0, 0, sum(lengths))
+
+
+@given(st.lists(st.integers(0, 70_000), min_size=1, max_size=256), st.sampled_from([0, 49, 50, 99, 100]))
+def test_unpack_index_inverts_pack(lengths: list[int], quality: int) -> None:
+    part, header = one_part(quality, lengths)
+    parts, found = unpack_index(pack_index([(part, lengths)]), header, 0)
+    assert found == lengths
+    same(parts, [part])
+
+
+def test_the_index_of_several_parts_has_their_lengths_in_order() -> None:
+    parts = [Part(HASHES[0], 75, np.arange(0, 60, 2)), Part(HASHES[1], 100, np.arange(1, 40, 2)),
+             Part(HASHES[0], 20, np.arange(41, 60, 2))]  # fmt: skip
+    lengths = [[200, 190, 231, 150], [1300, 600], [77]]
+    header = BlockHeader(HASHES[0], 75, False, 60, 0, 0, sum(map(sum, lengths)), has_parts=True)
+    found, joined = unpack_index(pack_index(list(zip(parts, lengths, strict=True))), header, 0)
+    assert joined == [length for of_part in lengths for length in of_part]
+    same(found, parts)
+
+
+def test_lengths_that_are_much_alike_take_seven_bits() -> None:
+    lengths = np.random.default_rng(0).normal(226, 17, 512).astype(int).tolist()
+    assert len(pack_index([(one_part(75, lengths)[0], lengths)])) * 8 < 7 * 512
+
+
+@given(st.binary(max_size=60), st.integers(0, 99), st.integers(1, 40))
+def test_any_bytes_are_lengths_or_are_refused(index: bytes, quality: int, groups: int) -> None:
+    _, header = one_part(quality, [0] * groups)
+    try:
+        _, lengths = unpack_index(index, header, 0)
+    except BitstreamError:
+        return
+    assert lengths == [0] * groups
 
 
 # ---- blocks
@@ -168,7 +210,7 @@ def test_random_access_reads_no_other_part(shipped_lossless: PixelModel, monkeyp
     monkeypatch.setattr(Model, "decode", counted)
     monkeypatch.setattr(PixelModel, "decode", lambda *args, **options: pytest.fail("a lossless image was decoded"))
     np.testing.assert_array_equal(api.open(stream)[[58, 1]], wanted[[58, 1]])  # images 0 and 19 of a part of 20
-    assert decoded == [(20, 80)]
+    assert decoded == [(8 + 4, 80)]
     assert shipped_lossless.lossless
 
 
