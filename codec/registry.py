@@ -32,7 +32,7 @@ MODEL_IDS: dict[int, str] = {
     3: "53b01757b2fb65a1",  # mnist-lossless
     4: "1420351967b8bd45",  # fashion-lossless
     5: "a39a30814abc3c0b",  # generic
-    6: "db9a5964deb73fda",  # generic-lossless
+    6: "be248fc2494e5a75",  # generic-lossless
 }
 
 

@@ -24,7 +24,7 @@ MODEL_IDS: dict[int, str] = {
     3: "53b01757b2fb65a1",
     4: "1420351967b8bd45",
     5: "a39a30814abc3c0b",
-    6: "db9a5964deb73fda",
+    6: "be248fc2494e5a75",
 }
 # Neighbours of a pixel, as (row, column) offsets (8.2).
 NEAR = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2), (0, -3), (-3, 0)]
@@ -127,7 +127,7 @@ def lengths_of(block: bytes, at: int, quality: int, groups: int) -> tuple[list[i
 
 def group_images(quality: int) -> int:
     """Images of a full group (3.2)."""
-    return 8 if 50 <= quality <= 99 else 16
+    return 4 if 50 <= quality <= 99 else 16
 
 
 def parts_of(block: bytes, at: int, model_hash: bytes, quality: int, count: int) -> tuple[list[Part], int]:
