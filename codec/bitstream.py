@@ -40,8 +40,8 @@ LOSSLESS_QUALITY = 100
 STORED_QUALITY = 101  # a single image as it is, without a model
 BLOCK_QUALITY_AT = 12  # of Quality in a block header
 GROUP_IMAGES = 16  # neighbouring images that share one coder state, which costs 2 bytes
-# From this quality on images have so many bytes that smaller groups cost 1 to 2 % more, and one image is had in a third of the time.
-SMALL_GROUP_QUALITY, SMALL_GROUP_IMAGES = 50, 4
+# From this quality on images have so many bytes that smaller groups cost about 1 % more, and one image is had in a third of the time.
+SMALL_GROUP_QUALITY, SMALL_GROUP_IMAGES = 50, 5
 MAX_BLOCK_IMAGES = 4096
 MAX_PART_MODELS, MAX_PARTS = 256, 1024  # of a block: room for ten models at each quality
 MAX_IMAGE_STREAM_BYTES = 1 << 16

@@ -127,7 +127,7 @@ def lengths_of(block: bytes, at: int, quality: int, groups: int) -> tuple[list[i
 
 def group_images(quality: int) -> int:
     """Images of a full group (3.2)."""
-    return 4 if 50 <= quality <= 99 else 16
+    return 5 if 50 <= quality <= 99 else 16
 
 
 def parts_of(block: bytes, at: int, model_hash: bytes, quality: int, count: int) -> tuple[list[Part], int]:

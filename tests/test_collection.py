@@ -244,7 +244,7 @@ def test_an_index_of_another_kind_is_obeyed_or_refused_but_never_guessed_at(inde
     np.testing.assert_array_equal(got, whole[list(index)])
 
 
-@pytest.mark.parametrize(("quality", "group"), [(49, 16), (50, 4)])
+@pytest.mark.parametrize(("quality", "group"), [(49, 16), (50, 5)])
 def test_one_image_is_read_by_its_group_alone(quality: int, group: int) -> None:
     stream = collect(1000, [f"{i}" for i in range(1000)], quality)
     file = CountingFile(stream)
@@ -256,7 +256,7 @@ def test_one_image_is_read_by_its_group_alone(quality: int, group: int) -> None:
     collection[500]
     assert file.bytes_read == header.index_bytes + lengths[500 // group]
     file.bytes_read = 0
-    collection[[600, 601, 600, 607]]
+    collection[[600, 601, 600, 604]]
     assert file.bytes_read == lengths[600 // group]  # the index is known by now
     assert file.bytes_read < len(stream) // 30
 
@@ -278,19 +278,19 @@ def test_neighbours_of_an_image_come_without_reading_until_others_take_their_pla
     assert file.bytes_read > read
 
 
-@pytest.mark.parametrize("quality", [QUALITY, 75])
-def test_a_damaged_group_is_an_error_each_time_it_is_asked_for(quality: int) -> None:
+@pytest.mark.parametrize(("quality", "first"), [(QUALITY, 16), (75, 15)])
+def test_a_damaged_group_is_an_error_each_time_it_is_asked_for(quality: int, first: int) -> None:
     stream = bytearray(collect(20, quality=quality))
     stream[-60] ^= 255  # of the last group
     collection = api.open(bytes(stream))
     for wanted in (17, 17, [17], [3, 19]):
-        with pytest.raises(CorruptPayload, match="images 16 and on are damaged"):
+        with pytest.raises(CorruptPayload, match=f"images {first} and on are damaged"):
             collection[wanted]
     np.testing.assert_array_equal(collection[3], api.decompress(collect(20, quality=quality))[3])
 
 
 def test_damage_costs_small_groups_from_the_middle_of_the_qualities_on() -> None:
-    for quality, group in ((49, 16), (50, 4), (99, 4)):
+    for quality, group in ((49, 16), (50, 5), (99, 5)):
         stream = collect(40, quality=quality)
         damaged = bytearray(stream)
         damaged[parts_of(stream)["payload"][0] + 3] ^= 0x55

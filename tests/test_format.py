@@ -521,13 +521,13 @@ def test_lossless_index_has_exact_bytes() -> None:
 
 
 def test_lossy_index_has_exact_bytes() -> None:
-    """12 images of quality 75 are three groups of 4. Mean 100 (64): 0, -3 and 3 from it are the gaps 1, 6 and 7, the least limit
+    """15 images of quality 75 are three groups of 5. Mean 100 (64): 0, -3 and 3 from it are the gaps 1, 6 and 7, the least limit
     is 14 (0e), and 2**r <= 14 / 3: r = 2. Less 1 the gaps are 0, 5, 6: quotients 0, 1, 1 (1 01 01), remainders 00 01 10: 10101000
     110, filled up with zeros.  Below quality 50 the same images are one group."""
-    header = of_quality(75, 12, 4, 300)
+    header = of_quality(75, 15, 4, 300)
     assert pack_index([(only_part(header), [100, 97, 103])]) == bytes.fromhex("64 0e a8 c0")
     assert unpack_index(bytes.fromhex("64 0e a8 c0"), header, 100)[1] == [100, 97, 103]
-    assert [only_part(of_quality(quality, 12, 0, 0)).num_groups for quality in (0, 49, 50, 99, 100)] == [1, 1, 3, 3, 1]
+    assert [only_part(of_quality(quality, 15, 0, 0)).num_groups for quality in (0, 49, 50, 99, 100)] == [1, 1, 3, 3, 1]
 
 
 # Errors: class and offset of each
@@ -779,7 +779,7 @@ def test_unpack_lossless_index_raises(index: str, error: type[BitstreamError], o
     ],
 )
 def test_unpack_lossy_index_raises(index: str, error: type[BitstreamError], offset: int) -> None:
-    fault(error, offset, unpack_index, bytes.fromhex(index), of_quality(75, 12, 0, 300), 100)
+    fault(error, offset, unpack_index, bytes.fromhex(index), of_quality(75, 15, 0, 300), 100)
 
 
 def print_examples() -> None:
