@@ -2,7 +2,8 @@
 
 READ ME FIRST
 - Of several models the one with the lower cost lambda * SSE + bits is taken: for each image if it is a file of its own; for
-  a block as a whole if nearly all of a sample agree, else for each of its images.
+  a block as a whole if nearly all of a sample agree, else for each of its images, among the models that some of the sample
+  prefer. Where a target chooses the quality, costs are those at the quality that the search tries first.
 - **The guard.** What a quality gives on images like those that a model was trained on is in the model's card. An image that
   comes out GUARD_DB worse than that *falls back*: to the quality at which it does not, or to a lossless model if nothing
   lossy gets there or would take more bytes. A generic model, chosen for what the others do not know, is measured by the

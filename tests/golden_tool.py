@@ -48,7 +48,9 @@ def recipes() -> dict[str, dict[str, Any]]:
             wanted[f"{tag}-image{number}-q{quality}.aez"] = {"images": number, "quality": quality, "model": model.name}
         wanted[f"{tag}-named40-q60.aez"] = {"images": [0, 40], "quality": 60, "model": model.name, "names": True}
         wanted[f"{tag}-plain17-q85.aez"] = {"images": [20, 37], "quality": 85, "model": model.name}
-        wanted[f"{tag}-parts40.aez"] = {"images": [0, 40], "max_bytes": 64, "model": model.name}
+        # Streams of an encoder that searched for other qualities: still to be decoded, no longer to be made.
+        wanted[f"{tag}-parts40.aez"] = {"images": [0, 40], "max_bytes": 64, "model": model.name, "decode_only": True}
+        wanted[f"{tag}-limit40.aez"] = {"images": [0, 40], "max_bytes": 64, "model": model.name}
     wanted["empty-collection.aez"] = {"images": [0, 0], "quality": 50, "model": "auto"}
     return wanted
 

@@ -51,7 +51,7 @@ def test_golden_stream_decodes_to_the_listed_pixels(name):
     assert sha256(pixels) == GOLDEN[name]["pixels_sha256"]
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", [name for name in GOLDEN if not GOLDEN[name].get("decode_only")])
 def test_compress_gives_the_golden_bytes_again(name):
     stream = golden_tool.make(GOLDEN[name])
     assert hashlib.sha256(stream).hexdigest() == GOLDEN[name]["stream_sha256"]
