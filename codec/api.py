@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import bitstream, metrics, registry, remote
-from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader, group_images
+from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
 from codec.bundle import BaseModel
 from codec.choice import Plan, Planner
 from codec.collection import Collection, DecodedBlock, Writer, pack_encoded
@@ -210,8 +210,7 @@ def pack_each(
         return []
     plan = _plan(models, pixels, asked, as_block=False)
     packed: dict[int, tuple[bytes, CompressStats] | ImageError] = {i: ImageError(why) for i, why in plan.missed.items()}
-    for part in plan.parts:
-        encoded = None if part.model is None else part.encode(pixels, 1)
+    for part, encoded in zip(plan.parts, plan.encode(pixels, 1), strict=True):
         for at, i in enumerate(part.images.tolist()):
             fell_back = bool(plan.fell_back[i])
             if part.model is None or encoded is None:
@@ -276,9 +275,9 @@ def encode_block(
     for i, why in sorted(missed.items()):
         raise ImageError(f"{names[i] if names else f'image {i}'}: {why}")
     stats, packed = CompressStats(), []
-    for part in plan.parts:
+    for part, encoded in zip(plan.parts, plan.encode(pixels), strict=True):
         assert part.model is not None
-        encoded = part.encode(pixels, group_images(part.quality))
+        assert encoded is not None
         packed.append((Part(part.model.hash, part.quality, part.images), encoded.messages))
         stats += _stats(part.model.name, part.quality, pixels[part.images], encoded, plan.fell_back[part.images])
     block = pack_encoded(packed, names)

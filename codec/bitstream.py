@@ -40,7 +40,7 @@ LOSSLESS_QUALITY = 100
 STORED_QUALITY = 101  # a single image as it is, without a model
 BLOCK_QUALITY_AT = 12  # of Quality in a block header
 GROUP_IMAGES = 16  # neighbouring images that share one coder state, which costs 2 bytes
-# From this quality on images have so many bytes that smaller groups cost about 1 % more, and one image is had in a third of the time.
+# From this quality on smaller groups cost about 1 % more bytes, and one image is had in a third of the time.
 SMALL_GROUP_QUALITY, SMALL_GROUP_IMAGES = 50, 5
 MAX_BLOCK_IMAGES = 4096
 MAX_PART_MODELS, MAX_PARTS = 256, 1024  # of a block: room for ten models at each quality

@@ -2,7 +2,8 @@
 
 READ ME FIRST
 - Of several models the one with the lower cost lambda * SSE + bits is taken: for each image if it is a file of its own; for
-  a block as a whole if nearly all of a sample agree, else for each of its images.
+  a block as a whole if nearly all of a sample agree, else for each of its images, among the models that some of the sample
+  prefer. Where a target chooses the quality, costs are those at the quality that the search tries first.
 - **The guard.** What a quality gives on images like those that a model was trained on is in the model's card. An image that
   comes out GUARD_DB worse than that *falls back*: to the quality at which it does not, or to a lossless model if nothing
   lossy gets there or would take more bytes. A generic model, chosen for what the others do not know, is measured by the
@@ -13,19 +14,19 @@ READ ME FIRST
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from codec import rate
-from codec.bitstream import LOSSLESS_QUALITY, STORED_QUALITY
+from codec.bitstream import LOSSLESS_QUALITY, STORED_QUALITY, group_images
 from codec.bundle import BaseModel
-from codec.groups import U8, Encoded
+from codec.groups import U8, Encoded, by
 from codec.model import Model, Symbols, log2_lmbda
-from codec.rate import Coded, Target
+from codec.rate import Coded, Target, card_curve
 from codec.registry import GENERIC
 
 I64 = npt.NDArray[np.int64]
@@ -50,15 +51,6 @@ class Planned:
     symbols: Symbols | None = None
     messages: list[bytes] | None = None
 
-    def encode(self, pixels: U8, group: int) -> Encoded:
-        """The images among `pixels`, uint8 (N, 28, 28), in groups of the part's own."""
-        if self.symbols is not None:
-            return cast(Model, self.model).pack(self.symbols, group)
-        assert self.model is not None
-        if group == 1 and self.messages is not None:
-            return Encoded(self.messages, pixels[self.images], 0.0)
-        return self.model.encode(pixels[self.images], self.quality, group=group)
-
 
 @dataclass
 class Plan:
@@ -71,6 +63,25 @@ class Plan:
     parts: list[Planned] = field(default_factory=list)
     missed: dict[int, str] = field(default_factory=dict)
 
+    def encode(self, pixels: U8, group: int | None = None) -> list[Encoded | None]:
+        """What comes of each part of `pixels`, uint8 (N, 28, 28), in groups of the part's own; None of one without a model.
+
+        group: images in a group, None: as many as in a collection.
+        """
+        encoded: dict[int, Encoded] = {}
+        together: dict[tuple[Model, int], list[int]] = {}
+        for at, part in enumerate(self.parts):
+            if part.symbols is not None:
+                together.setdefault((cast(Model, part.model), group or group_images(part.quality)), []).append(at)
+            elif part.messages is not None and group == 1:
+                encoded[at] = Encoded(part.messages, pixels[part.images], 0.0)
+            elif part.model is not None:
+                encoded[at] = part.model.encode(pixels[part.images], part.quality, group=group)
+        for (model, size), mine in together.items():
+            packed = model.pack_parts([symbols for at in mine if (symbols := self.parts[at].symbols) is not None], size)
+            encoded.update(zip(mine, packed, strict=True))
+        return [encoded.get(at) for at in range(len(self.parts))]
+
 
 def costs(pixels: U8, encoded: Encoded, quality: int) -> F64:
     """lambda * SSE + bits of each image, the SSE of pixels in 0..1; lossless: bits.  `encoded` has one image a group."""
@@ -81,14 +92,8 @@ def costs(pixels: U8, encoded: Encoded, quality: int) -> F64:
 
 def domain_psnr_db(model: BaseModel, quality: int) -> float | None:
     """PSNR that a quality gives in the domain of a model, by the curve in its card; None if there is none."""
-    figures = model.card.get("figures")
-    rows = figures.get("curve") if isinstance(figures, dict) else None
-    points = {}
-    for row in rows if isinstance(rows, list) else ():
-        at, psnr_db = (row.get("quality"), row.get("psnr_db")) if isinstance(row, dict) else (None, None)
-        if isinstance(at, int | float) and isinstance(psnr_db, int | float) and math.isfinite(at) and math.isfinite(psnr_db):
-            points[float(at)] = float(psnr_db)  # a card is a stranger's text
-    return float(np.interp(quality, sorted(points), [points[at] for at in sorted(points)])) if len(points) > 1 else None
+    qualities, values = card_curve(model, "psnr_db")
+    return float(np.interp(quality, qualities, values)) if qualities else None
 
 
 def floor_db(models: Sequence[BaseModel], model: BaseModel, quality: int) -> float | None:
@@ -96,6 +101,21 @@ def floor_db(models: Sequence[BaseModel], model: BaseModel, quality: int) -> flo
     others = [other for other in models if other is not model] if model.name == GENERIC else []
     known = [psnr_db for one in others or [model] if (psnr_db := domain_psnr_db(one, quality)) is not None]
     return max(min(known) - GUARD_DB, 0.0) if known else None
+
+
+class _Share(NamedTuple):
+    """Images, by number, that model k codes, and what it makes of them."""
+
+    k: int
+    images: I64
+    coded: Coded
+
+
+class _Seen(NamedTuple):
+    """What a model made of images, one a group, at effort 1; symbols: of a lossy one."""
+
+    encoded: Encoded
+    symbols: Symbols | None
 
 
 class Planner:
@@ -111,39 +131,52 @@ class Planner:
 
     def plan(self, pixels: U8, quality: int, target: Target | None, *, as_block: bool) -> Plan:
         """Share out uint8 (N, 28, 28), N >= 1.  as_block: they are coded together, so a sample may decide for all."""
-        chosen, encodings = self._choose(pixels, rate.FIRST_QUALITY if target is not None else quality, as_block)
+        if target is not None:
+            quality = rate.first_quality(self._models, target)
+        chosen, seen = self._choose(pixels, quality, as_block)
         plan = Plan(np.zeros(len(pixels), np.bool_))
         if target is not None:
-            self._aim(plan, pixels, chosen, np.arange(len(pixels)), {k: target for k in range(len(self._models))})
+            everything, targets = np.arange(len(pixels)), dict.fromkeys(range(len(self._models)), target)
+            self._aim(plan, pixels, self._search(pixels, chosen, everything, targets, quality, seen), targets)
         elif quality == LOSSLESS_QUALITY:
-            for k, images in _by(chosen):
-                messages = [encodings[k].messages[i] for i in images] if encodings else None
+            for k, images in by(chosen):
+                messages = [seen[k].encoded.messages[i] for i in images] if seen else None
                 plan.parts.append(Planned(self._models[k], quality, images, messages=messages))
         else:
-            self._code(plan, pixels, chosen, quality)
+            self._code(plan, pixels, chosen, quality, seen)
         plan.parts.sort(key=lambda part: -len(part.images))  # stable: of equal ones the order is that of their making
         return plan
 
-    def _choose(self, pixels: U8, quality: int, as_block: bool) -> tuple[I64, list[Encoded]]:
-        """The model of each image, by number, and what each model made of all images, if that had to be seen."""
+    def _choose(self, pixels: U8, quality: int, as_block: bool) -> tuple[I64, dict[int, _Seen]]:
+        """The model of each image, by number, and what models made of all images, if that had to be seen."""
         n = len(pixels)
         if len(self._models) == 1:
-            return np.zeros(n, np.int64), []
-        if as_block:
-            sample = pixels[np.linspace(0, n - 1, min(AUTO_SAMPLE, n)).astype(int)]
-            found = np.array([costs(sample, model.encode(sample, quality, group=1), quality) for model in self._models])
-            best = int(found.sum(axis=1).argmin())
-            if (found.argmin(axis=0) == best).mean() >= AGREED:
-                return np.full(n, best), []
-        encodings = [model.encode(pixels, quality, group=1) for model in self._models]
-        return np.argmin([costs(pixels, encoded, quality) for encoded in encodings], axis=0), encodings
+            return np.zeros(n, np.int64), {}
+        sample = pixels[np.linspace(0, n - 1, min(AUTO_SAMPLE, n)).astype(int)] if as_block else pixels
+        seen = {k: self._see(k, sample, quality) for k in range(len(self._models))}
+        found = np.array([costs(sample, one.encoded, quality) for one in seen.values()])
+        preferred, best = found.argmin(axis=0), int(found.sum(axis=1).argmin())
+        agreed = as_block and (preferred == best).mean() >= AGREED
+        if len(sample) < n:  # a model that none of the sample prefers is left out
+            seen = {} if agreed else {k: self._see(k, pixels, quality) for k in np.unique(preferred).tolist()}
+        if agreed:
+            return np.full(n, best), seen
+        return np.array([*seen])[np.argmin([costs(pixels, one.encoded, quality) for one in seen.values()], axis=0)], seen
 
-    def _code(self, plan: Plan, pixels: U8, chosen: I64, quality: int) -> None:
+    def _see(self, k: int, pixels: U8, quality: int) -> _Seen:
+        model = self._models[k]
+        if not isinstance(model, Model):
+            return _Seen(model.encode(pixels, quality, group=1), None)
+        symbols = model.symbols(pixels, quality)
+        return _Seen(model.pack(symbols, 1), symbols)
+
+    def _code(self, plan: Plan, pixels: U8, chosen: I64, quality: int, seen: dict[int, _Seen]) -> None:
         """Images at the quality asked for, but for those that the guard does not let pass."""
         stopped, targets = [], {}
-        for k, images in _by(chosen):
+        for k, images in by(chosen):
             model = cast(Model, self._models[k])
-            symbols = model.symbols(pixels[images], quality, self._effort)
+            known = _known(seen, k, images) if self._effort == 1 else None
+            symbols = known or model.symbols(pixels[images], quality, self._effort)
             floor = floor_db(self._models, model, quality) if self._guard else None
             passed = np.ones(len(images), np.bool_)
             if floor is not None:
@@ -158,73 +191,68 @@ class Planner:
             for k, other in enumerate(self._models):
                 if k not in targets and (floor := floor_db(self._models, other, quality)) is not None:
                     targets[k] = Target(min_psnr=floor)
-            self._aim(plan, pixels, chosen, images, targets, compare=True)
+            self._aim(plan, pixels, self._search(pixels, chosen, images, targets), targets, compare=True)
+
+    def _search(
+        self, pixels: U8, chosen: I64, images: I64, targets: dict[int, Target], first: int | None = None,
+        seen: dict[int, _Seen] | None = None,
+    ) -> list[_Share]:  # fmt: skip
+        """Give each of some images a model and a quality that suit its target: its own model, or another where that one fails.
+
+        first: the quality to try first, at which `seen` was.
+        """
+        def search(k: int, some: I64) -> Coded:
+            return rate.search(self._models[k], pixels[some], targets[k], first, _known(seen or {}, k, some))
+
+        shares = [_Share(k, images[at], search(k, images[at])) for k, at in by(chosen[images])]
+        for k, target in targets.items():
+            for at, share in enumerate([*shares]):
+                failed = np.flatnonzero(~share.coded.kept & (chosen[share.images] != k))
+                if len(failed):
+                    other = search(k, share.images[failed])
+                    better = rate.better(target, share.coded.of(failed), other)
+                    shares.append(_Share(k, share.images[failed[better]], other.of(np.flatnonzero(better))))
+                    stays = np.delete(np.arange(len(share.images)), failed[better])
+                    shares[at] = _Share(share.k, share.images[stays], share.coded.of(stays))
+        return [share for share in sorted(shares, key=lambda share: share.k) if len(share.images)]
 
     def _aim(
-        self, plan: Plan, pixels: U8, chosen: I64, images: I64, targets: dict[int, Target], *, compare: bool = False
+        self, plan: Plan, pixels: U8, shares: list[_Share], targets: dict[int, Target], *, compare: bool = False
     ) -> None:
-        """Give each of some images a quality of its own, so that it suits the target of its model.
+        """Put into the plan what the search gave.
 
         compare: take a lossless model not only where the target cannot be kept, but also where it takes fewer bytes.
         """
-        found = self._search(pixels, chosen, images, targets)
         exact: dict[int, tuple[BaseModel, bytes]] = {}
         if all(target.max_bytes is None for target in targets.values()):
-            wanted = [i for i, (_, one) in found.items() if not one.kept or (compare and len(one.message) > LOSSLESS_BYTES)]
-            exact = self._losslessly(pixels, np.array(sorted(wanted), np.int64))
-        else:
-            for i, (k, one) in list(found.items()):
-                if not one.kept:
-                    plan.missed[i] = f"{len(one.message)} bytes at quality {one.quality}, {targets[k]} wanted"
-                    del found[i]
-        lossy: dict[tuple[int, int], list[int]] = {}
+            wanted = [share.images[~share.coded.kept | (compare & (share.coded.num_bytes > LOSSLESS_BYTES))] for share in shares]
+            exact = self._losslessly(pixels, np.sort(np.concatenate(wanted)))
         lossless: dict[int, list[int]] = {}
         models: dict[int, BaseModel] = {}
         stored = []
-        for i, (k, one) in sorted(found.items()):
-            model, message = exact.get(i, (None, b""))
-            if one.kept and (model is None or len(one.message) <= len(message)):
-                lossy.setdefault((k, one.quality), []).append(i)
-            elif model is not None:
-                lossless.setdefault(id(model), []).append(i)
-                models[id(model)] = model
-            else:
-                stored.append(i)
-        for (k, quality), numbers in sorted(lossy.items()):
-            part = np.array(numbers)
-            self._add(plan, k, quality, part, self._refine(k, pixels[part], quality, targets[k]))
-        for key, numbers in lossless.items():
+        for k, images, coded in shares:
+            sizes, target = coded.num_bytes, targets[k]
+            most = [len(exact[i][1]) if i in exact else math.inf for i in images.tolist()]
+            stays = coded.kept & (sizes <= most)
+            for at in np.flatnonzero(~stays).tolist():
+                i = int(images[at])
+                if target.max_bytes is not None:
+                    plan.missed[i] = f"{sizes[at]} bytes at quality {coded.qualities[at]}, {target} wanted"
+                elif i in exact:
+                    lossless.setdefault(id(exact[i][0]), []).append(i)
+                    models[id(exact[i][0])] = exact[i][0]
+                else:
+                    stored.append(i)
+            if stays.any():
+                self._add(plan, pixels, k, images[stays], coded.of(np.flatnonzero(stays)), target)
+        for key, unsorted in lossless.items():
+            numbers = sorted(unsorted)
             messages = [exact[i][1] for i in numbers]
             plan.parts.append(Planned(models[key], LOSSLESS_QUALITY, np.array(numbers), messages=messages))
             plan.fell_back[numbers] = True
         if stored:
-            plan.parts.append(Planned(None, STORED_QUALITY, np.array(stored)))
+            plan.parts.append(Planned(None, STORED_QUALITY, np.array(sorted(stored))))
             plan.fell_back[stored] = True
-
-    def _search(self, pixels: U8, chosen: I64, images: I64, targets: dict[int, Target]) -> dict[int, tuple[int, Coded]]:
-        """Of each image the model and the quality that suit the target: its own model, or another where that one fails."""
-        found: dict[int, tuple[int, Coded]] = {}
-        for k, mine in _by(chosen[images]):
-            own = images[mine]
-            for i, coded in zip(own.tolist(), rate.search(self._models[k], pixels[own], targets[k], 1), strict=True):
-                found[i] = k, coded
-        for k, target in targets.items():
-            others = [i for i in images.tolist() if not found[i][1].kept and chosen[i] != k]
-            for i, coded in zip(others, rate.search(self._models[k], pixels[others], target, 1) if others else [], strict=True):
-                if rate.better(target, found[i][1], coded) is coded:
-                    found[i] = k, coded
-        return found
-
-    def _refine(self, k: int, pixels: U8, quality: int, target: Target) -> Symbols:
-        """Symbols at the effort asked for, where they suit the target better than those of effort 1."""
-        model = cast(Model, self._models[k])
-        symbols = model.symbols(pixels, quality)
-        if self._effort > 1:
-            more = model.symbols(pixels, quality, self._effort)
-            ones, others = (rate.coded(pixels, model.pack(each, 1), quality, target) for each in (symbols, more))
-            better = [i for i, (a, b) in enumerate(zip(ones, others, strict=True)) if rate.better(target, a, b) is b]
-            symbols.put(np.array(better, np.int64), more.of(np.array(better, np.int64)))
-        return symbols
 
     def _losslessly(self, pixels: U8, images: I64) -> dict[int, tuple[BaseModel, bytes]]:
         """Of each image the lossless model that takes the fewest bytes, and its message."""
@@ -236,20 +264,25 @@ class Planner:
                     found[i] = model, message
         return found
 
-    def _add(self, plan: Plan, k: int, quality: int, images: I64, symbols: Symbols) -> None:
-        """Put images into the part of their model and quality."""
+    def _add(self, plan: Plan, pixels: U8, k: int, images: I64, coded: Coded, target: Target) -> None:
+        """Put images into the parts of their model and qualities, at the effort asked for."""
         model = self._models[k]
-        for part in plan.parts:
-            if part.model is model and part.quality == quality and part.symbols is not None:
-                order = np.argsort(np.concatenate([part.images, images]))
-                part.symbols = Symbols.join([part.symbols, symbols]).of(order)
-                part.images = np.concatenate([part.images, images])[order]
-                plan.fell_back[images] = False  # less effort was enough
-                return
-        plan.parts.append(Planned(model, quality, images, symbols))
+        if self._effort > 1:
+            coded = rate.refine(model, pixels[images], coded, target, self._effort)
+        for quality, at in by(coded.qualities):
+            numbers, symbols = images[at], coded.symbols.of(at)
+            for part in plan.parts:
+                if part.model is model and part.quality == quality and part.symbols is not None:
+                    order = np.argsort(np.concatenate([part.images, numbers]))
+                    part.symbols = Symbols.join([part.symbols, symbols]).of(order)
+                    part.images = np.concatenate([part.images, numbers])[order]
+                    plan.fell_back[numbers] = False  # less effort was enough
+                    break
+            else:
+                plan.parts.append(Planned(model, quality, numbers, symbols))
 
 
-def _by(values: I64) -> Iterator[tuple[int, I64]]:
-    """Each value, in order, and where it stands."""
-    for value in np.unique(values).tolist():
-        yield value, np.flatnonzero(values == value)
+def _known(seen: dict[int, _Seen], k: int, images: I64) -> Symbols | None:
+    """What lossy model k was seen to make of some images, None if that is not known."""
+    symbols = seen[k].symbols if k in seen else None
+    return None if symbols is None else symbols.of(images)

@@ -6,6 +6,7 @@ A group is the unit of random access and of damage; its message starts from a ch
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,12 @@ class Encoded:
     messages: list[bytes]
     pixels: U8
     ideal_bits: float
+
+
+def by(values: npt.NDArray[np.integer]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Each value of int (N,), in order, and where it stands."""
+    for value in np.unique(values).tolist():
+        yield value, np.flatnonzero(values == value)
 
 
 def checks(pixels: U8, group: int) -> npt.NDArray[np.int64]:

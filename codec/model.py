@@ -35,7 +35,7 @@ from codec import rans, search
 from codec.bitstream import MAX_QUALITY, group_images
 from codec.bundle import BaseModel, Bundle
 from codec.errors import BadModel
-from codec.groups import U8, Compact, Encoded, checks, from_lanes, to_lanes
+from codec.groups import U8, Compact, Encoded, by, checks, from_lanes, to_lanes
 from codec.integer_net import (
     F32,
     POSITIONS,
@@ -321,22 +321,36 @@ class Model(BaseModel):
         messages = [message for part in parts for message in part.messages]
         return Encoded(messages, np.concatenate([part.pixels for part in parts]), sum(part.ideal_bits for part in parts))
 
-    def symbols(self, pixels: U8, quality: int, effort: int = 1) -> Symbols:
-        """What is coded of uint8 (N, 28, 28); of an image always the same, whatever the others are."""
-        parts = list(in_threads(lambda at: self._coded(pixels[at : at + CHUNK_IMAGES], quality, effort), _chunks(len(pixels))))
-        codes, rows = (np.concatenate([part[k] for part in parts], axis=1) for k in (0, 1))
-        return Symbols(codes, rows, np.concatenate([part[2] for part in parts]))
+    def symbols(self, pixels: U8, quality: int | npt.NDArray[np.integer], effort: int = 1) -> Symbols:
+        """What is coded of uint8 (N, 28, 28), N >= 1; of an image always the same, whatever the others are.
+
+        quality: of all images, or of each: int (N,). Those of one quality go through the network together.
+        """
+        qualities = np.broadcast_to(quality, len(pixels))
+        chunks = [part for _, images in by(qualities) for part in np.array_split(images, -(-len(images) // CHUNK_IMAGES))]
+        parts = in_threads(lambda images: self._coded(pixels[images], int(qualities[images[0]]), effort), chunks)
+        found = Symbols.join([Symbols(*part) for part in parts])
+        return found.of(np.argsort(np.concatenate(chunks))) if np.ndim(quality) else found
 
     def pack(self, symbols: Symbols, group: int) -> Encoded:
         """Code symbols of N >= 1 images, `group` neighbours sharing a coder state."""
-        codes, rows = (to_lanes(values, group, 0) for values in (symbols.codes, symbols.rows))
+        return self.pack_parts([symbols], group)[0]
+
+    def pack_parts(self, parts: list[Symbols], group: int) -> list[Encoded]:
+        """As `pack` of each part, all their lanes side by side: no table depends on the quality, and a step costs by itself."""
+        lanes = [[to_lanes(getattr(part, name), group, 0) for part in parts] for name in ("codes", "rows")]
+        codes, rows = (each[0] if len(each) == 1 else np.concatenate(each, axis=1) for each in lanes)
         # The tables of all levels, one below the other; row 0 of the first stands for all that is certain.
         start, freq = (np.concatenate([getattr(table, name) for table in self.tables]) for name in ("start", "freq"))
         where = Compact(rows != 0)
         picked = where.take(rows, 0), where.take(codes, 0)
         freq = freq[picked]
-        messages = rans.encode(start[picked], freq, checks(symbols.pixels, group))
-        return Encoded(messages, symbols.pixels, float(np.sum(rans.PRECISION - np.log2(freq))))
+        all_checks = [checks(part.pixels, group) for part in parts]
+        messages = rans.encode(start[picked], freq, np.concatenate(all_checks))
+        ideal_bits = np.sum(rans.PRECISION - np.log2(freq), axis=0)
+        ends = np.cumsum([len(each) for each in all_checks]).tolist()
+        return [Encoded(messages[at:end], part.pixels, float(ideal_bits[at:end].sum()))
+                for part, at, end in zip(parts, [0, *ends], ends, strict=False)]  # fmt: skip
 
     def _coded(self, pixels: U8, quality: int, effort: int) -> tuple[U8, npt.NDArray[np.int16], U8]:
         """pixels -> codes (S, N) and rows (S, N) of all levels, a row counted from the first level's; decoded pixels."""

@@ -5,14 +5,20 @@ READ ME FIRST
   Nothing is estimated but the quality to try next, so a promise that cannot be kept comes out as such.
 - For `max_bytes` the result is a quality that fits while the next one does not; for `min_psnr` one that reaches while the one
   before does not. Bytes and PSNR of a single image need not be monotone in the quality, so a better one may exist elsewhere.
-- Images are tried side by side, those of one quality in one pass of the network.
+- Images are tried side by side: in each pass all that still look for their quality, those of one quality together.
+- The next try lies where the curve in the model's card, moved to pass through the last try, meets what is wanted; once the
+  quality is enclosed, on the straight line between both sides. The slope is not learned from the tries: from one quality to
+  the next, bytes and PSNR of an image jump by more than they rise. It takes 4 tries an image, two of them for the result and
+  its neighbour.
+- Which quality is found depends on the image, the target, the models and the first try alone, never on other images.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +26,19 @@ import numpy.typing as npt
 from codec.bitstream import MAX_QUALITY
 from codec.bundle import BaseModel
 from codec.errors import UsageError
-from codec.groups import U8, Encoded
+from codec.groups import U8
+from codec.model import Model, Symbols
 
+I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
-FIRST_QUALITY = 50
-# What one step of quality does, before two tries of an image have told: octaves of bytes, dB.
+FIRST_QUALITY = 50  # to try with a model whose card has no curve
+# What one step of quality does by such a model: octaves of bytes, dB.
 OCTAVES_A_QUALITY, DB_A_QUALITY = 0.04, 0.18
+MOST_DB = 99.0  # more is as good for a guess
 NO_ERROR_DB = 200.0  # stands for the PSNR of an image without error
+GUESSED_TRIES = 8  # of an image; then the rest is halved: the most that a curve with kinks can take is 15
 
 
 @dataclass(frozen=True)
@@ -55,14 +66,28 @@ class Target:
         return f"at least {self.min_psnr:g} dB" if self.max_bytes is None else f"at most {self.max_bytes} bytes"
 
 
-class Coded(NamedTuple):
-    """One image encoded for itself."""
+@dataclass
+class Coded:
+    """N images, each encoded for itself.
 
-    quality: int
-    message: bytes
-    pixels: U8  # (28, 28), decoded
-    psnr_db: float
-    kept: bool
+    qualities: int (N,); messages: N; psnr_db: float (N,); kept: bool (N,), whether they keep the promise.
+    """
+
+    qualities: I64
+    symbols: Symbols
+    messages: list[bytes]
+    psnr_db: F64
+    kept: Bools
+
+    @property
+    def num_bytes(self) -> I64:
+        """Of each message."""
+        return _sizes(self.messages)
+
+    def of(self, images: npt.NDArray[np.integer]) -> Coded:
+        """Those of some images, given by number."""
+        messages = [self.messages[i] for i in images.tolist()]
+        return Coded(self.qualities[images], self.symbols.of(images), messages, self.psnr_db[images], self.kept[images])
 
 
 def image_psnr_db(pixels: U8, decoded: U8) -> F64:
@@ -71,93 +96,124 @@ def image_psnr_db(pixels: U8, decoded: U8) -> F64:
     return np.array([10 * math.log10(255**2 * 784 / e) if e else NO_ERROR_DB for e in sse.tolist()])
 
 
-def code(model: BaseModel, pixels: U8, quality: int, target: Target, effort: int = 1) -> list[Coded]:
-    """Encode each image of uint8 (N, 28, 28), N >= 1, for itself."""
-    return coded(pixels, model.encode(pixels, quality, group=1, effort=effort), quality, target)
+def coded(model: Model, pixels: U8, qualities: I64, symbols: Symbols, target: Target) -> Coded:
+    """What comes of symbols of uint8 (N, 28, 28), N >= 1."""
+    messages, psnr_db = model.pack(symbols, 1).messages, image_psnr_db(pixels, symbols.pixels)
+    return Coded(qualities, symbols, messages, psnr_db, target.holds(_sizes(messages), psnr_db))
 
 
-def coded(pixels: U8, encoded: Encoded, quality: int, target: Target) -> list[Coded]:
-    """What was made of each image of uint8 (N, 28, 28), N >= 1; `encoded` has one image a group."""
-    psnr_db = image_psnr_db(pixels, encoded.pixels)
-    kept = target.holds(np.array([len(message) for message in encoded.messages]), psnr_db)
-    return [Coded(quality, *one) for one in zip(encoded.messages, encoded.pixels, psnr_db.tolist(), kept.tolist(), strict=True)]
+def _sizes(messages: list[bytes]) -> I64:
+    return np.array([len(message) for message in messages], np.int64)
 
 
-class _Bracket:
-    """The search of one quality: the nearest ones known to keep the promise and to break it, and the next to try."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._slope = DB_A_QUALITY if target.max_bytes is None else OCTAVES_A_QUALITY
-        self._low, self._high = -1, MAX_QUALITY + 1  # too low in quality or just right; too high or just right
-        self._last: tuple[int, float] | None = None
-        self._tries = 0
-        self.best: Coded | None = None  # the last that keeps it
-        self.worst: Coded | None = None  # the last that does not
-        self.next = FIRST_QUALITY
-
-    @property
-    def done(self) -> bool:
-        return self._high - self._low <= 1
-
-    def take(self, tried: Coded) -> None:
-        """Learn from a try at quality `next`."""
-        max_bytes, quality, kept = self._target.max_bytes, tried.quality, tried.kept
-        if kept:
-            self.best = tried
-        else:
-            self.worst = tried
-        if kept == (max_bytes is not None):  # with room for more
-            self._low = quality
-        else:
-            self._high = quality
-        if max_bytes is None:
-            value, wanted = min(tried.psnr_db, 99.0), float(self._target.min_psnr or 0)
-        else:
-            value, wanted = math.log2(len(tried.message) + 0.5), math.log2(max_bytes + 0.5)
-        if self._last is not None and self._last[0] != quality:
-            slope = (value - self._last[1]) / (quality - self._last[0])
-            self._slope = min(max(slope, self._slope / 3), self._slope * 3)
-        self._last = quality, value
-        self._tries += 1
-        step = (wanted - value) / self._slope
-        guess = quality + (math.floor(step) if max_bytes is not None else math.ceil(step))
-        if self._tries > 4:  # the curve has a kink: halve what is left
-            guess = (self._low + self._high) // 2
-        self.next = min(max(guess, self._low + 1), self._high - 1)
+def card_curve(model: BaseModel, figure: str) -> tuple[list[float], list[float]]:
+    """Qualities, increasing, and what each gives by the curve in the model's card; both empty if that does not say enough."""
+    figures = model.card.get("figures")
+    rows = figures.get("curve") if isinstance(figures, dict) else None
+    points = {}
+    for row in rows if isinstance(rows, list) else ():
+        at, value = (row.get("quality"), row.get(figure)) if isinstance(row, dict) else (None, None)
+        if isinstance(at, int | float) and isinstance(value, int | float) and math.isfinite(at) and math.isfinite(value):
+            points[float(at)] = float(value)  # a card is a stranger's text
+    qualities = sorted(points) if len(points) > 1 else []
+    return qualities, [points[at] for at in qualities]
 
 
-def search(model: BaseModel, pixels: U8, target: Target, effort: int) -> list[Coded]:
-    """Of each image, uint8 (N, 28, 28), its own quality that suits the target, encoded; `kept` is False where none does.
+def _octaves(num_bytes: npt.ArrayLike) -> F64:
+    return np.log2(8 * np.clip(num_bytes, 0, 1e6) + 1.0)
 
-    The quality is searched at effort 1. What `effort` gives at that quality is taken where it keeps the promise and is better.
+
+def _curve(model: BaseModel, target: Target) -> tuple[float, F64]:
+    """What is wanted, and what the qualities 0..MAX_QUALITY give by the model's card, never falling: in dB or octaves of bits."""
+    if target.min_psnr is not None:
+        qualities, values = card_curve(model, "psnr_db")
+        wanted, curve, slope = min(target.min_psnr, MOST_DB), np.clip(values, 0, MOST_DB), DB_A_QUALITY
+    else:
+        qualities, values = card_curve(model, "bytes")
+        wanted, curve, slope = float(_octaves(target.max_bytes or 0)), _octaves(values), OCTAVES_A_QUALITY
+    steps = np.arange(MAX_QUALITY + 1.0)
+    if not qualities:
+        return wanted, np.asarray(wanted + slope * (steps - FIRST_QUALITY), np.float64)
+    return wanted, np.maximum.accumulate(np.interp(steps, qualities, curve)) + 1e-6 * steps
+
+
+def first_quality(models: Sequence[BaseModel], target: Target) -> int:
+    """Where the search begins if one of several models may suit an image: what most images would need, in the median of them."""
+    wanted = [np.interp(*_curve(model, target), np.arange(MAX_QUALITY + 1)) for model in models]
+    return round(sorted(wanted)[len(wanted) // 2])
+
+
+def _values(model: Model, pixels: U8, symbols: Symbols, target: Target) -> tuple[F64, Bools]:
+    """What a try gave, in dB or octaves of bits; whether it keeps the promise."""
+    if target.min_psnr is not None:
+        psnr_db = image_psnr_db(pixels, symbols.pixels)
+        return np.minimum(psnr_db, MOST_DB), target.holds(np.zeros(0, np.int64), psnr_db)
+    messages = model.pack(symbols, 1).messages
+    # A message is a number without leading zeros: its size in bits tells more than its bytes.
+    bits = np.array([int.from_bytes(message, "big").bit_length() for message in messages])
+    return _octaves(bits / 8), target.holds(_sizes(messages), np.zeros(0))
+
+
+def search(
+    model: BaseModel, pixels: U8, target: Target, first: int | None = None, symbols: Symbols | None = None
+) -> Coded:
+    """Of each image, uint8 (N, 28, 28), N >= 1, its own quality that suits the target; `kept` is False where none does.
+
+    All is tried at effort 1. first: the quality to try first; symbols: what the model makes of the images at that quality, if
+    this is known.
     """
-    brackets = [_Bracket(target) for _ in pixels]
-    waiting = list(range(len(pixels)))
-    while waiting:
-        by_quality: dict[int, list[int]] = {}
-        for i in waiting:
-            by_quality.setdefault(brackets[i].next, []).append(i)
-        for quality, chosen in by_quality.items():
-            for i, tried in zip(chosen, code(model, pixels[chosen], quality, target), strict=True):
-                brackets[i].take(tried)
-        waiting = [i for i in waiting if not brackets[i].done]
-    results = [bracket.best or bracket.worst for bracket in brackets]
-    found = [one for one in results if one is not None]
-    assert len(found) == len(pixels)
-    if effort > 1:
-        for quality in sorted({one.quality for one in found if one.kept}):
-            chosen = [i for i, one in enumerate(found) if one.kept and one.quality == quality]
-            for i, refined in zip(chosen, code(model, pixels[chosen], quality, target, effort), strict=True):
-                found[i] = better(target, found[i], refined)
-    return found
+    assert isinstance(model, Model)
+    n, more = len(pixels), target.max_bytes is not None  # more: with higher qualities promises are broken, not kept
+    wanted, curve = _curve(model, target)
+    low, high = np.full(n, -1), np.full(n, MAX_QUALITY + 1)  # too low or just right; too high or just right
+    low_value, high_value = np.zeros(n), np.zeros(n)
+    qualities = np.full(n, first_quality([model], target) if first is None else first)
+    waiting, kept = np.arange(n), np.zeros(n, np.bool_)
+    found_qualities = qualities.copy()
+    tried = model.symbols(pixels, qualities) if symbols is None else symbols
+    found = tried.of(waiting)
+    for tries in itertools.count(1):
+        values, keeps = _values(model, pixels[waiting], tried, target)
+        take = keeps | ~kept[waiting]  # the last that keeps the promise, or the last of all
+        found.put(waiting[take], tried.of(np.flatnonzero(take)))
+        found_qualities[waiting[take]] = qualities[take]
+        kept[waiting] |= keeps
+        rises = keeps == more
+        for bound, bound_value, some in ((low, low_value, rises), (high, high_value, ~rises)):
+            bound[waiting[some]], bound_value[waiting[some]] = qualities[some], values[some]
+        going = (high - low)[waiting] > 1
+        waiting, qualities, values = waiting[going], qualities[going], values[going]
+        if not len(waiting):
+            return coded(model, pixels, found_qualities, found, target)
+        below, above = low[waiting], high[waiting]
+        if tries < GUESSED_TRIES:
+            guess = np.interp(curve[qualities] + wanted - values, curve, np.arange(MAX_QUALITY + 1))
+            enclosed = (below >= 0) & (above <= MAX_QUALITY)
+            rise = np.maximum(high_value[waiting] - low_value[waiting], 1e-6)
+            line = below + (wanted - low_value[waiting]) / rise * (above - below)
+            guess = np.rint(np.where(enclosed, line, guess))
+        else:
+            guess = (below + above) // 2
+        qualities = np.clip(guess, below + 1, above - 1).astype(np.int64)
+        tried = model.symbols(pixels[waiting], qualities)
+    raise AssertionError
 
 
-def better(target: Target, one: Coded, other: Coded) -> Coded:
-    """The one of two that suits the target better; the first if they are equal."""
-    def badness(coded: Coded) -> tuple[bool, float, float]:
-        size = len(coded.message)
-        return (not coded.kept, -coded.psnr_db, size) if target.max_bytes is not None else (not coded.kept, size, -coded.psnr_db)
+def refine(model: BaseModel, pixels: U8, found: Coded, target: Target, effort: int) -> Coded:
+    """What `effort` makes of uint8 (N, 28, 28), N >= 1, at the qualities found, where that suits the target better."""
+    assert isinstance(model, Model)
+    more = coded(model, pixels, found.qualities, model.symbols(pixels, found.qualities, effort), target)
+    take = np.flatnonzero(better(target, found, more))
+    symbols = found.symbols.of(np.arange(len(pixels)))
+    symbols.put(take, more.symbols.of(take))
+    return coded(model, pixels, found.qualities, symbols, target)
 
-    return min(one, other, key=badness)
 
+def better(target: Target, one: Coded, other: Coded) -> Bools:
+    """For each image, whether the other of two suits the target better; not if they are equal."""
+    def badness(coded: Coded) -> list[tuple[bool, float, float]]:
+        sizes, losses = coded.num_bytes.tolist(), (-coded.psnr_db).tolist()
+        first, second = (losses, sizes) if target.max_bytes is not None else (sizes, losses)
+        return list(zip((~coded.kept).tolist(), first, second, strict=True))
+
+    return np.array([b < a for a, b in zip(badness(one), badness(other), strict=True)], np.bool_)

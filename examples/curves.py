@@ -5,6 +5,7 @@
 DATA holds `mnist/t10k-images-idx3-ubyte.gz` and `fashion/...`; RESULTS is the JSON of the other codecs, rows with `dataset`,
 `codec`, `setting`, `counted`, `bytes` and `psnr_db`. Effort 5 takes minutes a quality; what `weights/curves.json` already has of
 the same model and images is kept, and it is written after every quality, so the same command goes on where it was stopped.
+`--first mnist:26,50` measures these qualities at effort 5 before all others.
 """
 
 from __future__ import annotations
@@ -46,23 +47,32 @@ def curve(points: list[Row], name: str, effort: int) -> list[Row]:
     return max(reversed(by_images), key=len, default=[])
 
 
-def measure(data: Path, points: list[Row], out: Path, others: list[Row], max_images: int | None) -> None:
-    """Add what is missing to `points`, and write all of it after each quality."""
-    for effort in EFFORTS:
-        for quality in QUALITIES:
-            for name in DATA:
-                model = registry.by_name(name)
-                pixels = read_array(data / name / "t10k-images-idx3-ubyte.gz")
-                if max_images is not None and max_images < len(pixels):
-                    pixels = pixels[np.linspace(0, len(pixels) - 1, max_images).astype(int)]
-                same = {"data": name, "model_hash": model.hash.hex(), "effort": effort, "quality": quality, "images": len(pixels)}
-                if any(all(point[k] == v for k, v in same.items()) for point in points):
-                    continue
-                points[:] = [point for point in points if key(point) != key(same)]
-                points.append({**same, **evaluate.curve(model, pixels, [quality], effort)[0]})
-                points.sort(key=key)
-                write(out, points, others)
-                print(json.dumps(points[[key(p) for p in points].index(key(same))]), flush=True)
+def measure(
+    data: Path, points: list[Row], out: Path, others: list[Row], max_images: int | None, first: list[tuple[str, int]]
+) -> None:
+    """Add what is missing to `points`, and write all of it after each quality.  first: data sets and qualities at effort 5."""
+    rest = [(effort, quality, name) for effort in EFFORTS for quality in QUALITIES for name in DATA]
+    for effort, quality, name in [*((5, quality, name) for name, quality in first), *rest]:
+        model = registry.by_name(name)
+        pixels = read_array(data / name / "t10k-images-idx3-ubyte.gz")
+        if max_images is not None and max_images < len(pixels):
+            pixels = pixels[np.linspace(0, len(pixels) - 1, max_images).astype(int)]
+        same = {"data": name, "model_hash": model.hash.hex(), "effort": effort, "quality": quality, "images": len(pixels)}
+        if any(all(point[k] == v for k, v in same.items()) for point in points):
+            continue
+        points[:] = [point for point in points if key(point) != key(same)]
+        points.append({**same, **evaluate.curve(model, pixels, [quality], effort)[0]})
+        points.sort(key=key)
+        write(out, points, others)
+        print(json.dumps(points[[key(p) for p in points].index(key(same))]), flush=True)
+
+
+def named_qualities(text: str) -> list[tuple[str, int]]:
+    """"mnist:26,50" -> [("mnist", 26), ("mnist", 50)]."""
+    name, _, qualities = text.partition(":")
+    if name not in DATA:
+        raise argparse.ArgumentTypeError(f"{name!r}, wanted one of {', '.join(DATA)}")
+    return [(name, int(quality)) for quality in qualities.split(",")]
 
 
 def asked_and_measured(points: list[Row]) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -105,6 +115,8 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="JSON of the other codecs")
     parser.add_argument("-o", dest="out", type=Path, default=ROOT / "weights" / "curves.json")
     parser.add_argument("--pictures", type=Path, default=ROOT / "examples", help="folder of the SVG files")
+    parser.add_argument("--first", type=named_qualities, action="extend", default=[], metavar="NAME:Q,Q",
+                        help="measure these qualities at effort 5 before all others")  # fmt: skip
     parser.add_argument("--images", type=int, metavar="N", help="only N images of each set, evenly spread")
     args = parser.parse_args()
     others = [
@@ -112,7 +124,7 @@ def main() -> None:
         if row["codec"] in OTHERS and row["dataset"] in DATA and row["counted"] in ("file", "ideal")
     ]  # fmt: skip
     points = json.loads(args.out.read_text())["points"] if args.out.exists() else []
-    measure(args.data, points, args.out, others, args.images)
+    measure(args.data, points, args.out, others, args.images, args.first)
     write(args.out, points, others)
     for name in DATA:
         with atomic(args.pictures / f"curves-{name}.svg", force=True) as file:

@@ -184,15 +184,15 @@ def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it(
     writer.write(block, 32)
     writer.finish()
     assert stats.fallback_images == np.flatnonzero(psnr_db < floor).tolist()
-    found = rate.search(model, pixels, rate.Target(min_psnr=floor), 1)
+    found = rate.search(model, pixels, rate.Target(min_psnr=floor))
     with codec.open(file.getvalue()) as collection:
         parts = collection.parts(0)
     for part in parts[1:]:
         for i in part.images.tolist():
             if part.quality != 100:
-                assert part.quality == found[i].quality
+                assert part.quality == found.qualities[i]
             else:
-                assert not found[i].kept or len(found[i].message) > choice.LOSSLESS_BYTES
+                assert not found.kept[i] or found.num_bytes[i] > choice.LOSSLESS_BYTES
     assert {50, 100} <= {part.quality for part in parts}
 
 
@@ -235,6 +235,22 @@ def test_auto_takes_one_model_for_a_block_where_nearly_all_of_a_sample_prefer_it
     many = np.concatenate([np.resize(alike, (60, 28, 28)), other[:1]])
     stats = api.encode_block(list(two_shipped), many, api.request(45, effort=1), None)[1]
     assert stats.models == {f"tiny{kind}": 61}
+
+
+def test_a_model_that_none_of_a_sample_prefers_is_not_asked_about_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [carded(None), carded(None, "tiny1", 1), carded(None, "twin")]  # of equal costs the first model has the image
+    asked = dict.fromkeys((model.name for model in models), 0)
+    symbols = Model.symbols
+
+    def counting(model: Model, pixels: np.ndarray, quality: int, effort: int = 1) -> object:
+        asked[model.name] += len(pixels)
+        return symbols(model, pixels, quality, effort)
+
+    monkeypatch.setattr(Model, "symbols", counting)
+    stats = api.encode_block(list(models), np.resize(helpers.drawn(40), (120, 28, 28)), api.request(45, effort=1), None)[1]
+    assert stats.models.keys() == {"tiny0", "tiny1"}
+    sample = choice.AUTO_SAMPLE
+    assert asked == {"tiny0": sample + 120, "tiny1": sample + 120, "twin": sample}
 
 
 def test_stats_add_up_with_the_numbers_of_images_that_fell_back() -> None:

@@ -60,6 +60,27 @@ def test_curves_are_measured_once_and_drawn(tmp_path, monkeypatch):
     assert json.loads(out.read_text()) == first
 
 
+def test_curves_are_measured_where_they_are_wanted_first(tmp_path, monkeypatch, capsys):
+    import curves
+
+    for name in curves.DATA:
+        write_set(tmp_path / name, "t10k", helpers.drawn(20), np.zeros(20, np.uint8))
+    (tmp_path / "results.json").write_text("[]")
+    monkeypatch.setattr(curves, "QUALITIES", (99,))
+    command = ["curves", str(tmp_path), str(tmp_path / "results.json"), "-o", str(tmp_path / "curves.json"), "--pictures",
+               str(tmp_path), "--first", "fashion:40,33", "--first", "mnist:99"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    curves.main()
+    measured = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"data"')]
+    assert [(point["data"], point["effort"], point["quality"]) for point in measured] == [
+        ("fashion", 5, 40), ("fashion", 5, 33), ("mnist", 5, 99), ("mnist", 1, 99), ("fashion", 1, 99), ("fashion", 5, 99),
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [*command, "--first", "kmnist:3"])
+    with pytest.raises(SystemExit):
+        curves.main()
+    assert "kmnist" in capsys.readouterr().err
+
+
 def test_accuracy_is_told_for_each_quality(tmp_path, monkeypatch, capsys):
     import accuracy
 

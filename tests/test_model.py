@@ -113,6 +113,31 @@ def test_analysis_equals_the_same_network_in_int64(model: Model) -> None:
         np.testing.assert_array_equal(model.analysis(pixels, quality), reference.blocks("analysis", e, quality))
 
 
+@pytest.mark.parametrize("effort", [1, 3])
+def test_images_side_by_side_at_qualities_of_their_own_are_coded_as_each_alone(model: Model, effort: int) -> None:
+    pixels, qualities = helpers.drawn(60), np.resize([7, 90, 7, 33, 7, 90], 60)
+    qualities[:3] = 0, 99, 50  # of these one image each
+    found = model.symbols(pixels, qualities, effort)
+    for i in (0, 1, 2, 3, 4, 58, 59):
+        alone = model.symbols(pixels[i : i + 1], int(qualities[i]), effort)
+        for ours, theirs in ((found.codes, alone.codes), (found.rows, alone.rows)):
+            np.testing.assert_array_equal(ours[:, i], theirs[:, 0])
+        np.testing.assert_array_equal(found.pixels[i], alone.pixels[0])
+
+
+@pytest.mark.parametrize("group", [1, 16])
+def test_parts_packed_side_by_side_give_the_messages_of_each_alone(model: Model, group: int) -> None:
+    pixels = helpers.drawn(60)
+    parts = [model.symbols(pixels[at:end], quality) for at, end, quality in ((0, 33, 20), (33, 34, 99), (34, 60, 60))]
+    together = model.pack_parts(parts, group)
+    for part, encoded in zip(parts, together, strict=True):
+        alone = model.pack(part, group)
+        assert encoded.messages == alone.messages
+        assert len(alone.messages) == -(-len(part.pixels) // group)
+        assert encoded.ideal_bits == pytest.approx(alone.ideal_bits)
+        np.testing.assert_array_equal(encoded.pixels, part.pixels)
+
+
 def test_symbols_are_the_nearest_that_their_row_can_code(model: Model) -> None:
     symbols, rows, _ = model.quantize(helpers.drawn(40), 30)
     for table, s, r in zip(model.tables, symbols, rows, strict=True):
