@@ -29,7 +29,7 @@ GENERIC = "generic"  # the name of the model for what the others do not know
 MODEL_IDS: dict[int, str] = {
     1: "a61382a5f1ad4605",  # mnist
     2: "877bc8436a51875e",  # fashion
-    3: "53b01757b2fb65a1",  # mnist-lossless
+    3: "93024f3c3a77c05c",  # mnist-lossless
     4: "1420351967b8bd45",  # fashion-lossless
     5: "a39a30814abc3c0b",  # generic
     6: "be248fc2494e5a75",  # generic-lossless

@@ -21,7 +21,7 @@ import numpy as np
 MODEL_IDS: dict[int, str] = {
     1: "a61382a5f1ad4605",
     2: "877bc8436a51875e",
-    3: "53b01757b2fb65a1",
+    3: "93024f3c3a77c05c",
     4: "1420351967b8bd45",
     5: "a39a30814abc3c0b",
     6: "be248fc2494e5a75",
