@@ -51,7 +51,7 @@ from codec.integer_net import (
     rectified,
     traced,
 )
-from codec.parallel import in_threads
+from codec.parallel import in_threads, one_blas_thread
 
 MIN_LOG2_LMBDA, MAX_LOG2_LMBDA = 0.0, 10.0  # quality 0 and MAX_QUALITY; lambda weighs the SSE of pixels in 0..1 against bits
 # Rows of a CDF table: widths of the residual in steps, log-spaced. Row 0 is certain, so the first width must be far below
@@ -368,7 +368,8 @@ class Model(BaseModel):
         self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
-        return self._decode(messages, count, quality, group or group_images(quality), None)
+        with one_blas_thread:
+            return self._decode(messages, count, quality, group or group_images(quality), None)
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -27,7 +27,7 @@ PRECISION = 16  # bits: the frequencies of a CDF row sum to 2**16
 TOTAL = 1 << PRECISION
 STATE_LOWER_BOUND = 1 << 23  # once bytes have been written: 2**23 <= state < 2**31
 MAX_CHECK = 255
-_SCALAR_LANES = 6  # below this many lanes plain Python integers beat numpy calls
+SCALAR_LANES = 24  # below this many lanes plain Python integers beat numpy calls
 
 U32 = npt.NDArray[np.uint32]
 I32 = npt.NDArray[np.int32]
@@ -85,7 +85,7 @@ def encode(start: U32, freq: U32, check: npt.NDArray[np.integer]) -> list[bytes]
     start, freq: uint32 (steps, lanes), 1 <= freq, start + freq <= 2**PRECISION; check: int (lanes,), 0..MAX_CHECK.
     Returns one message for each lane.
     """
-    if start.shape[1] < _SCALAR_LANES:
+    if start.shape[1] < SCALAR_LANES:
         return [_encode_lane(start[:, i].tolist(), freq[:, i].tolist(), int(check[i])) for i in range(start.shape[1])]
     steps, lanes = start.shape
     state = check.astype(np.uint32)
@@ -134,7 +134,7 @@ class Decoder:
 
     def __init__(self, messages: Sequence[bytes]) -> None:
         self._lanes = len(messages)
-        if self._lanes < _SCALAR_LANES:
+        if self._lanes < SCALAR_LANES:
             self._messages = list(messages)
             self._states = [0] * self._lanes
             self._at = [0] * self._lanes
@@ -152,7 +152,7 @@ class Decoder:
         indexes: int (steps, lanes), rows of `table`; -1 marks a padding step, which yields 0.
         Returns symbols: uint8 (steps, lanes). Any bytes at all decode to something; `finish` judges them.
         """
-        if self._lanes < _SCALAR_LANES:
+        if self._lanes < SCALAR_LANES:
             return self._decode_scalar(table, indexes)
         symbols = np.zeros(indexes.shape, np.uint8)
         lookup, num_symbols = table.lookup, table.num_symbols
@@ -211,7 +211,7 @@ class Decoder:
         """
         symbols = np.zeros(len(lanes), np.int64)
         cdf = np.cumsum(freq, axis=1, dtype=np.uint32)
-        if self._lanes < _SCALAR_LANES:
+        if self._lanes < SCALAR_LANES:
             for i, lane in enumerate(lanes.tolist()):
                 state, at = self._refilled(lane)
                 slot = state & (TOTAL - 1)
@@ -248,7 +248,7 @@ class Decoder:
 
     def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """-> final states int64 (lanes,), which must equal the `check` that was encoded; whether a lane's bytes are used up."""
-        if self._lanes < _SCALAR_LANES:
+        if self._lanes < SCALAR_LANES:
             ends = [self._refilled(lane) for lane in range(self._lanes)]
             used_up = [at == len(message) for (_, at), message in zip(ends, self._messages, strict=True)]
             return np.array([state for state, _ in ends], np.int64), np.array(used_up, np.bool_)
