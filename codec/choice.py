@@ -14,6 +14,7 @@ READ ME FIRST
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
@@ -35,7 +36,10 @@ F64 = npt.NDArray[np.float64]
 AUTO_SAMPLE = 64  # images of a block that say whether it is of one kind
 AGREED = 0.95  # of the sample must prefer one model, and the block is not looked at any closer
 GUARD_DB = 3.0
-LOSSLESS_BYTES = 64  # what fits fewer a lossless model hardly ever makes smaller, and trying takes as long as all else
+# Trying without loss takes as long as everything else of a block. What fits fewer bytes, or this share of what zlib makes of its
+# pixels, a lossless model hardly ever makes smaller (measured, of 250 images each: Fashion-MNIST 0.36 of it and more, 0.55 in the
+# median, MNIST 0.40, the mixture of `generic` 0.54).
+LOSSLESS_BYTES, LOSSLESS_SHARE = 64, 0.35
 
 
 @dataclass
@@ -225,7 +229,9 @@ class Planner:
         """
         exact: dict[int, tuple[BaseModel, bytes]] = {}
         if all(target.max_bytes is None for target in targets.values()):
-            wanted = [share.images[~share.coded.kept | (compare & (share.coded.num_bytes > LOSSLESS_BYTES))] for share in shares]
+            wanted = [share.images[~share.coded.kept] for share in shares]
+            if compare:
+                wanted += [share.images[share.coded.kept & _large(pixels[share.images], share.coded)] for share in shares]
             exact = self._losslessly(pixels, np.sort(np.concatenate(wanted)))
         lossless: dict[int, list[int]] = {}
         models: dict[int, BaseModel] = {}
@@ -280,6 +286,12 @@ class Planner:
                     break
             else:
                 plan.parts.append(Planned(model, quality, numbers, symbols))
+
+
+def _large(pixels: U8, coded: Coded) -> npt.NDArray[np.bool_]:
+    """For each image of uint8 (N, 28, 28), whether it takes so many bytes that without loss it might take fewer."""
+    packed = np.array([len(zlib.compress(image, 1)) for image in pixels])
+    return np.asarray(coded.num_bytes > np.maximum(LOSSLESS_BYTES, LOSSLESS_SHARE * packed))
 
 
 def _known(seen: dict[int, _Seen], k: int, images: I64) -> Symbols | None:

@@ -342,12 +342,17 @@ class Model(BaseModel):
         codes, rows = (each[0] if len(each) == 1 else np.concatenate(each, axis=1) for each in lanes)
         # The tables of all levels, one below the other; row 0 of the first stands for all that is certain.
         start, freq = (np.concatenate([getattr(table, name) for table in self.tables]) for name in ("start", "freq"))
-        where = Compact(rows != 0)
-        picked = where.take(rows, 0), where.take(codes, 0)
-        freq = freq[picked]
         all_checks = [checks(part.pixels, group) for part in parts]
-        messages = rans.encode(start[picked], freq, np.concatenate(all_checks))
-        ideal_bits = np.sum(rans.PRECISION - np.log2(freq), axis=0)
+        check = np.concatenate(all_checks)
+        messages: list[bytes] = []
+        ideal_bits = np.zeros(len(check))
+        for at in range(0, len(check), lanes_at_once := max(1, PART_IMAGES // group)):
+            some = slice(at, at + lanes_at_once)
+            where = Compact(rows[:, some] != 0)
+            picked = where.take(rows[:, some], 0), where.take(codes[:, some], 0)
+            chosen = freq[picked]
+            messages += rans.encode(start[picked], chosen, check[some])
+            ideal_bits[some] = np.sum(rans.PRECISION - np.log2(chosen), axis=0)
         ends = np.cumsum([len(each) for each in all_checks]).tolist()
         return [Encoded(messages[at:end], part.pixels, float(ideal_bits[at:end].sum()))
                 for part, at, end in zip(parts, [0, *ends], ends, strict=False)]  # fmt: skip

@@ -196,6 +196,16 @@ def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it(
     assert {50, 100} <= {part.quality for part in parts}
 
 
+def test_without_loss_is_tried_where_it_may_take_fewer_bytes() -> None:
+    """zlib makes of noise more than 784 bytes, 35 % of which are 274 and more, and of a black image a dozen."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 28, 28)).astype(np.uint8)
+    pixels = np.concatenate([noise, np.zeros((2, 28, 28), np.uint8)])
+    symbols = helpers.tiny_model().symbols(pixels, 50)
+    messages = [bytes(size) for size in (270, 300, 64, 65)]
+    found = rate.Coded(np.full(4, 50), symbols, messages, np.zeros(4), np.ones(4, np.bool_))
+    assert choice._large(pixels, found).tolist() == [False, True, False, True]
+
+
 def test_without_a_lossless_model_a_single_image_is_stored_and_a_block_is_an_error_that_names_it(shipped: Model) -> None:
     model = carded([{"quality": q, "psnr_db": 90.0} for q in (0, 99)], "orphan")
     (stream,), stats = api.pack_images([model], helpers.drawn(1), api.request(50))
