@@ -267,7 +267,7 @@ class ValueNet:
             links.write(i, column, images, link(rectified, LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX))
             h += hidden(z, LOSSLESS_QUALITY, -ADDED_MAX, ADDED_MAX)
             limit(h, -ACTIVATION_MAX, ACTIVATION_MAX)
-        logits = self._head(np.maximum(h, 0, out=h), LOSSLESS_QUALITY, -LOGIT_MAX, LOGIT_MAX)
+        logits = self._head(limit(h, 0, ACTIVATION_MAX), LOSSLESS_QUALITY, -LOGIT_MAX, LOGIT_MAX)
         logits += self._palette_logits.take(palette, axis=0)
         return self._frequencies(logits)
 
@@ -413,6 +413,7 @@ class PixelModel(BaseModel):
         return pixels, bad | (state != checks(pixels, group)) | ~used_up
 
 
+_BEFORE = np.tri(256, k=-1, dtype=np.uint32)  # row s: 1 for each symbol before s
 _STORED_FREQ = np.array([rans.TOTAL - STORED_FREQ, STORED_FREQ], np.uint32)
 STORED_BITS = 28  # what storing takes beside the bytes: the flag and two bytes of length
 ZSTD_GAIN = 0.7  # of the zlib size: smaller than that zstd at its best hardly ever is
@@ -435,8 +436,8 @@ def _table(bundle: Bundle, name: str, rows: int | None, width: int | None) -> I3
 
 def _start(freq: U32, symbols: I64) -> U32:
     """Sum of the frequencies before `symbols` (M,) in each row of `freq` (M, K)."""
-    before = np.tri(freq.shape[1], k=-1, dtype=np.uint32)
-    start: U32 = np.einsum("mk,mk->m", freq, before.take(symbols, axis=0))  # in half the time of sums of all values
+    before = _BEFORE[:, : freq.shape[1]].take(symbols, axis=0)
+    start: U32 = np.einsum("mk,mk->m", freq, before)  # in half the time of sums of all values
     return start
 
 
