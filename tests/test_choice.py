@@ -184,7 +184,7 @@ def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it(
     writer.write(block, 32)
     writer.finish()
     assert stats.fallback_images == np.flatnonzero(psnr_db < floor).tolist()
-    found = rate.search(model, pixels, rate.Target(min_psnr=floor))
+    found = rate.search(model, pixels, rate.Target(min_psnr=floor), 50)  # the quality asked for is tried already
     with codec.open(file.getvalue()) as collection:
         parts = collection.parts(0)
     for part in parts[1:]:
@@ -197,11 +197,11 @@ def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it(
 
 
 def test_without_loss_is_tried_where_it_may_take_fewer_bytes() -> None:
-    """zlib makes of noise more than 784 bytes, 35 % of which are 274 and more, and of a black image a dozen."""
+    """zlib makes of noise more than 784 bytes, 45 % of which are 353 and more, and of a black image a dozen."""
     noise = np.random.default_rng(0).integers(0, 256, (2, 28, 28)).astype(np.uint8)
     pixels = np.concatenate([noise, np.zeros((2, 28, 28), np.uint8)])
     symbols = helpers.tiny_model().symbols(pixels, 50)
-    messages = [bytes(size) for size in (270, 300, 64, 65)]
+    messages = [bytes(size) for size in (350, 380, 64, 65)]
     found = rate.Coded(np.full(4, 50), symbols, messages, np.zeros(4), np.ones(4, np.bool_))
     assert choice._large(pixels, found).tolist() == [False, True, False, True]
 
