@@ -81,6 +81,45 @@ def test_curves_are_measured_where_they_are_wanted_first(tmp_path, monkeypatch, 
     assert "kmnist" in capsys.readouterr().err
 
 
+def test_more_effort_takes_fewer_bytes_and_more_time(tmp_path, monkeypatch):
+    pytest.importorskip("bjontegaard")
+    import efforts
+
+    for name in efforts.IMAGES:
+        write_set(tmp_path / name, "train", helpers.drawn(8), np.zeros(8, np.uint8))
+    monkeypatch.setattr(efforts, "EFFORTS", (1, 4))
+    monkeypatch.setattr(efforts, "QUALITIES", (30, 60, 90))
+    monkeypatch.setattr(efforts, "IMAGES", {"mnist": 8})
+    out = tmp_path / "efforts.json"
+    monkeypatch.setattr(sys, "argv", ["efforts", str(tmp_path), "-o", str(out)])
+    efforts.main()
+    one, four = json.loads(out.read_text())["efforts"]
+    assert one["bytes_at_equal_psnr_percent"] == 0
+    assert four["bytes_at_equal_psnr_percent"] < -1
+    assert [len(row["curve"]) for row in (one, four)] == [3, 3]
+
+
+def test_what_falls_back_is_told_for_each_set(tmp_path, monkeypatch):
+    import unknown
+
+    for name in ("mnist", "fashion"):
+        write_set(tmp_path / name, "train", helpers.drawn(8), np.zeros(8, np.uint8))
+    monkeypatch.setattr(unknown, "UNKNOWN", 3)
+    monkeypatch.setattr(unknown, "QUALITIES", (50,))
+    out = tmp_path / "unknown.json"
+    monkeypatch.setattr(sys, "argv", ["unknown", str(tmp_path), "-o", str(out)])
+    unknown.main()
+    sets = {row["images"]: row for row in json.loads(out.read_text())["sets"]}
+    assert [(name, row["count"]) for name, row in sets.items()] == [
+        ("mnist", 8), ("fashion", 8), ("inverted digits", 3), ("crops of drawings", 3), ("white noise", 3), ("checkerboards", 3),
+    ]  # fmt: skip
+    noise = sets["white noise"]
+    assert noise["by_mnist"] == {"bytes": noise["lossless"]["bytes"], "psnr_db": None, "fallback": {"mnist-lossless": 3}}
+    assert noise["guarded"]["fallback"]
+    assert not sets["fashion"]["unguarded"]["fallback"]
+    assert sets["checkerboards"]["lossless"]["psnr_db"] is None
+
+
 def test_accuracy_is_told_for_each_quality(tmp_path, monkeypatch, capsys):
     import accuracy
 
