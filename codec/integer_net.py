@@ -32,6 +32,7 @@ ACTIVATION_MAX = 1023  # activations are clipped to -1023..1023
 EXACT_LIMIT = 1 << 24  # float32 holds every integer up to here
 ROWS, ROW_STEP = 34, 3  # tables that depend on the quality have a row for quality 0, 3, ... 99
 MULTIPLIER_BITS = 24  # multipliers are integers in units of 2**-24, at most 2**24
+_FEW_IMAGES = 16  # for so many a bias of each position is spread out beforehand: in runs so short it takes 8 times as long to add
 # Numbers in numpy's buffer while a column is applied to all images: where two rows fit into it, numpy (2.3 and on) copies the
 # column out to their length first, which takes as long as the work itself (16 images) or twice as long (48).
 _BUFFER, _BUFFERED = 64, 1 << 16  # arrays of fewer numbers take less time than the changing of the buffer
@@ -74,6 +75,7 @@ class Layer:
         self._weight = np.ascontiguousarray(weight, np.float32)
         self._bias, self._shift, self._multiplier = (a.astype(np.int64) for a in (bias, shift, multiplier))
         self._rows: dict[int, tuple[F32, F32]] = {}
+        self._spread: tuple[int, int, F32] | None = None
 
     def rows(self, quality: int) -> tuple[F32, F32]:
         """-> bias (O, 1) or (O, 49, 1), multiplier (O, 1) at a quality."""
@@ -96,8 +98,11 @@ class Layer:
         y = self._product(self._weight, x)  # (O, 49 * N), dense: (O, N)
         bias, multiplier = self.rows(quality)
         if bias.ndim == 3:
-            by_position = y.reshape(self.outputs, POSITIONS, -1)
-            by_position += bias
+            if x.shape[-1] <= _FEW_IMAGES:
+                y += self._spread_bias(bias, quality, x.shape[-1])
+            else:
+                by_position = y.reshape(self.outputs, POSITIONS, -1)
+                by_position += bias
         before = np.setbufsize(_BUFFER) if y.size >= _BUFFERED else None
         try:
             if bias.ndim == 2:
@@ -108,6 +113,13 @@ class Layer:
                 np.setbufsize(before)
         np.rint(y, out=y)
         return limit(y, low, high).reshape(self.outputs, *x.shape[1:])
+
+    def _spread_bias(self, bias: F32, quality: int, images: int) -> F32:
+        """bias (O, 49, 1) -> (O, 49 * images); the last one is kept, since random access asks for the same again and again."""
+        spread = self._spread
+        if spread is None or spread[:2] != (quality, images):
+            self._spread = spread = quality, images, np.repeat(bias[..., 0], images, axis=1)
+        return spread[2]
 
     def _product(self, weight: F32, x: F32) -> F32:
         """The weight, as it is kept, applied to x."""

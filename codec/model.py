@@ -203,6 +203,7 @@ class Model(BaseModel):
         if len(self._synthesis) != len(self._levels) + 1:
             raise BadModel(f"{len(self._levels)} levels in {len(self._synthesis)} stages of synthesis")
         self._prior_mean, self._prior_sigma = _table(bundle, "prior_mean"), _table(bundle, "prior_sigma")
+        self._dense_priors: dict[int, list[I32]] = {}  # means and rows, (K, 1), of the qualities that were asked for
         self._dequantize = Dequantizer(bundle, "dequantizer")
         for table, low, high in ((self._prior_mean, -LATENT_MAX, LATENT_MAX), (self._prior_sigma, 0, NUM_SIGMAS - 1)):
             if table.min() < low or table.max() > high:
@@ -246,8 +247,10 @@ class Model(BaseModel):
     def synthesis(self, quality: int, n: int, trace: Trace | None = None) -> Generator[Prior, I32, U8]:
         """Yield each level's (means, rows, features), take its latents in 256ths, return pixels uint8 (N, 28, 28)."""
         k = self._dequantize.channels
-        mean, row = (np.repeat(interpolate(table, quality).astype(np.int32)[:, None], n, axis=1)
-                     for table in (self._prior_mean, self._prior_sigma))  # fmt: skip
+        if quality not in self._dense_priors:
+            tables = (self._prior_mean, self._prior_sigma)
+            self._dense_priors[quality] = [interpolate(table, quality).astype(np.int32)[:, None] for table in tables]
+        mean, row = (np.repeat(prior, n, axis=1) for prior in self._dense_priors[quality])
         y = yield mean, row, np.empty((k, n), np.float32)
         h = rectified(self._start[0], self._dequantize(y, quality, trace), quality, trace)
         h = rectified(self._start[1], h, quality, trace)
