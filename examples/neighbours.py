@@ -58,7 +58,8 @@ def main() -> None:
     gallery, labels = load(options.folder, "train", options.gallery)
     queries, wanted = load(options.folder, "t10k", options.queries)
 
-    streams = [codec.compress(x, quality=options.quality, model=options.model, effort=1) for x in (queries, gallery)]
+    # Without the guard: an image that falls back to lossless has no latents.
+    streams = [codec.compress(x, quality=options.quality, model=options.model, effort=1, guard=False) for x in (queries, gallery)]
     dense = [codec.latents(stream, levels=True)[0] for stream in streams]
     found = {"latents": nearest(*dense, SHOWN), "pixels": nearest(queries, gallery, SHOWN)}
     for kind, numbers in (("latents", dense[0].shape[1]), ("pixels", 784)):
