@@ -32,7 +32,7 @@ MODEL_IDS: dict[int, str] = {
     3: "93024f3c3a77c05c",  # mnist-lossless
     4: "1420351967b8bd45",  # fashion-lossless
     5: "a39a30814abc3c0b",  # generic
-    6: "be248fc2494e5a75",  # generic-lossless
+    6: "51410133ba726b32",  # generic-lossless
 }
 
 
