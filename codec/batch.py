@@ -54,9 +54,9 @@ class CompressOptions:
     def refs(self) -> tuple[bytes, ...]:
         return tuple(map(pipeline.model_ref, self.models()))
 
-    def spread(self, work: Callable[[S], R], tasks: Iterable[S], num_tasks: int, extra: int) -> Generator[R, None, None]:
+    def spread(self, work: Callable[[S], R], tasks: Iterable[S], num_tasks: int) -> Generator[R, None, None]:
         if self.scheduler is None:
-            yield from pipeline.spread(work, tasks, self.jobs, num_tasks, extra=extra)
+            yield from pipeline.spread(work, tasks, self.jobs, num_tasks)
         else:
             from codec import cluster  # Dask takes a second to import
 
@@ -112,7 +112,7 @@ def _compress_each(task: Task, options: CompressOptions, report: Report) -> None
         for images in map(shard, range(num_shards))
     )  # fmt: skip
     local = dataclasses.replace(options, scheduler=None)  # its files would appear on the machines of the workers
-    with closing(local.spread(pipeline.encode_each, work, num_shards, pipeline.SPARE)) as done:
+    with closing(local.spread(pipeline.encode_each, work, num_shards)) as done:
         for number, results in enumerate(done):
             for (source, output), result in zip(shard(number), results, strict=True):
                 report.bytes_in += result.bytes_in
@@ -244,10 +244,8 @@ def _write_collection(task: Task, blocks: _Blocks, options: CompressOptions, rep
         for number, entry in enumerate(partial.finished):
             account(number, entry)
         try:
-            # Files have to be waited for, so there is a process more than cores; arrays are read here.
-            extra = pipeline.SPARE if task.kind == "images" else 0
             num_tasks = 1 if blocks.private else blocks.num_blocks - start
-            results = options.spread(pipeline.encode_block, blocks.tasks(start), num_tasks, extra)
+            results = options.spread(pipeline.encode_block, blocks.tasks(start), num_tasks)
             with closing(results) as done:
                 for number, result in enumerate(done, start):
                     entry = _entry(result, blocks.sources(number))

@@ -42,18 +42,15 @@ R = TypeVar("R")
 # Images of a task whose outputs are single files: enough that a worker process pays, and that one network pass is large.
 SHARD_IMAGES = 512
 TASKS_EACH = 2  # at least, for each worker process
-SPARE = 1  # processes beyond the cores, while inputs are files: there is always one that waits for the disk
 
 
 # Who does the work
 
 
 def spread(
-    work: Callable[[S], R], tasks: Iterable[S], jobs: int, num_tasks: int, *, extra: int = 0
+    work: Callable[[S], R], tasks: Iterable[S], jobs: int, num_tasks: int
 ) -> Generator[R, None, None]:
     """Map `work` over the tasks in order, on `jobs` cores, in processes if there are tasks enough.
-
-    extra: processes beyond the cores.
 
     Raises: AezError if a worker process was killed; what `work` raises.
     """
@@ -68,15 +65,14 @@ def spread(
 
     # spawn: a fork of a process whose BLAS has threads can hang.
     context = multiprocessing.get_context("spawn")
-    num_processes = num_workers + extra
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(num_processes, context, _start_worker, (max(1, jobs // num_workers),))
+    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (max(1, jobs // num_workers),))
     pending: deque[Any] = deque()
     try:
         for task in tasks:
             with _deaf_children():
                 pending.append(pool.submit(work, task))
-            if len(pending) > num_processes + 1:
+            if len(pending) > num_workers + 1:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
