@@ -376,8 +376,7 @@ class Model(BaseModel):
         self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
-        with one_blas_thread:
-            return self._decode(messages, count, quality, group or group_images(quality), None)
+        return self._decode(messages, count, quality, group or group_images(quality), None)
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -392,6 +391,7 @@ class Model(BaseModel):
         pixels, bad = self._decode(messages, count, quality, group or group_images(quality), parts)
         return pixels, np.concatenate(parts), bad
 
+    @one_blas_thread
     def _decode(
         self, messages: list[bytes], count: int, quality: int, group: int, kept: list[I16] | None
     ) -> tuple[U8, npt.NDArray[np.bool_]]:

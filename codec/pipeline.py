@@ -47,9 +47,7 @@ TASKS_EACH = 2  # at least, for each worker process
 # Who does the work
 
 
-def spread(
-    work: Callable[[S], R], tasks: Iterable[S], jobs: int, num_tasks: int
-) -> Generator[R, None, None]:
+def spread(work: Callable[[S], R], tasks: Iterable[S], jobs: int, num_tasks: int) -> Generator[R, None, None]:
     """Map `work` over the tasks in order, on `jobs` cores, in processes if there are tasks enough.
 
     Raises: AezError if a worker process was killed; what `work` raises.
