@@ -32,6 +32,8 @@ ACTIVATION_MAX = 1023  # activations are clipped to -1023..1023
 EXACT_LIMIT = 1 << 24  # float32 holds every integer up to here
 ROWS, ROW_STEP = 34, 3  # tables that depend on the quality have a row for quality 0, 3, ... 99
 MULTIPLIER_BITS = 24  # multipliers are integers in units of 2**-24, at most 2**24
+MOST_GRADIENT_BITS = 14  # 2**14 is a number of 16 bits
+LEAST_EXPONENT = -64  # gradients below 2**-64 are as good as none, and their scale would leave float32
 _FEW_IMAGES = 16  # for so many a bias of each position is spread out beforehand: in runs so short it takes 8 times as long to add
 # Numbers in numpy's buffer while a column is applied to all images: where two rows fit into it, numpy (2.3 and on) copies the
 # column out to their length first, which takes as long as the work itself (16 images) or twice as long (48).
@@ -70,6 +72,7 @@ class Layer:
         if reach >= EXACT_LIMIT:
             raise BadModel(f"{name}: a sum could reach {reach}, exact arithmetic ends at {EXACT_LIMIT}")
         self.name, self.kind, self.outputs, self.inputs = name, kind, outputs, weight.shape[1]
+        self.weight = weight  # as it is in the file
         if kind == "conv":
             weight = weight.transpose(2, 0, 3, 1).reshape(3 * outputs, -1)  # (3 * O, 3 * K): rows of the 3x3, its columns
         self._weight = np.ascontiguousarray(weight, np.float32)
@@ -140,8 +143,9 @@ class Layer:
         """
         g = g * self.rows(quality)[1].reshape((-1,) + (1,) * (g.ndim - 1))
         size = np.abs(g).max(axis=tuple(range(g.ndim - 1)))
-        weight, bits = self._transposed
-        scale = np.ldexp(np.float32(1), bits - np.frexp(size)[1])  # |g| * scale <= 2**bits
+        weight, bits = self._transposed, self.gradient_bits
+        exponent = np.maximum(np.frexp(size)[1], LEAST_EXPONENT)
+        scale = np.ldexp(np.float32(1), bits - exponent)  # |g| * scale <= 2**bits
         g *= scale
         np.rint(g, out=g)
         y = self._product(weight, g).reshape(self.inputs, *g.shape[1:])
@@ -149,15 +153,20 @@ class Layer:
         return y
 
     @cached_property
-    def _transposed(self) -> tuple[F32, int]:
-        """The matrix of `transposed`, and how many bits its input may have."""
-        weight, rows = self._weight.T, 1
+    def gradient_bits(self) -> int:
+        """How many bits the integers in `transposed` may have: no sum reaches EXACT_LIMIT, and each fits 16 bits."""
+        weight = np.abs(self.weight.astype(np.int64)).reshape(self.outputs, self.inputs, -1)
+        reach = int(weight.sum(axis=(0, 2)).max())
+        return min((EXACT_LIMIT // max(reach, 1)).bit_length() - 2, MOST_GRADIENT_BITS)
+
+    @cached_property
+    def _transposed(self) -> F32:
+        """The matrix of `transposed`."""
+        weight = self._weight.T
         if self.kind == "conv":  # (3 * O, 3 * K) -> (3 * K, 3 * O), turned by 180 degrees
-            rows = 3
             turned = self._weight.reshape(3, self.outputs, 3, self.inputs)[::-1, :, ::-1]
             weight = turned.transpose(0, 3, 2, 1).reshape(3 * self.inputs, -1)
-        reach = int(np.abs(weight.astype(np.float64)).reshape(rows, self.inputs, -1).sum(axis=(0, 2)).max())
-        return np.ascontiguousarray(weight), (EXACT_LIMIT // max(reach, 1)).bit_length() - 2
+        return np.ascontiguousarray(weight)
 
 
 def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:

@@ -51,6 +51,8 @@ from codec.integer_net import (
     rectified,
     traced,
 )
+from codec.kernels import active as native_kernels
+from codec.native import NativeLadder
 from codec.parallel import in_threads, one_blas_thread
 
 MIN_LOG2_LMBDA, MAX_LOG2_LMBDA = 0.0, 10.0  # quality 0 and MAX_QUALITY; lambda weighs the SSE of pixels in 0..1 against bits
@@ -60,6 +62,7 @@ MIN_SIGMA, MAX_SIGMA, NUM_SIGMAS = 0.045, 64.0, 64
 # Latents and means are in 256ths of a quantization step: training gathers latents near the edge of rounding, so the coarser
 # the unit, the more of them fall on the wrong side (costs on held-out images: in 64ths 1 % more, in 16ths 4 %).
 STEP_UNIT = search.STEP_UNIT
+STEP_BITS = 8  # STEP_UNIT is 2**8
 LATENT_MAX = 1 << 17
 DEAD_ZONE = 2  # for the same reason a latent this little beyond the edge still goes to the mean: up to 1 % less cost
 # Dequantized latents are finer than activations: at the best quality a step is four activation units, and rounding to one
@@ -117,19 +120,25 @@ class Dequantizer:
 
     def __call__(self, y: I32, quality: int, trace: Trace | None = None) -> F32:
         """y: int32 (K, ...), |y| < 2**24."""
-        x = y.astype(np.float32) * self._multiplier(quality, y.ndim)
+        x = y.astype(np.float32) * _column(self.multiplier(quality), y.ndim)
         np.rint(x, out=x)
         return traced(limit(x, -DEQUANTIZED_MAX, DEQUANTIZED_MAX), -DEQUANTIZED_MAX, DEQUANTIZED_MAX, trace)
 
     def backward(self, g: F32, quality: int, trace: Trace) -> F32:
         """Gradient by the result -> gradient by latents."""
-        return g * trace.pop() * self._multiplier(quality, g.ndim)
+        return g * trace.pop() * _column(self.multiplier(quality), g.ndim)
 
-    def _multiplier(self, quality: int, ndim: int) -> F32:
+    def multiplier(self, quality: int) -> F32:
+        """float32 (K,): what a 256th of a step is at a quality, in units of 1 / DEQUANTIZED_UNIT."""
         if quality not in self._multipliers:
             multiplier = interpolate(self._table, quality).astype(np.float32) * np.float32(2.0**-DEQUANTIZER_BITS)
             self._multipliers[quality] = multiplier
-        return self._multipliers[quality].reshape((-1,) + (1,) * (ndim - 1))
+        return self._multipliers[quality]
+
+
+def _column(values: F32, ndim: int) -> F32:
+    """(K,) -> (K, 1, ...) of `ndim` axes."""
+    return values.reshape((-1,) + (1,) * (ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,7 @@ class Model(BaseModel):
             if table.min() < low or table.max() > high:
                 raise BadModel(f"the prior of the dense latents leaves {low}..{high}")
         self._check_channels()
+        self._native: dict[str, NativeLadder] = {}  # by instruction set
         self.tables = [rans.CdfTable(cdf) for cdf in _cdf(bundle, 1 + len(self._levels))]
 
     def _check_channels(self) -> None:
@@ -237,6 +247,16 @@ class Model(BaseModel):
         """Per level: the largest |symbol| of each row."""
         return [((np.count_nonzero(table.freq, axis=1) - 1) // 2).astype(np.int32) for table in self.tables]
 
+    def transforms(self) -> Any:
+        """Who computes `analysis`, `synthesis`, `backward` and `posterior_of`: the native kernels, or this class itself."""
+        kernels = native_kernels()
+        if kernels is None:
+            return self
+        found = self._native.get(kernels.instruction_set)
+        if found is None:
+            found = self._native[kernels.instruction_set] = NativeLadder(self, kernels)
+        return found
+
     def analysis(self, pixels: U8, quality: int) -> F32:
         """pixels uint8 (N, 28, 28) -> features e (C, 49, N)."""
         e = clipped(self._input, patches(pixels), quality)
@@ -244,13 +264,17 @@ class Model(BaseModel):
             e = block(e, quality)
         return e
 
-    def synthesis(self, quality: int, n: int, trace: Trace | None = None) -> Generator[Prior, I32, U8]:
-        """Yield each level's (means, rows, features), take its latents in 256ths, return pixels uint8 (N, 28, 28)."""
-        k = self._dequantize.channels
+    def dense_prior(self, quality: int) -> list[I32]:
+        """Means and rows of the dense latents at a quality: int32 (K, 1) each."""
         if quality not in self._dense_priors:
             tables = (self._prior_mean, self._prior_sigma)
             self._dense_priors[quality] = [interpolate(table, quality).astype(np.int32)[:, None] for table in tables]
-        mean, row = (np.repeat(prior, n, axis=1) for prior in self._dense_priors[quality])
+        return self._dense_priors[quality]
+
+    def synthesis(self, quality: int, n: int, trace: Trace | None = None) -> Generator[Prior, I32, U8]:
+        """Yield each level's (means, rows, features), take its latents in 256ths, return pixels uint8 (N, 28, 28)."""
+        k = self._dequantize.channels
+        mean, row = (np.repeat(prior, n, axis=1) for prior in self.dense_prior(quality))
         y = yield mean, row, np.empty((k, n), np.float32)
         h = rectified(self._start[0], self._dequantize(y, quality, trace), quality, trace)
         h = rectified(self._start[1], h, quality, trace)
@@ -287,7 +311,7 @@ class Model(BaseModel):
         h = self._start[0].transposed(h * trace.pop(), quality)
         return [self._dequantize.backward(h, quality, trace), *reversed(g_levels)]
 
-    def _posterior_of(self, i: int, e: F32, t: F32, quality: int) -> I32:
+    def posterior_of(self, i: int, e: F32, t: F32, quality: int) -> I32:
         if i:
             return self._levels[i - 1].posterior(e, t, quality)
         h = rectified(self._squeeze, e, quality).reshape(-1, e.shape[2])
@@ -296,13 +320,14 @@ class Model(BaseModel):
 
     def quantize(self, pixels: U8, quality: int) -> tuple[list[I32], list[I32], U8]:
         """pixels uint8 (N, 28, 28) -> symbols and rows, int32 (S, N) for each level; decoded pixels."""
-        n, e = len(pixels), self.analysis(pixels, quality)
-        steps = self.synthesis(quality, n)
+        net = self.transforms()
+        n, e = len(pixels), net.analysis(pixels, quality)
+        steps = net.synthesis(quality, n)
         all_symbols, all_rows = [], []
         mean, row, t = next(steps)
         for i in range(len(self.tables)):
-            residual = self._posterior_of(i, e, t, quality) - mean
-            size = (np.abs(residual) + (STEP_UNIT // 2 - DEAD_ZONE)) // STEP_UNIT
+            residual = net.posterior_of(i, e, t, quality) - mean
+            size = (np.abs(residual) + (STEP_UNIT // 2 - DEAD_ZONE)) >> STEP_BITS
             symbols = np.sign(residual) * np.minimum(size, self._symbol_limits[i][row])
             all_symbols.append(symbols.reshape(-1, n))
             all_rows.append(row.reshape(-1, n))
@@ -366,7 +391,7 @@ class Model(BaseModel):
         symbols, rows = np.concatenate(all_symbols), np.concatenate(all_rows)
         if effort > 1:
             lmbda = 2.0 ** log2_lmbda(quality)
-            refined = search.Search(self, self._bits, pixels, quality, lmbda)
+            refined = search.Search(self.transforms(), self._bits, pixels, quality, lmbda)
             symbols, rows, decoded = refined.refine(symbols, search.ROUNDS[effort - 1])
         first_row = np.repeat([NUM_SIGMAS * level for level in range(len(all_rows))], [len(r) for r in all_rows])
         codes = np.where(symbols < 0, -2 * symbols - 1, 2 * symbols).astype(np.uint8)
@@ -403,7 +428,7 @@ class Model(BaseModel):
             return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([bad for _, bad in parts])
         dequantized: list[I16] = []
         chunks = _chunks(count)
-        networks = [self.synthesis(quality, min(CHUNK_IMAGES, count - at)) for at in chunks]
+        networks = [self.transforms().synthesis(quality, min(CHUNK_IMAGES, count - at)) for at in chunks]
         priors = list(in_threads(next, networks))
         decoder = rans.Decoder(messages)
 

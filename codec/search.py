@@ -122,7 +122,7 @@ class Trial:
         total = [np.zeros(row.shape, np.float32) for row in self._rows]
         for _ in range(PROBES):
             v = np.broadcast_to(2 * signs.randint(0, 2, (28, 28)) - 1, self.pixels.shape).astype(np.float32)
-            for sum_, g in zip(total, self._search.ladder.backward(v, flat, self._search.quality, [*self._trace]), strict=True):
+            for sum_, g in zip(total, self._search.ladder.backward(v, flat, self._search.quality, list(self._trace)), strict=True):
                 sum_ += np.square(g)
         scale = np.float32(CURVATURE * self._search.weight * STEP_UNIT**2 / PROBES)
         total = [sum_ * scale for sum_ in total]

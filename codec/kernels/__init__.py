@@ -1,0 +1,145 @@
+"""The native kernels: C functions that do what numpy does elsewhere in the package, to the bit, and faster.
+
+    with a library: model.py, pixel_model.py, rans.py, search.py ──► native twin ──► aez_kernels.so
+    without:                                                     ──► numpy
+
+READ ME FIRST
+- Nothing depends on the library but the speed. numpy's code is the reference; tests hold both together.
+- $AEZ_ENGINE: "numpy" or "native" forces one; "native-avx2" forces an instruction set as well. By default the best that is
+  there. `description()` says which runs, and why not the native one.
+- ctypes lets go of the interpreter during a call, so threads run side by side.
+- The functions trust their arguments: lengths are checked by those who call them (`codec.native`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from codec.errors import UsageError
+from codec.kernels.build import LIBRARY
+
+VERSION = 1  # of the functions' arguments and structures, as in version.h
+PATH = Path(__file__).resolve().parent / LIBRARY
+ENGINES = "numpy, native, native-avx512, native-avx2, native-sse2 or native-neon"
+
+
+class Kernels:
+    """The functions of one instruction set: `kernels.prior(...)` is the C function `prior_avx2`.
+
+    Each takes addresses and whole numbers, as SIGNATURES says, and raises MemoryError if there is none.
+    """
+
+    def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
+        self.instruction_set = instruction_set
+        self._library = library
+        self.lanes = {"avx512": 16, "avx2": 8}.get(instruction_set, 4)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in SIGNATURES:
+            raise AttributeError(name)
+        function = getattr(self._library, f"{name}_{self.instruction_set}")
+        function.argtypes = [ctypes.c_void_p if kind == "p" else ctypes.c_int for kind in SIGNATURES[name]]
+        function.restype, function.errcheck = ctypes.c_int, _check
+        setattr(self, name, function)
+        return function
+
+
+# Of each function its arguments: p is an address, i an int.
+SIGNATURES = {
+    "pack": "piiip",
+    "patches": "pipp",
+    "residuals": "piipp",
+    "unpatches": "pipp",
+    "start": "pippp",
+    "prior": "pipppp",
+    "merge": "pippp",
+    "dense_posterior": "pppipip",
+    "posterior": "pipipip",
+    "unpatches_backward": "pipp",
+    "residuals_backward": "piipp",
+    "level_backward": "pippppp",
+    "start_backward": "pippp",
+}
+
+
+def _check(result: int, function: Any, arguments: Any) -> int:
+    if result == -1:
+        raise MemoryError("no memory for a native kernel")
+    return result
+
+
+_loaded: dict[str, Kernels] = {}
+_why_not: str | None = None  # why there is no library, once it was tried
+_forced: str | None = None  # by `use`
+
+
+def _load() -> str | None:
+    """Load the library, once; returns why it cannot be."""
+    global _why_not
+    if _loaded or _why_not:
+        return _why_not
+    try:
+        library = ctypes.CDLL(str(PATH))
+        version = library.aez_kernels_version()
+        library.aez_instruction_sets.restype = ctypes.c_char_p
+        names = library.aez_instruction_sets().decode().split()
+    except OSError as error:
+        _why_not = "no library was built" if not PATH.exists() else f"{PATH} cannot be loaded ({error})"
+    except AttributeError:
+        _why_not = f"{PATH} is no library of aez"
+    else:
+        if version == VERSION:
+            _loaded.update({name: Kernels(library, name) for name in names})
+        else:
+            _why_not = f"{PATH} is of version {version}, wanted {VERSION}: build it again"
+    return _why_not
+
+
+def active() -> Kernels | None:
+    """The kernels that are to be used; None: numpy is.  Raises UsageError if $AEZ_ENGINE asks for what is not there."""
+    engine = _forced if _forced is not None else os.environ.get("AEZ_ENGINE", "")
+    if engine == "numpy":
+        return None
+    why_not = _load()
+    kind, _, instruction_set = engine.partition("-")
+    if kind not in ("", "native") or (engine and not kind):
+        raise UsageError(f"AEZ_ENGINE is {engine!r}, wanted {ENGINES}")
+    if why_not is not None:
+        if engine:
+            raise UsageError(f"AEZ_ENGINE is {engine!r}, but {why_not}; `python -m codec.kernels` builds the library")
+        return None
+    if not instruction_set:
+        return next(iter(_loaded.values()))
+    if instruction_set not in _loaded:
+        raise UsageError(f"AEZ_ENGINE is {engine!r}, but this processor has {', '.join(_loaded)}")
+    return _loaded[instruction_set]
+
+
+def engines() -> list[str]:
+    """Every engine that can run here: "numpy", and "native-..." of each instruction set, the best last."""
+    _load()
+    return ["numpy", *(f"native-{name}" for name in reversed(_loaded))]
+
+
+def description() -> str:
+    """For people: `native avx2`, or `numpy (no library was built)`."""
+    if (kernels := active()) is not None:
+        return f"native {kernels.instruction_set}"
+    return "numpy" if _why_not is None else f"numpy ({_why_not})"
+
+
+@contextlib.contextmanager
+def use(engine: str) -> Iterator[None]:
+    """Let an engine of `engines()` do the work inside, in all threads."""
+    global _forced
+    before, _forced = _forced, engine
+    try:
+        active()
+        yield
+    finally:
+        _forced = before

@@ -1,0 +1,5 @@
+"""`python -m codec.kernels`: see `codec.kernels.build`."""
+
+from codec.kernels.build import main
+
+main()

@@ -1,0 +1,18 @@
+/* What this processor can do, and what this library is.  Compiled once, for any processor of its kind. */
+#include "version.h"
+
+int aez_kernels_version(void) { return AEZ_KERNELS_VERSION; }
+
+/* The instruction sets that there are kernels for and that this processor has, the best first. */
+const char *aez_instruction_sets(void) {
+#if defined(__x86_64__) || defined(_M_X64)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return "avx512 avx2 sse2";
+    if (__builtin_cpu_supports("avx2")) return "avx2 sse2";
+    return "sse2";
+#elif defined(__aarch64__)
+    return "neon";
+#else
+    return "plain";
+#endif
+}
