@@ -51,6 +51,24 @@ def from_lanes(values: npt.NDArray[Any], group: int, count: int) -> npt.NDArray[
     return values.reshape(-1, group, values.shape[1]).transpose(0, 2, 1).reshape(len(values) // group, -1)[:, :count]
 
 
+class GroupDecoder:
+    """Decodes the symbols of images, `group` neighbours sharing a message, level by level: the inverse of coding by lanes."""
+
+    def __init__(self, messages: list[bytes], group: int) -> None:
+        self._decoder, self._group = rans.Decoder(messages), group
+
+    def decode(self, table: rans.CdfTable, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+        """rows: int32 (S, N), which row of the table codes each symbol; row 0 is certain -> codes uint8 (S, N)."""
+        lanes = to_lanes(rows, self._group, 0)
+        where = Compact(lanes != 0)
+        codes = self._decoder.decode(table, where.take(lanes, -1))
+        return from_lanes(where.put(codes), self._group, rows.shape[1])
+
+    def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """See `rans.Decoder.finish`."""
+        return self._decoder.finish()
+
+
 class Compact:
     """Moves the steps that do something to the front of their lanes, so that lanes take as few steps as they can.
 

@@ -35,7 +35,7 @@ from codec import rans, search
 from codec.bitstream import MAX_QUALITY, group_images
 from codec.bundle import BaseModel, Bundle
 from codec.errors import BadModel
-from codec.groups import U8, Compact, Encoded, by, checks, from_lanes, to_lanes
+from codec.groups import U8, Compact, Encoded, GroupDecoder, by, checks, to_lanes
 from codec.integer_net import (
     F32,
     POSITIONS,
@@ -51,9 +51,10 @@ from codec.integer_net import (
     rectified,
     traced,
 )
+from codec.kernels import Kernels
 from codec.kernels import active as native_kernels
-from codec.native import NativeLadder
-from codec.parallel import in_threads, one_blas_thread
+from codec.native import NativeGroupDecoder, NativeLadder, encode_groups
+from codec.parallel import in_threads, num_cores, one_blas_thread
 
 MIN_LOG2_LMBDA, MAX_LOG2_LMBDA = 0.0, 10.0  # quality 0 and MAX_QUALITY; lambda weighs the SSE of pixels in 0..1 against bits
 # Rows of a CDF table: widths of the residual in steps, log-spaced. Row 0 is certain, so the first width must be far below
@@ -252,10 +253,8 @@ class Model(BaseModel):
         kernels = native_kernels()
         if kernels is None:
             return self
-        found = self._native.get(kernels.instruction_set)
-        if found is None:
-            found = self._native[kernels.instruction_set] = NativeLadder(self, kernels)
-        return found
+        name = kernels.instruction_set
+        return self._native.get(name) or self._native.setdefault(name, NativeLadder(self, kernels))
 
     def analysis(self, pixels: U8, quality: int) -> F32:
         """pixels uint8 (N, 28, 28) -> features e (C, 49, N)."""
@@ -366,11 +365,14 @@ class Model(BaseModel):
 
     def pack_parts(self, parts: list[Symbols], group: int) -> list[Encoded]:
         """As `pack` of each part, all their lanes side by side: no table depends on the quality, and a step costs by itself."""
+        all_checks = [checks(part.pixels, group) for part in parts]
+        kernels = native_kernels()
+        if kernels is not None:
+            return [self._pack_natively(kernels, part, group, check) for part, check in zip(parts, all_checks, strict=True)]
         lanes = [[to_lanes(getattr(part, name), group, 0) for part in parts] for name in ("codes", "rows")]
         codes, rows = (each[0] if len(each) == 1 else np.concatenate(each, axis=1) for each in lanes)
         # The tables of all levels, one below the other; row 0 of the first stands for all that is certain.
         start, freq = (np.concatenate([getattr(table, name) for table in self.tables]) for name in ("start", "freq"))
-        all_checks = [checks(part.pixels, group) for part in parts]
         check = np.concatenate(all_checks)
         messages: list[bytes] = []
         ideal_bits = np.zeros(len(check))
@@ -384,6 +386,20 @@ class Model(BaseModel):
         ends = np.cumsum([len(each) for each in all_checks]).tolist()
         return [Encoded(messages[at:end], part.pixels, float(ideal_bits[at:end].sum()))
                 for part, at, end in zip(parts, [0, *ends], ends, strict=False)]  # fmt: skip
+
+    def _pack_natively(self, kernels: Kernels, part: Symbols, group: int, check: npt.NDArray[np.int64]) -> Encoded:
+        cells, bits = self._cells
+        messages = encode_groups(kernels, cells, part.rows, part.codes, group, check)
+        where = part.rows.ravel().astype(np.int32) * bits.shape[1] + part.codes.ravel()
+        return Encoded(messages, part.pixels, float(bits.ravel().take(where).sum()))
+
+    @cached_property
+    def _cells(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
+        """Of each symbol of each row of the tables of all levels: start and freq (rows, symbols, 2); ideal bits, row 0's none."""
+        start, freq = (np.concatenate([getattr(table, name) for table in self.tables]) for name in ("start", "freq"))
+        bits = rans.PRECISION - np.log2(np.maximum(freq, 1))
+        bits[0] = 0
+        return np.ascontiguousarray(np.stack([start, freq], axis=2)), bits
 
     def _coded(self, pixels: U8, quality: int, effort: int) -> tuple[U8, npt.NDArray[np.int16], U8]:
         """pixels -> codes (S, N) and rows (S, N) of all levels, a row counted from the first level's; decoded pixels."""
@@ -401,7 +417,8 @@ class Model(BaseModel):
         self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, npt.NDArray[np.bool_]]:
         """See BaseModel."""
-        return self._decode(messages, count, quality, group or group_images(quality), None)
+        pixels, bad, _ = self._decode(messages, count, quality, group or group_images(quality), latents=False)
+        return pixels, bad
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -412,25 +429,41 @@ class Model(BaseModel):
         self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, I16, npt.NDArray[np.bool_]]:
         """See BaseModel."""
-        parts: list[I16] = []
-        pixels, bad = self._decode(messages, count, quality, group or group_images(quality), parts)
-        return pixels, np.concatenate(parts), bad
+        pixels, bad, latents = self._decode(messages, count, quality, group or group_images(quality), latents=True)
+        return pixels, latents, bad
 
-    @one_blas_thread
     def _decode(
-        self, messages: list[bytes], count: int, quality: int, group: int, kept: list[I16] | None
-    ) -> tuple[U8, npt.NDArray[np.bool_]]:
-        """kept: takes the dequantized latents, (N, all levels'), part by part, if it is there."""
-        if count > PART_IMAGES:
-            at = PART_IMAGES // group  # messages
-            parts = (self._decode(messages[:at], at * group, quality, group, kept),
-                     self._decode(messages[at:], count - at * group, quality, group, kept))  # fmt: skip
-            return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([bad for _, bad in parts])
-        dequantized: list[I16] = []
+        self, messages: list[bytes], count: int, quality: int, group: int, *, latents: bool
+    ) -> tuple[U8, npt.NDArray[np.bool_], I16]:
+        """-> pixels, which messages are damaged, dequantized latents int16 (N, all levels'), or (N, 0) if nobody wants them.
+
+        The coder in numpy needs many lanes side by side, so it takes large parts, whose networks share the cores. The native
+        one does not: there each core decodes small parts of its own from end to end.
+        """
+        most = PART_IMAGES if native_kernels() is None else _native_part(count)
+        size = max(most // group, 1)  # messages
+        starts = range(0, -(-count // group), size)
+
+        def decode(at: int) -> tuple[U8, npt.NDArray[np.bool_], I16]:
+            images = min(size * group, count - at * group)
+            return self._decode_part(messages[at : at + size], images, quality, group, latents)
+
+        if native_kernels() is None:
+            with one_blas_thread():
+                parts = [decode(at) for at in starts]
+        else:
+            parts = list(in_threads(decode, list(starts)))
+        pixels, bad, found = zip(*parts, strict=True)
+        return np.concatenate(pixels), np.concatenate(bad), np.concatenate(found)
+
+    def _decode_part(
+        self, messages: list[bytes], count: int, quality: int, group: int, latents: bool
+    ) -> tuple[U8, npt.NDArray[np.bool_], I16]:
         chunks = _chunks(count)
         networks = [self.transforms().synthesis(quality, min(CHUNK_IMAGES, count - at)) for at in chunks]
         priors = list(in_threads(next, networks))
-        decoder = rans.Decoder(messages)
+        kernels = native_kernels()
+        decoder = GroupDecoder(messages, group) if kernels is None else NativeGroupDecoder(messages, group, kernels)
 
         def send(network: Generator[Prior, I32, U8], y: I32) -> Any:
             try:
@@ -438,24 +471,26 @@ class Model(BaseModel):
             except StopIteration as stop:
                 return stop.value
 
+        dequantized = [np.empty((count, 0), np.int16)]
         dequantizers = [self._dequantize, *(level.dequantize for level in self._levels)]
         for table, dequantize in zip(self.tables, dequantizers, strict=True):
-            rows = np.concatenate([row.reshape(-1, row.shape[-1]) for _, row, _ in priors], axis=1)
-            lanes = to_lanes(rows, group, 0)
-            where = Compact(lanes != 0)
-            codes = from_lanes(where.put(decoder.decode(table, where.take(lanes, -1))), group, count)
-            latents = [_RESIDUALS[codes[:, at : at + CHUNK_IMAGES]].reshape(mean.shape) + mean
-                       for at, (mean, _, _) in zip(chunks, priors, strict=True)]  # fmt: skip
-            if kept is not None:
-                x = np.concatenate([dequantize(y, quality) for y in latents], axis=-1)
+            rows = [row.reshape(-1, row.shape[-1]) for _, row, _ in priors]
+            codes = decoder.decode(table, rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1))
+            ys = [_RESIDUALS[codes[:, at : at + CHUNK_IMAGES]].reshape(mean.shape) + mean
+                  for at, (mean, _, _) in zip(chunks, priors, strict=True)]  # fmt: skip
+            if latents:
+                x = np.concatenate([dequantize(y, quality) for y in ys], axis=-1)
                 dequantized.append(x.reshape(-1, count).T.astype(np.int16))
             # After the last level these are no priors but the pixels.
-            priors = list(in_threads(lambda pair: send(*pair), list(zip(networks, latents, strict=True))))
+            priors = list(in_threads(lambda pair: send(*pair), list(zip(networks, ys, strict=True))))
         pixels: U8 = np.concatenate(priors)
-        if kept is not None:
-            kept.append(np.concatenate(dequantized, axis=1))
         state, used_up = decoder.finish()
-        return pixels, (state != checks(pixels, group)) | ~used_up
+        return pixels, (state != checks(pixels, group)) | ~used_up, np.concatenate(dequantized, axis=1)
+
+
+def _native_part(count: int) -> int:
+    """How many images one core decodes at a time: a chunk, or less where there are few, so that all cores have some."""
+    return min(CHUNK_IMAGES, -(-count // num_cores()))
 
 
 def patches(pixels: U8 | F32) -> F32:

@@ -12,12 +12,15 @@ READ ME FIRST
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Generator
-from typing import Any, cast
+import threading
+from collections.abc import Callable, Generator
+from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from codec import rans
 from codec.integer_net import ACTIVATION_MAX, POSITIONS, F32, Layer
 from codec.kernels import Kernels
 
@@ -26,6 +29,7 @@ I16 = npt.NDArray[np.int16]
 U16 = npt.NDArray[np.uint16]
 I32 = npt.NDArray[np.int32]
 PAD = 16  # rows of features are a multiple of it long
+T = TypeVar("T")
 NativeTrace = list[U16]  # the masks of each stage, in the order of the forward pass
 
 
@@ -178,6 +182,61 @@ def _joined(biases: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return np.concatenate(biases)
 
 
+class NativeGroupDecoder:
+    """The twin of `groups.GroupDecoder`."""
+
+    def __init__(self, messages: list[bytes], group: int, kernels: Kernels) -> None:
+        self._kernels, self._group = kernels, group
+        self._bytes = np.frombuffer(b"".join(messages) + b"\0", np.uint8)
+        ends = np.cumsum([len(message) for message in messages], dtype=np.int64)
+        if len(self._bytes) > np.iinfo(np.int32).max:
+            raise ValueError(f"{len(self._bytes)} bytes of messages at once")
+        self._lanes = np.zeros((len(messages), 3), np.int32)  # the structure Lane: state, at, end
+        self._lanes[:, 1], self._lanes[:, 2] = np.append(0, ends[:-1]), ends
+
+    def decode(self, table: rans.CdfTable, rows: I32) -> U8:
+        """See `GroupDecoder.decode`."""
+        steps, n = rows.shape
+        if -(-n // self._group) != len(self._lanes) or (n and (rows.min() < 0 or rows.max() >= len(table.packed))):
+            raise ValueError(f"rows of {n} images in groups of {self._group}, {len(self._lanes)} messages")
+        rows, codes = np.ascontiguousarray(rows, np.int32), np.empty((steps, n), np.uint8)
+        self._kernels.decode_symbols(
+            _address(table.packed), table.packed.shape[1], steps, n, self._group, _address(rows), _address(self._lanes),
+            _address(self._bytes), _address(codes),
+        )  # fmt: skip
+        return codes
+
+    def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """See `rans.Decoder.finish`."""
+        self._kernels.refill(_address(self._lanes), len(self._lanes), _address(self._bytes))
+        return self._lanes[:, 0].view(np.uint32).astype(np.int64), self._lanes[:, 1] == self._lanes[:, 2]
+
+
+def encode_groups(
+    kernels: Kernels, cells: npt.NDArray[np.uint32], rows: I16, codes: U8, group: int, checks: npt.NDArray[np.int64]
+) -> list[bytes]:
+    """Code symbols (S, N), `group` neighbouring images sharing a message; row 0 is certain and not coded.
+
+    cells: uint32 (rows, symbols, 2), start and freq; rows int16, codes uint8: (S, N); checks: (groups,), 0..MAX_CHECK.
+    """
+    steps, n = rows.shape
+    num_lanes = -(-n // group)
+    if codes.shape != rows.shape or len(checks) != num_lanes or (rows.size and rows.max() >= len(cells)):
+        raise ValueError(f"rows {rows.shape}, codes {codes.shape}, {len(checks)} checks")
+    if rows.size and (rows.min() < 0 or codes.max() >= cells.shape[1]):
+        raise ValueError("a row or a code is outside the table")
+    rows, codes, first = np.ascontiguousarray(rows), np.ascontiguousarray(codes), checks.astype(np.uint8)
+    capacity = 2 * steps * n + 4 * num_lanes
+    messages, ends = np.empty(capacity, np.uint8), np.empty(num_lanes, np.int64)
+    kernels.encode_symbols(
+        _address(cells), cells.shape[1], steps, n, group, _address(rows), _address(codes), _address(first), _address(messages),
+        capacity, _address(ends),
+    )  # fmt: skip
+    found = messages[: int(ends[-1]) if num_lanes else 0].tobytes()
+    bounds = [0, *ends.tolist()]
+    return [found[start:end] for start, end in pairwise(bounds)]
+
+
 class NativeLadder:
     """The transforms of a lossy model (`codec.model.Model`), at all qualities.  Thread-safe, as the model is."""
 
@@ -189,18 +248,19 @@ class NativeLadder:
         self._qualities: dict[int, _Quality] = {}
         self._encoders: dict[int, _EncoderQuality] = {}
         self._gradients: dict[int, _GradientQuality] = {}
-        self._packer = Packer(kernels)
+        self._packer, self._lock = Packer(kernels), threading.Lock()
 
-    def _forward(self, quality: int) -> _Quality:
-        if quality not in self._qualities:
-            self._qualities[quality] = _Quality(self._model, self._packer, quality)
-        return self._qualities[quality]
+    def _at(self, found: dict[int, T], make: Callable[[Any, Packer, int], T], quality: int) -> T:
+        """What was made for a quality; made once, whatever threads ask for it."""
+        if quality not in found:
+            with self._lock:
+                if quality not in found:
+                    found[quality] = make(self._model, self._packer, quality)
+        return found[quality]
 
     def analysis(self, pixels: U8, quality: int) -> I16:
         """See `Model.analysis`; the features are (N, 49, channels)."""
-        if quality not in self._encoders:
-            self._encoders[quality] = _EncoderQuality(self._model, self._packer, quality)
-        at, n = self._encoders[quality], len(pixels)
+        at, n = self._at(self._encoders, _EncoderQuality, quality), len(pixels)
         pixels = np.ascontiguousarray(pixels)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (28, 28):
             raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}")
@@ -211,7 +271,7 @@ class NativeLadder:
 
     def posterior_of(self, i: int, e: I16, t: I16, quality: int) -> I32:
         """See `Model.posterior_of`: latents of level i, int32 (K, 49, N), of the dense one (K, N)."""
-        at, n = self._encoders[quality], len(e)
+        at, n = self._at(self._encoders, _EncoderQuality, quality), len(e)
         if not i:
             y = np.empty((at.dense_channels, n), np.int32)
             squeeze, posterior0, posterior1 = map(ctypes.addressof, (at.squeeze, at.posterior0, at.posterior1))
@@ -228,7 +288,7 @@ class NativeLadder:
         self, quality: int, n: int, trace: NativeTrace | None = None
     ) -> Generator[tuple[I32, I32, I16], I32, U8]:
         """See `Model.synthesis`; features are (N, 49, channels), and a trace is a list of this class's own."""
-        at, kernels, model = self._forward(quality), self._kernels, self._model
+        at, kernels, model = self._at(self._qualities, _Quality, quality), self._kernels, self._model
         t = np.empty((n, POSITIONS, self._step), np.int16)
 
         def masks(numbers: int) -> int | None:
@@ -258,9 +318,7 @@ class NativeLadder:
 
     def backward(self, g_pixels: F32, g_rows: list[F32], quality: int, trace: NativeTrace) -> list[F32]:
         """See `Model.backward`; the trace stays as it is."""
-        if quality not in self._gradients:
-            self._gradients[quality] = _GradientQuality(self._model, self._packer, quality)
-        at, kernels, n = self._gradients[quality], self._kernels, len(g_pixels)
+        at, kernels, n = self._at(self._gradients, _GradientQuality, quality), self._kernels, len(g_pixels)
         g_pixels = np.ascontiguousarray(g_pixels, np.float32)
         g = np.empty((n, POSITIONS, self._step), np.float32)
         kernels.unpatches_backward(ctypes.addressof(at.output), n, _address(g_pixels), _address(g))

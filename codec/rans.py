@@ -65,6 +65,11 @@ class CdfTable:
         return self._lookup
 
     @cached_property
+    def packed(self) -> U32:
+        """The cumulative frequencies as the native kernels read them: uint32 (rows, symbols + 1)."""
+        return np.ascontiguousarray(self.cdf, np.uint32)
+
+    @cached_property
     def rows(self) -> list[list[int]]:
         """Cumulative frequencies of each row, as lists, for the scalar path."""
         return cast(list[list[int]], self.cdf.tolist())

@@ -43,13 +43,14 @@ class Kernels:
         if name not in SIGNATURES:
             raise AttributeError(name)
         function = getattr(self._library, f"{name}_{self.instruction_set}")
-        function.argtypes = [ctypes.c_void_p if kind == "p" else ctypes.c_int for kind in SIGNATURES[name]]
+        function.argtypes = [_KINDS[kind] for kind in SIGNATURES[name]]
         function.restype, function.errcheck = ctypes.c_int, _check
         setattr(self, name, function)
         return function
 
 
-# Of each function its arguments: p is an address, i an int.
+_KINDS = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64}
+# Of each function its arguments: p is an address, i an int, l an int64.
 SIGNATURES = {
     "pack": "piiip",
     "patches": "pipp",
@@ -64,12 +65,17 @@ SIGNATURES = {
     "residuals_backward": "piipp",
     "level_backward": "pippppp",
     "start_backward": "pippp",
+    "decode_symbols": "piiiipppp",
+    "refill": "pip",
+    "encode_symbols": "piiiipppplp",
 }
 
 
 def _check(result: int, function: Any, arguments: Any) -> int:
     if result == -1:
         raise MemoryError("no memory for a native kernel")
+    if result == -2:
+        raise ValueError("a symbol has no frequency")
     return result
 
 

@@ -22,3 +22,73 @@ INLINE uint32_t refilled(Lane *lane, const uint8_t *bytes) {
 INLINE void advance(Lane *lane, uint32_t start, uint32_t freq) {
     lane->state = freq * (lane->state >> PRECISION) + (lane->state & (TOTAL - 1)) - start;
 }
+
+/* Symbols of one level: rows of the CDF table int32 (steps, n) -> codes uint8 (steps, n). `group` neighbouring images share a
+ * lane, their symbols in turn; row 0 is certain, its code is 0 and takes nothing. cdf: uint32 (rows, width), each from 0 to
+ * TOTAL, so the search below ends within its row whatever the bytes are. */
+int KERNEL(decode_symbols)(const uint32_t *cdf, int width, int steps, int n, int group, const int32_t *rows, Lane *lanes,
+                           const uint8_t *bytes, uint8_t *codes) {
+    for (int first = 0; first < n; first += group) {
+        Lane lane = lanes[first / group];
+        int end = first + group < n ? first + group : n;
+        for (int step = 0; step < steps; step++)
+            for (int i = first; i < end; i++) {
+                int32_t row = rows[(ptrdiff_t)step * n + i];
+                uint32_t symbol = 0;
+                if (row) {
+                    const uint32_t *of_row = cdf + (ptrdiff_t)row * width;
+                    uint32_t slot = refilled(&lane, bytes) & (TOTAL - 1);
+                    while (of_row[symbol + 1] <= slot) symbol++; /* the most probable come first */
+                    advance(&lane, of_row[symbol], of_row[symbol + 1] - of_row[symbol]);
+                }
+                codes[(ptrdiff_t)step * n + i] = (uint8_t)symbol;
+            }
+        lanes[first / group] = lane;
+    }
+    return 0;
+}
+
+/* Take in what bytes there is room for: afterwards a state is what it was when its message was begun, if all is well. */
+int KERNEL(refill)(Lane *lanes, int count, const uint8_t *bytes) {
+    for (int i = 0; i < count; i++) refilled(lanes + i, bytes);
+    return 0;
+}
+
+/* Put a symbol of an interval start..start + freq, freq > 0, into a state; what overflows goes in front of *to. */
+INLINE void put(uint32_t *state, uint8_t **to, uint32_t start, uint32_t freq) {
+    while (*state >= freq << (31 - PRECISION)) { /* keeps the next state below 2**31 */
+        *--*to = (uint8_t)*state;
+        *state >>= 8;
+    }
+    *state = (*state / freq << PRECISION) + *state % freq + start;
+}
+
+/* The state in front of what it wrote, without leading zeros: just the bytes that the decoder's rule takes back. */
+INLINE void put_state(uint32_t state, uint8_t **to) {
+    for (; state; state >>= 8) *--*to = (uint8_t)state;
+}
+
+/* codes uint8, rows int16 (steps, n), row 0 certain -> one message for each lane, one behind the other in `messages`, their
+ * ends in `ends`; cells: start and freq of each symbol of each row, uint32 (rows, width, 2). checks: the first states.
+ * capacity: bytes of `messages`, room for 2 bytes a symbol and 4 a lane. Returns -2 for a symbol of no frequency. */
+int KERNEL(encode_symbols)(const uint32_t *cells, int width, int steps, int n, int group, const int16_t *rows,
+                           const uint8_t *codes, const uint8_t *checks, uint8_t *messages, int64_t capacity, int64_t *ends) {
+    int64_t used = 0;
+    for (int first = 0, lane = 0; first < n; first += group, lane++) {
+        int end = first + group < n ? first + group : n;
+        uint8_t *last = messages + capacity, *to = last;
+        uint32_t state = checks[lane];
+        for (int step = steps - 1; step >= 0; step--)
+            for (int i = end - 1; i >= first; i--) {
+                ptrdiff_t at = (ptrdiff_t)step * n + i;
+                if (!rows[at]) continue;
+                const uint32_t *cell = cells + ((ptrdiff_t)rows[at] * width + codes[at]) * 2;
+                if (!cell[1]) return -2;
+                put(&state, &to, cell[0], cell[1]);
+            }
+        put_state(state, &to);
+        memmove(messages + used, to, (size_t)(last - to));
+        ends[lane] = used += last - to;
+    }
+    return 0;
+}
