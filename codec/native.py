@@ -299,7 +299,7 @@ class NativeLadder:
 
         mean, row = (np.repeat(prior, n, axis=1) for prior in model.dense_prior(quality))
         y = yield mean, row, t
-        y = _checked(y, mean.shape)
+        y = _latents(y, mean.shape)
         kernels.start(ctypes.addressof(at.start), n, _address(y), _address(t), masks(at.start_numbers))
         for i, (stage, count, numbers) in enumerate(at.stages):
             kernels.residuals(ctypes.addressof(stage), count, n, _address(t), masks(numbers))
@@ -310,7 +310,7 @@ class NativeLadder:
             address = ctypes.addressof(level)
             kernels.prior(address, n, _address(t), _address(mean), _address(row), masks(prior_numbers))
             y = yield mean, row, t
-            y = _checked(y, mean.shape)
+            y = _latents(y, mean.shape)
             kernels.merge(address, n, _address(y), _address(t), masks(merge_numbers))
         pixels = np.empty((n, 28, 28), np.uint8)
         kernels.unpatches(ctypes.addressof(at.output), n, _address(t), _address(pixels))
@@ -328,8 +328,9 @@ class NativeLadder:
             if i < len(at.levels):
                 level, merge_masks, prior_masks = at.levels[i], masks.pop(), masks.pop()
                 g_row = np.ascontiguousarray(g_rows[i], np.float32)
-                slopes.append(np.empty((level.channels, POSITIONS, n), np.float32))
-                _checked(g_row, slopes[-1].shape)
+                if g_row.shape != (level.channels, POSITIONS, n):
+                    raise ValueError(f"gradients of rows are {g_row.shape}")
+                slopes.append(np.empty(g_row.shape, np.float32))
                 kernels.level_backward(
                     ctypes.addressof(level), n, _address(g), _address(g_row), _address(prior_masks), _address(merge_masks),
                     _address(slopes[-1]),
@@ -341,11 +342,11 @@ class NativeLadder:
         return slopes[::-1]
 
 
-def _checked(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """The array, contiguous.  Raises ValueError unless it has that shape."""
-    if array.shape != shape:
-        raise ValueError(f"an array is {array.shape}, wanted {shape}")
-    return np.ascontiguousarray(array)
+def _latents(y: npt.NDArray[Any], shape: tuple[int, ...]) -> I32:
+    """Latents as the kernels read them, contiguous int32.  Raises ValueError unless they have that shape."""
+    if y.shape != shape:
+        raise ValueError(f"latents are {y.shape}, wanted {shape}")
+    return np.ascontiguousarray(y, np.int32)
 
 
 def _rows_places(channels: int) -> npt.NDArray[np.int64]:
