@@ -21,6 +21,7 @@ from codec.model import Model
 from codec.pixel_model import PixelModel
 
 _HASHED = re.compile("-[0-9a-f]{8}$")
+_Version = tuple[int, int]  # size and st_mtime_ns of a file
 _CLASSES: dict[str, type[BaseModel]] = {c.ARCHITECTURE: c for c in (Model, PixelModel)}
 LOSSLESS = "-lossless"  # how the name of a lossless model ends
 GENERIC = "generic"  # the name of the model for what the others do not know
@@ -81,6 +82,21 @@ def load_cached(path: Path) -> BaseModel:
     return _load(path, status.st_size, status.st_mtime_ns)
 
 
+def _version(path: Path) -> _Version:
+    """What tells whether a file changed.  Raises OSError, ValueError."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, version: _Version) -> bytes:
+    """SHA-256 of a file.  Raises OSError.
+
+    To read and hash it at each call would take a third of the time of decoding one image.
+    """
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
 def by_hash(model_hash: bytes, extra: BaseModel | None = None) -> BaseModel:
     """The model whose SHA-256 starts with `model_hash` (MODEL_HASH_BYTES bytes); `extra` is tried first.
 
@@ -104,7 +120,7 @@ def path_of(model_hash: bytes) -> Path | None:
     others = [path for path in found if not _HASHED.search(path.stem)]
     for path in named + others:
         try:
-            if hashlib.sha256(path.read_bytes()).digest().startswith(model_hash):
+            if _sha256(path, _version(path)).startswith(model_hash):
                 return path
         except OSError:
             continue  # not readable is as good as not installed

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import helpers
 import pytest
@@ -197,6 +199,37 @@ def test_a_file_is_loaded_once_until_it_changes(tmp_path: Path) -> None:
     path.write_bytes(helpers.tiny_bundle(1))
     os.utime(path, ns=(1, 1))
     assert registry.load_cached(path).name == "tiny1"
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
+    """The first argument of each call of a function from now on."""
+    calls: list[Any] = []
+    real: Callable[..., Any] = getattr(owner, name)
+
+    def wrapper(*args: Any, **options: Any) -> Any:
+        calls.append(args[0])
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, wrapper)
+    return calls
+
+
+def test_a_file_is_hashed_once_until_it_changes(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, wanted = helpers.install(weights), helpers.tiny_model().hash
+    mine = weights / "mine.safetensors"
+    mine.write_bytes(helpers.tiny_bundle(1))
+    read = counted(monkeypatch, Path, "read_bytes")
+    for _ in range(5):
+        assert registry.path_of(wanted) == path
+        assert registry.path_of(helpers.tiny_model(1).hash) == mine
+    assert (read.count(path), read.count(mine)) == (1, 1)
+    os.utime(path, ns=(1, 1))
+    assert registry.path_of(wanted) == path
+    assert read.count(path) == 2
+    path.write_bytes(helpers.tiny_bundle(1))
+    assert registry.path_of(wanted) is None
 
 
 def test_the_registry_has_numbers_of_a_byte_and_each_model_once() -> None:
