@@ -642,11 +642,16 @@ def _name_of(model_hash: builtins.bytes) -> str | None:
 
 @dataclass
 class ModelInfo:
-    """An installed model and its card."""
+    """An installed model and its card.
+
+    encoder_hash: of the file that a lossy model encodes with, None where that is missing; a
+    lossless model is one file and has None, too.
+    """
 
     name: str
     lossless: bool
     hash: str
+    encoder_hash: str | None
     path: str
     trained_on: str
     figures: dict[str, Any]
@@ -654,13 +659,24 @@ class ModelInfo:
 
 
 def models() -> list[ModelInfo]:
-    """The models that are installed.  Raises BadModel if one of them is damaged."""
+    """The models that are installed.  Raises BadModel if one, or its encoder, is damaged."""
     found = []
     for path in registry.files():
         model = registry.load_cached(path)
         trained_on, figures = str(model.card.get("trained_on", "")), model.card.get("figures")
         figures = figures if isinstance(figures, dict) else {}  # a card is a stranger's text
-        found.append(ModelInfo(model.name, model.lossless, model.hash.hex(), str(path), trained_on, figures, model.num_bytes))
+        encoder = model.encoder_hash
+        info = ModelInfo(
+            name=model.name,
+            lossless=model.lossless,
+            hash=model.hash.hex(),
+            encoder_hash=None if encoder is None else encoder.hex(),
+            path=str(path),
+            trained_on=trained_on,
+            figures=figures,
+            bytes=model.num_bytes,
+        )
+        found.append(info)
     return found
 
 

@@ -504,7 +504,8 @@ def test_models_lists_what_is_installed(shipped: Model, tiny_weights: Path) -> N
 def test_models_takes_a_card_with_odd_figures_or_says_it_is_bad(
     figures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "odd.safetensors").write_bytes(helpers.pack(helpers.tiny_tensors(), {"name": "odd", "figures": figures}))
+    model, _ = helpers.pack_pair(helpers.tiny_tensors(), {"name": "odd", "figures": figures})
+    (tmp_path / "odd.safetensors").write_bytes(model)
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path))
     try:
         assert "odd" in [m.name for m in api.models()]
@@ -566,8 +567,8 @@ def test_what_waits_in_a_writer_is_not_the_callers_array(shipped: Model) -> None
 
 def test_the_public_names_are_these() -> None:
     functions = ["compress", "decompress", "info", "latents", "models", "open"]
-    errors = ["AezError", "BadMagic", "BadModel", "BitstreamError", "ChecksumMismatch", "CorruptPayload", "ImageError",
-              "LimitExceeded", "ModelError", "ModelNotFound", "ReservedBitsSet", "TrailingData", "Truncated",
+    errors = ["AezError", "BadMagic", "BadModel", "BitstreamError", "ChecksumMismatch", "CorruptPayload", "EncoderNotFound",
+              "ImageError", "LimitExceeded", "ModelError", "ModelNotFound", "ReservedBitsSet", "TrailingData", "Truncated",
               "UnsupportedVersion", "UsageError"]  # fmt: skip
     assert sorted(codec.__all__) == sorted([*functions, *errors, "Collection", "CollectionWriter", "register"])
     assert {"__version__", *codec.__all__} <= set(dir(codec))
