@@ -21,8 +21,8 @@ _HOME = {
     "codec.pillow_plugin": ("register",),
     "codec.errors": (
         "AezError", "BitstreamError", "BadMagic", "UnsupportedVersion", "ReservedBitsSet", "Truncated", "TrailingData",
-        "LimitExceeded", "ChecksumMismatch", "CorruptPayload", "ModelError", "ModelNotFound", "BadModel", "ImageError",
-        "UsageError",
+        "LimitExceeded", "ChecksumMismatch", "CorruptPayload", "ModelError", "ModelNotFound",
+        "EncoderNotFound", "BadModel", "ImageError", "UsageError",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         BitstreamError,
         ChecksumMismatch,
         CorruptPayload,
+        EncoderNotFound,
         ImageError,
         LimitExceeded,
         ModelError,

@@ -14,6 +14,7 @@ import builtins
 import contextlib
 import io
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -313,8 +314,8 @@ class CollectionWriter:
             raise UsageError(NO_EMBEDDING)
         self._models = candidates(model, self._asked.quality)
         self._writer = Writer(file, embeddable(self._models) if embed_model else None)
-        self._pixels: list[U8] = []
-        self._names: list[str] = []
+        self._pixels: deque[U8] = deque()  # images that wait for their block to be full
+        self._names: deque[str] = deque()
         self._waiting = 0
         self._named: bool | None = None
         self.stats = CompressStats()
@@ -329,16 +330,31 @@ class CollectionWriter:
         if any("\0" in name for name in names or ()):
             raise UsageError("a name contains NUL")
         self._named = names is not None
-        self._pixels.append(pixels)
+        if len(pixels):
+            self._pixels.append(pixels)
         self._names += names or []
         self._waiting += len(pixels)
         while self._waiting >= BLOCK_IMAGES:
             self._write_block(BLOCK_IMAGES)
+        if len(pixels) and self._pixels:
+            # Of the caller's array, which may be large and may change, only what waits is kept.
+            self._pixels[-1] = self._pixels[-1].copy()
+
+    def _take(self, count: int) -> U8:
+        """The first `count` of the images that wait; all others stay where they are."""
+        parts: list[U8] = []
+        while count:
+            first = self._pixels.popleft()
+            parts.append(first[:count])
+            if len(first) > count:
+                self._pixels.appendleft(first[count:])
+            self._waiting -= len(parts[-1])
+            count -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _write_block(self, count: int) -> None:
-        waiting = np.concatenate(self._pixels)
-        pixels, names = waiting[:count], self._names[:count] if self._named else None
-        self._pixels, self._names, self._waiting = [waiting[count:]], self._names[count:], len(waiting) - count
+        pixels = self._take(count)
+        names = [self._names.popleft() for _ in range(count)] if self._named else None
         block, stats = encode_block(self._models, pixels, self._asked, names)
         self._writer.write(block, len(pixels))
         self.stats += stats
@@ -626,11 +642,16 @@ def _name_of(model_hash: builtins.bytes) -> str | None:
 
 @dataclass
 class ModelInfo:
-    """An installed model and its card."""
+    """An installed model and its card.
+
+    encoder_hash: of the file that a lossy model encodes with, None where that is missing; a
+    lossless model is one file and has None, too.
+    """
 
     name: str
     lossless: bool
     hash: str
+    encoder_hash: str | None
     path: str
     trained_on: str
     figures: dict[str, Any]
@@ -638,13 +659,24 @@ class ModelInfo:
 
 
 def models() -> list[ModelInfo]:
-    """The models that are installed.  Raises BadModel if one of them is damaged."""
+    """The models that are installed.  Raises BadModel if one, or its encoder, is damaged."""
     found = []
     for path in registry.files():
         model = registry.load_cached(path)
         trained_on, figures = str(model.card.get("trained_on", "")), model.card.get("figures")
         figures = figures if isinstance(figures, dict) else {}  # a card is a stranger's text
-        found.append(ModelInfo(model.name, model.lossless, model.hash.hex(), str(path), trained_on, figures, model.num_bytes))
+        encoder = model.encoder_hash
+        info = ModelInfo(
+            name=model.name,
+            lossless=model.lossless,
+            hash=model.hash.hex(),
+            encoder_hash=None if encoder is None else encoder.hex(),
+            path=str(path),
+            trained_on=trained_on,
+            figures=figures,
+            bytes=model.num_bytes,
+        )
+        found.append(info)
     return found
 
 

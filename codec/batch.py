@@ -51,7 +51,7 @@ class CompressOptions:
     def models(self) -> list[BaseModel]:
         return api.candidates(self.model, self.asked.quality)
 
-    def refs(self) -> tuple[bytes, ...]:
+    def refs(self) -> tuple[pipeline.ModelRef, ...]:
         return tuple(map(pipeline.model_ref, self.models()))
 
     def spread(self, work: Callable[[S], R], tasks: Iterable[S], num_tasks: int) -> Generator[R, None, None]:
@@ -211,7 +211,9 @@ def _write_collection(task: Task, blocks: _Blocks, options: CompressOptions, rep
     models = options.models()
     pins = {
         "aez": __version__, "block_images": api.BLOCK_IMAGES, "inputs": blocks.inputs, "named": task.kind == "images",
-        "asked": repr(options.asked), "models": [model.hash.hex() for model in models], "embedded": options.embed_model,
+        "asked": repr(options.asked), "models": [model.hash.hex() for model in models],
+        "encoders": [(model.encoder_hash or b"").hex() for model in models],
+        "embedded": options.embed_model,
         "output": None if task.output is None else full_path(str(task.output)),
     }  # fmt: skip
     if blocks.private and options.scheduler is not None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from codec.bitstream import LOSSLESS_QUALITY, MODEL_HASH_BYTES
+from codec.bitstream import LOSSLESS_QUALITY, MAX_MODEL_BYTES, MODEL_HASH_BYTES
 from codec.errors import BadModel, CorruptPayload, UsageError
 from codec.groups import U8, Encoded
 from codec.integer_net import ACTIVATION_MAX, Integers, Layer
@@ -56,13 +57,15 @@ class Bundle:
 class BaseModel(ABC):
     """A model file, checked and ready.  Thread-safe: nothing changes after construction but caches.
 
-    stream: the bytes of a safetensors file as `codec.train.export` writes it.  Raises BadModel.
+    stream: the bytes of a safetensors file as `codec.train.export` writes it. encoder: what a lossy
+    model encodes with: the bytes of a file, or the file, which is read when something is encoded;
+    None: it only decodes.  Raises BadModel.
     """
 
     ARCHITECTURE: ClassVar[str]
     lossless: ClassVar[bool]
 
-    def __init__(self, stream: bytes) -> None:
+    def __init__(self, stream: bytes, encoder: bytes | Path | None = None) -> None:
         architecture, tensors, self.card = unpack_bundle(stream)
         if architecture != self.ARCHITECTURE:
             raise BadModel(f"architecture {architecture!r}, wanted {self.ARCHITECTURE!r}")
@@ -70,12 +73,14 @@ class BaseModel(ABC):
         self.stream = stream
         self.sha256 = hashlib.sha256(stream).digest()
         self.num_bytes = len(stream)
+        self._encoder_source = encoder
         bundle = Bundle(tensors)
         self._take(bundle)
         bundle.finish()
 
-    def __reduce__(self) -> tuple[type[BaseModel], tuple[bytes]]:
-        return type(self), (self.stream,)  # to another process as its file: far less than its live arrays
+    def __reduce__(self) -> tuple[type[BaseModel], tuple[bytes, bytes | Path | None]]:
+        # To another process as its files: far less than its live arrays.
+        return type(self), (self.stream, self._encoder_source)
 
     @abstractmethod
     def _take(self, bundle: Bundle) -> None:
@@ -85,6 +90,11 @@ class BaseModel(ABC):
     def hash(self) -> bytes:
         """What a stream names the model by: the first MODEL_HASH_BYTES bytes of its SHA-256."""
         return self.sha256[:MODEL_HASH_BYTES]
+
+    @property
+    def encoder_hash(self) -> bytes | None:
+        """Of its encoder's file what `hash` is of its own; None: it has none.  Raises BadModel."""
+        return None
 
     @property
     def kind(self) -> str:
@@ -125,6 +135,12 @@ class BaseModel(ABC):
         Raises UsageError for a model that has none.
         """
         raise UsageError(f"model {self.name} is {self.kind}: latents are what a lossy stream has")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a model file; of one that is too long just too many.  Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(MAX_MODEL_BYTES + 1)
 
 
 _MALFORMED = (safetensors.SafetensorError, ValueError, KeyError, TypeError, struct.error, RecursionError)

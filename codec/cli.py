@@ -438,6 +438,9 @@ def models(as_json: Json = False) -> None:
         kind = "lossless" if model.lossless else "lossy"
         typer.echo(shown(f"{model.name}  {kind}  {model.hash}  {model.bytes} bytes  {model.path}"))
         typer.echo(shown(f"    trained on {model.trained_on or 'unknown images'}"))
+        if not model.lossless:
+            missing = "missing: it decodes, and encodes nothing"
+            typer.echo(f"    encoder {model.encoder_hash or missing}")
         curve = model.figures.get("curve")
         points = [point for point in curve if isinstance(point, dict)] if isinstance(curve, list) else []
         for point in points[:MAX_SHOWN_POINTS]:

@@ -12,6 +12,7 @@
     │   └── CorruptPayload      the entropy-coded symbols do not decode to what was encoded
     ├── ModelError
     │   ├── ModelNotFound       carries .model_hash (hexadecimal)
+    │   ├── EncoderNotFound     a lossy model is there, but the file of its encoder is not
     │   └── BadModel            a model file that is damaged or breaks a bound
     ├── ImageError (also ValueError): unsupported size, mode, depth or file
     └── UsageError (also ValueError): a request that cannot be met, such as an output that exists
@@ -85,6 +86,10 @@ class ModelNotFound(ModelError):
 
     def __reduce__(self) -> tuple[type[ModelNotFound], tuple[str, str]]:
         return type(self), (self.message, self.model_hash)
+
+
+class EncoderNotFound(ModelError):
+    """A lossy model is there without its encoder: it decodes its streams, and encodes nothing."""
 
 
 class BadModel(ModelError):

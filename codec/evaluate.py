@@ -127,8 +127,10 @@ def evaluate(model: BaseModel, pixels: U8, *, qualities: Iterable[int], speed_qu
              speed_images: int = 4096, effort: int = 1) -> dict[str, Any]:  # fmt: skip
     """All figures of one model on one set of images; of a lossless one at quality 100, whatever `qualities` says."""
     rows = curve(model, pixels, qualities, effort)
+    encoder_hash = None if model.encoder_hash is None else model.encoder_hash.hex()
     result: dict[str, Any] = {
-        "model": model.name, "model_hash": model.hash.hex(), "lossless": model.lossless, "images": len(pixels), "effort": effort,
+        "model": model.name, "model_hash": model.hash.hex(), "encoder_hash": encoder_hash,
+        "lossless": model.lossless, "images": len(pixels), "effort": effort,
         "machine": machine(), "curve": rows,
     }  # fmt: skip
     if model.lossless:

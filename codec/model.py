@@ -2,7 +2,7 @@
 
 Signal path (numbers of channels are the bundle's; every arrow is an `integer_net.Layer`, every t is (C, 49, N)):
 
-    pixels ──► analysis ──► e ──────────┬─────────────────────┬── ... (the encoder only)
+    pixels ──► analysis ──► e ──────────┬─────────────────────┬── ... (`Encoder` only)
                (blocks)     │           │ posterior           │ posterior
                             ▼ posterior ▼                     ▼
                        y: dense     y: 7x7 level          y: 7x7 level
@@ -19,22 +19,27 @@ READ ME FIRST
 - Row 0 of every CDF table is certain: its symbol is 0 and is not coded at all. Most latents of most images are such,
   which is what makes low rates cheap and fast.
 - Quality selects rows of integer tables (FiLM shifts and multipliers, dequantizers); there is one network.
+- The layers that choose the latents are an `Encoder`, in a file of its own: no decoder needs it, so
+  a better one may take its place. It is loaded when something is encoded for the first time.
 """
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from codec import rans, search
-from codec.bitstream import MAX_QUALITY, group_images
-from codec.bundle import BaseModel, Bundle
-from codec.errors import BadModel
+from codec.bitstream import MAX_QUALITY, MODEL_HASH_BYTES, group_images
+from codec.bundle import BaseModel, Bundle, read_file, unpack_bundle
+from codec.errors import BadModel, EncoderNotFound, ModelError
 from codec.groups import U8, Compact, Encoded, GroupDecoder, by, checks, to_lanes
 from codec.integer_net import (
     F32,
@@ -63,15 +68,14 @@ MIN_SIGMA, MAX_SIGMA, NUM_SIGMAS = 0.045, 64.0, 64
 # Latents and means are in 256ths of a quantization step: training gathers latents near the edge of rounding, so the coarser
 # the unit, the more of them fall on the wrong side (costs on held-out images: in 64ths 1 % more, in 16ths 4 %).
 STEP_UNIT = search.STEP_UNIT
-STEP_BITS = 8  # STEP_UNIT is 2**8
 LATENT_MAX = 1 << 17
-DEAD_ZONE = 2  # for the same reason a latent this little beyond the edge still goes to the mean: up to 1 % less cost
 # Dequantized latents are finer than activations: at the best quality a step is four activation units, and rounding to one
 # unit lost 0.15 dB. The integer that stands for 1.0, and the largest:
 DEQUANTIZED_UNIT, DEQUANTIZED_MAX = 512, 4095
 DEQUANTIZER_BITS = 18  # dequantizers are integers in units of 2**-18
 MAX_SYMBOLS = 255
 _RESIDUALS = STEP_UNIT * np.array([-(code + 1) // 2 if code & 1 else code // 2 for code in range(MAX_SYMBOLS)], np.int32)
+POSTERIOR_PARTS = ("posterior0", "posterior1")  # layers of a 7x7 level that are the encoder's
 PIXEL_UNIT = 4  # a pixel enters the network as 4 * its value, at most 1020
 # Coded side by side: all of them wait, with their features or symbols, for the last one. 4,096 would take 55 MB more to encode
 # and 95 MB more to decode, and save 2 and 4 % of the time. No byte depends on it.
@@ -100,6 +104,15 @@ class Block:
         h = rectified(self.reduce, t, quality, trace)
         h = rectified(self.spatial, h, quality, trace)
         return add(t, clipped(self.restore, h, quality, trace), trace)
+
+    def sizes(self, c: int) -> list[tuple[int, int]]:
+        """Sizes that must be equal where t has c channels."""
+        return [
+            (c, self.reduce.inputs),
+            (self.reduce.outputs, self.spatial.inputs),
+            (self.spatial.outputs, self.restore.inputs),
+            (c, self.restore.outputs),
+        ]
 
     def backward(self, g: F32, quality: int, trace: Trace) -> F32:
         """Gradient of the output -> gradient of t."""
@@ -144,10 +157,8 @@ def _column(values: F32, ndim: int) -> F32:
 
 @dataclass(frozen=True)
 class Level:
-    """A 7x7 level of latents: prior from t, posterior from e and t, and the way of the latents back into t."""
+    """A 7x7 level of latents: prior from t, and the way of the latents back into t."""
 
-    posterior0: Layer
-    posterior1: Layer
     prior0: Layer
     prior_mean: Layer
     prior_sigma: Layer
@@ -166,7 +177,15 @@ class Level:
         h = self.prior_sigma.transposed(g_row * trace.pop(), quality) + self.prior_mean.transposed(g_mean, quality)
         return self.prior0.transposed(h * trace.pop(), quality)
 
-    def posterior(self, e: F32, t: F32, quality: int) -> I32:
+
+@dataclass(frozen=True)
+class Posterior:
+    """Latents of a 7x7 level from e and t."""
+
+    posterior0: Layer
+    posterior1: Layer
+
+    def __call__(self, e: F32, t: F32, quality: int) -> I32:
         """-> latents in 256ths, int32 (K, 49, N)."""
         h = rectified(self.posterior0, np.concatenate([e, t]), quality)
         return self.posterior1(h, quality, -LATENT_MAX, LATENT_MAX).astype(np.int32)
@@ -195,6 +214,59 @@ class Symbols:
         return Symbols(codes, rows, np.concatenate([part.pixels for part in parts]))
 
 
+class Encoder:
+    """What chooses the latents of a lossy model: a file beside the model's.  FORMAT.md 6.5 and 7.4.
+
+    stream: the bytes of its file. e may have another number of channels than t.
+    Raises BadModel, also for the encoder of another model than `model`.
+    """
+
+    ARCHITECTURE = "ladder-1-encoder"
+
+    def __init__(self, stream: bytes, model: Model) -> None:
+        architecture, tensors, self.card = unpack_bundle(stream)
+        if architecture != self.ARCHITECTURE:
+            raise BadModel(f"architecture {architecture!r}, wanted {self.ARCHITECTURE!r}")
+        of_model, wanted = self.card.get("model_hash"), model.hash.hex()
+        if of_model != wanted:
+            raise BadModel(f"of model {of_model}, wanted is that of {model.name}, {wanted}")
+        self.stream = stream
+        self.hash = hashlib.sha256(stream).digest()[:MODEL_HASH_BYTES]
+        bundle = Bundle(tensors)
+        self.input = bundle.layer("input", "point")
+        self.analysis = _blocks(bundle, "analysis")
+        self.squeeze = bundle.layer("squeeze", "point")
+        self.posterior = [bundle.layer("posterior0", "dense"), bundle.layer("posterior1", "dense")]
+        latents = [channels for channels, *_ in model.latent_shapes]
+        self.levels = [
+            Posterior(*(bundle.layer(f"levels.{i}.{part}", "point") for part in POSTERIOR_PARTS))
+            for i in range(len(latents) - 1)
+        ]
+        bundle.finish()
+        self._check_channels(model.channels, latents)
+
+    def _check_channels(self, t: int, latents: list[int]) -> None:
+        """Raise BadModel unless layers fit together, and to the channels of t and of all latents."""
+        e, dense = self.input.outputs, self.posterior
+        sizes = [
+            (16, self.input.inputs),
+            (e, self.squeeze.inputs),
+            (self.squeeze.outputs * POSITIONS, dense[0].inputs),
+            (dense[0].outputs, dense[1].inputs),
+            (latents[0], dense[1].outputs),
+        ]
+        for block in self.analysis:
+            sizes += block.sizes(e)
+        for k, level in zip(latents[1:], self.levels, strict=True):
+            sizes += [
+                (e + t, level.posterior0.inputs),
+                (level.posterior0.outputs, level.posterior1.inputs),
+                (k, level.posterior1.outputs),
+            ]
+        if any(wanted != found for wanted, found in sizes):
+            raise BadModel("the layers do not fit together, or not to the model")
+
+
 class Model(BaseModel):
     """The lossy model: a ladder of latents.  See BaseModel."""
 
@@ -202,10 +274,8 @@ class Model(BaseModel):
     lossless = False
 
     def _take(self, bundle: Bundle) -> None:
-        self._input = bundle.layer("input", "point")
-        self._analysis = _blocks(bundle, "analysis")
-        self._squeeze = bundle.layer("squeeze", "point")
-        self._posterior = [bundle.layer("posterior0", "dense"), bundle.layer("posterior1", "dense")]
+        self._encoder: Encoder | None = None
+        self._encoder_lock = threading.Lock()
         self._start = [bundle.layer("start0", "dense", DEQUANTIZED_MAX), bundle.layer("start1", "dense")]
         self._widen, self._output = bundle.layer("widen", "point"), bundle.layer("output", "point")
         self._synthesis = [_blocks(bundle, f"synthesis.{i}") for i in range(bundle.count("synthesis"))]
@@ -224,29 +294,82 @@ class Model(BaseModel):
 
     def _check_channels(self) -> None:
         """Raise BadModel unless the output of every layer is what the next one takes."""
-        c, k = self._input.outputs, self._dequantize.channels
-        dense = self._posterior + self._start
-        widen, output = self._widen, self._output
-        chain = [16, self._input.inputs, c, self._squeeze.inputs, self._squeeze.outputs * POSITIONS, dense[0].inputs,
-                 dense[0].outputs, dense[1].inputs, dense[1].outputs, k, k, self._prior_mean.shape[1], k,
-                 self._prior_sigma.shape[1], k, dense[2].inputs, dense[2].outputs, dense[3].inputs, dense[3].outputs,
-                 widen.inputs * POSITIONS, c, widen.outputs, c, output.inputs, 16, output.outputs]  # fmt: skip
-        for block in [*self._analysis, *(b for stage in self._synthesis for b in stage)]:
-            chain += [c, block.reduce.inputs, block.reduce.outputs, block.spatial.inputs, block.spatial.outputs,
-                      block.restore.inputs, c, block.restore.outputs]  # fmt: skip
+        c, k = self.channels, self._dequantize.channels
+        start, widen, output = self._start, self._widen, self._output
+        sizes = [
+            (k, self._prior_mean.shape[1]),
+            (k, self._prior_sigma.shape[1]),
+            (k, start[0].inputs),
+            (start[0].outputs, start[1].inputs),
+            (start[1].outputs, widen.inputs * POSITIONS),
+            (c, output.inputs),
+            (16, output.outputs),
+        ]
+        for block in (b for stage in self._synthesis for b in stage):
+            sizes += block.sizes(c)
         for level in self._levels:
             n = level.dequantize.channels
-            chain += [2 * c, level.posterior0.inputs, level.posterior0.outputs, level.posterior1.inputs, n,
-                      level.posterior1.outputs, c, level.prior0.inputs, level.prior0.outputs, level.prior_mean.inputs,
-                      level.prior0.outputs, level.prior_sigma.inputs, n, level.prior_mean.outputs, n,
-                      level.prior_sigma.outputs, n, level.merge.inputs, c, level.merge.outputs]  # fmt: skip
-        if chain[::2] != chain[1::2]:
+            sizes += [
+                (c, level.prior0.inputs),
+                (level.prior0.outputs, level.prior_mean.inputs),
+                (level.prior0.outputs, level.prior_sigma.inputs),
+                (n, level.prior_mean.outputs),
+                (n, level.prior_sigma.outputs),
+                (n, level.merge.inputs),
+                (c, level.merge.outputs),
+            ]
+        if any(wanted != found for wanted, found in sizes):
             raise BadModel("the layers do not fit together")
 
-    @cached_property
-    def _symbol_limits(self) -> list[I32]:
-        """Per level: the largest |symbol| of each row."""
-        return [((np.count_nonzero(table.freq, axis=1) - 1) // 2).astype(np.int32) for table in self.tables]
+    @property
+    def channels(self) -> int:
+        """Channels of the features t."""
+        return self._widen.outputs
+
+    @property
+    def encoder(self) -> Encoder:
+        """What it encodes with, loaded when it is first asked for.
+
+        Raises EncoderNotFound; BadModel, both naming its file.
+        """
+        with self._encoder_lock:
+            if self._encoder is None:
+                try:
+                    self._encoder = Encoder(self._encoder_stream(), self)
+                except BadModel as error:
+                    path = self._encoder_source
+                    where = path if isinstance(path, Path) else f"encoder of {self.name}"
+                    raise BadModel(f"{where}: {error}") from error
+            return self._encoder
+
+    def _encoder_stream(self) -> bytes:
+        source = self._encoder_source
+        if isinstance(source, bytes):
+            return source
+        if source is None:
+            raise EncoderNotFound(f"model {self.name} came without its encoder: it only decodes")
+        try:
+            return read_file(source)
+        except FileNotFoundError:
+            what = f"model {self.name} only decodes: the file of its encoder, {source.name}"
+            raise EncoderNotFound(f"{what}, is not in {source.parent}") from None
+        except OSError as error:
+            raise BadModel(f"{error.strerror}") from error
+
+    @property
+    def encoder_hash(self) -> bytes | None:
+        """See BaseModel."""
+        try:
+            return self.encoder.hash
+        except EncoderNotFound:
+            return None
+
+    def __reduce__(self) -> tuple[type[BaseModel], tuple[bytes, bytes | Path | None]]:
+        # With the bytes of its encoder: the other process may be on another machine.
+        try:
+            return type(self), (self.stream, self._encoder_stream())
+        except ModelError:
+            return super().__reduce__()
 
     def transforms(self) -> Any:
         """Who computes `analysis`, `synthesis`, `backward` and `posterior_of`: the native kernels, or this class itself."""
@@ -258,8 +381,9 @@ class Model(BaseModel):
 
     def analysis(self, pixels: U8, quality: int) -> F32:
         """pixels uint8 (N, 28, 28) -> features e (C, 49, N)."""
-        e = clipped(self._input, patches(pixels), quality)
-        for block in self._analysis:
+        encoder = self.encoder
+        e = clipped(encoder.input, patches(pixels), quality)
+        for block in encoder.analysis:
             e = block(e, quality)
         return e
 
@@ -311,30 +435,19 @@ class Model(BaseModel):
         return [self._dequantize.backward(h, quality, trace), *reversed(g_levels)]
 
     def posterior_of(self, i: int, e: F32, t: F32, quality: int) -> I32:
+        """Latents of level i, as the encoder would have them: int32 (K, 49, N), of the dense level (K, N)."""
+        encoder = self.encoder
         if i:
-            return self._levels[i - 1].posterior(e, t, quality)
-        h = rectified(self._squeeze, e, quality).reshape(-1, e.shape[2])
-        h = rectified(self._posterior[0], h, quality)
-        return self._posterior[1](h, quality, -LATENT_MAX, LATENT_MAX).astype(np.int32)
+            return encoder.levels[i - 1](e, t, quality)
+        h = rectified(encoder.squeeze, e, quality).reshape(-1, e.shape[2])
+        h = rectified(encoder.posterior[0], h, quality)
+        return encoder.posterior[1](h, quality, -LATENT_MAX, LATENT_MAX).astype(np.int32)
 
     def quantize(self, pixels: U8, quality: int) -> tuple[list[I32], list[I32], U8]:
         """pixels uint8 (N, 28, 28) -> symbols and rows, int32 (S, N) for each level; decoded pixels."""
-        net = self.transforms()
-        n, e = len(pixels), net.analysis(pixels, quality)
-        steps = net.synthesis(quality, n)
-        all_symbols, all_rows = [], []
-        mean, row, t = next(steps)
-        for i in range(len(self.tables)):
-            residual = net.posterior_of(i, e, t, quality) - mean
-            size = (np.abs(residual) + (STEP_UNIT // 2 - DEAD_ZONE)) >> STEP_BITS
-            symbols = np.sign(residual) * np.minimum(size, self._symbol_limits[i][row])
-            all_symbols.append(symbols.reshape(-1, n))
-            all_rows.append(row.reshape(-1, n))
-            try:
-                mean, row, t = steps.send(symbols * STEP_UNIT + mean)
-            except StopIteration as stop:
-                decoded = stop.value
-        return all_symbols, all_rows, decoded
+        net, n = self.transforms(), len(pixels)
+        found = search.Attempt(net, self._bits, net.analysis(pixels, quality), n, quality)
+        return [x.reshape(-1, n) for x in found.symbols], [x.reshape(-1, n) for x in found.rows], found.pixels
 
     @cached_property
     def _bits(self) -> list[search.BitTable]:
@@ -403,13 +516,18 @@ class Model(BaseModel):
 
     def _coded(self, pixels: U8, quality: int, effort: int) -> tuple[U8, npt.NDArray[np.int16], U8]:
         """pixels -> codes (S, N) and rows (S, N) of all levels, a row counted from the first level's; decoded pixels."""
-        all_symbols, all_rows, decoded = self.quantize(pixels, quality)
-        symbols, rows = np.concatenate(all_symbols), np.concatenate(all_rows)
-        if effort > 1:
-            lmbda = 2.0 ** log2_lmbda(quality)
-            refined = search.Search(self.transforms(), self._bits, pixels, quality, lmbda)
-            symbols, rows, decoded = refined.refine(symbols, search.ROUNDS[effort - 1])
-        first_row = np.repeat([NUM_SIGMAS * level for level in range(len(all_rows))], [len(r) for r in all_rows])
+        net, n = self.transforms(), len(pixels)
+        flips, rounds = search.EFFORTS[effort - 1]
+        e = net.analysis(pixels, quality)
+        found = search.Attempt(net, self._bits, e, n, quality)
+        refine = search.Search(net, self._bits, pixels, quality, 2.0 ** log2_lmbda(quality))
+        if flips:
+            refine.flip(found, e, flips)
+        symbols, rows = (np.concatenate([x.reshape(-1, n) for x in levels]) for levels in (found.symbols, found.rows))
+        decoded = found.pixels
+        if rounds:
+            symbols, rows, decoded = refine.refine(symbols, rounds)
+        first_row = np.repeat([NUM_SIGMAS * level for level in range(len(found.rows))], [x.size // n for x in found.rows])
         codes = np.where(symbols < 0, -2 * symbols - 1, 2 * symbols).astype(np.uint8)
         return codes, np.where(rows, rows + first_row[:, None], 0).astype(np.int16), decoded
 
@@ -516,7 +634,7 @@ def _blocks(bundle: Bundle, prefix: str) -> list[Block]:
 
 
 def _level(bundle: Bundle, prefix: str) -> Level:
-    names = ("posterior0", "posterior1", "prior0", "prior_mean", "prior_sigma")
+    names = ("prior0", "prior_mean", "prior_sigma")
     layers = {name: bundle.layer(f"{prefix}.{name}", "point") for name in names}
     merge = bundle.layer(f"{prefix}.merge", "point", DEQUANTIZED_MAX)
     return Level(**layers, merge=merge, dequantize=Dequantizer(bundle, f"{prefix}.dequantizer"))

@@ -418,21 +418,22 @@ class _EncoderQuality:
     def __init__(self, model: Any, packer: Packer, quality: int) -> None:
         from codec.model import LATENT_MAX
 
-        self.input = packer.layer(model._input, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
-        self.channels: int = model._input.outputs
-        self.analysis, self.num_blocks = _blocks(model._analysis, packer, quality), len(model._analysis)
-        self.squeeze = packer.layer(model._squeeze, quality, 0, ACTIVATION_MAX)
-        columns = _rows_places(model._squeeze.outputs)
-        self.posterior0 = packer.layer(model._posterior[0], quality, 0, ACTIVATION_MAX, columns=columns)
-        self.posterior1 = packer.layer(model._posterior[1], quality, -LATENT_MAX, LATENT_MAX)
+        encoder = model.encoder
+        self.input = packer.layer(encoder.input, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
+        self.channels: int = encoder.input.outputs
+        self.analysis, self.num_blocks = _blocks(encoder.analysis, packer, quality), len(encoder.analysis)
+        self.squeeze = packer.layer(encoder.squeeze, quality, 0, ACTIVATION_MAX)
+        columns = _rows_places(encoder.squeeze.outputs)
+        self.posterior0 = packer.layer(encoder.posterior[0], quality, 0, ACTIVATION_MAX, columns=columns)
+        self.posterior1 = packer.layer(encoder.posterior[1], quality, -LATENT_MAX, LATENT_MAX)
         self.dense_channels: int = model._dequantize.channels
         self.levels = [
             _Level(
-                posterior0=packer.layer(level.posterior0, quality, 0, ACTIVATION_MAX),
-                posterior1=packer.layer(level.posterior1, quality, -LATENT_MAX, LATENT_MAX),
+                posterior0=packer.layer(posterior.posterior0, quality, 0, ACTIVATION_MAX),
+                posterior1=packer.layer(posterior.posterior1, quality, -LATENT_MAX, LATENT_MAX),
                 channels=level.dequantize.channels,
             )
-            for level in model._levels
+            for level, posterior in zip(model._levels, encoder.levels, strict=True)
         ]
 
 

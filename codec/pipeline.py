@@ -32,7 +32,8 @@ from codec import api, images, parallel, registry, remote
 from codec.bitstream import MODEL_HASH_BYTES
 from codec.bundle import BaseModel
 from codec.collection import Collection, DecodedBlock, Place
-from codec.errors import AezError
+from codec.errors import AezError, BadModel, ModelNotFound
+from codec.model import Model
 from codec.outputs import Output, atomic
 
 Pixels = npt.NDArray[np.uint8]
@@ -120,15 +121,35 @@ def _end_with_parent() -> None:
 # Models
 
 
-def model_ref(model: BaseModel) -> bytes:
-    """How a task names a model: by its hash if every installation has it, else by its file."""
-    return model.hash if registry.id_of(model) else model.stream
+class ModelRef(NamedTuple):
+    """A model and its encoder, None if it is lossless: as their hashes, or as their files."""
+
+    model: bytes
+    encoder: bytes | None
+
+
+def model_ref(model: BaseModel) -> ModelRef:
+    """How a task names a model: by hashes if every installation has it, else by its files.
+
+    Raises EncoderNotFound, BadModel.
+    """
+    encoder = model.encoder if isinstance(model, Model) else None
+    if registry.id_of(model):
+        with contextlib.suppress(ModelNotFound):  # it was given as a file
+            if registry.by_hash(model.hash).encoder_hash == model.encoder_hash:
+                return ModelRef(model.hash, model.encoder_hash)
+    return ModelRef(model.stream, None if encoder is None else encoder.stream)
 
 
 @lru_cache(maxsize=8)
-def model_of(ref: bytes) -> BaseModel:
+def model_of(ref: ModelRef) -> BaseModel:
     """Inverse of `model_ref`.  Raises ModelNotFound, BadModel."""
-    return registry.by_hash(ref) if len(ref) == MODEL_HASH_BYTES else registry.unpack_model(ref)
+    if len(ref.model) != MODEL_HASH_BYTES:
+        return registry.unpack_model(ref.model, ref.encoder)
+    model = registry.by_hash(ref.model)
+    if model.encoder_hash != ref.encoder:  # bytes must not depend on who does the work
+        raise BadModel(f"model {model.name} has another encoder here than where the work is from")
+    return model
 
 
 # Reading
@@ -184,7 +205,7 @@ class BlockTask(NamedTuple):
     paths: Sequence[str]
     names: Sequence[str] | None
     asked: api.Request
-    models: tuple[bytes, ...]
+    models: tuple[ModelRef, ...]
 
 
 @dataclass
@@ -233,7 +254,7 @@ class EachTask(NamedTuple):
     paths: Sequence[str]
     outputs: Sequence[str | None]  # None: stdout, of a task that stays in this process
     asked: api.Request
-    models: tuple[bytes, ...]
+    models: tuple[ModelRef, ...]
     force: bool
     durable: bool
 

@@ -23,7 +23,6 @@ inputs: van den Oord et al., PixelCNN, arXiv:1606.05328. What each part is worth
 
 from __future__ import annotations
 
-import os
 import threading
 import zlib
 from collections.abc import Generator
@@ -38,7 +37,7 @@ from codec.bundle import BaseModel, Bundle
 from codec.errors import BadModel, CorruptPayload
 from codec.groups import U8, Encoded, checks
 from codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT, F32, Integers, limit
-from codec.parallel import in_threads
+from codec.parallel import in_threads, num_cores
 
 PIXELS = 784
 RADIUS = 6  # of the window
@@ -443,7 +442,7 @@ def _start(freq: U32, symbols: I64) -> U32:
 
 def _parts(count: int, group: int) -> list[tuple[int, int]]:
     """(first image, images) of the parts that go to the cores: whole groups, as many parts for each core, evenly."""
-    cores = min(os.cpu_count() or 1, max(1, count // 64))
+    cores = min(num_cores(), max(1, count // 64))
     rounds = -(-count // (cores * PART_IMAGES))
     size = -(-count // (cores * rounds * group)) * group
     return [(at, min(size, count - at)) for at in range(0, count, size)]

@@ -4,6 +4,9 @@ Models lie in `codec/weights` (inside a wheel), in `weights` beside the package 
 $AEZ_WEIGHTS. Names of shipped files end in the first 8 hexadecimal digits of the file's SHA-256, so a model is found by
 its hash without opening any other; files of other names are hashed. The names of lossless models end in "-lossless", so
 one kind is chosen without loading the other. `MODEL_IDS` is the registry of FORMAT.md 7.1: append only, once released.
+
+The encoder of a lossy model lies beside it, `mnist-0123abcd.encoder.safetensors` beside
+`mnist-0123abcd.safetensors`; it is no model, and is read when something is encoded.
 """
 
 from __future__ import annotations
@@ -14,24 +17,25 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from codec.bitstream import MAX_MODEL_BYTES
-from codec.bundle import BaseModel, architecture_of
+from codec.bundle import BaseModel, architecture_of, read_file
 from codec.errors import BadModel, ModelNotFound, UsageError
-from codec.model import Model
+from codec.model import Encoder, Model
 from codec.pixel_model import PixelModel
 
 _HASHED = re.compile("-[0-9a-f]{8}$")
+_Version = tuple[int, int]  # size and st_mtime_ns of a file
 _CLASSES: dict[str, type[BaseModel]] = {c.ARCHITECTURE: c for c in (Model, PixelModel)}
 LOSSLESS = "-lossless"  # how the name of a lossless model ends
+ENCODER = ".encoder.safetensors"  # how the file name of an encoder ends
 GENERIC = "generic"  # the name of the model for what the others do not know
 
 # Model_ID -> Model_Hash, hexadecimal.
 MODEL_IDS: dict[int, str] = {
-    1: "a61382a5f1ad4605",  # mnist
-    2: "877bc8436a51875e",  # fashion
+    1: "1940d17a82af6b24",  # mnist
+    2: "2fabebbc125b511c",  # fashion
     3: "93024f3c3a77c05c",  # mnist-lossless
     4: "1420351967b8bd45",  # fashion-lossless
-    5: "a39a30814abc3c0b",  # generic
+    5: "763bd9cd2687bda3",  # generic
     6: "51410133ba726b32",  # generic-lossless
 }
 
@@ -44,41 +48,70 @@ def directories() -> list[Path]:
 
 
 def files() -> list[Path]:
-    """Model files that are installed, by directory, then name."""
-    return [path for d in directories() if d.is_dir() for path in sorted(d.glob("*.safetensors"))]
+    """Model files that are installed, by directory, then name; encoders are none."""
+    found = (path for d in directories() if d.is_dir() for path in sorted(d.glob("*.safetensors")))
+    return [path for path in found if not path.name.endswith(ENCODER)]
+
+
+def encoder_path(path: Path) -> Path:
+    """Where the encoder of a model's file lies.  Raises ValueError for a path without a name."""
+    return path.with_name(path.stem + ENCODER)
 
 
 def load(path: Path) -> BaseModel:
-    """Load a model file of any architecture.  Raises BadModel naming it."""
+    """Load a model file of any architecture, without its encoder.  Raises BadModel naming it."""
     try:
-        with path.open("rb") as file:
-            return unpack_model(file.read(MAX_MODEL_BYTES + 1))
+        return unpack_model(read_file(path), encoder_path(path.absolute()))
     except BadModel as error:
         raise BadModel(f"{path}: {error}") from error
     except OSError as error:
         raise BadModel(f"{path}: {error.strerror}") from error
 
 
-def unpack_model(stream: bytes) -> BaseModel:
-    """The model in the bytes of a model file.  Raises BadModel."""
+def unpack_model(stream: bytes, encoder: bytes | Path | None = None) -> BaseModel:
+    """The model in the bytes of a model file; encoder: as for BaseModel.  Raises BadModel."""
     architecture = architecture_of(stream)
+    if architecture == Encoder.ARCHITECTURE:
+        raise BadModel("the encoder of a model, and found beside it: give the model's file")
     if architecture not in _CLASSES:
         raise BadModel(f"architecture {architecture!r}, this version knows {' and '.join(map(repr, _CLASSES))}")
-    return _CLASSES[architecture](stream)
+    return _CLASSES[architecture](stream, encoder)
 
 
 @lru_cache(maxsize=8)
-def _load(path: Path, size: int, mtime_ns: int) -> BaseModel:
+def _load(path: Path, version: _Version, encoder: _Version | None) -> BaseModel:
     return load(path)
 
 
 def load_cached(path: Path) -> BaseModel:
-    """The model in a file; loaded once as long as the file does not change.  Raises BadModel."""
+    """The model in a file; loaded once as long as neither it nor its encoder's file changes.
+
+    Raises ModelNotFound, BadModel.
+    """
     try:
-        status = path.stat()
+        version = _version(path)
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         raise ModelNotFound(f"{path}: {getattr(error, 'strerror', error)}", str(path)) from error
-    return _load(path, status.st_size, status.st_mtime_ns)
+    try:
+        encoder = _version(encoder_path(path))
+    except (OSError, ValueError):  # ValueError: a path without a name, as "/"
+        encoder = None
+    return _load(path, version, encoder)
+
+
+def _version(path: Path) -> _Version:
+    """What tells whether a file changed.  Raises OSError, ValueError."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, version: _Version) -> bytes:
+    """SHA-256 of a file.  Raises OSError.
+
+    To read and hash it at each call would take a third of the time of decoding one image.
+    """
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def by_hash(model_hash: bytes, extra: BaseModel | None = None) -> BaseModel:
@@ -104,7 +137,7 @@ def path_of(model_hash: bytes) -> Path | None:
     others = [path for path in found if not _HASHED.search(path.stem)]
     for path in named + others:
         try:
-            if hashlib.sha256(path.read_bytes()).digest().startswith(model_hash):
+            if _sha256(path, _version(path)).startswith(model_hash):
                 return path
         except OSError:
             continue  # not readable is as good as not installed

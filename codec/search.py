@@ -1,31 +1,40 @@
-"""Better symbols for the same decoder: iterative refinement of what the encoder has chosen (`--effort`).
+"""Better symbols for the same decoder: what the encoder does with more time (`--effort`).
 
-The cost of an image is lambda * SSE + bits, both exact: SSE of the pixels that the decoder will show, bits by the rows of
-the CDF tables. A change is one symbol moved by one. One backward pass through the synthesis predicts what each change
-would do to the cost:
+The cost of an image is lambda * SSE + bits, both exact: SSE of the pixels that the decoder will show, bits by the rows of the
+CDF tables. Two kinds of search lower it. No image ever costs more than before.
+
+**Flips** come first. The encoder rounds each latent to a whole number of steps. Where the latent was near the edge of rounding,
+the other whole number is as good a choice; and everything below follows: the encoder sees what the decoder has so far, and
+encodes all later levels anew. So a flip is one more encoding of the image, by chance better or worse, and the better one is
+kept. The upper latents change most, so they are tried first, nearest edge first.
+
+**Rounds** follow at high efforts. One backward pass through the synthesis predicts what each change of one symbol by one
+would do to the cost, all other symbols kept:
 
     change = bits(row, symbol + d) - bits(row, symbol)  +  slope * d  +  curvature     d = -1 or 1
 
 Each round makes the most promising changes of each image at once, decodes, and keeps them if the exact cost fell; then
-it tries more of them, else fewer. So no image ever costs more than before.
+it tries more of them, else fewer.
 
 READ ME FIRST
-- The curvature is what makes the prediction good: without it (or with one constant for all) refinement found nothing
+- Why flips are worth so much: a change of an upper latent with the symbols below kept costs 20 to 40 bits; encoded anew, 0.5
+  to 3.5 on average, with a wide spread, and a third to a half of the flips are gains. One flip gives more than nine rounds.
+- The curvature is what makes the prediction of a round good: without it (or with one constant for all) rounds found nothing
   above 25 bytes. It is the squared length of the pixels' derivative by a latent, estimated with backward passes of random
   signs: the expectation of (J^T v)**2 is the diagonal of J^T J (Hutchinson's estimator; Bekas, Kokiopoulou, Saad 2007).
 - All that is summed is integer, so the result is the same on every machine: gradients are rounded so that the products
   are exact (`Layer.transposed`), bits are in units of 1 / BIT_UNIT, signs come from a generator that is frozen. And each
   image is searched for itself, whatever else is in the batch.
-- Symbols stay as they are when those above them change: their latents move with the means. (Rounding the encoder's latents
-  by rate and distortion was worse at all rates, by 4 % of the cost and more.)
+- In rounds symbols stay as they are when those above them change: their latents move with the means.
 
 It knows no model files and no bytes; `Ladder` is what it needs of a model.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,21 +49,46 @@ F64 = npt.NDArray[np.float64]
 T = TypeVar("T", np.int32, np.float32)
 Prior = tuple[I32, I32, F32]  # means (K, ...), rows (K, ...), features t
 
-MAX_EFFORT, DEFAULT_EFFORT = 9, 5
-ROUNDS = (0, 2, 4, 6, 9, 15, 25, 50, 100)  # of effort 1, 2, ... 9
+
+
+class Effort(NamedTuple):
+    """How many flips are tried of each image, and how many rounds of changes follow."""
+
+    flips: int
+    rounds: int
+
+
+EFFORTS = (
+    Effort(0, 0),  # effort 1
+    Effort(1, 0),
+    Effort(2, 0),
+    Effort(4, 0),
+    Effort(8, 0),
+    Effort(8, 4),
+    Effort(12, 9),
+    Effort(16, 25),
+    Effort(24, 100),  # effort 9
+)
+MAX_EFFORT, DEFAULT_EFFORT = len(EFFORTS), 3
+FLIP_WEIGHTS = (10, 8, 6)  # of the distance from the middle of rounding, by level: what lies above is tried first
 PROBES = 8  # backward passes for the curvature
 CURVATURE = 0.75  # of the estimate: a change follows where it bends less than on average
 FIRST_CHANGES = 4  # made at once in the first round
 MOST_CHANGES = 64
 BIT_UNIT = 256  # of bits
 IMPOSSIBLE = 1 << 20  # more bits than any image: of symbols without a code
-STEP_UNIT = 256  # latents are in 256ths of a step; why: codec/model.py
+STEP_UNIT, STEP_BITS = 256, 8  # latents are in 256ths of a step; why: codec/model.py
+DEAD_ZONE = 2  # a latent this little beyond the edge of rounding still goes to the mean: up to 1 % less cost
 
 
 class Ladder(Protocol):
     """What of a model is searched: see `model.Model`."""
 
     tables: list[rans.CdfTable]
+
+    def analysis(self, pixels: U8, quality: int) -> Any: ...
+
+    def posterior_of(self, i: int, e: Any, t: Any, quality: int) -> I32: ...
 
     def synthesis(self, quality: int, n: int, trace: Trace | None = None) -> Generator[Prior, I32, U8]: ...
 
@@ -74,8 +108,52 @@ class BitTable:
         self.highest = ((np.count_nonzero(freq, axis=1) - 1) // 2).astype(np.int32)  # |symbol| of each row
 
     def __call__(self, rows: I32, symbols: I32) -> I32:
-        found: I32 = self.bits[rows, np.clip(symbols, -self.limit - 1, self.limit + 1) + self.limit + 1]
-        return found
+        """Bits of symbols in their rows, in units of 1 / BIT_UNIT; IMPOSSIBLE where there is no code."""
+        width, most = self.bits.shape[1], self.limit + 1
+        return self.bits.ravel().take(rows * width + symbols.clip(-most, most) + most)
+
+
+class Attempt:
+    """One encoding of N images: of each level (K, ...) symbols and rows, int32; offsets, int32, how far in 256ths of a step the
+    encoder's latents lie from the symbols; and the decoded pixels.
+
+    e: the features of the images; flips: of each level what is added to its symbols, -1, 0 or 1; dense: what
+    `posterior_of` says of level 0, if that is known.
+    """
+
+    def __init__(
+        self, ladder: Ladder, bits: Sequence[BitTable], e: Any, n: int, quality: int, flips: Sequence[I32] = (),
+        dense: I32 | None = None,
+    ) -> None:  # fmt: skip
+        steps = ladder.synthesis(quality, n)
+        mean, row, t = next(steps)
+        self.symbols: list[I32] = []
+        self.rows: list[I32] = []
+        self.offsets: list[I32] = []
+        self.dense = ladder.posterior_of(0, e, t, quality) if dense is None else dense
+        self.bits: I64 = np.zeros(n, np.int64)
+        for i, table in enumerate(bits):
+            residual = (ladder.posterior_of(i, e, t, quality) if i else self.dense) - mean
+            size = (np.abs(residual) + (STEP_UNIT // 2 - DEAD_ZONE)) >> STEP_BITS
+            most = table.highest.take(row)
+            symbols: I32 = np.where(residual < 0, -1, 1).astype(np.int32) * np.minimum(size, most)
+            self.offsets.append(residual - (symbols << STEP_BITS))
+            if i < len(flips):
+                symbols = np.clip(symbols + flips[i], -most, most)
+            self.symbols.append(symbols)
+            self.rows.append(row)
+            self.bits += table(row, symbols).reshape(-1, n).sum(axis=0, dtype=np.int64)
+            try:
+                mean, row, t = steps.send((symbols << STEP_BITS) + mean)
+            except StopIteration as stop:
+                self.pixels: U8 = stop.value
+
+    def take(self, images: npt.NDArray[np.bool_], other: Attempt) -> None:
+        """Take over some images of another attempt."""
+        for mine, its in ((self.symbols, other.symbols), (self.rows, other.rows), (self.offsets, other.offsets)):
+            for one, better in zip(mine, its, strict=True):
+                np.copyto(one, better, where=images)
+        self.pixels[images], self.bits[images] = other.pixels[images], other.bits[images]
 
 
 class Trial:
@@ -102,8 +180,7 @@ class Trial:
             except StopIteration as stop:
                 self.pixels: U8 = stop.value
         self._error = self.pixels.astype(np.int32) - search.pixels
-        self.sse: I64 = np.square(self._error).sum(axis=(1, 2), dtype=np.int64)
-        self.cost: F64 = search.weight * self.sse + bits / BIT_UNIT
+        self.cost = search.cost(self.pixels, bits)
 
     @property
     def symbols(self) -> I32:
@@ -157,6 +234,34 @@ class Search:
     def __init__(self, ladder: Ladder, bits: list[BitTable], pixels: U8, quality: int, lmbda: float) -> None:
         self.ladder, self.bits, self.pixels, self.quality = ladder, bits, pixels, quality
         self.weight = float(np.float32(lmbda / 255**2))  # rounded: the last bit of a power is not the same everywhere
+
+    def cost(self, pixels: U8, bits: I64) -> F64:
+        """lambda * SSE + bits of each image, from decoded pixels and bits in units of 1 / BIT_UNIT."""
+        sse = np.square(pixels.astype(np.int32) - self.pixels).sum(axis=(1, 2), dtype=np.int64)
+        found: F64 = self.weight * sse + bits / BIT_UNIT
+        return found
+
+    def flip(self, attempt: Attempt, e: Any, count: int) -> None:
+        """Try `count` flips of each image of an attempt and leave the best in it.  e: the features of the images."""
+        n, every = len(self.pixels), np.arange(len(self.pixels))
+        shapes = [attempt.symbols[i].shape for i in range(min(len(FLIP_WEIGHTS), len(self.bits)))]
+        ends = np.cumsum([0, *(math.prod(shape[:-1]) for shape in shapes)])
+        weights = np.repeat(FLIP_WEIGHTS[: len(shapes)], np.diff(ends)).astype(np.int32)[:, None]
+        flips, untried = np.zeros((ends[-1], n), np.int32), np.ones((ends[-1], n), np.int32)
+        cost = self.cost(attempt.pixels, attempt.bits)
+        for _ in range(count):
+            offsets, rows = _flat(attempt.offsets[: len(shapes)]), _flat(attempt.rows[: len(shapes)])
+            # A flip that was tried, or is in use, is never asked again; row 0 has no other symbol.
+            chosen = (np.abs(offsets) * weights * untried * (rows > 0)).argmax(axis=0), every
+            untried[chosen] = 0
+            tried = flips.copy()
+            tried[chosen] += np.where(offsets[chosen] < 0, -1, 1)
+            by_level = [tried[a:b].reshape(shape) for a, b, shape in zip(ends, ends[1:], shapes, strict=False)]
+            other = Attempt(self.ladder, self.bits, e, n, self.quality, by_level, attempt.dense)
+            its_cost = self.cost(other.pixels, other.bits)
+            better = its_cost < cost
+            attempt.take(better, other)
+            cost, flips = np.where(better, its_cost, cost), np.where(better, tried, flips)
 
     def refine(self, symbols: I32, rounds: int) -> tuple[I32, I32, U8]:
         """Symbols (S, N) of all levels -> better ones, their rows, decoded pixels; of no image a higher cost."""

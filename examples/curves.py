@@ -57,8 +57,15 @@ def measure(
         pixels = read_array(data / name / "t10k-images-idx3-ubyte.gz")
         if max_images is not None and max_images < len(pixels):
             pixels = pixels[np.linspace(0, len(pixels) - 1, max_images).astype(int)]
-        same = {"data": name, "model_hash": model.hash.hex(), "effort": effort, "quality": quality, "images": len(pixels)}
-        if any(all(point[k] == v for k, v in same.items()) for point in points):
+        same = {
+            "data": name,
+            "model_hash": model.hash.hex(),
+            "encoder_hash": model.encoder_hash.hex(),
+            "effort": effort,
+            "quality": quality,
+            "images": len(pixels),
+        }
+        if any(all(point.get(k) == v for k, v in same.items()) for point in points):
             continue
         points[:] = [point for point in points if key(point) != key(same)]
         points.append({**same, **evaluate.curve(model, pixels, [quality], effort)[0]})

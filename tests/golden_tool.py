@@ -67,7 +67,7 @@ def make(recipe: dict[str, Any]) -> bytes:
 def error_streams() -> dict[str, bytes]:
     """One stream for each leaf of BitstreamError: the name says class and fault."""
     pixels, names = sources()
-    single = api.compress(pixels[5], quality=50, effort=1)
+    single = api.compress(pixels[5], quality=50, model="mnist", effort=1)
     collection = api.compress(pixels, quality=50, names=names, effort=1)
 
     def patched(stream: bytes, at: int, value: int) -> bytes:

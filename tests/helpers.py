@@ -24,6 +24,7 @@ from codec.model import (
     NUM_SIGMAS,
     PIXEL_UNIT,
     STEP_UNIT,
+    Encoder,
     Model,
 )
 from codec.pixel_model import PixelModel
@@ -130,19 +131,56 @@ def _tiny_tensors(seed: int) -> Tensors:
 
 
 def tiny_tensors(seed: int = 0) -> Tensors:
-    """A fresh dict of the tensors of `tiny_bundle`; the arrays are copies too."""
+    """A fresh dict of the tensors of tiny model and encoder; the arrays are copies too."""
     return {name: tensor.copy() for name, tensor in _tiny_tensors(seed).items()}
 
 
+def of_encoder(name: str) -> bool:
+    """Whether a tensor belongs into the encoder's file; of all others the model's."""
+    parts = {"input", "analysis", "squeeze", "posterior0", "posterior1"}
+    first, *others = name.split(".")
+    return (others[1] if first == "levels" and len(others) > 1 else first) in parts
+
+
+def pack_pair(tensors: Tensors, card: Any = None) -> tuple[bytes, bytes]:
+    """All tensors of a lossy model, and its card -> bytes of the model file and of its encoder's."""
+    stream = pack({name: tensor for name, tensor in tensors.items() if not of_encoder(name)}, card)
+    return stream, pack_encoder(tensors, stream)
+
+
+def pack_encoder(tensors: Tensors, model: bytes, **card: Any) -> bytes:
+    """Those of the tensors that are an encoder's -> its file, to go with the model file."""
+    card = {"name": "tiny", "model_hash": hashlib.sha256(model).hexdigest()[:16], **card}
+    own = {name: tensor for name, tensor in tensors.items() if of_encoder(name)}
+    return pack(own, card, architecture=Encoder.ARCHITECTURE)
+
+
+def model_of(tensors: Tensors, card: Any = None) -> Model:
+    """The lossy model of all its tensors, its encoder loaded and therefore checked."""
+    model = Model(*pack_pair(tensors, card))
+    assert model.encoder.card["model_hash"] == model.hash.hex()
+    return model
+
+
 @cache
+def _tiny_pair(seed: int) -> tuple[bytes, bytes]:
+    card = {"name": f"tiny{seed}", "trained_on": "dice", "figures": {"psnr_db": 1.5}}
+    return pack_pair(_tiny_tensors(seed), card)
+
+
 def tiny_bundle(seed: int = 0) -> bytes:
-    """A small but complete model bundle, drawn by chance: it codes everything and resembles nothing."""
-    return pack(_tiny_tensors(seed), {"name": f"tiny{seed}", "trained_on": "dice", "figures": {"psnr_db": 1.5}})
+    """A small but complete model file, drawn by chance: it codes everything and resembles nothing."""
+    return _tiny_pair(seed)[0]
+
+
+def tiny_encoder(seed: int = 0) -> bytes:
+    """The file of its encoder."""
+    return _tiny_pair(seed)[1]
 
 
 @cache
 def tiny_model(seed: int = 0) -> Model:
-    return Model(tiny_bundle(seed))
+    return Model(tiny_bundle(seed), tiny_encoder(seed))
 
 
 # ---- the tiny lossless model
@@ -211,12 +249,17 @@ def tiny_pixel_model(seed: int = 0) -> PixelModel:
 
 
 def install(directory: Path, seed: int = 0, *, lossless: bool = False) -> Path:
-    """Write a tiny bundle into a directory under the name that the registry looks for."""
+    """Write a tiny model into a directory under the name that the registry looks for; -> its path.
+
+    The encoder of a lossy one comes beside it.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     stream = tiny_pixel_bundle(seed) if lossless else tiny_bundle(seed)
     name = f"tiny{seed}-lossless" if lossless else f"tiny{seed}"
     path = directory / f"{name}-{hashlib.sha256(stream).hexdigest()[:8]}.safetensors"
     path.write_bytes(stream)
+    if not lossless:
+        path.with_name(f"{path.stem}.encoder.safetensors").write_bytes(tiny_encoder(seed))
     return path
 
 

@@ -504,7 +504,8 @@ def test_models_lists_what_is_installed(shipped: Model, tiny_weights: Path) -> N
 def test_models_takes_a_card_with_odd_figures_or_says_it_is_bad(
     figures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "odd.safetensors").write_bytes(helpers.pack(helpers.tiny_tensors(), {"name": "odd", "figures": figures}))
+    model, _ = helpers.pack_pair(helpers.tiny_tensors(), {"name": "odd", "figures": figures})
+    (tmp_path / "odd.safetensors").write_bytes(model)
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path))
     try:
         assert "odd" in [m.name for m in api.models()]
@@ -512,13 +513,62 @@ def test_models_takes_a_card_with_odd_figures_or_says_it_is_bad(
         pass
 
 
+# ---- the writer
+
+
+@pytest.mark.parametrize("step", [1000, 1, 7])
+def test_a_writer_copies_each_image_a_fixed_number_of_times(
+    step: int, monkeypatch: pytest.MonkeyPatch, shipped: Model
+) -> None:
+    """Whatever the images come in: all at once, one by one. It was quadratic: 50 times each."""
+    pixels = np.arange(1000 * 784, dtype=np.uint32).astype(np.uint8).reshape(1000, 28, 28)
+    blocks: list[tuple[np.ndarray, list[str]]] = []
+    copied = 0
+    real = np.concatenate
+
+    def encode_block(models: Any, some: np.ndarray, asked: Any, names: Any) -> tuple[bytes, Any]:
+        blocks.append((some, names))
+        return b"block", api.CompressStats()
+
+    def concatenate(arrays: Any, *args: Any, **options: Any) -> np.ndarray:
+        nonlocal copied
+        whole = real(arrays, *args, **options)
+        copied += len(whole)
+        return whole
+
+    monkeypatch.setattr(api, "encode_block", encode_block)
+    monkeypatch.setattr(api, "BLOCK_IMAGES", 10)
+    monkeypatch.setattr(np, "concatenate", concatenate)
+    writer = api.CollectionWriter(io.BytesIO())
+    names = [str(i) for i in range(len(pixels))]
+    for at in range(0, 995, step):
+        end = min(at + step, 995)
+        writer.write(pixels[at:end], names[at:end])
+        writer.write(pixels[:0], [])
+    writer.close()
+    monkeypatch.undo()
+    assert [len(some) for some, _ in blocks] == [10] * 99 + [5]
+    np.testing.assert_array_equal(np.concatenate([some for some, _ in blocks]), pixels[:995])
+    assert [name for _, some in blocks for name in some] == names[:995]
+    assert copied <= 1000
+
+
+def test_what_waits_in_a_writer_is_not_the_callers_array(shipped: Model) -> None:
+    pixels = helpers.drawn(5).copy()
+    file = io.BytesIO()
+    with api.CollectionWriter(file, effort=1) as writer:
+        writer.write(pixels)
+        pixels[:] = 7
+    assert file.getvalue() == api.compress(helpers.drawn(5), effort=1)
+
+
 # ---- the public names
 
 
 def test_the_public_names_are_these() -> None:
     functions = ["compress", "decompress", "info", "latents", "models", "open"]
-    errors = ["AezError", "BadMagic", "BadModel", "BitstreamError", "ChecksumMismatch", "CorruptPayload", "ImageError",
-              "LimitExceeded", "ModelError", "ModelNotFound", "ReservedBitsSet", "TrailingData", "Truncated",
+    errors = ["AezError", "BadMagic", "BadModel", "BitstreamError", "ChecksumMismatch", "CorruptPayload", "EncoderNotFound",
+              "ImageError", "LimitExceeded", "ModelError", "ModelNotFound", "ReservedBitsSet", "TrailingData", "Truncated",
               "UnsupportedVersion", "UsageError"]  # fmt: skip
     assert sorted(codec.__all__) == sorted([*functions, *errors, "Collection", "CollectionWriter", "register"])
     assert {"__version__", *codec.__all__} <= set(dir(codec))

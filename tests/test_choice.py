@@ -130,7 +130,7 @@ def test_the_json_says_which_images_fell_back_and_to_what(tmp_path: Path) -> Non
 
 def carded(curve: object, name: str = "tiny0", seed: int = 0) -> Model:
     """A tiny model whose card has a curve."""
-    return Model(helpers.pack(helpers.tiny_tensors(seed), {"name": name, "figures": {"curve": curve}}))
+    return helpers.model_of(helpers.tiny_tensors(seed), {"name": name, "figures": {"curve": curve}})
 
 
 LINE = [{"quality": 0, "psnr_db": 10.0}, {"quality": 50, "psnr_db": 20.0}, {"quality": 99, "psnr_db": 30.0}]

@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import helpers
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 import codec
-from codec import api, images, pipeline
+from codec import api, images, pipeline, registry
 from codec.cli import app
 
 COMPRESS_FIELDS = (
@@ -231,6 +232,43 @@ def test_models_says_which_are_lossless() -> None:
     assert kinds["tiny0-lossless"] == "lossless"
     listed = json.loads(aez("models", "--json").stdout)["models"]
     assert {model["name"]: model["lossless"] for model in listed}["tiny0-lossless"] is True
+
+
+def test_models_tells_the_encoder_or_that_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = helpers.install(tmp_path)
+    helpers.install(tmp_path, lossless=True)
+    monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path))
+
+    def listed() -> dict[str, str | None]:
+        models = json.loads(aez("models", "--json").stdout)["models"]
+        return {model["name"]: model["encoder_hash"] for model in models}
+
+    digest = helpers.tiny_model().encoder.hash.hex()
+    assert (listed()["tiny0"], listed()["tiny0-lossless"]) == (digest, None)
+    assert f"    encoder {digest}\n" in aez("models").stdout
+    registry.encoder_path(path).unlink()
+    assert listed()["tiny0"] is None
+    assert "    encoder missing: it decodes, and encodes nothing\n" in aez("models").stdout
+    registry.encoder_path(path).write_bytes(helpers.tiny_encoder(1))
+    assert aez("models").exit_code == 1
+
+
+def test_compress_without_the_encoder_says_what_is_missing_and_writes_nothing(
+    png: Path, tmp_path: Path
+) -> None:
+    """One image, a collection, and one that is to be resumed; decompress and info do without."""
+    model, out, array = helpers.install(tmp_path / "own"), tmp_path / "whole.aez", tmp_path / "a.npy"
+    np.save(array, helpers.drawn(5))
+    assert aez("compress", png, "-m", model, "-o", out).exit_code == 0
+    registry.encoder_path(model).unlink()
+    for source in (png, array):
+        result = aez("compress", source, "-m", model, "-o", tmp_path / "no.aez")
+        assert result.exit_code == 1
+        assert f"{registry.encoder_path(model).name}, is not in {model.parent}" in result.stderr
+        assert not (tmp_path / "no.aez").exists()
+    assert aez("decompress", out, "-m", model, "-o", tmp_path / "back.png").exit_code == 0
 
 
 @pytest.mark.usefixtures("foreign")

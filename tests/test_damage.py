@@ -233,6 +233,7 @@ def test_embedded_model_makes_a_collection_readable_where_it_is_not_installed(
     assert aez("compress", tmp_path / "x.npy", "-q", QUALITY, "-e", 1, "--embed-model").exit_code == 0
     stream = (tmp_path / "x.aez").read_bytes()
     assert stream == api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, embed_model=True)
+    assert bitstream.unpack_models(stream) == [helpers.tiny_bundle()]  # and not its encoder
     assert stream[bitstream.unpack_collection_header(stream) :] == plain[bitstream.COLLECTION.size :]
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path / "none"))
     with pytest.raises(api.registry.ModelNotFound):

@@ -785,7 +785,10 @@ def test_unpack_lossy_index_raises(index: str, error: type[BitstreamError], offs
 def print_examples() -> None:
     """Print the two dumps of FORMAT.md 12, made with the shipped model 1."""
     pixels, name = example_pixels(), registry.by_id(1).name
-    streams = {"image": codec.compress(pixels[0], model=name), "collection": codec.compress(pixels, model=name, names=["a", "b"])}
+    streams = {
+        "image": codec.compress(pixels[0], model=name, effort=1),
+        "collection": codec.compress(pixels, model=name, effort=1, names=["a", "b"]),
+    }
     for kind, stream in streams.items():
         digest = hashlib.sha256(codec.decompress(stream).tobytes()).hexdigest()
         print(f"```dump {kind}\n{dump(stream)}```\n\nPixels: {digest}\n")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from codec import rans
 from codec.bundle import unpack_bundle
-from codec.errors import BadModel
+from codec.errors import BadModel, EncoderNotFound
 from codec.integer_net import ROWS
 from codec.model import LATENT_MAX, NUM_SIGMAS, Model, log2_lmbda, patches, unpatches
 
@@ -90,7 +90,7 @@ def test_the_other_images_of_a_batch_change_neither_pixels_nor_bytes(model: Mode
 def test_encode_is_a_function_of_its_input(model: Model) -> None:
     pixels = helpers.drawn(33).copy()
     first = model.encode(pixels, 70)
-    assert first.messages == Model(helpers.tiny_bundle()).encode(pixels, 70).messages
+    assert first.messages == Model(helpers.tiny_bundle(), helpers.tiny_encoder()).encode(pixels, 70).messages
     np.testing.assert_array_equal(pixels, helpers.drawn(33))
 
 
@@ -157,7 +157,7 @@ def test_rows_that_are_certain_without_being_row_0_cost_nothing_and_come_back() 
     """The encoder skips steps of frequency 2**16, the decoder those of row 0: the two must still agree."""
     tensors = helpers.tiny_tensors()
     tensors["cdf"][:, 1:12, 1:] = rans.TOTAL
-    model = Model(helpers.pack(tensors))
+    model = helpers.model_of(tensors)
     encoded = model.encode(helpers.drawn(40), 40)
     pixels, bad = model.decode(encoded.messages, 40, 40)
     assert not bad.any()
@@ -169,14 +169,14 @@ def test_a_model_without_7x7_levels_still_codes() -> None:
     tensors = {name: tensor for name, tensor in helpers.tiny_tensors().items()
                if not name.startswith(("levels.", "synthesis.1", "synthesis.2"))}  # fmt: skip
     tensors["cdf"] = tensors["cdf"][:1]
-    model = Model(helpers.pack(tensors))
+    model = helpers.model_of(tensors)
     encoded = model.encode(helpers.drawn(20), 20)
     np.testing.assert_array_equal(model.decode(encoded.messages, 20, 20)[0], encoded.pixels)
 
 
 def test_a_model_codes_the_same_from_many_threads(model: Model) -> None:
     """More images than one chunk run on several threads; the caches of a fresh model fill up under them."""
-    fresh, pixels = Model(helpers.tiny_bundle()), helpers.drawn(200)
+    fresh, pixels = helpers.model_of(helpers.tiny_tensors()), helpers.drawn(200)
     assert fresh.encode(pixels, 33).messages == model.encode(pixels, 33).messages
 
 
@@ -225,7 +225,7 @@ def test_a_missing_tensor_is_refused(name: str) -> None:
     tensors = helpers.tiny_tensors()
     del tensors[name]
     with pytest.raises(BadModel):
-        Model(helpers.pack(tensors))
+        helpers.model_of(tensors)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_missing_tensor_is_refused(name: str) -> None:
 )
 def test_an_unknown_tensor_is_refused(name: str) -> None:
     with pytest.raises(BadModel):
-        Model(helpers.pack({**helpers.tiny_tensors(), name: np.zeros(3, np.int8)}))
+        helpers.model_of({**helpers.tiny_tensors(), name: np.zeros(3, np.int8)})
 
 
 @pytest.mark.parametrize("name", sorted(helpers.tiny_tensors()))
@@ -252,7 +252,7 @@ def test_a_tensor_of_another_shape_is_refused(name: str, change: str) -> None:
     if change == "one channel more" and name == "cdf":
         return  # rows of levels: not a channel
     with pytest.raises(BadModel):
-        Model(helpers.pack(tensors))
+        helpers.model_of(tensors)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.bool_])
@@ -260,7 +260,7 @@ def test_a_tensor_that_holds_no_integers_is_refused(dtype: Any) -> None:
     tensors = helpers.tiny_tensors()
     tensors["output.bias"] = tensors["output.bias"].astype(dtype)
     with pytest.raises(BadModel, match=r"tensor output\.bias is "):
-        Model(helpers.pack(tensors))
+        helpers.model_of(tensors)
 
 
 @pytest.mark.parametrize(
@@ -272,15 +272,15 @@ def test_integers_of_another_width_are_refused(name: str, dtype: Any) -> None:
     tensors = helpers.tiny_tensors()
     tensors[name] = tensors[name].astype(dtype)
     with pytest.raises(BadModel, match=f"tensor {name} is {np.dtype(dtype)}, wanted int"):
-        Model(helpers.pack(tensors))
+        helpers.model_of(tensors)
 
 
 @pytest.mark.parametrize("name", [n.removesuffix(".bias") for n in sorted(helpers.tiny_tensors()) if n.endswith(".bias")])
 def test_a_layer_that_breaks_the_exactness_bound_is_refused_by_name(name: str) -> None:
     tensors = helpers.tiny_tensors()
     tensors[f"{name}.bias"].flat[-1] = 1 << 24
-    with pytest.raises(BadModel, match=f"^{name}: a sum could reach"):
-        Model(helpers.pack(tensors))
+    with pytest.raises(BadModel, match=f"(^|^encoder of tiny: ){name}: a sum could reach"):
+        helpers.model_of(tensors)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_table_out_of_range_is_refused(name: str, value: int, message: str) ->
     tensors = helpers.tiny_tensors()
     tensors[name].flat[3] = value
     with pytest.raises(BadModel, match=message):
-        Model(helpers.pack(tensors))
+        helpers.model_of(tensors)
 
 
 def _row(*values: int) -> Callable[[np.ndarray], None]:
@@ -333,13 +333,13 @@ def test_a_cdf_row_that_cannot_be_coded_is_refused(change: Callable[[np.ndarray]
     tensors = helpers.tiny_tensors()
     change(tensors["cdf"])
     with pytest.raises(BadModel, match=message):
-        Model(helpers.pack(tensors))
+        helpers.model_of(tensors)
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 64), (3, 63, 64), (3, 64, 1), (3, 64, 300), (3, 64), (3, 64, 64, 1)])
 def test_cdf_tables_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(BadModel, match="cdf has shape"):
-        Model(helpers.pack({**helpers.tiny_tensors(), "cdf": np.zeros(shape, np.int32)}))
+        helpers.model_of({**helpers.tiny_tensors(), "cdf": np.zeros(shape, np.int32)})
 
 
 def test_layers_that_do_not_fit_together_are_refused() -> None:
@@ -347,20 +347,20 @@ def test_layers_that_do_not_fit_together_are_refused() -> None:
     for part in ("weight", "bias", "shift", "multiplier"):
         tensors[f"start0.{part}"] = np.concatenate([tensors[f"start0.{part}"]] * 2, axis=0 if part in ("weight", "bias") else 1)
     with pytest.raises(BadModel, match="do not fit together"):
-        Model(helpers.pack(tensors))
+        helpers.model_of(tensors)
 
 
 def test_a_dense_layer_with_a_bias_by_position_is_refused() -> None:
     tensors = helpers.tiny_tensors()
     tensors["start0.bias"] = np.repeat(tensors["start0.bias"][:, None], 49, axis=1)
     with pytest.raises(BadModel):
-        Model(helpers.pack(tensors))
+        helpers.model_of(tensors)
 
 
 def test_stages_that_do_not_fit_the_levels_are_refused() -> None:
     tensors = {name: tensor for name, tensor in helpers.tiny_tensors().items() if not name.startswith("synthesis.2")}
     with pytest.raises(BadModel, match="2 levels in 2 stages"):
-        Model(helpers.pack(tensors))
+        helpers.model_of(tensors)
 
 
 def _with_header(change: Callable[[dict[str, Any]], Any]) -> bytes:
@@ -468,6 +468,54 @@ def test_packing_what_was_unpacked_gives_the_same_bytes() -> None:
     architecture, tensors, card = unpack_bundle(helpers.tiny_bundle())
     assert helpers.pack(tensors, card, architecture=architecture) == helpers.tiny_bundle()
     assert safetensors.numpy.load(helpers.tiny_bundle()).keys() == tensors.keys()
+
+
+# ---- encoders
+
+
+def test_features_of_an_encoder_may_have_more_channels_than_those_of_the_model() -> None:
+    """One channel more, which nothing reads: the same symbols."""
+    tensors = helpers.tiny_tensors()
+
+    def more(name: str, axis: int, at: int = helpers.C, value: int = 0) -> None:
+        tensors[name] = np.insert(tensors[name], at, value, axis=axis)
+
+    for name in ("input", "analysis.0.restore"):
+        for part, axis, value in (("weight", 0, 1), ("bias", 0, 5), ("shift", 1, 3), ("multiplier", 1, 9)):
+            more(f"{name}.{part}", axis, value=value)
+    for name in ("analysis.0.reduce", "squeeze", "levels.0.posterior0", "levels.1.posterior0"):
+        more(f"{name}.weight", 1)
+    stream = helpers.pack_encoder(tensors, helpers.tiny_bundle())
+    wider, pixels = Model(helpers.tiny_bundle(), stream), helpers.drawn(20)
+    assert wider.analysis(pixels, 50).shape == (helpers.C + 1, 49, 20)
+    assert wider.encode(pixels, 50).messages == helpers.tiny_model().encode(pixels, 50).messages
+
+
+@pytest.mark.parametrize("name", ["input.weight", "levels.0.posterior1.bias", "posterior0.shift"])
+def test_a_model_with_a_tensor_of_an_encoder_is_refused(name: str) -> None:
+    tensors = helpers.tiny_tensors()
+    decoder = {key: tensor for key, tensor in tensors.items() if not helpers.of_encoder(key)}
+    with pytest.raises(BadModel, match=f"unknown tensor {name}"):
+        Model(helpers.pack({**decoder, name: tensors[name]}))
+
+
+def test_an_encoder_with_a_tensor_of_a_model_or_the_card_of_another_is_refused() -> None:
+    stream, tensors = helpers.tiny_bundle(), helpers.tiny_tensors()
+    own = {name: tensor for name, tensor in tensors.items() if helpers.of_encoder(name)}
+    card = {"name": "tiny", "model_hash": helpers.tiny_model().hash.hex()}
+    good = {"architecture": "ladder-1-encoder"}
+    Model(stream, helpers.pack(own, card, **good)).encoder
+    for parts, wrong, kind, said in [
+        ({**own, "cdf": tensors["cdf"]}, card, good, "unknown tensor cdf"),
+        (own, {"name": "tiny"}, good, "of model None, wanted is that of tiny0"),
+        (own, {**card, "model_hash": [1]}, good, r"of model \[1\], wanted is that of tiny0"),
+        (own, {"model_hash": card["model_hash"]}, good, "not a model file: KeyError"),
+        (own, card, {}, "architecture 'ladder-1', wanted 'ladder-1-encoder'"),
+    ]:
+        with pytest.raises(BadModel, match=f"^encoder of tiny0: {said}"):
+            _ = Model(stream, helpers.pack(parts, wrong, **kind)).encoder
+    with pytest.raises(EncoderNotFound, match="tiny0 came without its encoder"):
+        Model(stream).encode(helpers.drawn(1), 50)
 
 
 # ---- small parts

@@ -24,7 +24,7 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, batch, images, pipeline, restore
+from codec import api, batch, images, pipeline, registry, restore
 from codec.collection import DecodedBlock
 from codec.errors import AezError, ImageError, ModelNotFound, UsageError
 from codec.outputs import Partial
@@ -56,7 +56,7 @@ def options(tiny_weights: Path) -> batch.CompressOptions:
 
 
 def model_file(weights: Path, seed: int) -> str:
-    return str(next(weights.glob(f"tiny{seed}-[0-9a-f]*")))
+    return str(next(weights.glob(f"tiny{seed}-????????.safetensors")))
 
 
 def run(tree: Path, options: batch.CompressOptions) -> tuple[Report, list[str]]:
@@ -339,14 +339,21 @@ def test_interrupted_run_from_stdin_leaves_nothing_as_it_cannot_be_given_again(
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("change", ["quality", "model", "name", "content", "embed", "block"])
+@pytest.mark.parametrize("change", ["quality", "model", "encoder", "name", "content", "embed", "block"])
 def test_another_command_or_changed_inputs_never_go_on(
     tree: Path, options: batch.CompressOptions, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
+    own = helpers.install(tree.parent / "own")
+    options = replace(options, model=str(own))
     with monkeypatch.context() as patch:
         cut_short(patch, 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run(tree, options)
+    if change == "encoder":
+        tensors = helpers.tiny_tensors()
+        tensors["posterior1.bias"] += 30_000
+        other = helpers.pack_encoder(tensors, helpers.tiny_bundle())
+        registry.encoder_path(own).write_bytes(other)
     changes: dict[str, dict[str, Any]] = {
         "quality": {"asked": api.request(10)}, "model": {"model": model_file(tiny_weights, 1)}, "embed": {"embed_model": True},
     }  # fmt: skip

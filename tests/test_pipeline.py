@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -14,8 +16,8 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, images, parallel, pipeline
-from codec.errors import AezError, ImageError
+from codec import api, images, parallel, pipeline, registry
+from codec.errors import AezError, BadModel, EncoderNotFound, ImageError
 from codec.pipeline import BlockTask, spread
 
 
@@ -117,7 +119,7 @@ def test_workers_end_at_once_when_nobody_wants_results_any_more() -> None:
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_bytes_do_not_depend_on_jobs(tmp_path: Path, tiny_weights: Path, jobs: int) -> None:
     model = pipeline.model_ref(helpers.tiny_model())
-    assert len(model) == len(helpers.tiny_bundle())  # no release has it: it travels as a file
+    assert model == (helpers.tiny_bundle(), helpers.tiny_encoder())  # no release has it: it travels as files
     tasks = [BlockTask(helpers.drawn(50)[i : i + 10], (), None, api.request(75), (model,)) for i in range(0, 50, 10)]
     blocks = [result.block for result in spread(pipeline.encode_block, tasks, jobs, len(tasks))]
     assert blocks == [api.encode_block([helpers.tiny_model()], task.pixels, task.asked, None)[0] for task in tasks]
@@ -126,14 +128,44 @@ def test_bytes_do_not_depend_on_jobs(tmp_path: Path, tiny_weights: Path, jobs: i
 @pytest.mark.usefixtures("shipped")
 def test_shipped_model_travels_as_its_hash() -> None:
     ref = pipeline.model_ref(helpers.tiny_model())
-    assert ref == helpers.tiny_model().hash
+    assert ref == (helpers.tiny_model().hash, helpers.tiny_model().encoder_hash)
     assert pipeline.model_of(ref).stream == helpers.tiny_bundle()
 
 
-def test_model_travels_between_processes_as_its_file() -> None:
-    packed = pickle.dumps(helpers.tiny_model())
-    assert len(packed) < len(helpers.tiny_bundle()) + 200
-    assert pickle.loads(packed).sha256 == helpers.tiny_model().sha256
+@pytest.mark.usefixtures("shipped")
+def test_shipped_model_with_an_encoder_of_its_own_travels_as_its_files(tmp_path: Path) -> None:
+    """And where a worker has another encoder, it says so: bytes must not depend on who does the work."""
+    path = helpers.install(tmp_path)
+    tensors = helpers.tiny_tensors()
+    tensors["squeeze.bias"] += 1
+    other = helpers.pack_encoder(tensors, helpers.tiny_bundle())
+    registry.encoder_path(path).write_bytes(other)
+    ref = pipeline.model_ref(registry.by_name(str(path)))
+    assert ref == (helpers.tiny_bundle(), other)
+    other_hash = hashlib.sha256(other).digest()[:8]
+    assert pipeline.model_of(ref).encoder_hash == other_hash
+    with pytest.raises(BadModel, match="model tiny0 has another encoder here"):
+        pipeline.model_of(pipeline.ModelRef(helpers.tiny_model().hash, other_hash))
+
+
+def test_model_travels_between_processes_as_its_files(tmp_path: Path) -> None:
+    """As bytes: the other process may be on another machine.  One that only decodes goes as well."""
+    size = len(helpers.tiny_bundle()) + len(helpers.tiny_encoder())
+    installed = registry.load(helpers.install(tmp_path / "one"))
+    packed = [pickle.dumps(model) for model in (helpers.tiny_model(), installed)]
+    alone = helpers.install(tmp_path / "two")
+    registry.encoder_path(alone).unlink()
+    deaf = pickle.loads(pickle.dumps(registry.load(alone)))
+    shutil.rmtree(tmp_path / "one")
+    pixels = helpers.drawn(3)
+    wanted = helpers.tiny_model().encode(pixels, 50)
+    for stream in packed:
+        assert len(stream) < size + 200
+        assert pickle.loads(stream).encode(pixels, 50).messages == wanted.messages
+    np.testing.assert_array_equal(deaf.decode(wanted.messages, 3, 50)[0], wanted.pixels)
+    said = f"{registry.encoder_path(alone).name}, is not in {tmp_path / 'two'}"
+    with pytest.raises(EncoderNotFound, match=said):
+        deaf.encode(pixels, 50)
 
 
 def test_identity_changes_with_size_time_and_existence(tmp_path: Path) -> None:
@@ -160,12 +192,13 @@ def test_block_of_files_leaves_out_what_cannot_be_read_and_says_what(tmp_path: P
     Path(paths[1]).write_bytes(b"")
     Path(paths[2]).unlink()
     names = [f"{i}" for i in range(4)]
-    result = pipeline.encode_block(BlockTask(None, paths, names, api.request(60), (helpers.tiny_model().hash,)))
+    refs = (pipeline.model_ref(helpers.tiny_model()),)
+    result = pipeline.encode_block(BlockTask(None, paths, names, api.request(60), refs))
     block, stats = api.encode_block([helpers.tiny_model()], helpers.drawn(4)[[0, 3]], api.request(60), ["0", "3"])
     assert (result.block, result.stats) == (block, stats)
     assert [at for at, _ in result.failed] == [1, 2]
     assert result.bytes_in == sum(Path(paths[i]).stat().st_size for i in (0, 3))
-    nothing = pipeline.encode_block(BlockTask(None, paths[1:3], names[1:3], api.request(60), (helpers.tiny_model().hash,)))
+    nothing = pipeline.encode_block(BlockTask(None, paths[1:3], names[1:3], api.request(60), refs))
     assert (nothing.block, nothing.stats.images, len(nothing.failed)) == (b"", 0, 2)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import pixel_model, rans
+from codec import parallel, pixel_model, rans
 from codec.errors import BadModel, CorruptPayload
 from codec.pixel_model import PixelModel, stored_bytes, stored_image
 
@@ -85,6 +85,13 @@ def test_the_other_images_of_a_batch_change_no_byte(model: PixelModel, group: in
     decoded, bad = model.decode(picked, 2 * group, group=group)
     assert not bad.any()
     np.testing.assert_array_equal(decoded, np.concatenate([pixels[g * group : (g + 1) * group] for g in (5, 2)]))
+
+
+def test_work_is_split_by_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    for cores in (1, 2, 5):
+        with parallel.cores(cores):
+            assert len(pixel_model._parts(640, 16)) == cores
 
 
 def test_parts_of_any_size_give_the_same_bytes(model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,7 @@ def line(figure: str, low: float, high: float) -> list[dict[str, float]]:
 
 
 def carded(curve: list[dict[str, float]]) -> Model:
-    return Model(helpers.pack(helpers.tiny_tensors(), {"name": "tiny0", "figures": {"curve": curve}}))
+    return helpers.model_of(helpers.tiny_tensors(), {"name": "tiny0", "figures": {"curve": curve}})
 
 
 def test_the_first_try_is_where_the_curve_in_the_card_meets_the_target() -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import helpers
+import numpy as np
 import pytest
 
+from codec import model as model_module
 from codec import registry
-from codec.errors import BadModel, ModelNotFound, UsageError
+from codec.errors import BadModel, EncoderNotFound, ModelNotFound, UsageError
 from codec.model import Model
 from codec.pixel_model import PixelModel
 
@@ -199,6 +204,134 @@ def test_a_file_is_loaded_once_until_it_changes(tmp_path: Path) -> None:
     assert registry.load_cached(path).name == "tiny1"
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
+    """The first argument of each call of a function from now on."""
+    calls: list[Any] = []
+    real: Callable[..., Any] = getattr(owner, name)
+
+    def wrapper(*args: Any, **options: Any) -> Any:
+        calls.append(args[0])
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, wrapper)
+    return calls
+
+
+def test_a_file_is_hashed_once_until_it_changes(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, wanted = helpers.install(weights), helpers.tiny_model().hash
+    mine = weights / "mine.safetensors"
+    mine.write_bytes(helpers.tiny_bundle(1))
+    read = counted(monkeypatch, Path, "read_bytes")
+    for _ in range(5):
+        assert registry.path_of(wanted) == path
+        assert registry.path_of(helpers.tiny_model(1).hash) == mine
+    assert (read.count(path), read.count(mine)) == (1, 1)
+    os.utime(path, ns=(1, 1))
+    assert registry.path_of(wanted) == path
+    assert read.count(path) == 2
+    path.write_bytes(helpers.tiny_bundle(1))
+    assert registry.path_of(wanted) is None
+
+
+# ---- encoders
+
+
+def test_the_encoder_lies_beside_the_model_and_is_no_model(weights: Path) -> None:
+    path = helpers.install(weights)
+    beside = registry.encoder_path(path)
+    assert beside == weights / f"{path.stem}.encoder.safetensors"
+    assert beside.exists()
+    assert path in registry.files()
+    assert beside not in registry.files()
+    assert registry.by_name("tiny0").encoder_hash == helpers.tiny_model().encoder_hash
+    with pytest.raises(ModelNotFound):
+        registry.by_name(beside.stem)
+    with pytest.raises(BadModel, match="the encoder of a model, and found beside it"):
+        registry.by_name(str(beside))
+    with pytest.raises(ModelNotFound):
+        registry.by_hash(helpers.tiny_model().encoder.hash)
+
+
+def test_an_encoder_is_read_when_something_is_encoded_and_once(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = helpers.drawn(100)
+    wanted = helpers.tiny_model().encode(pixels, 50)
+    path = helpers.install(weights)
+    read = counted(monkeypatch, model_module, "read_file")
+    model = registry.by_name("tiny0")
+    np.testing.assert_array_equal(model.decode(wanted.messages, 100, 50)[0], wanted.pixels)
+    assert read == []
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: model.encode(pixels, 50).messages, range(8)))
+    assert found == [wanted.messages] * 8
+    assert read == [registry.encoder_path(path)]
+
+
+def test_a_model_without_its_encoder_decodes_and_says_what_is_missing(weights: Path) -> None:
+    pixels = helpers.drawn(5)
+    wanted = helpers.tiny_model().encode(pixels, 50)
+    beside = registry.encoder_path(helpers.install(weights))
+    stream = beside.read_bytes()
+    beside.unlink()
+    model = registry.by_name("tiny0")
+    np.testing.assert_array_equal(model.decode(wanted.messages, 5, 50)[0], wanted.pixels)
+    said = f"tiny0 only decodes: the file of its encoder, {beside.name}, is not in {weights}$"
+    for _ in range(2):
+        with pytest.raises(EncoderNotFound, match=said):
+            model.encode(pixels, 50)
+    assert model.encoder_hash is None
+    beside.write_bytes(stream)
+    assert registry.by_name("tiny0").encode(pixels, 50).messages == wanted.messages
+
+
+def test_the_encoder_is_found_from_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = helpers.install(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    model = registry.by_name(path.name)
+    monkeypatch.chdir("/")
+    assert model.encoder_hash == helpers.tiny_model().encoder_hash
+
+
+def test_a_better_encoder_takes_the_place_of_the_old_one(weights: Path) -> None:
+    """Under the same model and hash; what the old one made decodes to what it did."""
+    pixels, tensors = helpers.drawn(20), helpers.tiny_tensors()
+    path = helpers.install(weights)
+    before = registry.by_name("tiny0")
+    old = before.encode(pixels, 50)
+    tensors["posterior1.bias"] += 30_000
+    other = helpers.pack_encoder(tensors, helpers.tiny_bundle())
+    registry.encoder_path(path).write_bytes(other)
+    os.utime(registry.encoder_path(path), ns=(1, 1))
+    after = registry.by_name("tiny0")
+    assert after.hash == before.hash
+    assert after.encoder_hash != before.encoder_hash
+    new = after.encode(pixels, 50)
+    assert new.messages != old.messages
+    np.testing.assert_array_equal(after.decode(old.messages, 20, 50)[0], old.pixels)
+    np.testing.assert_array_equal(before.decode(new.messages, 20, 50)[0], new.pixels)
+
+
+def test_an_encoder_of_another_model_is_refused_by_name(weights: Path) -> None:
+    beside = registry.encoder_path(helpers.install(weights))
+    beside.write_bytes(helpers.tiny_encoder(1))
+    hashes = [helpers.tiny_model(seed).hash.hex() for seed in (1, 0)]
+    said = f"^{beside}: of model {hashes[0]}, wanted is that of tiny0, {hashes[1]}$"
+    with pytest.raises(BadModel, match=said):
+        registry.by_name("tiny0").encode(helpers.drawn(1), 50)
+    beside.write_bytes(helpers.tiny_encoder()[:-1])
+    with pytest.raises(BadModel, match=f"^{beside}: not a model file"):
+        registry.by_name("tiny0").encode(helpers.drawn(1), 50)
+    beside.unlink()
+    beside.mkdir()
+    with pytest.raises(BadModel, match=f"^{beside}: Is a directory"):
+        registry.by_name("tiny0").encode(helpers.drawn(1), 50)
+
+
 def test_the_registry_has_numbers_of_a_byte_and_each_model_once() -> None:
     assert all(1 <= number <= 255 for number in registry.MODEL_IDS)
     assert all(re.fullmatch("[0-9a-f]{16}", model_hash) for model_hash in registry.MODEL_IDS.values())
@@ -213,3 +346,4 @@ def test_every_shipped_model_is_there_under_its_own_number(monkeypatch: pytest.M
     assert all(model.name.endswith("-lossless") == model.lossless for model in models)
     for model in models:
         assert model.num_bytes <= 3_000_000
+        assert (model.encoder_hash is None) == model.lossless

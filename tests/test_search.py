@@ -80,7 +80,7 @@ def test_a_model_without_7x7_levels_is_refined_too() -> None:
     tensors = {name: tensor for name, tensor in helpers.tiny_tensors().items()
                if not name.startswith(("levels.", "synthesis.1", "synthesis.2"))}  # fmt: skip
     tensors["cdf"] = tensors["cdf"][:1]
-    model = Model(helpers.pack(tensors))
+    model = helpers.model_of(tensors)
     encoded = model.encode(helpers.drawn(20), 20, effort=3)
     np.testing.assert_array_equal(model.decode(encoded.messages, 20, 20)[0], encoded.pixels)
 

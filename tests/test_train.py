@@ -27,16 +27,17 @@ import codec
 from codec import images, registry
 from codec.bundle import unpack_bundle
 from codec.cli import app
-from codec.errors import AezError, BadModel, ImageError, ModelNotFound, UsageError
+from codec.errors import AezError, BadModel, EncoderNotFound, ImageError, ModelNotFound, UsageError
 from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, interpolate
 from codec.model import DEQUANTIZED_MAX, DEQUANTIZER_BITS, LATENT_MAX, NUM_SIGMAS, STEP_UNIT, Model, log2_lmbda
 from codec.train import command, data, loop, networks, others, warm_start
-from codec.train.export import export, integer_tensors, normal_cdf, pack_bundle, pmf_to_cdf
+from codec.train.export import export, integer_tensors, normal_cdf, pack_bundle, pack_model, pmf_to_cdf
 from codec.train.loop import LadderTrainer, evaluate, is_flat, price, rate_distortion_loss, save, schedule
 from codec.train.networks import Config, Ladder
 
 CONFIG = Config(channels=8, hidden=4, head=6, dense_latents=4, latents=(2, 3), analysis_blocks=1, synthesis_blocks=(1, 1, 1))
 CARD: dict[str, Any] = {"name": "probe", "trained_on": "strokes"}
+Pair = tuple[bytes, bytes]  # the file of a model, and that of its encoder
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +63,8 @@ def small_net(seed: int = 0) -> Ladder:
 
 
 @pytest.fixture(scope="module")
-def exported() -> tuple[Ladder, bytes]:
-    """A small network with its weights on the integer grid, and its bundle."""
+def exported() -> tuple[Ladder, Pair]:
+    """A small network with its weights on the integer grid, and its two bundles."""
     net = small_net()
     net.set_quantized(True)
     return net, export(net, CARD, helpers.drawn(40, any_ink=True))
@@ -142,26 +143,25 @@ def twin(net: Ladder, pixels: np.ndarray, quality: int, symbols: list[np.ndarray
 
 
 @pytest.mark.parametrize("quality", [0, 40, 75, 99])
-def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(exported: tuple[Ladder, bytes], quality: int) -> None:
-    for stream in (exported[1], helpers.tiny_bundle()):
-        model = Model(stream)
+def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(exported: tuple[Ladder, Pair], quality: int) -> None:
+    for model in (Model(*exported[1]), helpers.tiny_model()):
         symbols, _, pixels = model.quantize(helpers.drawn(24, any_ink=True), quality)
-        np.testing.assert_array_equal(TorchSynthesis(unpack_bundle(stream)[1]).pixels(symbols, quality), pixels)
+        np.testing.assert_array_equal(TorchSynthesis(unpack_bundle(model.stream)[1]).pixels(symbols, quality), pixels)
         assert np.ptp(pixels, axis=0).max() > 10
 
 
 @pytest.mark.parametrize("quality", [0, 39, 75, 99])
 def test_the_float_network_agrees_with_its_integers(
-    exported: tuple[Ladder, bytes], quality: int, monkeypatch: pytest.MonkeyPatch
+    exported: tuple[Ladder, Pair], quality: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not bit for bit: activations are rounded to 1/128, latents and means to 1/256 of a step.
 
     Fed the same symbols, pixels are those of the float network rounded (mean error 1/4), nearly all within two levels. Most
     symbols are the same, the others neighbours (but for those at the end of their row).
     """
-    net, stream = exported
+    net, streams = exported
     pixels = helpers.drawn(24, any_ink=True)
-    model = Model(stream)
+    model = Model(*streams)
     symbols, rows, decoded = model.quantize(pixels, quality)
     x_hat, differences = twin(net, pixels, quality, symbols, monkeypatch)
     error = np.abs(np.clip(x_hat, 0, 255) - decoded)
@@ -176,7 +176,7 @@ def test_the_float_network_agrees_with_its_integers(
         assert np.mean(difference[free] <= 1) > 0.99
 
 
-def test_weights_on_the_grid_are_the_integers_of_the_bundle(exported: tuple[Ladder, bytes]) -> None:
+def test_weights_on_the_grid_are_the_integers_of_the_bundle(exported: tuple[Ladder, Pair]) -> None:
     net, _ = exported
     tensors = integer_tensors(net)
     layer = net.levels[1].merge
@@ -191,12 +191,20 @@ def test_weights_on_the_grid_are_the_integers_of_the_bundle(exported: tuple[Ladd
             assert (sums < 0.95 * 2**24).all(), name
 
 
-def test_export_gives_the_same_bytes_for_the_same_network(exported: tuple[Ladder, bytes]) -> None:
-    net, stream = exported
-    assert export(net, CARD, helpers.drawn(40, any_ink=True)) == stream
+def test_export_gives_the_same_bytes_for_the_same_network(exported: tuple[Ladder, Pair]) -> None:
+    net, streams = exported
+    assert export(net, CARD, helpers.drawn(40, any_ink=True)) == streams
     again = small_net()
     again.set_quantized(True)
-    assert export(again, CARD, helpers.drawn(40, any_ink=True)) == stream
+    assert export(again, CARD, helpers.drawn(40, any_ink=True)) == streams
+
+
+def test_what_decoding_needs_makes_the_model_and_all_else_its_encoder(exported: tuple[Ladder, Pair]) -> None:
+    net, streams = exported
+    both = [set(unpack_bundle(stream)[1]) for stream in streams]
+    assert both[0] | both[1] == {*integer_tensors(net), "cdf"}
+    assert all(not {"posterior0", "posterior1", "input", "analysis", "squeeze"} & set(name.split(".")) for name in both[0])
+    assert unpack_bundle(streams[1])[2] == {**CARD, "model_hash": Model(*streams).hash.hex()}
 
 
 def test_a_bundle_is_packed_alike_every_time_and_in_every_process() -> None:
@@ -217,8 +225,8 @@ print({hashlib.sha256(stream).hexdigest() for stream in packed})
     assert done.stdout.strip() == str(here)
 
 
-def test_an_exported_model_codes_images_and_carries_its_card(exported: tuple[Ladder, bytes]) -> None:
-    model = Model(exported[1])
+def test_an_exported_model_codes_images_and_carries_its_card(exported: tuple[Ladder, Pair]) -> None:
+    model = Model(*exported[1])
     assert model.card == CARD
     for quality in (0, 75):
         encoded = model.encode(helpers.drawn(20, any_ink=True), quality)
@@ -227,10 +235,10 @@ def test_an_exported_model_codes_images_and_carries_its_card(exported: tuple[Lad
         np.testing.assert_array_equal(pixels, encoded.pixels)
 
 
-def test_calibrated_tables_cost_no_more_than_normal_ones_on_their_images(exported: tuple[Ladder, bytes]) -> None:
-    net, stream = exported
-    plain = Model(pack_bundle({**integer_tensors(net), "cdf": np.stack([normal_cdf()] * 3)}, CARD))
-    calibrated = Model(stream)
+def test_calibrated_tables_cost_no_more_than_normal_ones_on_their_images(exported: tuple[Ladder, Pair]) -> None:
+    net, streams = exported
+    plain = Model(*pack_model({**integer_tensors(net), "cdf": np.stack([normal_cdf()] * 3)}, CARD))
+    calibrated = Model(*streams)
     pixels = helpers.drawn(40, any_ink=True)
     bits = {m: sum(m.encode(pixels, q).ideal_bits for q in (15, 45, 75)) for m in (plain, calibrated)}
     assert bits[calibrated] < bits[plain]
@@ -253,10 +261,10 @@ def test_cdf_rows_worked_out_by_hand() -> None:
 # ---- and back
 
 
-def test_a_network_from_a_bundle_is_the_one_that_was_exported(exported: tuple[Ladder, bytes]) -> None:
+def test_a_network_from_a_bundle_is_the_one_that_was_exported(exported: tuple[Ladder, Pair]) -> None:
     """Whatever mean image it is given: bytes within a percent, PSNR within 0.1 dB; a wrong sign or order costs far more."""
-    net, stream = exported
-    back = warm_start.ladder(stream, torch.full((28, 28), 100.0))
+    net, streams = exported
+    back = warm_start.ladder(Model(*streams), torch.full((28, 28), 100.0))
     assert back.config == CONFIG
     back.set_quantized(True)
     pixels = torch.from_numpy(helpers.drawn(60, any_ink=True).copy())
@@ -266,9 +274,9 @@ def test_a_network_from_a_bundle_is_the_one_that_was_exported(exported: tuple[La
         assert its["level_bytes"] == pytest.approx(ours["level_bytes"], rel=0.02, abs=0.1)
 
 
-def test_a_network_from_a_bundle_exports_to_nearly_the_same_integers(exported: tuple[Ladder, bytes]) -> None:
-    tensors = unpack_bundle(exported[1])[1]
-    again = integer_tensors(warm_start.ladder(exported[1], exported[0].mean_image))
+def test_a_network_from_a_bundle_exports_to_nearly_the_same_integers(exported: tuple[Ladder, Pair]) -> None:
+    tensors = unpack_bundle(exported[1][0])[1] | unpack_bundle(exported[1][1])[1]
+    again = integer_tensors(warm_start.ladder(Model(*exported[1]), exported[0].mean_image))
     for name in again:
         assert again[name].shape == tensors[name].shape
         size = np.abs(tensors[name]).max()
@@ -288,17 +296,17 @@ def test_rows_that_were_clipped_are_fitted_as_beyond_the_clip() -> None:
 
 def test_only_a_lossy_model_that_can_be_trained_is_started_from() -> None:
     with pytest.raises(BadModel, match="a lossy model, 'ladder-1', is wanted"):
-        warm_start.ladder(helpers.tiny_pixel_bundle(), torch.zeros(28, 28))
+        warm_start.ladder(helpers.tiny_pixel_model(), torch.zeros(28, 28))
     with pytest.raises(BadModel, match="no network that can be trained has these sizes"):  # it squeezes to 2 channels, not 16
-        warm_start.ladder(helpers.tiny_bundle(), torch.zeros(28, 28))
-    with pytest.raises(BadModel, match="not a model file"):
-        warm_start.ladder(b"none", torch.zeros(28, 28))
+        warm_start.ladder(helpers.tiny_model(), torch.zeros(28, 28))
+    with pytest.raises(EncoderNotFound, match="tiny0 came without its encoder"):
+        warm_start.ladder(Model(helpers.tiny_bundle()), torch.zeros(28, 28))
 
 
-def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when_resumed(exported: tuple[Ladder, bytes]) -> None:
+def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when_resumed(exported: tuple[Ladder, Pair]) -> None:
     pixels = helpers.drawn(120, any_ink=True).copy()
-    cold, warm = LadderTrainer(pixels, config=CONFIG), LadderTrainer(pixels, start=exported[1])
-    parent = Model(exported[1])
+    cold, warm = LadderTrainer(pixels, config=CONFIG), LadderTrainer(pixels, start=Model(*exported[1]))
+    parent = Model(*exported[1])
     assert warm.net.config == CONFIG
     assert warm.cost(warm.figures()) == pytest.approx(command.curve_cost(parent, warm.held_out.numpy()), rel=0.05)
     assert warm.loss(0.0).item() == pytest.approx(warm.loss(0.5).item(), rel=0.2)  # no level silent or at a discount
@@ -307,9 +315,9 @@ def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when
 
 
 def test_where_training_makes_a_model_worse_the_one_it_started_from_is_kept(
-    exported: tuple[Ladder, bytes], monkeypatch: pytest.MonkeyPatch
+    exported: tuple[Ladder, Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = scripted([10.0, *range(11, 40)], monkeypatch, start=exported[1])
+    trainer = scripted([10.0, *range(11, 40)], monkeypatch, start=Model(*exported[1]))
     before = trainer.net.gain.detach().clone()
     told: list[float] = []
     trainer.run(100, tell=lambda seconds, figures: told.append(seconds))
@@ -383,7 +391,7 @@ def test_two_steps_of_training_export_and_decode(tmp_path: Path) -> None:
     trainer.step(1.0)
     trainer.report(1.5)
     assert (tmp_path / "log").read_text().count('"loss"') == 2  # an epoch of these few images is one step
-    model = Model(export(trainer.net, CARD, helpers.drawn(20, any_ink=True)))
+    model = Model(*export(trainer.net, CARD, helpers.drawn(20, any_ink=True)))
     encoded = model.encode(helpers.drawn(20, any_ink=True), 75)
     np.testing.assert_array_equal(model.decode(encoded.messages, 20, 75)[0], encoded.pixels)
     curve = evaluate(trainer.net, trainer.held_out, [0.0, 10.0])
@@ -410,7 +418,7 @@ def test_costs_are_flat_when_the_last_quarter_of_the_time_won_less_than_half_a_p
     assert not is_flat([], 10)
 
 
-def scripted(costs: list[float], monkeypatch: pytest.MonkeyPatch, start: bytes | None = None) -> Any:
+def scripted(costs: list[float], monkeypatch: pytest.MonkeyPatch, start: Model | None = None) -> Any:
     """A trainer whose steps take 0.1 s each by its clock, do nothing, and whose costs on held-out images are these in turn."""
     trainer: Any = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG, start=start)
     now, left = [0.0], list(costs)
@@ -619,6 +627,13 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
     options: dict[str, Any] = {"start": "none", "minutes": 0.01, "seed": 3, "resume": False, "quiet": False}
     with pytest.raises(UsageError, match="no checkpoint"):
         command.train_command([data_file], out, **{**options, "resume": True})
+    encoder = tmp_path / "strokes.encoder.safetensors"
+    with pytest.raises(UsageError, match="the name of an encoder's file"):
+        command.train_command([data_file], encoder, **options)
+    encoder.write_bytes(b"precious")
+    with pytest.raises(AezError, match=f"{encoder} exists, and a model is never overwritten"):
+        command.train_command([data_file], out, **options)
+    encoder.unlink()
     command.train_command([data_file], out, **options)
     printed = capsys.readouterr().out
     assert "120 images, 110 to train on, 10 held out; starting from nothing\nthese are few" in printed
@@ -631,10 +646,15 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
     card = unpack_bundle(out.read_bytes())[2]
     assert card["command"] == f"aez train {data_file} -o {out} --minutes 0.01 --seed 3 --from none"
     assert [row["quality"] for row in card["figures"]["curve"]] == [0, 99]
+    about = unpack_bundle(encoder.read_bytes())[2]
+    assert about["model_hash"] == hashlib.sha256(out.read_bytes()).hexdigest()[:16]
+    assert {**card, **about} == {**card, "model_hash": about["model_hash"]}
+    assert about.keys() >= {"name", "trained_on", "command", "training"}
     assert not list(tmp_path.glob("*.checkpoint.pt"))
     with pytest.raises(AezError, match="never overwritten"):
         command.train_command([data_file], out, **options)
     out.rename(tmp_path / "other.safetensors")
+    encoder.rename(tmp_path / "other.encoder.safetensors")
     trainer = LadderTrainer(data.load([data_file]), config=CONFIG)
     save(trainer.state(), out.with_suffix(".checkpoint.pt"))
     with pytest.raises(UsageError, match="--resume"):

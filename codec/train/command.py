@@ -1,4 +1,4 @@
-"""`aez train`: images in, a model file with its card out."""
+"""`aez train`: images in, a model file with its card out, and a lossy model's encoder beside it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def train_command(
     resume: bool,
     quiet: bool,
 ) -> None:
-    """Train on `sources`, write the model to `out`; the checkpoint and the log lie beside it until then.
+    """Train on `sources`, write the model to `out`; encoder, checkpoint and log lie beside it.
 
     lossless: a model of pixels instead of a lossy one; hidden: its width, None for the default; most_palettes: how many it has
     at most, None for as many as there can be. start: the model to start
@@ -56,10 +56,13 @@ def train_command(
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: a model file ends in .safetensors")
+    if out.name.endswith(registry.ENCODER):
+        raise UsageError(f"{out}: the name of an encoder's file, which comes beside the model's")
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent}: no such directory")
-    if out.exists():  # now, not after an hour of training
-        raise AezError(f"output {out} exists, and a model is never overwritten")
+    for output in (out,) if lossless else (out, registry.encoder_path(out)):
+        if output.exists():  # now, not after an hour of training
+            raise AezError(f"output {output} exists, and a model is never overwritten")
     for option, value in (("--hidden", hidden), ("--palettes", most_palettes)):
         if value is not None and not lossless:
             raise UsageError(f"{option} is for lossless models: add --lossless")
@@ -133,7 +136,7 @@ def trainer_of(
     """A trainer of the kind wanted, its network that of `parent` if there is one.  Raises BadModel naming it."""
     try:
         if not lossless:
-            return LadderTrainer(pixels, seed=seed, log=log, start=None if parent is None else parent.stream)
+            return LadderTrainer(pixels, seed=seed, log=log, start=parent)
         if parent is not None:
             config = warm_start_pixels.config_of(parent.stream)
         else:
@@ -199,7 +202,10 @@ def tell_figures(lossless: bool, tell: Callable[[str], None], seconds: float, fi
 def write_model(
     trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: int, command: str, parent: BaseModel | None = None
 ) -> BaseModel:
-    """Export what `trainer` holds, with a card of figures on the held-out images, to `out`, which must not exist."""
+    """Export what `trainer` holds, with a card of figures on the held-out images.
+
+    out: the model's file; neither it nor that of the encoder beside it must exist.
+    """
     train, held_out = data.split(pixels)
     figures: dict[str, Any] = {"on": f"{len(held_out)} held-out images, not trained on"}
     if not isinstance(trainer, PixelTrainer):
@@ -215,17 +221,20 @@ def write_model(
     if parent is not None:
         card["training"]["from"] = f"{parent.name} {parent.hash.hex()}"
 
-    def bundle() -> bytes:
+    def bundles() -> tuple[bytes, bytes | None]:
         if isinstance(trainer, PixelTrainer):
-            return pixels_export.export(trainer.net, card)
+            return pixels_export.export(trainer.net, card), None
         return export(trainer.net, card, train[-CALIBRATION_IMAGES:])
 
-    figures["curve"] = curve(unpack_model(bundle()), held_out, CARD_QUALITIES)
+    figures["curve"] = curve(unpack_model(*bundles()), held_out, CARD_QUALITIES)
     card["figures"] = figures
-    stream = bundle()
+    stream, encoder = bundles()
+    if encoder is not None:  # before the model, which is thus never there without it
+        with atomic(registry.encoder_path(out), durable=True) as file:
+            file.write(encoder)
     with atomic(out, durable=True) as file:
         file.write(stream)
-    return unpack_model(stream)
+    return unpack_model(stream, encoder)
 
 
 def float_curve(trainer: Trainer, pixels: data.U8) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A trained `Ladder` -> a bundle of integers (FORMAT.md 7), and the calibration of its CDF tables.
+"""A trained `Ladder` -> the bundles of model and encoder (FORMAT.md 7), CDF tables calibrated.
 
 Every number that decoding depends on is made here, once, and stored. Equal weights give equal bytes: tensors sorted by
 name, little-endian, the card as sorted JSON.
@@ -6,6 +6,7 @@ name, little-endian, the card as sorted JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from codec import rans
+from codec.bitstream import MODEL_HASH_BYTES
 from codec.integer_net import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
 from codec.model import (
     DEQUANTIZED_UNIT,
@@ -27,6 +29,7 @@ from codec.model import (
     NUM_SIGMAS,
     PIXEL_UNIT,
     STEP_UNIT,
+    Encoder,
     Model,
     log2_lmbda,
 )
@@ -37,6 +40,9 @@ Tensors = dict[str, npt.NDArray[np.integer]]
 
 SIGMA_STEP = math.log(MAX_SIGMA / MIN_SIGMA) / (NUM_SIGMAS - 1)  # of log sigma, from one row of a CDF table to the next
 PRIOR_COUNT = 200.0  # calibration: the normal density counts as so many observed symbols
+# Parts of the names of an encoder's tensors; keys of a model's card that its encoder's has, too.
+ENCODER_PARTS = {"input", "analysis", "squeeze", "posterior0", "posterior1"}
+ENCODER_CARD = ("name", "trained_on", "command", "training")
 
 
 def sigmas() -> F64:
@@ -44,12 +50,37 @@ def sigmas() -> F64:
     return MIN_SIGMA * np.exp(SIGMA_STEP * np.arange(NUM_SIGMAS))
 
 
-def export(net: Ladder, card: dict[str, Any], pixels: npt.NDArray[np.uint8]) -> bytes:
-    """-> bundle bytes.  pixels: uint8 (N, 28, 28), training images on which the CDF tables are calibrated."""
+def export(net: Ladder, card: dict[str, Any], pixels: npt.NDArray[np.uint8]) -> tuple[bytes, bytes]:
+    """-> bytes of the model file and of its encoder's.
+
+    pixels: uint8 (N, 28, 28), training images on which the CDF tables are calibrated.
+    """
     tensors = integer_tensors(net)
     tables = np.stack([normal_cdf() for _ in range(1 + len(net.levels))])
-    model = Model(pack_bundle({**tensors, "cdf": tables}, card))
-    return pack_bundle({**tensors, "cdf": calibrated_cdf(model, pixels)}, card)
+    model = Model(*pack_model({**tensors, "cdf": tables}, card))
+    return pack_model({**tensors, "cdf": calibrated_cdf(model, pixels)}, card)
+
+
+def pack_model(tensors: Tensors, card: dict[str, Any]) -> tuple[bytes, bytes]:
+    """All tensors of a lossy model and its card -> bytes of the model file and of its encoder's."""
+    encoder = {name: tensor for name, tensor in tensors.items() if of_encoder(name)}
+    stream = pack_bundle({name: tensors[name] for name in tensors.keys() - encoder.keys()}, card)
+    return stream, pack_encoder(encoder, stream, {k: card[k] for k in ENCODER_CARD if k in card})
+
+
+def pack_encoder(tensors: Tensors, model: bytes, card: dict[str, Any]) -> bytes:
+    """Tensors of an encoder -> bytes of its file.
+
+    model: bytes of the file of its model; card: its `name`, and how the encoder was made.
+    """
+    model_hash = hashlib.sha256(model).hexdigest()[: 2 * MODEL_HASH_BYTES]
+    return pack_bundle(tensors, {**card, "model_hash": model_hash}, Encoder.ARCHITECTURE)
+
+
+def of_encoder(name: str) -> bool:
+    """Whether a tensor is the encoder's, as `input.weight` and `levels.1.posterior0.bias` are."""
+    parts = name.split(".")
+    return (parts[2] if parts[0] == "levels" else parts[0]) in ENCODER_PARTS
 
 
 def pack_bundle(tensors: Tensors, card: dict[str, Any], architecture: str = Model.ARCHITECTURE) -> bytes:
@@ -65,7 +96,7 @@ def pack_bundle(tensors: Tensors, card: dict[str, Any], architecture: str = Mode
 
 @torch.no_grad()
 def integer_tensors(net: Ladder) -> Tensors:
-    """All tensors of the bundle but the CDF tables."""
+    """All tensors of both bundles but the CDF tables."""
     net = net.float().cpu()
     b = basis(torch.tensor([log2_lmbda(q) for q in range(0, ROWS * ROW_STEP, ROW_STEP)]))  # (ROWS, NUM_BASIS)
     tensors: Tensors = {}

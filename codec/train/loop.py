@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codec.bundle import BaseModel
 from codec.errors import UsageError
 from codec.metrics import psnr_db
 from codec.model import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA, log2_lmbda
@@ -261,11 +262,11 @@ class Trainer:
 class LadderTrainer(Trainer):
     """Trains a Ladder.  pixels: uint8 (N, 28, 28), split by `data.split`.
 
-    start: bytes of a lossy model to start from, instead of from nothing; then `config` is its.
+    start: a lossy model to start from, instead of from nothing; then `config` is its.
     """
 
     def __init__(self, pixels: data.U8, *, seed: int = 0, config: Config = Config(), log: Path | None = None,  # noqa: B008
-                 start: bytes | None = None) -> None:  # fmt: skip
+                 start: BaseModel | None = None) -> None:  # fmt: skip
         torch.manual_seed(seed)
         train, _ = data.split(pixels)
         mean = torch.tensor(train).float().mean(0)

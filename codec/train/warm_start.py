@@ -1,4 +1,4 @@
-"""A bundle of integers -> the float network that it stands for, to be trained on: the inverse of `codec.train.export`.
+"""A model of integers -> the float network that it stands for: the inverse of `codec.train.export`.
 
 READ ME FIRST
 - The network comes back as a function, not as the parameters it once had. What a layer's weight owes to its scale cannot be
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from codec.bundle import unpack_bundle
+from codec.bundle import BaseModel, unpack_bundle
 from codec.errors import BadModel
 from codec.integer_net import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS, Integers
 from codec.model import (
@@ -40,15 +40,16 @@ BASIS: F64 = basis(torch.tensor([log2_lmbda(q) for q in range(0, ROWS * ROW_STEP
 FITS = 1000  # rounds of `fit` where rows were clipped
 
 
-def ladder(stream: bytes, mean_image: Tensor) -> Ladder:
-    """The lossy network of a bundle.  mean_image: (28, 28), 0..255, of the images that it will be trained on.
+def ladder(model: BaseModel, mean_image: Tensor) -> Ladder:
+    """The lossy network of a model and its encoder.
 
-    Raises BadModel if the bundle is of another architecture, or of sizes that no network here can have.
+    mean_image: (28, 28), 0..255, of the images that it will be trained on. Raises EncoderNotFound;
+    BadModel, also if the model is no lossy one, or of sizes that no network here can have.
     """
-    architecture, tensors, _ = unpack_bundle(stream)
-    if architecture != Model.ARCHITECTURE:
-        raise BadModel(f"architecture {architecture!r}, a lossy model, {Model.ARCHITECTURE!r}, is wanted to start from")
-    Model(stream)  # whole and sound, or BadModel
+    if not isinstance(model, Model):
+        what = f"architecture {model.ARCHITECTURE!r}, a lossy model, {Model.ARCHITECTURE!r}"
+        raise BadModel(f"{what}, is wanted to start from")
+    tensors = unpack_bundle(model.stream)[1] | unpack_bundle(model.encoder.stream)[1]
     net = Ladder(mean_image, _config(tensors))
     try:
         _Bundle(tensors).fill(net)
