@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import helpers
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from codec.model import Model, log2_lmbda
-from codec.search import ROUNDS, BitTable, Search, Trial
+from codec.search import EFFORTS, BitTable, Search, Trial
 
 
 @pytest.fixture
@@ -158,6 +159,9 @@ def test_gradients_are_whole_multiples_that_add_up_exactly(model: Model) -> None
 
 
 def test_every_effort_has_its_rounds() -> None:
-    assert len(ROUNDS) == 9
-    assert list(ROUNDS) == sorted(set(ROUNDS))
-    assert ROUNDS[0] == 0
+    assert len(EFFORTS) == 9
+    assert EFFORTS[0] == (0, 0)
+    for less, more in pairwise(EFFORTS):
+        assert less.flips <= more.flips
+        assert less.rounds <= more.rounds
+        assert less != more
