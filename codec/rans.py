@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import cast
 
 import numpy as np
@@ -27,10 +27,25 @@ PRECISION = 16  # bits: the frequencies of a CDF row sum to 2**16
 TOTAL = 1 << PRECISION
 STATE_LOWER_BOUND = 1 << 23  # once bytes have been written: 2**23 <= state < 2**31
 MAX_CHECK = 255
+COST_BITS = 10  # costs are in units of 2**-10 bits
 SCALAR_LANES = 24  # below this many lanes plain Python integers beat numpy calls
+
+LANE = np.dtype([("state", np.uint32), ("at", np.int32), ("end", np.int32)])  # Lane of kernels/rans.h
 
 U32 = npt.NDArray[np.uint32]
 I32 = npt.NDArray[np.int32]
+
+
+@cache
+def costs() -> I32:
+    """What a symbol of each frequency 1..2**PRECISION costs, in units of 2**-COST_BITS bits: int32 (2**PRECISION + 1,).
+
+    Whole numbers: their sums are the same in any order, and so is what is decided by them.
+    """
+    table = np.zeros(TOTAL + 1, np.int32)
+    table[1:] = np.rint((PRECISION - np.log2(np.arange(1, TOTAL + 1))) * (1 << COST_BITS))
+    table.setflags(write=False)
+    return table
 
 
 class CdfTable:
@@ -82,6 +97,23 @@ class CdfTable:
     def ideal_bits(self, indexes: npt.NDArray[np.integer], symbols: npt.NDArray[np.integer]) -> float:
         """Sum of PRECISION - log2(freq) over (row, symbol) pairs: what a perfect coder would spend, in bits."""
         return float(np.sum(PRECISION - np.log2(self.freq[indexes, symbols])))
+
+
+def packed(start: npt.NDArray[np.integer], freq: npt.NDArray[np.integer]) -> U32:
+    """Symbols as one number each; 0 is the one that does nothing, start 0 and freq 2**PRECISION."""
+    start, freq = start.astype(np.uint32), freq.astype(np.uint32)
+    codes: U32 = start << np.uint32(PRECISION) | freq & np.uint32(TOTAL - 1)
+    return codes
+
+
+def unpacked(lanes: Sequence[U32]) -> tuple[U32, U32]:
+    """Lanes of packed symbols -> start, freq (steps, lanes) for `encode`, short lanes filled up."""
+    codes = np.zeros((len(lanes), max(map(len, lanes), default=0)), np.uint32)
+    for row, lane in zip(codes, lanes, strict=True):
+        row[: len(lane)] = lane
+    freq = codes & np.uint32(TOTAL - 1)
+    freq[codes == 0] = TOTAL
+    return np.ascontiguousarray(codes.T >> np.uint32(PRECISION)), np.ascontiguousarray(freq.T)
 
 
 def encode(start: U32, freq: U32, check: npt.NDArray[np.integer]) -> list[bytes]:
@@ -250,6 +282,19 @@ class Decoder:
         while state < STATE_LOWER_BOUND and at < len(message):
             state, at = state << 8 | message[at], at + 1
         return state, at
+
+    def lanes(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
+        """All bytes, and how far each lane is: its state, where its next byte is and its last one ends, for a native kernel."""
+        if self._lanes < SCALAR_LANES:
+            source = np.frombuffer(b"".join(self._messages) + b"\0", np.uint8)
+            lengths = np.array([len(m) for m in self._messages], np.int64)
+            ends, state = np.cumsum(lengths), np.array(self._states, np.uint32)
+            at = ends - lengths + self._at
+        else:
+            source, ends, state, at = self._bytes, self._end, self._state, self._next
+        found = np.empty(self._lanes, LANE)
+        found["state"], found["at"], found["end"] = state, at, ends
+        return source, found
 
     def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """-> final states int64 (lanes,), which must equal the `check` that was encoded; whether a lane's bytes are used up."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from codec.pixel_model import PixelModel
 _HASHED = re.compile("-[0-9a-f]{8}$")
 _Version = tuple[int, int]  # size and st_mtime_ns of a file
 _CLASSES: dict[str, type[BaseModel]] = {c.ARCHITECTURE: c for c in (Model, PixelModel)}
+_HERE = Path(__file__).resolve().parent
+SETTLED_NS = 2_000_000_000
 LOSSLESS = "-lossless"  # how the name of a lossless model ends
 ENCODER = ".encoder.safetensors"  # how the file name of an encoder ends
 GENERIC = "generic"  # the name of the model for what the others do not know
@@ -42,15 +45,28 @@ MODEL_IDS: dict[int, str] = {
 
 def directories() -> list[Path]:
     """Where models are looked for, in order."""
-    here = Path(__file__).resolve().parent
     extra = os.environ.get("AEZ_WEIGHTS", "")
-    return [here / "weights", here.parent / "weights", *(Path(d) for d in extra.split(os.pathsep) if d)]
+    return [_HERE / "weights", _HERE.parent / "weights", *(Path(d) for d in extra.split(os.pathsep) if d)]
 
 
 def files() -> list[Path]:
     """Model files that are installed, by directory, then name; encoders are none."""
-    found = (path for d in directories() if d.is_dir() for path in sorted(d.glob("*.safetensors")))
-    return [path for path in found if not path.name.endswith(ENCODER)]
+    found: list[Path] = []
+    for directory in directories():
+        try:
+            changed = directory.stat().st_mtime_ns
+        except OSError:
+            continue
+        # A directory's time is coarse: what changed a moment ago may change again at the same time.
+        settled = time.time_ns() - changed > SETTLED_NS
+        found += _listed(directory, changed) if settled else _listed.__wrapped__(directory, changed)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _listed(directory: Path, changed: int) -> list[Path]:
+    """Model files of a directory that was last changed then."""
+    return [path for path in sorted(directory.glob("*.safetensors")) if not path.name.endswith(ENCODER)]
 
 
 def encoder_path(path: Path) -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 from codec.errors import UsageError
 from codec.kernels.build import LIBRARY
 
-VERSION = 1  # of the functions' arguments and structures, as in version.h
+VERSION = 2  # of the functions' arguments and structures, as in version.h
 PATH = Path(__file__).resolve().parent / LIBRARY
 ENGINES = "numpy, native, native-avx512, native-avx2, native-sse2 or native-neon"
 
@@ -68,6 +68,10 @@ SIGNATURES = {
     "decode_symbols": "piiiipppp",
     "refill": "pip",
     "encode_symbols": "piiiipppplp",
+    "encode": "pipppp",
+    "frequencies": "pipp",
+    "encode_pixels": "piipppppp",
+    "decode_pixels": "piippppp",
 }
 
 

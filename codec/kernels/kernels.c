@@ -8,3 +8,4 @@
 #include "rans.h"
 #include "ladder.h"
 #include "backward.h"
+#include "pixels.h"

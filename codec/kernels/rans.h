@@ -92,3 +92,25 @@ int KERNEL(encode_symbols)(const uint32_t *cells, int width, int steps, int n, i
     }
     return 0;
 }
+
+/* What an encoder is told of a symbol: start and freq in 32 bits. 0 is the symbol that does nothing, start 0 and freq TOTAL. */
+INLINE uint32_t code(uint32_t start, uint32_t freq) { return start << PRECISION | (freq & (TOTAL - 1)); }
+
+/* codes: lane by lane, in the order of decoding; ends int64 (lanes): where the codes of each lane end; check int32 (lanes), its
+ * first state. -> the message of each lane, in bytes[begins[lane] .. ends'), where ends' = 2 * ends[lane] + 4 * (lane + 1):
+ * a symbol writes at most two bytes, the last state four. bytes: uint8 (2 * all codes + 4 * lanes). */
+int KERNEL(encode)(const uint32_t *codes, int lanes, const int64_t *ends, const int32_t *check, uint8_t *bytes, int64_t *begins) {
+    for (int lane = 0; lane < lanes; lane++) {
+        int64_t first = lane ? ends[lane - 1] : 0;
+        uint8_t *to = bytes + 2 * ends[lane] + 4 * (lane + (int64_t)1);
+        uint32_t state = (uint32_t)check[lane];
+        for (int64_t i = ends[lane] - 1; i >= first; i--) {
+            if (!codes[i]) continue;
+            uint32_t start = codes[i] >> PRECISION, freq = codes[i] & (TOTAL - 1);
+            put(&state, &to, start, freq);
+        }
+        put_state(state, &to);
+        begins[lane] = to - bytes;
+    }
+    return 0;
+}
