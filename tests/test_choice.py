@@ -262,6 +262,7 @@ def test_a_model_that_none_of_a_sample_prefers_is_not_asked_about_the_others(mon
 
     monkeypatch.setattr(Model, "symbols", counting)
     monkeypatch.setattr(choice, "AGREED", 0.0)  # the tiny models differ by less than what is worth a second look
+    monkeypatch.setattr(choice, "LEAST_SAMPLE", 64)
     stats = api.encode_block(list(models), np.resize(helpers.drawn(40), (120, 28, 28)), api.request(45, effort=1), None)[1]
     assert stats.models.keys() == {"tiny0", "tiny1"}
     sample = choice.LEAST_SAMPLE
