@@ -23,13 +23,14 @@ INLINE void advance(Lane *lane, uint32_t start, uint32_t freq) {
     lane->state = freq * (lane->state >> PRECISION) + (lane->state & (TOTAL - 1)) - start;
 }
 
-/* What an encoder is told of a symbol: start and freq in 32 bits. 0 is the symbol that does nothing, start 0 and freq TOTAL. */
+/* What an encoder is told of a symbol: start and freq in 32 bits. 0 does nothing: start 0, freq TOTAL. */
 INLINE uint32_t code(uint32_t start, uint32_t freq) { return start << PRECISION | (freq & (TOTAL - 1)); }
 
-/* codes: lane by lane, in the order of decoding; ends int64 (lanes): where the codes of each lane end; check int32 (lanes), its
- * first state. -> the message of each lane, in bytes[begins[lane] .. ends'), where ends' = 2 * ends[lane] + 4 * (lane + 1):
- * a symbol writes at most two bytes, the last state four. bytes: uint8 (2 * all codes + 4 * lanes). */
-int KERNEL(encode)(const uint32_t *codes, int lanes, const int64_t *ends, const int32_t *check, uint8_t *bytes, int64_t *begins) {
+/* codes: lane by lane, in the order of decoding; ends int64 (lanes): where the codes of each lane end; check int32
+ * (lanes): its first state, 0..255. bytes: uint8 (2 * all codes + 4 * lanes), since a symbol writes at most two bytes, the
+ * last state four. -> the message of each lane, in bytes[begins[lane] .. 2 * ends[lane] + 4 * (lane + 1)). */
+int KERNEL(encode)(const uint32_t *codes, int lanes, const int64_t *ends, const int32_t *check, uint8_t *bytes,
+                   int64_t *begins) {
     for (int lane = 0; lane < lanes; lane++) {
         int64_t first = lane ? ends[lane - 1] : 0, at = 2 * ends[lane] + 4 * (lane + (int64_t)1);
         uint32_t state = (uint32_t)check[lane];
