@@ -271,6 +271,7 @@ class Model(BaseModel):
     """The lossy model: a ladder of latents.  See BaseModel."""
 
     ARCHITECTURE = "ladder-1"
+    LIMITS = LATENT_MAX, NUM_SIGMAS - 1  # of latents and means; of rows of the CDF table
     lossless = False
 
     def _take(self, bundle: Bundle) -> None:

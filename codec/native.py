@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import rans
-from codec.integer_net import ACTIVATION_MAX, POSITIONS, F32, Layer
+from codec.integer_net import ACTIVATION_MAX, F32, POSITIONS, Layer
 from codec.kernels import Kernels
 
 U8 = npt.NDArray[np.uint8]
@@ -370,8 +370,7 @@ class _Quality:
     """What synthesis needs at one quality."""
 
     def __init__(self, model: Any, packer: Packer, quality: int) -> None:
-        from codec.model import LATENT_MAX, NUM_SIGMAS
-
+        latent_max, last_row = model.LIMITS
         places = _rows_places(model._widen.inputs)
         self.start = _Start(
             packer.layer(model._start[0], quality, 0, ACTIVATION_MAX),
@@ -380,11 +379,9 @@ class _Quality:
             _dequantizer(model._dequantize, packer, quality),
             model._dequantize.channels,
         )
-        parts = self.start
-        channels = parts.widen.outputs
-        self.start_numbers = (
-            padded(parts.channels) + parts.start0.outputs + parts.start1.outputs + POSITIONS * channels
-        )
+        channels = self.start.widen.outputs
+        hidden = self.start.start0.outputs + self.start.start1.outputs
+        self.start_numbers = padded(self.start.channels) + hidden + POSITIONS * channels
         self.stages: list[tuple[Any, int, int]] = []  # blocks, how many, masks that they leave for an image
         for stage in model._synthesis:
             numbers = sum(2 * POSITIONS * (padded(block.reduce.outputs) + channels) for block in stage)
@@ -395,7 +392,7 @@ class _Quality:
             mean, sigma = level.prior_mean, level.prior_sigma
             parts = [
                 (layer.weight, layer.rows(quality)[0][..., 0], layer.rows(quality)[1][:, 0], low, high)
-                for layer, low, high in ((mean, -LATENT_MAX, LATENT_MAX), (sigma, 0, NUM_SIGMAS - 1))
+                for layer, low, high in ((mean, -latent_max, latent_max), (sigma, 0, last_row))
             ]
             found = _Level(
                 prior0=packer.layer(level.prior0, quality, 0, ACTIVATION_MAX),
@@ -416,8 +413,7 @@ class _EncoderQuality:
     """What analysis and the posteriors need at one quality."""
 
     def __init__(self, model: Any, packer: Packer, quality: int) -> None:
-        from codec.model import LATENT_MAX
-
+        latent_max, _ = model.LIMITS
         encoder = model.encoder
         self.input = packer.layer(encoder.input, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
         self.channels: int = encoder.input.outputs
@@ -425,12 +421,12 @@ class _EncoderQuality:
         self.squeeze = packer.layer(encoder.squeeze, quality, 0, ACTIVATION_MAX)
         columns = _rows_places(encoder.squeeze.outputs)
         self.posterior0 = packer.layer(encoder.posterior[0], quality, 0, ACTIVATION_MAX, columns=columns)
-        self.posterior1 = packer.layer(encoder.posterior[1], quality, -LATENT_MAX, LATENT_MAX)
+        self.posterior1 = packer.layer(encoder.posterior[1], quality, -latent_max, latent_max)
         self.dense_channels: int = model._dequantize.channels
         self.levels = [
             _Level(
                 posterior0=packer.layer(posterior.posterior0, quality, 0, ACTIVATION_MAX),
-                posterior1=packer.layer(posterior.posterior1, quality, -LATENT_MAX, LATENT_MAX),
+                posterior1=packer.layer(posterior.posterior1, quality, -latent_max, latent_max),
                 channels=level.dequantize.channels,
             )
             for level, posterior in zip(model._levels, encoder.levels, strict=True)
@@ -452,7 +448,10 @@ class _GradientQuality:
             self.stages.append((blocks, len(stage)))
         self.levels = [
             _LevelBack(
-                *(packer.transposed(layer, quality) for layer in (level.prior0, level.prior_mean, level.prior_sigma, level.merge)),
+                packer.transposed(level.prior0, quality),
+                packer.transposed(level.prior_mean, quality),
+                packer.transposed(level.prior_sigma, quality),
+                packer.transposed(level.merge, quality),
                 _dequantizer(level.dequantize, packer, quality),
                 level.dequantize.channels,
                 padded(2 * level.dequantize.channels),

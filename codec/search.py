@@ -110,7 +110,8 @@ class BitTable:
     def __call__(self, rows: I32, symbols: I32) -> I32:
         """Bits of symbols in their rows, in units of 1 / BIT_UNIT; IMPOSSIBLE where there is no code."""
         width, most = self.bits.shape[1], self.limit + 1
-        return self.bits.ravel().take(rows * width + symbols.clip(-most, most) + most)
+        found: I32 = self.bits.ravel().take(rows * width + symbols.clip(-most, most) + most)
+        return found
 
 
 class Attempt:
@@ -197,9 +198,10 @@ class Trial:
         signs = np.random.RandomState(0)  # its stream is frozen
         flat = [np.zeros(row.shape, np.float32) for row in self._rows[1:]]
         total = [np.zeros(row.shape, np.float32) for row in self._rows]
+        ladder, quality = self._search.ladder, self._search.quality
         for _ in range(PROBES):
             v = np.broadcast_to(2 * signs.randint(0, 2, (28, 28)) - 1, self.pixels.shape).astype(np.float32)
-            for sum_, g in zip(total, self._search.ladder.backward(v, flat, self._search.quality, list(self._trace)), strict=True):
+            for sum_, g in zip(total, ladder.backward(v, flat, quality, list(self._trace)), strict=True):
                 sum_ += np.square(g)
         scale = np.float32(CURVATURE * self._search.weight * STEP_UNIT**2 / PROBES)
         total = [sum_ * scale for sum_ in total]

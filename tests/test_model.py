@@ -504,7 +504,7 @@ def test_an_encoder_with_a_tensor_of_a_model_or_the_card_of_another_is_refused()
     own = {name: tensor for name, tensor in tensors.items() if helpers.of_encoder(name)}
     card = {"name": "tiny", "model_hash": helpers.tiny_model().hash.hex()}
     good = {"architecture": "ladder-1-encoder"}
-    Model(stream, helpers.pack(own, card, **good)).encoder
+    assert Model(stream, helpers.pack(own, card, **good)).encoder.card == card
     for parts, wrong, kind, said in [
         ({**own, "cdf": tensors["cdf"]}, card, good, "unknown tensor cdf"),
         (own, {"name": "tiny"}, good, "of model None, wanted is that of tiny0"),

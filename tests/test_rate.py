@@ -18,6 +18,7 @@ from codec.cli import app
 from codec.errors import ImageError, UsageError
 from codec.model import Model, Symbols
 from codec.rate import Target
+from codec.search import DEFAULT_EFFORT
 
 LOSSY = [model_hash for model_hash in registry.MODEL_IDS.values() if "lossless" not in
          (registry.path_of(bytes.fromhex(model_hash)) or Path("lossless")).name]  # fmt: skip
@@ -256,9 +257,12 @@ def test_effort_with_a_target_keeps_the_promise_and_is_no_worse(shipped: Model) 
 
 def test_more_effort_makes_other_streams_that_decode(shipped: Model) -> None:
     pixels = helpers.drawn(20)
-    one, five, default = (codec.compress(pixels, quality=40, effort=effort) for effort in (1, 5, None))
-    assert one != five == default
-    assert codec.decompress(five).shape == pixels.shape
+    efforts = (1, DEFAULT_EFFORT, DEFAULT_EFFORT + 1, None)
+    one, usual, more, default = (codec.compress(pixels, quality=40, effort=effort) for effort in efforts)
+    assert default == usual
+    assert len({one, usual, more}) == 3
+    for stream in (one, usual, more):
+        assert codec.decompress(stream).shape == pixels.shape
 
 
 @pytest.mark.parametrize("options", [

@@ -49,7 +49,8 @@ def build(library: Path | None = None, *, options: list[str] | None = None) -> P
     library: the file to write, by default beside this one; it appears whole or not at all.
     """
     library = library or HERE / LIBRARY
-    compiler = shlex.split(os.environ.get("CC", "")) or [found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))][:1]
+    found = (path for name in ("cc", "gcc", "clang") if (path := shutil.which(name)))
+    compiler = shlex.split(os.environ.get("CC", "")) or [*found][:1]
     if not compiler:
         raise BuildError("no C compiler was found (cc, gcc, clang, or $CC)")
     flags = [*compiler, *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), *(options or [])]
