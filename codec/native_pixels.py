@@ -1,12 +1,14 @@
-"""The lossless model (`codec.pixel_model`) on the native kernels: the same messages, the same pixels, several times as fast.
+"""The lossless model (`codec.pixel_model`) on the native kernels: the same bytes, faster.
 
-`NativePixels` runs all pixels of a part of images in one call, the coder inside. Heads of messages, stored images and the
-choice of palettes stay in pixel_model.py.
+`NativePixels` runs all pixels of a part of images in one call, the coder inside. Heads of messages,
+stored images and the choice of palettes stay in pixel_model.py.
 
 READ ME FIRST
-- The structures mirror those of kernels/pixels.h, field by field; kernels/version.h is raised when they change.
-- A kernel trusts its arguments: arrays are made here, or their shape, layout and range are checked here. The model's own
-  tables were checked by `FlagNet` and `ValueNet`, and all of them are int16 in the file, as weights are.
+- The structures mirror those of kernels/pixels.h, field by field; kernels/version.h is raised when
+  they change.
+- A kernel trusts its arguments: arrays are made here, or their shape, layout and range are checked
+  here. The model's own tables were checked by `FlagNet` and `ValueNet`; both they and
+  weights fit int16, since a bundle has them in no wider type.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import rans
+from codec.bitstream import LOSSLESS_QUALITY
 from codec.integer_net import ACTIVATION_MAX
 from codec.kernels import Kernels
 from codec.native import Packer, _address, _Layer, padded
@@ -32,7 +35,10 @@ MAX_BYTES = 1 << 31  # of messages: their places are 32-bit numbers
 
 
 class _Sums(ctypes.Structure):
-    _fields_ = [*((name, ctypes.c_void_p) for name in ("ink", "shade", "count")), ("outputs", ctypes.c_int32)]
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("ink", "shade", "count")),
+        ("outputs", ctypes.c_int32),
+    ]
 
 
 class _FlagNet(ctypes.Structure):
@@ -51,7 +57,10 @@ class _ValueNet(ctypes.Structure):
         ("links", ctypes.c_void_p),
         ("hidden", ctypes.c_void_p),
         ("sums", _Sums),
-        *((name, ctypes.c_void_p) for name in ("near", "position", "flagged", "palette", "logits", "exp")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("near", "position", "flagged", "palette", "logits", "exp")
+        ),
         ("num_layers", ctypes.c_int32),
         ("near_width", ctypes.c_int32),
     ]
@@ -68,11 +77,14 @@ class NativePixels:
         self._kernels, self._packer = kernels, Packer(kernels)
         self._num_palettes: int = value.num_palettes
         # The arrays that a structure points at live as long as this.
-        self._links, self._hidden = (_Layer * max(value.num_layers, 1))(), (_Layer * max(value.num_layers, 1))()
+        self._links, self._hidden = (
+            (_Layer * max(value.num_layers, 1))(),
+            (_Layer * max(value.num_layers, 1))(),
+        )
         self._model = _PixelModel(self._flag_net(flag), self._value_net(value))
 
     def _flag_net(self, net: Any) -> _FlagNet:
-        from codec.pixel_model import FIRST_MAX, FLAG_MAX, LOSSLESS_QUALITY
+        from codec.pixel_model import FIRST_MAX, FLAG_MAX
 
         return _FlagNet(
             self._packer.layer(net._layer, LOSSLESS_QUALITY, -FIRST_MAX, FIRST_MAX),
@@ -83,7 +95,7 @@ class NativePixels:
         )
 
     def _value_net(self, net: Any) -> _ValueNet:
-        from codec.pixel_model import ADDED_MAX, FIRST_MAX, LINKED, LOGIT_MAX, LOSSLESS_QUALITY
+        from codec.pixel_model import ADDED_MAX, FIRST_MAX, LINKED, LOGIT_MAX
 
         layer, h, link = self._packer.layer, net._input.outputs, net.link_width
         # z: h, then the links of each neighbour, each of them padded.
@@ -91,14 +103,19 @@ class NativePixels:
         columns = np.concatenate([np.arange(h), of_links.ravel()])
         for i in range(net.num_layers):
             self._links[i] = layer(net._links[i], LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX)
-            self._hidden[i] = layer(net._hidden[i], LOSSLESS_QUALITY, -ADDED_MAX, ADDED_MAX, columns=columns)
+            self._hidden[i] = layer(
+                net._hidden[i], LOSSLESS_QUALITY, -ADDED_MAX, ADDED_MAX, columns=columns
+            )
         return _ValueNet(
             layer(net._input, LOSSLESS_QUALITY, -FIRST_MAX, FIRST_MAX),
             layer(net._head, LOSSLESS_QUALITY, -LOGIT_MAX, LOGIT_MAX),
             ctypes.addressof(self._links),
             ctypes.addressof(self._hidden),
             self._sums(net.sums),
-            *map(self._table, (net._near, net._position, net._flagged, net._palette, net._palette_logits)),
+            *map(
+                self._table,
+                (net._near, net._position, net._flagged, net._palette, net._palette_logits),
+            ),
             self._packer.keep(net._exp),
             net.num_layers,
             net._near.shape[1],
@@ -113,8 +130,9 @@ class NativePixels:
     def encode(self, pixels: U8, palette: I64, group: int) -> tuple[U32, I64]:
         """Code the pixels uint8 (N, 28, 28).
 
-        Returns codes, see `rans.packed`, uint32 (lanes, 2 * 784, group), of each pixel the flag and the value, and what they cost
-        for each image, int64 (N,), as `rans.costs` has it. Where there is no image the codes do nothing.
+        Returns codes, see `rans.packed`, uint32 (lanes, 2 * 784, group), of each pixel the flag and
+        the value, and what they cost for each image, int64 (N,), see `rans.costs`. Where there is
+        no image the codes do nothing.
         """
         n = len(pixels)
         pixels = np.ascontiguousarray(pixels)
@@ -122,31 +140,42 @@ class NativePixels:
             raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}")
         codes = np.zeros((-(-n // group), 2 * PIXELS, group), np.uint32)
         cost, bits = rans.costs(), np.zeros(n, np.int64)
-        palette, active = self._palette(palette, n), np.ones(n, np.bool_)
+        palettes, active = self._palettes(palette, n), np.ones(n, np.bool_)
         self._kernels.encode_pixels(
-            ctypes.addressof(self._model), n, group, _address(pixels), _address(active), _address(palette), _address(cost),
-            _address(codes), _address(bits),
-        )  # fmt: skip
+            ctypes.addressof(self._model),
+            n,
+            group,
+            *map(_address, (pixels, active, palettes, cost, codes, bits)),
+        )
         return codes, bits
 
-    def decode(self, decoder: rans.Decoder, active: Bools, palette: I64, group: int) -> tuple[U8, I64, Bools]:
-        """Decode the pixels of those images that are active, bool (N,); the heads of the messages have been decoded.
+    def decode(
+        self, decoder: rans.Decoder, active: Bools, palette: I64, group: int
+    ) -> tuple[U8, I64, Bools]:
+        """Decode the pixels of images that are active, bool (N,), behind the heads of messages.
 
-        Returns pixels uint8 (N, 28, 28), zeros where not active, and what `rans.Decoder.finish` would.
+        Returns pixels uint8 (N, 28, 28), zeros where not active, and what `rans.Decoder.finish`
+        would.
         """
         n = len(active)
         source, lanes = decoder.lanes()
         if len(lanes) != -(-n // group) or len(source) >= MAX_BYTES:
             raise ValueError(f"{len(lanes)} lanes, {len(source)} bytes for {n} images")
-        palette, active = self._palette(palette, n), np.ascontiguousarray(active)
+        palettes, active = self._palettes(palette, n), np.ascontiguousarray(active)
         pixels = np.empty((n, 28, 28), np.uint8)
         self._kernels.decode_pixels(
-            ctypes.addressof(self._model), n, group, _address(active), _address(palette), _address(source), _address(lanes),
-            _address(pixels),
-        )  # fmt: skip
+            ctypes.addressof(self._model),
+            n,
+            group,
+            *map(_address, (active, palettes, source, lanes, pixels)),
+        )
         return pixels, lanes["state"].astype(np.int64), lanes["at"] == lanes["end"]
 
-    def _palette(self, palette: I64, n: int) -> I32:
-        if palette.shape != (n,) or palette.min(initial=0) < 0 or palette.max(initial=0) >= self._num_palettes:
+    def _palettes(self, palette: I64, n: int) -> I32:
+        if (
+            palette.shape != (n,)
+            or palette.min(initial=0) < 0
+            or palette.max(initial=0) >= self._num_palettes
+        ):
             raise ValueError("there is no such palette")
         return palette.astype(np.int32)

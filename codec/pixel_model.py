@@ -16,8 +16,8 @@ READ ME FIRST
 - A palette says ahead which values an image can have, or favours: many pipelines leave such a mark (codec/train/palettes.py).
 - An image that this would expand is stored in the same message instead: packed by zstd, or raw.
 - The softmax is integers throughout: a table of exponentials, one integer division for each pixel.
-- `steps` is the reference. Where the native kernels are (codec/kernels), `NativePixels` does its work, coder included, to the
-  same bytes.
+- `steps` is the reference. Where the native kernels are (codec/kernels), `NativePixels` does its
+  work, coder included, to the same bytes.
 
 Sums over the image so far, updated and not computed anew: Larochelle and Murray, NADE, 2011. Features of earlier pixels as
 inputs: van den Oord et al., PixelCNN, arXiv:1606.05328. What each part is worth: weights/README.md.
@@ -40,7 +40,7 @@ from codec.errors import BadModel, CorruptPayload
 from codec.groups import U8, Encoded, checks
 from codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT, F32, Integers, limit
 from codec.kernels import active as native_kernels
-from codec.native_pixels import NativePixels
+from codec.native_pixels import MAX_BYTES, NativePixels
 from codec.native_rans import encode_lanes
 from codec.parallel import in_threads, num_cores
 
@@ -66,7 +66,7 @@ STORED_FREQ = 16  # of 2**16: an image is stored in the message instead of model
 MAX_PALETTES = 256
 MAX_PALETTE_COST = 1023  # of a value, in units of 1 / LOGIT_UNIT nat
 PART_IMAGES = 2048  # what one core works on at a time, at most: 17 KiB of state an image
-# The same on native kernels, which reach their speed with 64 already (measured: within 3 % from 64 to 512).
+# The same on native kernels, which reach their speed with 64 (measured: the same from 64 to 512).
 NATIVE_PART_IMAGES = 256
 
 U32 = npt.NDArray[np.uint32]
@@ -316,7 +316,8 @@ class PixelModel(BaseModel):
             return None
         found = self._native.get(kernels.instruction_set)
         if found is None:  # two threads may make it, to the same effect
-            found = self._native[kernels.instruction_set] = NativePixels(self._flag, self._value, kernels)
+            found = NativePixels(self._flag, self._value, kernels)
+            self._native[kernels.instruction_set] = found
         return found
 
     def steps(self, active: npt.NDArray[np.bool_], palette: I64) -> Generator[Step, I64, U8]:
@@ -362,24 +363,24 @@ class PixelModel(BaseModel):
         group = min(group, n)
         palette = choose_palettes(pixels, self._palette_costs, self._palette_freq)
         native = self._natively()
-        codes, bits = native.encode(pixels, palette, group) if native is not None else self._codes(pixels, palette, group)
+        encode = self._codes if native is None else native.encode
+        codes, bits = encode(pixels, palette, group)
         # zlib at its fastest says where trying zstd, which is slow, has a chance.
         unit = 8 << rans.COST_BITS
-        suspects = [i for i in range(n) if bits[i] > unit * min(PIXELS, ZSTD_GAIN * len(zlib.compress(pixels[i], 1)))]
+        zipped = [ZSTD_GAIN * len(zlib.compress(image, 1)) for image in pixels]
+        suspects = [i for i in range(n) if bits[i] > unit * min(PIXELS, zipped[i])]
         alternatives = {i: stored_bytes(pixels[i]) for i in suspects}
-        limit = STORED_BITS << rans.COST_BITS
-        stored = [i for i, alternative in alternatives.items() if bits[i] > unit * len(alternative) + limit]
+        more = STORED_BITS << rans.COST_BITS
+        stored = [i for i in suspects if bits[i] > unit * len(alternatives[i]) + more]
         kept = np.ones(n, np.bool_)
         kept[stored] = False
         for i in stored:
             codes[i // group, :, i % group] = 0
-        # In front of the pixels: for each image whether it is stored, then the bytes of those that are, and the palettes of
-        # the others.
         heads = self._heads(kept, {i: alternatives[i] for i in stored}, palette)
         image, start, freq = (np.concatenate(parts) for parts in zip(*heads, strict=True))
         head = rans.packed(start, freq)
         lane = image // group
-        lanes = [np.concatenate([head[lane == i], pixel[pixel != 0]]) for i, pixel in enumerate(codes)]
+        lanes = [np.concatenate([head[lane == i], c[c != 0]]) for i, c in enumerate(codes)]
         bits_in_all = int(bits[kept].sum()) + int(rans.costs()[freq].sum(dtype=np.int64))
         kernels, check = native_kernels(), checks(pixels, group)
         if kernels is not None:
@@ -392,7 +393,8 @@ class PixelModel(BaseModel):
     def _codes(self, pixels: U8, palette: I64, group: int) -> tuple[U32, I64]:
         """Code the pixels: see `NativePixels.encode`."""
         n, flat = len(pixels), pixels.reshape(-1, PIXELS)
-        codes, bits, cost = np.zeros((-(-n // group), 2 * PIXELS, group), np.uint32), np.zeros(n, np.int64), rans.costs()
+        codes = np.zeros((-(-n // group), 2 * PIXELS, group), np.uint32)
+        bits, cost = np.zeros(n, np.int64), rans.costs()
         network = self.steps(np.ones(n, np.bool_), palette)
         step = next(network)
         while True:
@@ -408,12 +410,19 @@ class PixelModel(BaseModel):
             except StopIteration:
                 return codes, bits
 
-    def _heads(self, kept: npt.NDArray[np.bool_], stored: dict[int, bytes], palette: I64) -> Iterator[tuple[I64, I64, I64]]:
-        """The symbols in front of the pixels, as (image, start, freq)."""
-        everyone = np.arange(len(kept))
-        yield everyone, np.where(kept, 0, _STORED_FREQ[0]), _STORED_FREQ[(~kept).astype(int)].astype(np.int64)
+    def _heads(
+        self, kept: npt.NDArray[np.bool_], stored: dict[int, bytes], palette: I64
+    ) -> Iterator[tuple[I64, I64, I64]]:
+        """The symbols in front of the pixels, as (image, start, freq).
+
+        For each image whether it is stored, then the bytes of those that are, and the palettes of
+        the others.
+        """
+        everyone, names = np.arange(len(kept)), _STORED_FREQ.astype(np.int64)
+        yield everyone, np.where(kept, 0, names[0]), names[(~kept).astype(int)]
         for i, stream in stored.items():
-            numbers = np.frombuffer(len(stream).to_bytes(2, "big") + stream, np.uint8).astype(np.int64)
+            packed = len(stream).to_bytes(2, "big") + stream
+            numbers = np.frombuffer(packed, np.uint8).astype(np.int64)
             yield np.full(len(numbers), i), 256 * numbers, np.full(len(numbers), 256)
         freq = self._palette_freq.astype(np.int64)[palette[kept]]
         yield everyone[kept], np.cumsum(self._palette_freq)[palette[kept]] - freq, freq
@@ -437,7 +446,7 @@ class PixelModel(BaseModel):
         names = self._palette_freq.astype(np.uint32)
         palette[~stored] = decoder.decode_each(lanes[~stored], np.tile(names, (n - len(kept), 1)))
         native = self._natively()
-        if native is not None:
+        if native is not None and sum(map(len, messages)) < MAX_BYTES:
             pixels, state, used_up = native.decode(decoder, ~stored, palette, group)
         else:
             pixels = self._pixels(decoder, ~stored, palette, lanes)
@@ -445,7 +454,9 @@ class PixelModel(BaseModel):
         pixels[stored] = kept
         return pixels, bad | (state != checks(pixels, group)) | ~used_up
 
-    def _pixels(self, decoder: rans.Decoder, active: npt.NDArray[np.bool_], palette: I64, lanes: I64) -> U8:
+    def _pixels(
+        self, decoder: rans.Decoder, active: npt.NDArray[np.bool_], palette: I64, lanes: I64
+    ) -> U8:
         """Decode the pixels of the images that are active: see `NativePixels.decode`."""
         network = self.steps(active, palette)
         symbols = None

@@ -30,7 +30,8 @@ MAX_CHECK = 255
 COST_BITS = 10  # costs are in units of 2**-10 bits
 SCALAR_LANES = 24  # below this many lanes plain Python integers beat numpy calls
 
-LANE = np.dtype([("state", np.uint32), ("at", np.int32), ("end", np.int32)])  # Lane of kernels/rans.h
+# State of a lane, place of its next byte, end of its last one: Lane of kernels/rans.h.
+LANE = np.dtype([("state", np.uint32), ("at", np.int32), ("end", np.int32)])
 
 U32 = npt.NDArray[np.uint32]
 I32 = npt.NDArray[np.int32]
@@ -38,9 +39,10 @@ I32 = npt.NDArray[np.int32]
 
 @cache
 def costs() -> I32:
-    """What a symbol of each frequency 1..2**PRECISION costs, in units of 2**-COST_BITS bits: int32 (2**PRECISION + 1,).
+    """What a symbol costs, by its frequency 1..2**PRECISION: int32 (2**PRECISION + 1,).
 
-    Whole numbers: their sums are the same in any order, and so is what is decided by them.
+    In units of 2**-COST_BITS bits. Whole numbers: their sums are the same in any order,
+    and so is what they decide.
     """
     table = np.zeros(TOTAL + 1, np.int32)
     table[1:] = np.rint((PRECISION - np.log2(np.arange(1, TOTAL + 1))) * (1 << COST_BITS))
@@ -100,10 +102,9 @@ class CdfTable:
 
 
 def packed(start: npt.NDArray[np.integer], freq: npt.NDArray[np.integer]) -> U32:
-    """Symbols as one number each; 0 is the one that does nothing, start 0 and freq 2**PRECISION."""
-    start, freq = start.astype(np.uint32), freq.astype(np.uint32)
-    codes: U32 = start << np.uint32(PRECISION) | freq & np.uint32(TOTAL - 1)
-    return codes
+    """Symbols as one number each; 0 is the one that does nothing, (0, 2**PRECISION)."""
+    low = freq.astype(np.uint32) & np.uint32(TOTAL - 1)
+    return np.asarray(start.astype(np.uint32) << np.uint32(PRECISION) | low)
 
 
 def unpacked(lanes: Sequence[U32]) -> tuple[U32, U32]:
@@ -284,7 +285,7 @@ class Decoder:
         return state, at
 
     def lanes(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
-        """All bytes, and how far each lane is: its state, where its next byte is and its last one ends, for a native kernel."""
+        """All bytes, and how far each lane is, for a native kernel: LANE (lanes,)."""
         if self._lanes < SCALAR_LANES:
             source = np.frombuffer(b"".join(self._messages) + b"\0", np.uint8)
             lengths = np.array([len(m) for m in self._messages], np.int64)

@@ -1,4 +1,4 @@
-"""The lossless model on native kernels: the same messages, pixels and marks of damage as with numpy, on every engine."""
+"""The lossless model on native kernels: messages, pixels and marks of damage are those of numpy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def native() -> kernels.Kernels:
 
 
 def kinds() -> np.ndarray:
-    """Drawn images and their negatives, noise, blank, single-colour and nearly blank ones: uint8 (N, 28, 28)."""
+    """Drawn images, negatives, noise, blank, flat and nearly blank ones: uint8 (N, 28, 28)."""
     rng = np.random.default_rng(0)
     examples, _ = golden_tool.sources()
     noise = rng.integers(0, 256, (4, 28, 28), np.uint8)
@@ -44,18 +44,31 @@ def kinds() -> np.ndarray:
     return np.concatenate([examples[::5], 255 - examples[::10], noise, flat, single, noise // 64])
 
 
-def odd_model(*, flag: int = 5, sums: int = 3, h: int = 17, link: int = 1, near: int = 1, layers: int = 1, palettes: int = 1,
-              seed: int = 0) -> PixelModel:  # fmt: skip
+def odd_model(
+    *,
+    flag: int = 5,
+    sums: int = 3,
+    h: int = 17,
+    link: int = 1,
+    near: int = 1,
+    layers: int = 1,
+    palettes: int = 1,
+    seed: int = 0,
+) -> PixelModel:
     """A lossless model of any sizes, of random numbers that use the whole range of each layer."""
     rng, tensors = np.random.default_rng(seed), dict[str, np.ndarray]()
 
     def layer(name: str, inputs: int, outputs: int, scale: float) -> None:
         most = max(1, min(900, 12_000_000 // (ACTIVATION_MAX * inputs)))
-        tensors[f"{name}.weight"] = rng.integers(-most, most + 1, (outputs, inputs)).astype(np.int16)
+        tensors[f"{name}.weight"] = rng.integers(-most, most + 1, (outputs, inputs)).astype(
+            np.int16
+        )
         tensors[f"{name}.bias"] = rng.integers(-100_000, 100_001, outputs).astype(np.int32)
         tensors[f"{name}.shift"] = rng.integers(-1000, 1001, (1, outputs)).astype(np.int32)
         middle = scale / (most * 150 * np.sqrt(inputs)) * 2**MULTIPLIER_BITS
-        tensors[f"{name}.multiplier"] = rng.uniform(middle / 2, middle * 2, (1, outputs)).clip(1, 2**24).astype(np.int32)
+        tensors[f"{name}.multiplier"] = (
+            rng.uniform(middle / 2, middle * 2, (1, outputs)).clip(1, 2**24).astype(np.int32)
+        )
 
     def table(name: str, *shape: int, most: int = 1500) -> None:
         tensors[f"{name}.table"] = rng.integers(-most, most + 1, shape).astype(np.int16)
@@ -90,8 +103,16 @@ def odd_model(*, flag: int = 5, sums: int = 3, h: int = 17, link: int = 1, near:
 _wanted: dict[object, Any] = {}  # what numpy gives, for all engines
 
 
-def numpy_gives(name: str, model: PixelModel, source: np.ndarray | list[bytes], *arguments: int, group: int) -> Any:
-    key = (name, model.sha256, source.tobytes() if isinstance(source, np.ndarray) else tuple(source), arguments, group)
+def numpy_gives(
+    name: str, model: PixelModel, source: np.ndarray | list[bytes], *arguments: int, group: int
+) -> Any:
+    key = (
+        name,
+        model.sha256,
+        source.tobytes() if isinstance(source, np.ndarray) else tuple(source),
+        arguments,
+        group,
+    )
     if key not in _wanted:
         with kernels.use("numpy"):
             _wanted[key] = getattr(model, name)(source, *arguments, group=group)
@@ -110,7 +131,9 @@ def check_same(model: PixelModel, pixels: np.ndarray, group: int, engine: str) -
     return encoded.messages
 
 
-def check_same_damage(model: PixelModel, messages: list[bytes], count: int, group: int, engine: str) -> None:
+def check_same_damage(
+    model: PixelModel, messages: list[bytes], count: int, group: int, engine: str
+) -> None:
     wanted, wanted_bad = numpy_gives("decode", model, messages, count, group=group)
     with kernels.use(engine):
         pixels, bad = model.decode(messages, count, group=group)
@@ -159,9 +182,13 @@ def test_extreme_tables_give_the_messages_of_numpy(engine: str, seed: int) -> No
     rng, tensors = np.random.default_rng(seed), helpers.tiny_pixel_tensors()
     for name, tensor in tensors.items():
         if tensor.dtype == np.int16:
-            ends = {"palette.costs.table": (0, 1023), "value.near.table": (-1023, 1023)}.get(name, (-(1 << 15), (1 << 15) - 1))
+            ends = {"palette.costs.table": (0, 1023), "value.near.table": (-1023, 1023)}.get(
+                name, (-(1 << 15), (1 << 15) - 1)
+            )
             tensors[name] = rng.choice(np.array(ends, np.int16), tensor.shape)
-        elif name.startswith(("links", "head", "value.input", "flag.window")) and name.endswith("multiplier"):
+        elif name.startswith(("links", "head", "value.input", "flag.window")) and name.endswith(
+            "multiplier"
+        ):
             tensor[:] = 1 << 24
     model = PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE))
     check_same(model, kinds()[::2], 16, engine)
@@ -169,7 +196,9 @@ def test_extreme_tables_give_the_messages_of_numpy(engine: str, seed: int) -> No
 
 def test_stored_images_are_the_same_ones(engine: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (40, 28, 28), np.uint8)
-    mixed = np.where(np.arange(40)[:, None, None] % 3 == 0, noise, helpers.drawn(40)).astype(np.uint8)
+    mixed = np.where(np.arange(40)[:, None, None] % 3 == 0, noise, helpers.drawn(40)).astype(
+        np.uint8
+    )
     messages = check_same(helpers.tiny_pixel_model(), mixed, 16, engine)
     assert len(messages[0]) > 5 * 784
 
@@ -181,9 +210,16 @@ def test_threads_and_parts_change_no_byte(engine: str, monkeypatch: pytest.Monke
 
 
 def test_threads_may_share_a_fresh_model(engine: str) -> None:
-    pixels, model, found = helpers.drawn(20), PixelModel(helpers.tiny_pixel_bundle()), list[list[bytes]]()
+    pixels, model, found = (
+        helpers.drawn(20),
+        PixelModel(helpers.tiny_pixel_bundle()),
+        list[list[bytes]](),
+    )
     with kernels.use(engine):
-        threads = [threading.Thread(target=lambda: found.append(model.encode(pixels).messages)) for _ in range(6)]
+        threads = [
+            threading.Thread(target=lambda: found.append(model.encode(pixels).messages))
+            for _ in range(6)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -197,20 +233,37 @@ def test_threads_may_share_a_fresh_model(engine: str) -> None:
 
 @pytest.mark.parametrize("group", [1, 4])
 def test_damaged_messages_decode_to_what_numpy_makes_of_them(engine: str, group: int) -> None:
-    model, pixels = helpers.tiny_pixel_model(), np.concatenate([golden_tool.sources()[0][:2], helpers.drawn(8)[1:3]])[:group]
+    model, pixels = (
+        helpers.tiny_pixel_model(),
+        np.concatenate([golden_tool.sources()[0][:2], helpers.drawn(8)[1:3]])[:group],
+    )
     (message,) = model.encode(pixels, group=group).messages
     damaged = [*helpers.cuts(message), *helpers.flips(message)]
-    damaged = [damaged[i] for i in np.random.default_rng(group).permutation(len(damaged))[: 200 // group]]
-    check_same_damage(model, [m for stream in damaged for m in (stream, message)], 2 * group * len(damaged), group, engine)
+    damaged = [
+        damaged[i] for i in np.random.default_rng(group).permutation(len(damaged))[: 200 // group]
+    ]
+    check_same_damage(
+        model,
+        [m for stream in damaged for m in (stream, message)],
+        2 * group * len(damaged),
+        group,
+        engine,
+    )
 
 
 @pytest.mark.parametrize("group", [1, 5])
 @pytest.mark.parametrize("lanes", [3, 40])
-def test_random_messages_decode_to_what_numpy_makes_of_them(engine: str, lanes: int, group: int) -> None:
+def test_random_messages_decode_to_what_numpy_makes_of_them(
+    engine: str, lanes: int, group: int
+) -> None:
     """Lanes: a few are decoded in another way by numpy than many."""
     rng = np.random.default_rng(lanes)
     messages = [rng.bytes(int(size)) for size in rng.integers(0, 1500, lanes - 3)]
-    messages += [b"", b"\xff" * 3000, b"\xff\xff\xff" + rng.bytes(3000)]  # the first state says "stored"
+    messages += [
+        b"",
+        b"\xff" * 3000,
+        b"\xff\xff\xff" + rng.bytes(3000),
+    ]  # the first state says "stored"
     rng.shuffle(messages)
     for model in (helpers.tiny_pixel_model(), odd_model()):
         check_same_damage(model, messages, lanes * group - (group > 1), group, engine)
@@ -237,7 +290,9 @@ def test_frequencies_are_those_of_numpy(engine: str) -> None:
             rows = np.ascontiguousarray(rows, np.int32)
             freq = np.empty(rows.shape, np.uint32)
             with kernels.use(engine):
-                native().frequencies(net._exp.ctypes.data, len(rows), rows.ctypes.data, freq.ctypes.data)
+                native().frequencies(
+                    net._exp.ctypes.data, len(rows), rows.ctypes.data, freq.ctypes.data
+                )
             np.testing.assert_array_equal(freq, net._frequencies(rows.astype(np.float32)))
             assert (freq.sum(axis=1, dtype=np.int64) == rans.TOTAL).all()
 
@@ -269,7 +324,9 @@ def test_messages_of_random_lanes_are_those_of_rans(engine: str, lanes: int) -> 
             codes.append(rans.packed(rng.integers(0, rans.TOTAL - freq + 1), freq))
         check = rng.choice([0, 1, 255], lanes)
         with kernels.use(engine):
-            found = encode_lanes(native(), np.concatenate(codes), np.cumsum([len(lane) for lane in codes]), check)
+            found = encode_lanes(
+                native(), np.concatenate(codes), np.cumsum([len(lane) for lane in codes]), check
+            )
         assert found == rans.encode(*rans.unpacked(codes), check)
 
 
@@ -283,7 +340,12 @@ def test_the_dearest_symbols_fit_the_room_for_messages(engine: str) -> None:
 
 def test_no_lanes_are_no_messages(engine: str) -> None:
     with kernels.use(engine):
-        assert encode_lanes(native(), np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0, np.int64)) == []
+        assert (
+            encode_lanes(
+                native(), np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0, np.int64)
+            )
+            == []
+        )
 
 
 @pytest.mark.parametrize("ends", [[3, 4], [5, 4], [-1, 5], [2, 6], [5]])

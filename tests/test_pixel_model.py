@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import parallel, pixel_model, rans
+from codec import kernels, parallel, pixel_model, rans
 from codec.errors import BadModel, CorruptPayload
 from codec.pixel_model import PixelModel, stored_bytes, stored_image
 
@@ -90,7 +90,7 @@ def test_the_other_images_of_a_batch_change_no_byte(model: PixelModel, group: in
 def test_work_is_split_by_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     for cores in (1, 2, 5):
-        with parallel.cores(cores):
+        with parallel.cores(cores), kernels.use("numpy"):
             assert len(pixel_model._parts(640, 16)) == cores
 
 

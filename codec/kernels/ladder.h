@@ -139,7 +139,7 @@ static void scatter(const int32_t *rows, ptrdiff_t step, int channels, int posit
 int KERNEL(start)(const Start *start, int n, const int32_t *y, int16_t *t, uint16_t *trace) {
     ptrdiff_t k = PADDED(start->channels), width = start->start0.outputs, wide = start->start1.outputs;
     Arena arena = {NULL, 0};
-    int16_t *x, *h, *grids;
+    int16_t *x = NULL, *h = NULL, *grids = NULL;
     for (int pass = 0; pass < 2; pass++) { /* first to learn the size */
         x = take(&arena, (size_t)n * k * sizeof *x);
         h = take(&arena, (size_t)n * width * sizeof *h);
@@ -207,8 +207,8 @@ int KERNEL(dense_posterior)(const Layer *squeeze, const Layer *posterior0, const
     ptrdiff_t step = PADDED(squeeze->inputs), wide = POSITIONS * squeeze->outputs, width = posterior0->outputs;
     ptrdiff_t both = posterior1->outputs;
     Arena arena = {NULL, 0};
-    int16_t *grids, *h;
-    int32_t *found;
+    int16_t *grids = NULL, *h = NULL;
+    int32_t *found = NULL;
     for (int pass = 0; pass < 2; pass++) {
         grids = take(&arena, (size_t)n * wide * sizeof *grids);
         h = take(&arena, (size_t)n * width * sizeof *h);

@@ -1,12 +1,11 @@
 /* The pixel model: the twin of codec/pixel_model.py, all pixels of a part of images in one call.  FORMAT.md 8.
  *
  * READ ME FIRST
- * - All images stand at the same pixel and go through a layer together, CHUNK of them at a time: rows are images. Each weight
- *   is read once for a chunk, and what a chunk needs between its layers stays in the nearest cache.
- * - Encoder and decoder run the same loop, `run`. It asks the Coder for each symbol: an encoder looks it up and notes its
- *   interval, a decoder finds it in the bytes. Damaged bytes are symbols, too: each choice is defined for any bytes.
- * - A number in a table of rows, or in a row of activations, may stand before padding: all rows are a multiple of PAD long, and
- *   what follows the last number is 0.
+ * - All images stand at the same pixel and go through a layer together, CHUNK of them at a time: rows are images. Each
+ *   weight is read once for a chunk, and what a chunk needs between its layers stays in the nearest cache.
+ * - Encoder and decoder run the same loop, `run`. It asks the Coder for each symbol: an encoder looks it up and notes
+ *   its interval, a decoder finds it in the bytes. Damaged bytes are symbols, too: any bytes decide each choice.
+ * - Rows of tables and of activations are a multiple of PAD long; what follows the last number is 0.
  * Functions return 0, or -1 if there is no memory.
  */
 enum {
@@ -72,7 +71,7 @@ typedef struct {
     int16_t *canvas;                 /* (n, CANVAS) */
     uint8_t *top, *left, *flagged;   /* (n) */
     int32_t *flag_sums, *value_sums; /* (n, outputs padded) */
-    int16_t *above, *here;           /* links of the row above and of this one: (layers, LINK_COLUMNS, n, width padded) */
+    int16_t *above, *here;           /* links of the row above, and of this: (layers, LINK_COLUMNS, n, width padded) */
 } State;
 
 /* What one chunk of images needs. */
@@ -144,7 +143,7 @@ static void softmax(const uint32_t *exp, const int32_t logits[VALUES], uint32_t 
     }
     uint32_t scale = ((uint32_t)SPREAD << 16) / sum; /* one weight is 2**16, so this is < 2**16 */
     for (int v = 0; v < VALUES; v++) {
-        uint32_t share = freq[v] * scale >> 16; /* < 2**32: weights are at most 2**16, each at most its share of the sum */
+        uint32_t share = freq[v] * scale >> 16; /* the product < 2**32: a weight is at most the sum */
         rest -= share;
         freq[v] = share + 1;
     }
@@ -192,11 +191,13 @@ static void draw(const PixelModel *model, State *s, int pixel, int image, int va
 }
 
 /* Integers in units of 2**-10 -> activations, `least`..ACTIVATION_MAX. */
-INLINE vint activations(vint a, int least) { return clip(requantize(a, splatf(0.125f)), splat(least), splat(ACTIVATION_MAX)); }
+INLINE vint activations(vint a, int least) {
+    return clip(requantize(a, splatf(0.125f)), splat(least), splat(ACTIVATION_MAX));
+}
 
 /* -> the frequency of 0 at a pixel, for m images. blank: what the window layer gives where there is no ink. */
-static void flag_frequencies(const FlagNet *net, int pixel, const State *s, const int32_t *images, int m, const int32_t *blank,
-                             Rows *t, uint32_t *zero) {
+static void flag_frequencies(const FlagNet *net, int pixel, const State *s, const int32_t *images, int m,
+                             const int32_t *blank, Rows *t, uint32_t *zero) {
     int width = net->window.outputs, y = pixel / IMAGE_SIDE, column = pixel % IMAGE_SIDE, inked = 0;
     int32_t row[CHUNK]; /* of `wide`; -1 for none: around most pixels that are asked about there is nothing */
     for (int i = 0; i < m; i++) {
@@ -214,7 +215,8 @@ static void flag_frequencies(const FlagNet *net, int pixel, const State *s, cons
     const int16_t *position = net->position + (ptrdiff_t)pixel * width;
     for (int i = 0; i < m; i++) {
         int image = images[i], from = s->top[image], side = s->left[image];
-        const int32_t *a = row[i] < 0 ? blank : t->wide + row[i] * width, *sum = s->flag_sums + (ptrdiff_t)image * width;
+        const int32_t *a = row[i] < 0 ? blank : t->wide + row[i] * width;
+        const int32_t *sum = s->flag_sums + (ptrdiff_t)image * width;
         const int16_t *top = net->top + (from == NO_INK ? NO_INK : y - from) * width;
         const int16_t *left = net->left + (side == NO_INK ? 2 * NO_INK - 1 : column - side + NO_INK - 1) * width;
         for (int z = 0; z < width; z += LANES) {
@@ -240,7 +242,7 @@ static void value_inputs(const ValueNet *net, const int16_t *at, const int32_t *
     for (int k = 0; k < NUM_NEIGHBOURS; k++, x += net->near_width) {
         int value = at[NEIGHBOURS[k][0] * CANVAS_STEP + NEIGHBOURS[k][1]];
         const int16_t *near = net->near + ((ptrdiff_t)k * VALUES + value) * width;
-        for (int e = 0; e < width; e += PAD) memcpy(x + e, near + e, PAD * sizeof *x); /* what is too much is overwritten */
+        for (int e = 0; e < width; e += PAD) memcpy(x + e, near + e, PAD * sizeof *x); /* the next one fills the rest */
     }
 }
 
@@ -253,8 +255,10 @@ INLINE void rectify(const int16_t *h, int width, int m, int16_t *z, int z_step) 
 /* -> the logits of the values at a pixel, int32 (m, VALUES) in t->wide, for m images. */
 static void value_logits(const ValueNet *net, int pixel, State *s, const int32_t *images, int m, Rows *t) {
     int width = net->input.outputs, column = pixel % IMAGE_SIDE, sums = PADDED(net->sums.outputs);
-    for (int i = 0; i < m; i++)
-        value_inputs(net, canvas_at(s, images[i], pixel), s->value_sums + (ptrdiff_t)images[i] * sums, t->x + i * t->x_step);
+    for (int i = 0; i < m; i++) {
+        const int32_t *sum = s->value_sums + (ptrdiff_t)images[i] * sums;
+        value_inputs(net, canvas_at(s, images[i], pixel), sum, t->x + i * t->x_step);
+    }
     Output first = {.wide = t->wide, .y_step = width};
     apply(&net->input, t->x, t->x_step, HERE, m, &first);
     const int16_t *position = net->position + (ptrdiff_t)pixel * width;
@@ -272,9 +276,10 @@ static void value_logits(const ValueNet *net, int pixel, State *s, const int32_t
         ptrdiff_t of_column = (ptrdiff_t)s->n * link, at = ((ptrdiff_t)layer * LINK_COLUMNS + column + 1) * of_column;
         for (int i = 0; i < m; i++)
             for (int k = 0; k < NUM_LINKED; k++) {
-                const int16_t *row = (NEIGHBOURS[k][0] ? s->above : s->here) + at + NEIGHBOURS[k][1] * of_column;
+                const int16_t *from = (NEIGHBOURS[k][0] ? s->above : s->here) + at + NEIGHBOURS[k][1] * of_column;
                 int16_t *to = t->z + i * t->z_step + width + k * link;
-                for (int e = 0; e < link; e += PAD) memcpy(to + e, row + (ptrdiff_t)images[i] * link + e, PAD * sizeof *to);
+                from += (ptrdiff_t)images[i] * link;
+                for (int e = 0; e < link; e += PAD) memcpy(to + e, from + e, PAD * sizeof *to);
             }
         dense(net->links + layer, t->z, t->z_step, m, t->link, NULL);
         for (int i = 0; i < m; i++)
@@ -293,7 +298,7 @@ static void value_logits(const ValueNet *net, int pixel, State *s, const int32_t
 
 INLINE int larger(int x, int y) { return x > y ? x : y; }
 
-/* All pixels of n images, those that are `active` (uint8 (n)); -> the images, uint8 (n, PIXELS), if `pixels` is not NULL. */
+/* All pixels of those of n images that are `active` (uint8 (n)) -> uint8 (n, PIXELS), unless `pixels` is NULL. */
 static int run(const PixelModel *model, const Coder *coder, int n, const uint8_t *active, const int32_t *palette,
                uint8_t *pixels) {
     const FlagNet *flag = &model->flag;
@@ -303,7 +308,8 @@ static int run(const PixelModel *model, const Coder *coder, int n, const uint8_t
     size_t links = (size_t)value->num_layers * LINK_COLUMNS * n * link * sizeof(int16_t);
     State s = {.n = n, .palette = palette};
     /* A row of inputs may be written past its end, by what is too much of a neighbour's numbers. */
-    Rows t = {.x_step = larger(PADDED(value->input.inputs) + PAD, FLAG_INPUTS), .z_step = (int)(width + NUM_LINKED * link)};
+    int32_t x_step = larger(PADDED(value->input.inputs) + PAD, FLAG_INPUTS);
+    Rows t = {.x_step = x_step, .z_step = (int32_t)(width + NUM_LINKED * link)};
     int32_t *blank, *images, *asked;
     Arena arena = {NULL, 0};
     for (int pass = 0; pass < 2; pass++) { /* first to learn the size */
@@ -365,20 +371,21 @@ static int run(const PixelModel *model, const Coder *coder, int n, const uint8_t
         }
     }
     for (int i = 0; pixels && i < n; i++)
-        for (int pixel = 0; pixel < PIXELS; pixel++) pixels[(ptrdiff_t)i * PIXELS + pixel] = (uint8_t)*canvas_at(&s, i, pixel);
+        for (int pixel = 0; pixel < PIXELS; pixel++) *pixels++ = (uint8_t)*canvas_at(&s, i, pixel);
     free(arena.memory);
     return 0;
 }
 
-/* pixels uint8 (n, PIXELS), palette int32 (n) -> codes uint32 (lanes, PIXELS, 2, group), zeros before; costs int64 (n), zeros
- * before. */
+/* pixels uint8 (n, PIXELS), palette int32 (n)
+ * -> codes uint32 (lanes, PIXELS, 2, group), costs int64 (n); both are 0 before. */
 int KERNEL(encode_pixels)(const PixelModel *model, int n, int group, const uint8_t *pixels, const uint8_t *active,
                           const int32_t *palette, const int32_t *cost, uint32_t *codes, int64_t *costs) {
     Coder coder = {.group = group, .pixels = pixels, .codes = codes, .costs = costs, .cost = cost};
     return run(model, &coder, n, active, palette, NULL);
 }
 
-/* lanes: of each group, as the head of its message left it, and at last as its last byte left it -> pixels uint8 (n, PIXELS). */
+/* lanes: of each group, as the head of its message left it, and at last as its last symbol does
+ * -> pixels uint8 (n, PIXELS). */
 int KERNEL(decode_pixels)(const PixelModel *model, int n, int group, const uint8_t *active, const int32_t *palette,
                           const uint8_t *bytes, Lane *lanes, uint8_t *pixels) {
     Coder coder = {.group = group, .lanes = lanes, .bytes = bytes};
