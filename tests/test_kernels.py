@@ -392,7 +392,7 @@ def lanes_by_numpy(table: rans.CdfTable, rows: np.ndarray, codes: np.ndarray, gr
 def test_the_coder_is_that_of_numpy(engine: str, group: int, n: int) -> None:
     """Last groups are short, messages of certain symbols empty; and what was damaged decodes to the same codes as well."""
     rng = np.random.default_rng([group, n])
-    for steps in (1, 7, 90):
+    for steps in (2, 7, 90):
         table, rows, codes = coder_case(rng, n, steps)
         rows[:, : n // 3] = codes[:, : n // 3] = 0
         check = rng.integers(0, 256, -(-n // group)) * rng.integers(0, 2, -(-n // group))
