@@ -326,7 +326,7 @@ class PixelModel(BaseModel):
         asked = np.count_nonzero(~live) / len(pixels)
         valued = np.count_nonzero(live | (pixels > 0)) / len(pixels)
         value = self._value_multiply_adds - self._value.link_multiply_adds
-        count = asked * self._flag_multiply_adds + valued * value
+        count = float(asked * self._flag_multiply_adds + valued * value)
         return count, count
 
     def _natively(self) -> NativePixels | None:
