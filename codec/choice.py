@@ -33,7 +33,8 @@ from codec.registry import GENERIC
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
-# Images of a block that say whether it is of one kind: one of 32, so that asking all models costs little, in these bounds.
+# Images of a block that say whether it is of one kind: one of 32, so that asking all models costs little, in these bounds; all
+# of a small block.
 AUTO_SAMPLE, LEAST_SAMPLE, MOST_SAMPLE = 32, 16, 64
 # One model takes the whole block if choosing for each image of the sample would lower the cost by no more than this share. In
 # blocks of one kind it is worth 0.1 to 0.5 %, and to find it all images would have to be encoded by two models.
@@ -160,7 +161,7 @@ class Planner:
         n = len(pixels)
         if len(self._models) == 1:
             return np.zeros(n, np.int64), {}
-        size = min(max(n // AUTO_SAMPLE, LEAST_SAMPLE), MOST_SAMPLE, n)
+        size = n if n <= MOST_SAMPLE else min(max(n // AUTO_SAMPLE, LEAST_SAMPLE), MOST_SAMPLE)
         sample = pixels[np.linspace(0, n - 1, size).astype(int)] if as_block else pixels
         seen = {k: self._see(k, sample, quality) for k in range(len(self._models))}
         found = np.array([costs(sample, one.encoded, quality) for one in seen.values()])

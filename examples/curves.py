@@ -3,9 +3,9 @@
     python examples/curves.py DATA RESULTS
 
 DATA holds `mnist/t10k-images-idx3-ubyte.gz` and `fashion/...`; RESULTS is the JSON of the other codecs, rows with `dataset`,
-`codec`, `setting`, `counted`, `bytes` and `psnr_db`. Effort 5 takes minutes a quality; what `weights/curves.json` already has of
-the same model and images is kept, and it is written after every quality, so the same command goes on where it was stopped.
-`--first mnist:26,50` measures these qualities at effort 5 before all others.
+`codec`, `setting`, `counted`, `bytes` and `psnr_db`. What `weights/curves.json` already has of the same model, encoder and
+images is kept, and it is written after every quality: run the same command again to resume.
+`--first mnist:26,50` measures these qualities at the default effort before all others.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from codec import evaluate, registry
 from codec.images import read_array
 from codec.outputs import atomic
 from codec.report import Series, colour, label, plot
+from codec.search import DEFAULT_EFFORT
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}  # folders, and models, by the names of the data sets
 QUALITIES = (50, 25, 90, 70, 10, 80, 35, 60, 0, 99)  # so that a run that is stopped has a curve, if a coarse one
-EFFORTS = (1, 5)
-ASKED_DB = {  # at effort 5, by bytes an image
+EFFORTS = (1, DEFAULT_EFFORT)
+ASKED_DB = {  # at the default effort, by bytes an image
     "mnist": {8: 22.0, 16: 26.0, 24: 29.0, 40: 32.0},
     "fashion": {8: 19.3, 16: 21.8, 24: 23.5, 40: 25.8, 64: 28.2},
 }
@@ -50,9 +51,12 @@ def curve(points: list[Row], name: str, effort: int) -> list[Row]:
 def measure(
     data: Path, points: list[Row], out: Path, others: list[Row], max_images: int | None, first: list[tuple[str, int]]
 ) -> None:
-    """Add what is missing to `points`, and write all of it after each quality.  first: data sets and qualities at effort 5."""
+    """Add what is missing to `points`, and write all of it after each quality.
+
+    first: data sets and qualities that are measured at the default effort before all others.
+    """
     rest = [(effort, quality, name) for effort in EFFORTS for quality in QUALITIES for name in DATA]
-    for effort, quality, name in [*((5, quality, name) for name, quality in first), *rest]:
+    for effort, quality, name in [*((DEFAULT_EFFORT, quality, name) for name, quality in first), *rest]:
         model = registry.by_name(name)
         pixels = read_array(data / name / "t10k-images-idx3-ubyte.gz")
         if max_images is not None and max_images < len(pixels):
@@ -83,10 +87,10 @@ def named_qualities(text: str) -> list[tuple[str, int]]:
 
 
 def asked_and_measured(points: list[Row]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """PSNR in dB at effort 5, by data set and bytes; None outside the curve."""
+    """PSNR in dB at the default effort, by data set and bytes; None outside the curve."""
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for name, wanted in ASKED_DB.items():
-        ours = curve(points, name, 5)
+        ours = curve(points, name, DEFAULT_EFFORT)
         found[name] = {str(b): {"asked": db, "measured": evaluate.psnr_at(ours, b)} for b, db in wanted.items()}
     return found
 
@@ -105,13 +109,13 @@ def draw(name: str, points: list[Row], others: list[Row]) -> str:
     series: dict[str, Series] = {}
     for effort in reversed(EFFORTS):
         dots = [(p["bytes"], p["psnr_db"], f"quality {p['quality']}") for p in curve(points, name, effort)]
-        series[f"aez {effort}"] = Series(label("aez", effort), colour("aez", effort), dots, dashed=effort != 5)
+        series[f"aez {effort}"] = Series(label("aez", effort), colour("aez", effort), dots, dashed=effort != DEFAULT_EFFORT)
     for row in (r for r in others if r["dataset"] == name and r["psnr_db"] is not None):
         codec = series.setdefault(row["codec"], Series(label(row["codec"]), colour(row["codec"])))
         codec.points.append((row["bytes"], row["psnr_db"], row["setting"]))
     marks = [(row["bytes"], f"{label(row['codec'])}, lossless", colour(row["codec"]))
              for row in others if row["dataset"] == name and row["psnr_db"] is None]  # fmt: skip
-    title = f"{DATA[name]}, {curve(points, name, 5)[0]['images']} test images"
+    title = f"{DATA[name]}, {curve(points, name, DEFAULT_EFFORT)[0]['images']} test images"
     return plot([*series.values()], "bytes an image", "PSNR in dB", log_x=True, title=title, marks=marks, width=PICTURE_WIDTH,
                 height=PICTURE_HEIGHT)  # fmt: skip
 
@@ -123,7 +127,7 @@ def main() -> None:
     parser.add_argument("-o", dest="out", type=Path, default=ROOT / "weights" / "curves.json")
     parser.add_argument("--pictures", type=Path, default=ROOT / "examples", help="folder of the SVG files")
     parser.add_argument("--first", type=named_qualities, action="extend", default=[], metavar="NAME:Q,Q",
-                        help="measure these qualities at effort 5 before all others")  # fmt: skip
+                        help="measure these qualities at the default effort before all others")  # fmt: skip
     parser.add_argument("--images", type=int, metavar="N", help="only N images of each set, evenly spread")
     args = parser.parse_args()
     others = [

@@ -27,10 +27,11 @@ from codec.errors import (
 )
 from codec.model import Model, log2_lmbda
 from codec.pixel_model import PixelModel, stored_bytes
+from codec.search import DEFAULT_EFFORT
 
 
 def decoded(pixels: np.ndarray, quality: int, model: Model) -> np.ndarray:
-    return model.encode(pixels.reshape(-1, 28, 28), quality, group=1, effort=5).pixels.reshape(pixels.shape)
+    return model.encode(pixels.reshape(-1, 28, 28), quality, group=1, effort=DEFAULT_EFFORT).pixels.reshape(pixels.shape)
 
 
 # ---- round trips
@@ -204,7 +205,7 @@ def test_auto_takes_the_cheaper_model_for_each_single_image(two_shipped: list[Mo
     pixels, quality = helpers.drawn(24), 60
     costs = []
     for model in two_shipped:
-        encoded = model.encode(pixels, quality, group=1, effort=5)
+        encoded = model.encode(pixels, quality, group=1, effort=DEFAULT_EFFORT)
         sse = np.square((pixels - encoded.pixels.astype(float)) / 255).sum(axis=(1, 2))
         costs.append(2 ** log2_lmbda(quality) * sse + 8 * np.array([len(m) for m in encoded.messages]))
     cheaper = np.argmin(costs, axis=0)
@@ -391,6 +392,7 @@ def test_auto_takes_the_smaller_of_two_lossless_models(
     monkeypatch.setenv("AEZ_WEIGHTS", str(helpers.install(tmp_path, 0, lossless=True).parent))
     helpers.install(tmp_path, 1, lossless=True)
     monkeypatch.setattr(api.registry, "MODEL_IDS", {3 + i: model.hash.hex() for i, model in enumerate(models)})
+    monkeypatch.setattr("codec.choice.AGREED", 0.0)  # or one model takes the block, so little do these two differ
     pixels = helpers.drawn(24)
     sizes = np.array([[len(m) for m in model.encode(pixels, group=1).messages] for model in models])
     streams, _ = api.compress_images(pixels, lossless=True)
@@ -399,7 +401,8 @@ def test_auto_takes_the_smaller_of_two_lossless_models(
     assert all(number in (0, 3 + size.argmin()) for number, size in zip(seen, sizes.T, strict=True))
     stream = api.compress(pixels, lossless=True)
     for part in api.open(stream).parts(0):
-        assert {models[k].hash for k in sizes.argmin(axis=0)[part.images]} == {part.model_hash}
+        k = [model.hash for model in models].index(part.model_hash)
+        np.testing.assert_array_equal(sizes[k, part.images], sizes.min(axis=0)[part.images])
     np.testing.assert_array_equal(api.decompress(stream), pixels)
 
 

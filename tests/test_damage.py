@@ -20,7 +20,9 @@ from codec.cli import app
 from codec.errors import AezError, BadMagic, BitstreamError, ChecksumMismatch, UnsupportedVersion
 
 pytestmark = pytest.mark.usefixtures("shipped")
-QUALITY, BLOCK_IMAGES, COUNT = 40, 20, 70  # blocks of a full group and a short one
+# Blocks of a full group and a short one. Not quality 40: there, with the hash of this tiny model, the 8 bits of the Check hold
+# by chance where one flipped flag makes the header go on into the block.
+QUALITY, BLOCK_IMAGES, COUNT = 41, 20, 70
 
 
 def aez(*args: str | Path) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from codec.images import pack_idx
+from codec.search import DEFAULT_EFFORT
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -46,10 +47,10 @@ def test_curves_are_measured_once_and_drawn(tmp_path, monkeypatch):
     curves.main()
     first = json.loads(out.read_text())
     assert [(p["data"], p["effort"], p["quality"]) for p in first["points"]] == [
-        (name, effort, q) for name in ("fashion", "mnist") for effort in (1, 5) for q in (0, 99)
+        (name, effort, q) for name in ("fashion", "mnist") for effort in curves.EFFORTS for q in (0, 99)
     ]
     at_8 = first["psnr_db_at_bytes"]["mnist"]["8"]
-    ends = [p["psnr_db"] for p in first["points"] if p["data"] == "mnist" and p["effort"] == 5]
+    ends = [p["psnr_db"] for p in first["points"] if p["data"] == "mnist" and p["effort"] == DEFAULT_EFFORT]
     assert at_8["asked"] == 22.0
     assert at_8["measured"] is None or ends[0] < at_8["measured"] < ends[1]
     picture = (tmp_path / "curves-mnist.svg").read_text()
@@ -72,9 +73,15 @@ def test_curves_are_measured_where_they_are_wanted_first(tmp_path, monkeypatch, 
     monkeypatch.setattr(sys, "argv", command)
     curves.main()
     measured = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"data"')]
+    default = DEFAULT_EFFORT
     assert [(point["data"], point["effort"], point["quality"]) for point in measured] == [
-        ("fashion", 5, 40), ("fashion", 5, 33), ("mnist", 5, 99), ("mnist", 1, 99), ("fashion", 1, 99), ("fashion", 5, 99),
-    ]  # fmt: skip
+        ("fashion", default, 40),
+        ("fashion", default, 33),
+        ("mnist", default, 99),
+        ("mnist", 1, 99),
+        ("fashion", 1, 99),
+        ("fashion", default, 99),
+    ]
     monkeypatch.setattr(sys, "argv", [*command, "--first", "kmnist:3"])
     with pytest.raises(SystemExit):
         curves.main()
