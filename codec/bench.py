@@ -257,14 +257,10 @@ def _as_images(pixels: bytes) -> U8:
     return np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
 
 
-def others(pixels: U8, missing: list[str]) -> Iterator[Coder]:
-    """The other codecs that can be measured here, Pillow's PNG first; `missing` is told which cannot, and why."""
+def of_pillow(missing: list[str]) -> Iterator[Coder]:
+    """The codecs of Pillow, PNG first; `missing` is told which cannot be measured here, and why."""
     yield pillow_coder("png", "default")
     yield pillow_coder("png", "optimize", optimize=True)
-    if len(pixels) > 1:
-        yield _zstd(pixels)
-    else:
-        missing.append("zstd with a dictionary: that takes a second image to make one of")
     yield from (pillow_coder("jpeg", f"q{q}", quality=q, optimize=True) for q in SETTINGS["jpeg"])
     if features.check("webp"):
         yield pillow_coder("webp", "lossless m6", lossless=True, quality=100, method=6)
@@ -275,6 +271,15 @@ def others(pixels: U8, missing: list[str]) -> Iterator[Coder]:
         yield from (pillow_coder("avif", f"q{q}", quality=q, subsampling="4:0:0", max_threads=1) for q in SETTINGS["avif"])
     else:
         missing.append("AVIF: this build of Pillow is without it")
+
+
+def others(pixels: U8, missing: list[str]) -> Iterator[Coder]:
+    """The other codecs that can be measured here, Pillow's PNG first; `missing` is told which cannot, and why."""
+    yield from of_pillow(missing)
+    if len(pixels) > 1:
+        yield _zstd(pixels)
+    else:
+        missing.append("zstd with a dictionary: that takes a second image to make one of")
     yield from _imagecodecs(missing)
 
 
