@@ -89,8 +89,11 @@ class Sizes(NamedTuple):
     inner: tuple[int, ...] = ()  # behind the 3x3 of each block; by default as many as before it
 
 
+TINY = Sizes()
+
+
 @cache
-def _tiny_tensors(seed: int, sizes: Sizes = Sizes()) -> Tensors:
+def _tiny_tensors(seed: int, sizes: Sizes = TINY) -> Tensors:
     rng = np.random.default_rng(seed)
     tensors: Tensors = {}
 
@@ -146,7 +149,7 @@ def _tiny_tensors(seed: int, sizes: Sizes = Sizes()) -> Tensors:
     return tensors
 
 
-def tiny_tensors(seed: int = 0, sizes: Sizes = Sizes()) -> Tensors:
+def tiny_tensors(seed: int = 0, sizes: Sizes = TINY) -> Tensors:
     """A fresh dict of the tensors of tiny model and encoder; the arrays are copies too."""
     return {name: tensor.copy() for name, tensor in _tiny_tensors(seed, sizes).items()}
 

@@ -44,8 +44,8 @@ def main() -> None:
             **os.environ,
             "PYTHONPATH": str(copy),
             "LD_PRELOAD": " ".join(preload),
-            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
-            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+            "ASAN_OPTIONS": f"detect_leaks=0:log_path={copy}/report",  # pytest would keep it to itself
+            "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={copy}/report",
             "PYTHONMALLOC": "malloc",  # or small objects lie in blocks that it does not see into
             "AEZ_ENGINE": "",
         }
@@ -54,7 +54,10 @@ def main() -> None:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS]
         if "--short" in sys.argv[1:]:
             command += ["-k", SHORT]
-        sys.exit(subprocess.run(command, env=environment, cwd=copy, check=False).returncode)
+        code = subprocess.run(command, env=environment, cwd=copy, check=False).returncode
+        for report in copy.glob("report.*"):
+            print(report.read_text()[:5000], file=sys.stderr)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,8 @@ def test_a_library_of_others_leaves_the_work_to_numpy(library: Path) -> None:
 
 @needs_compiler
 def test_a_library_of_another_version_leaves_the_work_to_numpy(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_stub(library, 'int aez_kernels_version(void) { return 999; }\nconst char *aez_instruction_sets(void) { return "sse2"; }')
+    code = "int aez_kernels_version(void) { return 999; }\n"
+    compile_stub(library, code + 'const char *aez_instruction_sets(void) { return "sse2"; }')
     assert kernels.active() is None
     wanted = f"{library} is of version 999, wanted {kernels.VERSION}: build it again"
     assert kernels.description() == f"numpy: {wanted}"

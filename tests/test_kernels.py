@@ -313,9 +313,13 @@ def coded(name: str, bound: bool, n: int, effort: int, group: int) -> tuple[Any,
         return encoded, model.quantize(helpers.drawn(n), quality), quality
 
 
-@pytest.mark.parametrize(("n", "effort", "group"), [(1, 7, 1), (2, 5, 16), (5, 2, 5), (16, 6, 16), (48, 4, 1), (53, 3, 5), (53, 1, 16)])
-@pytest.mark.parametrize(("name", "bound"), [("tiny", False), ("several widths", True), ("wide", False), ("other widths behind the 3x3", False),
-                                             ("dense alone", False)])
+CODED = [("tiny", False), ("several widths", True), ("wide", False), ("other widths behind the 3x3", False), ("dense alone", False)]
+
+
+@pytest.mark.parametrize(
+    ("n", "effort", "group"), [(1, 7, 1), (2, 5, 16), (5, 2, 5), (16, 6, 16), (48, 4, 1), (53, 3, 5), (53, 1, 16)]
+)
+@pytest.mark.parametrize(("name", "bound"), CODED)
 def test_messages_and_what_they_decode_to_are_those_of_numpy(
     engine: str, name: str, bound: bool, n: int, effort: int, group: int
 ) -> None:

@@ -16,14 +16,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from codec.errors import UsageError
-from codec.kernels.build import LIBRARY
 
 VERSION = 2  # of the functions' arguments and structures, as in version.h
+# As `build.LIBRARY` has it: to import what builds the library takes longer than to load it.
+LIBRARY = "aez_kernels" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 PATH = Path(__file__).resolve().parent / LIBRARY
 ENGINES = "numpy, native, native-avx512, native-avx2, native-sse2 or native-neon"
 
