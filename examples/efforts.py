@@ -22,6 +22,7 @@ from codec.bench import bd_rate_percent
 from codec.images import read_array
 from codec.outputs import atomic
 from codec.search import EFFORTS
+
 QUALITIES = (10, 25, 40, 55, 70, 85, 99)
 SPEED_QUALITY = 75
 IMAGES = {"mnist": 480, "fashion": 480}  # of the 5,000 that were held out
