@@ -104,9 +104,14 @@ def _parse_index(text: str | None) -> list[range] | None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from codec import __version__
+        from codec import __version__, kernels
 
-        typer.echo(f"aez {__version__}")
+        try:
+            engine = kernels.description()
+        except UsageError as error:  # outside of `Group.invoke`
+            say(str(error))
+            raise typer.Exit(2) from None
+        typer.echo(f"aez {__version__} ({engine})")
         raise typer.Exit()
 
 
