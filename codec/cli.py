@@ -583,19 +583,21 @@ def _bar(live: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print_tables(results: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from codec import report
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     models = " and ".join(name for name in results["models"].values() if name)
     title = f"{_images(results['images'])}, model {models}, one core of {results['machine']['processor']}"
-    title += f"\n{report.work_done_by(results)}"
+    for text in (title, report.work_done_by(results)):
+        typer.echo(shown(text))
     below = f"Bytes of aez, effort {results['main_effort']}, at equal PSNR (BD-rate, PCHIP)"
-    for caption, (heads, rows) in ((title, report.table(results["rows"])), (below, report.bd_table(results["bd_rates"]))):
-        table = Table(title=Text(shown(caption)), title_justify="left")
+    for caption, (heads, rows) in (("", report.table(results["rows"])), (below, report.bd_table(results["bd_rates"]))):
+        table = Table(title=Text(shown(caption)) if caption else None, title_justify="left", box=SIMPLE_HEAD)
         for head in heads:
             table.add_column(head, justify="left" if head in ("codec", "setting", "against") else "right")
         for row in rows:

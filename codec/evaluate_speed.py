@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import __version__, api, bench, kernels, parallel, registry
-from codec.bitstream import LOSSLESS_QUALITY
+from codec.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY
 from codec.errors import AezError
 from codec.evaluate import best_seconds, efficiency, machine, products_per_s
 from codec.evaluate_collections import median_ms, random_access_ms, write_pngs
@@ -316,7 +316,7 @@ def evaluate_speed(
     for data, pixels in sets.items():
         others += of_others(pixels[: size.of_others], data, size, say)
         rows += in_memory(pixels[: size.images], data, cases, size, say)
-        one_image += waits(pixels[: size.images], data, folder, size, say)
+        one_image += waits(pixels[: size.reads * GROUP_IMAGES], data, folder, size, say)
     whole = list(commands(next(iter(sets.values())), folder, size, say))
     after = products()
     yardsticks = {cores: max(before[0][cores], after[0][cores]) for cores in core_counts()}

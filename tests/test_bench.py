@@ -339,6 +339,21 @@ def test_the_page_needs_no_other_file_runs_no_script_and_trusts_no_name(shipped_
     assert (read_image(io.BytesIO(base64.b64decode(pictures[1]))) == done.decoded[10].pixels[first]).all()
     assert f"{done.decoded[10].file_bytes[first]} B" in page
     assert page.count("<svg") == 3
+    assert f"engine {kernels.description()}; G, numpy&#x27;s own product: {done.results['products_per_s'] / 1e9:.1f}" in page
+    shown = re.findall(r"<tr><td>aez<td>q50 e1(?:<td>[^<]*)*", page)
+    told = next(row for row in done.results["rows"] if row["setting"] == "q50 e1")["file"]
+    assert [row.split("<td>")[-2:] for row in shown] == [[f"{told[f'{way}_efficiency']:.2f}" for way in ("encode", "decode")]]
+
+
+def test_aez_is_among_the_others_in_the_plot_of_speeds(shipped_lossless, few):
+    rows = bench.bench(helpers.drawn(3), qualities=(10, 50), efforts=(1, DEFAULT_EFFORT)).results["rows"]
+    plotted = report.speeds(rows)
+    for row in rows:
+        figures = row["collection"] if row["codec"] == "aez" else row["file"]
+        said = f"{report.label(row['codec'])} {row['setting']}: {figures['encode_images_per_s']:.0f} images/s to encode"
+        assert said in plotted
+    for name in (f"aez, effort {DEFAULT_EFFORT}", "aez, effort 1", "aez, lossless", "PNG", "WebP"):
+        assert f">{name}</text>" in plotted
 
 
 # Inputs
@@ -391,6 +406,8 @@ def test_bench_writes_json_and_page_and_prints_the_table(folder, tmp_path):
     assert {row["quality"] for row in results["rows"] if row["codec"] == "aez"} == {20, 60, 90, 100}
     assert "BD-rate" in result.stdout
     assert "q60 e1" in result.stdout
+    assert f"engine {kernels.description()}; G, numpy's own product: " in result.stdout
+    assert re.search(r"q60 e1 .* \d\.\d\d +\d\.\d\d\s*$", result.stdout, re.MULTILINE)
     assert (tmp_path / "report" / "report.html").read_text().endswith("</html>\n")
 
 

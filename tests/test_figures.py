@@ -12,8 +12,9 @@ import helpers
 import numpy as np
 import pytest
 
+from codec import kernels
 from codec.images import pack_idx
-from codec.search import DEFAULT_EFFORT
+from codec.search import DEFAULT_EFFORT, EFFORTS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -100,14 +101,19 @@ def test_more_effort_takes_fewer_bytes_and_more_time(tmp_path, monkeypatch):
 
     for name in efforts.IMAGES:
         write_set(tmp_path / name, "train", helpers.drawn(8), np.zeros(8, np.uint8))
-    monkeypatch.setattr(efforts, "EFFORTS", (1, 4))
     monkeypatch.setattr(efforts, "QUALITIES", (30, 60, 90))
     monkeypatch.setattr(efforts, "IMAGES", {"mnist": 8})
     out = tmp_path / "efforts.json"
-    monkeypatch.setattr(sys, "argv", ["efforts", str(tmp_path), "-o", str(out)])
+    monkeypatch.setattr(sys, "argv", ["efforts", str(tmp_path), "-o", str(out), "--efforts", "4"])
     efforts.main()
-    one, four = json.loads(out.read_text())["efforts"]
+    result = json.loads(out.read_text())
+    assert result["engine"] == kernels.description()
+    one, four = result["efforts"]
+    assert [(row["effort"], row["flips"], row["rounds"]) for row in (one, four)] == [
+        (1, *EFFORTS[0]), (4, *EFFORTS[3]),
+    ]  # fmt: skip
     assert one["bytes_at_equal_psnr_percent"] == 0
+    assert four["speed_by_effort_1"] == pytest.approx(four["encode_images_per_s"] / one["encode_images_per_s"], abs=1e-3)
     assert four["bytes_at_equal_psnr_percent"] < -1
     assert [len(row["curve"]) for row in (one, four)] == [3, 3]
 
