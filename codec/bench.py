@@ -11,6 +11,9 @@ READ ME FIRST
 - Speeds are those of one core, in memory, by processor time, so that what else the machine does hardly counts; best of a few
   runs. Pillow's PNG, by which they are divided, is measured in the same run. Single files of aez go through the network side
   by side, as a directory does.
+- Efficiency is what aez makes of the processor: images/s * multiply-adds an image / G, G being numpy's own product, on one
+  core of this run. Of encoding it is told at effort 1 and without loss, where the products are known: others depend on the
+  search.
 - PSNR is that of the mean squared error over all images, SSIM the mean over images. BD-rate interpolates by PCHIP.
 - "auto" is settled once: the model is the one that `aez compress` would take for all images together.
 
@@ -22,7 +25,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +38,7 @@ from PIL import Image, features
 from codec import __version__, api, images, metrics, parallel, plan, registry, remote
 from codec.bitstream import LOSSLESS_QUALITY
 from codec.errors import AezError, ModelNotFound, UsageError
-from codec.evaluate import machine
+from codec.evaluate import efficiency, engine_and_yardstick, machine
 from codec.report import Decoded
 from codec.search import DEFAULT_EFFORT
 
@@ -181,7 +184,9 @@ def _picture_coder(codec: str, setting: str, encode: Callable[[U8], bytes], deco
     )  # fmt: skip
 
 
-def _pillow(codec: str, setting: str, **options: Any) -> Coder:
+def pillow_coder(codec: str, setting: str, **options: Any) -> Coder:
+    """A codec of Pillow; options: of its `save`."""
+
     def encode(picture: U8) -> bytes:
         file = io.BytesIO()
         Image.fromarray(picture).save(file, codec.upper(), **options)
@@ -252,24 +257,29 @@ def _as_images(pixels: bytes) -> U8:
     return np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
 
 
+def of_pillow(missing: list[str]) -> Iterator[Coder]:
+    """The codecs of Pillow, PNG first; `missing` is told which cannot be measured here, and why."""
+    yield pillow_coder("png", "default")
+    yield pillow_coder("png", "optimize", optimize=True)
+    yield from (pillow_coder("jpeg", f"q{q}", quality=q, optimize=True) for q in SETTINGS["jpeg"])
+    if features.check("webp"):
+        yield pillow_coder("webp", "lossless m6", lossless=True, quality=100, method=6)
+        yield from (pillow_coder("webp", f"q{q} m6", quality=q, method=6) for q in SETTINGS["webp"])
+    else:
+        missing.append("WebP: this build of Pillow is without it")
+    if features.check("avif"):  # imagecodecs codes grey AVIF without loss only
+        yield from (pillow_coder("avif", f"q{q}", quality=q, subsampling="4:0:0", max_threads=1) for q in SETTINGS["avif"])
+    else:
+        missing.append("AVIF: this build of Pillow is without it")
+
+
 def others(pixels: U8, missing: list[str]) -> Iterator[Coder]:
     """The other codecs that can be measured here, Pillow's PNG first; `missing` is told which cannot, and why."""
-    yield _pillow("png", "default")
-    yield _pillow("png", "optimize", optimize=True)
+    yield from of_pillow(missing)
     if len(pixels) > 1:
         yield _zstd(pixels)
     else:
         missing.append("zstd with a dictionary: that takes a second image to make one of")
-    yield from (_pillow("jpeg", f"q{q}", quality=q, optimize=True) for q in SETTINGS["jpeg"])
-    if features.check("webp"):
-        yield _pillow("webp", "lossless m6", lossless=True, quality=100, method=6)
-        yield from (_pillow("webp", f"q{q} m6", quality=q, method=6) for q in SETTINGS["webp"])
-    else:
-        missing.append("WebP: this build of Pillow is without it")
-    if features.check("avif"):  # imagecodecs codes grey AVIF without loss only
-        yield from (_pillow("avif", f"q{q}", quality=q, subsampling="4:0:0", max_threads=1) for q in SETTINGS["avif"])
-    else:
-        missing.append("AVIF: this build of Pillow is without it")
     yield from _imagecodecs(missing)
 
 
@@ -395,6 +405,23 @@ def _bd_rates(rows: list[Row], main_effort: int) -> list[Row]:
     return found
 
 
+def _add_efficiency(rows: list[Row], models: Mapping[str, str | None], pixels: U8, yardstick: float) -> None:
+    """Tell of each row of aez the multiply-adds an image, and what they make of G, as far as they are known."""
+    by_kind = {kind: registry.by_name(name, None).multiply_adds(pixels) for kind, name in models.items() if name}
+    for row in rows:
+        if row["codec"] != "aez":
+            continue
+        encode, decode = by_kind["lossless" if row["quality"] == LOSSLESS_QUALITY else "lossy"]
+        known = {"encode": encode, "decode": decode}
+        if row["quality"] != LOSSLESS_QUALITY and row["effort"] != 1:
+            del known["encode"]
+        row["multiply_adds"] = known
+        for figures in filter(None, (row["file"], row["collection"])):
+            for way, count in known.items():
+                speed = figures[f"{way}_images_per_s"]
+                figures[f"{way}_efficiency"] = efficiency(speed, count, yardstick)
+
+
 def bench(
     pixels: U8, *, model: str = "auto", qualities: Sequence[int] = QUALITIES, efforts: Sequence[int] = EFFORTS,
     step: Callable[[str, int, int], None] = lambda what, done, total: None,
@@ -442,6 +469,8 @@ def bench(
             if coder.codec == "aez" and coder.files and back is not None and coder.quality is not None:
                 decoded[coder.quality] = back
         step("", len(coders), len(coders))
+    measured_by = engine_and_yardstick(1, time.process_time)
+    _add_efficiency(rows, models, pixels, measured_by["products_per_s"])
     png = rows[0]["file"]
     for row in rows:
         for figures in filter(None, (row["file"], row["collection"])):
@@ -449,6 +478,6 @@ def bench(
                 figures[of] = round(figures[f"{way}_images_per_s"] / png[f"{way}_images_per_s"], 3)
     results = {
         "aez": __version__, "images": len(pixels), "models": models, "main_effort": main_effort, "machine": machine(),
-        "cores_used": 1, "rows": rows, "bd_rates": _bd_rates(rows, main_effort), "not_measured": missing,
+        **measured_by, "rows": rows, "bd_rates": _bd_rates(rows, main_effort), "not_measured": missing,
     }  # fmt: skip
     return Bench(results, decoded)

@@ -24,11 +24,15 @@ DTYPES = {"weight": (np.int8, np.int16), "table": (np.int16,)}  # by the last pa
 
 
 class Bundle:
-    """Tensors by name; each must be asked for exactly once, and `finish` refuses what nobody asked for."""
+    """Tensors by name; each must be asked for exactly once, and `finish` refuses what nobody asked for.
+
+    multiply_adds: of one image, in all layers that were asked for so far.
+    """
 
     def __init__(self, tensors: dict[str, Integers]) -> None:
         self._tensors = tensors
         self._names = sorted(tensors)
+        self.multiply_adds = 0
 
     def pop(self, name: str, shape: tuple[int, ...] | None = None) -> Integers:
         """The tensor of a name.  Raises BadModel if it is missing, or not of the `shape` wanted."""
@@ -46,7 +50,9 @@ class Bundle:
     def layer(self, name: str, kind: str, input_max: int = ACTIVATION_MAX) -> Layer:
         """The layer of a name, its four tensors taken."""
         parts = [self.pop(f"{name}.{part}") for part in ("weight", "bias", "shift", "multiplier")]
-        return Layer(name, kind, *parts, input_max=input_max)
+        layer = Layer(name, kind, *parts, input_max=input_max)
+        self.multiply_adds += layer.multiply_adds
+        return layer
 
     def finish(self) -> None:
         """Raise BadModel if a tensor is left."""
@@ -121,6 +127,10 @@ class BaseModel(ABC):
 
         Pixels of damaged groups are meaningless; no message, however damaged, raises or runs on.
         """
+
+    @abstractmethod
+    def multiply_adds(self, pixels: U8) -> tuple[float, float]:
+        """Products an image to encode uint8 (N, 28, 28) at effort 1, and to decode them."""
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -104,9 +104,14 @@ def _parse_index(text: str | None) -> list[range] | None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from codec import __version__
+        from codec import __version__, kernels
 
-        typer.echo(f"aez {__version__}")
+        try:
+            engine = kernels.description()
+        except UsageError as error:  # outside of `Group.invoke`
+            say(str(error))
+            raise typer.Exit(2) from None
+        typer.echo(f"aez {__version__} ({engine})")
         raise typer.Exit()
 
 
@@ -219,7 +224,7 @@ def compress(
         int | None,
         typer.Option(
             "-e", "--effort", min=1, max=9, metavar="1..9",
-            help="How long to search for fewer bytes; by default 5, with --max-bytes or --min-psnr 1.",
+            help="How long to search for fewer bytes; by default 3, with --max-bytes or --min-psnr 1.",
         ),
     ] = None,
     model: Annotated[str, typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="See `aez models`.")] = "auto",
@@ -510,7 +515,7 @@ def bench(
         str | None, typer.Option("-q", "--qualities", metavar="Q,Q,...", help="Of aez, 0..99; by default 10,40,70,95.")
     ] = None,
     efforts: Annotated[
-        str | None, typer.Option("-e", "--efforts", metavar="E,E,...", help="Of aez, 1..9; by default 1,5.")
+        str | None, typer.Option("-e", "--efforts", metavar="E,E,...", help="Of aez, 1..9; by default 1,3.")
     ] = None,
     max_images: Annotated[
         int, typer.Option("-n", "--images", min=1, max=100_000, metavar="N", help="Of more images, take so many, evenly spread.")
@@ -585,6 +590,7 @@ def _print_tables(results: dict[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     models = " and ".join(name for name in results["models"].values() if name)
     title = f"{_images(results['images'])}, model {models}, one core of {results['machine']['processor']}"
+    title += f"\n{report.work_done_by(results)}"
     below = f"Bytes of aez, effort {results['main_effort']}, at equal PSNR (BD-rate, PCHIP)"
     for caption, (heads, rows) in ((title, report.table(results["rows"])), (below, report.bd_table(results["bd_rates"]))):
         table = Table(title=Text(shown(caption)), title_justify="left")

@@ -9,7 +9,7 @@ cache as the writing of the input files left it. Nothing here is a test.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,14 @@ def evaluate_collections(model: BaseModel, pixels: U8, quality: int, folder: Pat
         }  # fmt: skip
 
 
-def random_access_ms(path: Path) -> float:
+def random_access_ms(path: Path, reads: int = RANDOM_READS) -> float:
     """Milliseconds that one random image takes: the median of many, the first ones left out."""
     with api.open(path) as collection:
-        numbers = np.random.default_rng(1).integers(0, len(collection), RANDOM_READS).tolist()
-        times = [_seconds(lambda number=number: collection[number]) for number in numbers]  # type: ignore[misc]
-    return round(float(np.median(times[RANDOM_READS // 10 :])) * 1000, 2)
+        numbers = np.random.default_rng(1).integers(0, len(collection), reads).tolist()
+        return median_ms([lambda number=number: collection[number] for number in numbers])  # type: ignore[misc]
+
+
+def median_ms(works: Sequence[Callable[[], object]]) -> float:
+    """Milliseconds that one of them takes: the median, the first tenth left out."""
+    times = [_seconds(work) for work in works]
+    return round(float(np.median(times[len(times) // 10 :])) * 1000, 3)

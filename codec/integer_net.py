@@ -80,6 +80,11 @@ class Layer:
         self._rows: dict[int, tuple[F32, F32]] = {}
         self._spread: tuple[int, int, F32] | None = None
 
+    @property
+    def multiply_adds(self) -> int:
+        """Products of one image."""
+        return int(self.weight.size) * (POSITIONS if self.kind in ("point", "conv") else 1)
+
     def rows(self, quality: int) -> tuple[F32, F32]:
         """-> bias (O, 1) or (O, 49, 1), multiplier (O, 1) at a quality."""
         if quality not in self._rows:

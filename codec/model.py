@@ -242,6 +242,7 @@ class Encoder:
             Posterior(*(bundle.layer(f"levels.{i}.{part}", "point") for part in POSTERIOR_PARTS))
             for i in range(len(latents) - 1)
         ]
+        self.multiply_adds = bundle.multiply_adds
         bundle.finish()
         self._check_channels(model.channels, latents)
 
@@ -284,6 +285,7 @@ class Model(BaseModel):
         if len(self._synthesis) != len(self._levels) + 1:
             raise BadModel(f"{len(self._levels)} levels in {len(self._synthesis)} stages of synthesis")
         self._prior_mean, self._prior_sigma = _table(bundle, "prior_mean"), _table(bundle, "prior_sigma")
+        self._multiply_adds = bundle.multiply_adds
         self._dense_priors: dict[int, list[I32]] = {}  # means and rows, (K, 1), of the qualities that were asked for
         self._dequantize = Dequantizer(bundle, "dequantizer")
         for table, low, high in ((self._prior_mean, -LATENT_MAX, LATENT_MAX), (self._prior_sigma, 0, NUM_SIGMAS - 1)):
@@ -538,6 +540,11 @@ class Model(BaseModel):
         """See BaseModel."""
         pixels, bad, _ = self._decode(messages, count, quality, group or group_images(quality), latents=False)
         return pixels, bad
+
+    def multiply_adds(self, pixels: U8) -> tuple[float, float]:
+        """See BaseModel: all layers of the synthesis, for encoding those of the encoder too."""
+        decode = self._multiply_adds
+        return decode + self.encoder.multiply_adds, decode
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:

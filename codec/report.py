@@ -54,7 +54,7 @@ def colour(codec: str, effort: int | None = None) -> str:
 def table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the main table, aez first.  Without single files, speed is that of the collection."""
     heads = ["codec", "setting", "B/image\nfile", "\npayload", "\ncollection", "PSNR\ndB", "SSIM", "encode\nimages/s",
-             "decode\nimages/s", "encode\n/ PNG", "decode\n/ PNG"]  # fmt: skip
+             "decode\nimages/s", "encode\n/ PNG", "decode\n/ PNG", "efficiency\nencode", "\ndecode"]  # fmt: skip
     cells = []
     for row in sorted(rows, key=lambda row: (row["codec"] != "aez", bool(row["lossless"]))):
         file, collection = row["file"], row["collection"]
@@ -65,8 +65,14 @@ def table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
             "lossless" if shown["psnr_db"] is None else f"{shown['psnr_db']:.1f}", f"{shown['ssim']:.3f}",
             f"{shown['encode_images_per_s']:.0f}", f"{shown['decode_images_per_s']:.0f}",
             f"{shown['encode_per_png_write']:.2g}", f"{shown['decode_per_png_read']:.2g}",
+            *(f"{shown[way]:.2f}" if way in shown else "–" for way in ("encode_efficiency", "decode_efficiency")),
         ])  # fmt: skip
     return heads, cells
+
+
+def work_done_by(results: Mapping[str, Any]) -> str:
+    """The engine of aez, and what its efficiency is measured by."""
+    return f"engine {results['engine']}, G = {results['products_per_s'] / 1e9:.1f} billion multiply-adds a second"
 
 
 def bd_table(bd_rates: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
@@ -289,7 +295,7 @@ def html(results: Mapping[str, Any], pixels: U8, names: Sequence[str], decoded: 
 <title>aez bench: {results["images"]} images</title><style>{_STYLE}</style>
 <h1>{results["images"]} images{of_all}</h1>
 <p>aez {escape(results["aez"])} with the models {models}; one core of {escape(machine["processor"])}, Python
-{escape(machine["python"])}, numpy {escape(machine["numpy"])}.</p>
+{escape(machine["python"])}, numpy {escape(machine["numpy"])}; {escape(work_done_by(results))}.</p>
 <h2>Rate and distortion, one file an image</h2>{rate_distortion(rows, "file")}
 <h2>Rate and distortion, all images in one file</h2>{rate_distortion(rows, "collection")}
 <p class="note">The one file of aez is a collection, from which any image can be read alone. The others have none: theirs is one
@@ -302,7 +308,9 @@ picture with all images side by side.</p>
 frame, without a dictionary). Payload: a file without its constant part; of aez what its header says, of the others the file
 less what the same codec needs for a black image. The dictionary of zstd, made of other images of this set, and the models of
 aez are not counted. PSNR, SSIM (windows of 7x7) and speed are those of the files, or of the collection where files were not
-measured. Speed is by processor time, on one core; "/ PNG": as a ratio to Pillow writing or reading PNG in this run.</p>
+measured. Speed is by processor time, on one core; "/ PNG": as a ratio to Pillow writing or reading PNG in this run. Efficiency:
+images/s times the multiply-adds that the networks of aez take for an image, divided by G, those a second of numpy's float32
+product 1024x784x512; of lossy encoding it is known for effort 1 alone.</p>
 {f"<p>Not measured:</p><ul>{missing}</ul>" if missing else ""}
 <h2>Contact sheet</h2>
 <p class="note">The worst images first, by their mean PSNR. Error: grey where nothing changed, brighter where the decoded image is

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,8 +75,21 @@ def normal_cdf(max_symbol: int = MAX_SYMBOL) -> np.ndarray:
     return np.array(rows, np.int32)
 
 
+class Sizes(NamedTuple):
+    """Numbers of channels: of t and e, inside each block of a stage, inside a prior, squeezed, inside the dense part; latents."""
+
+    t: int = C
+    e: int = C
+    hidden: tuple[int, ...] = (HIDDEN,)
+    head: int = HEAD
+    squeezed: int = SQUEEZED
+    dense: int = DENSE
+    k: int = K
+    levels: tuple[int, ...] = LEVELS
+
+
 @cache
-def _tiny_tensors(seed: int) -> Tensors:
+def _tiny_tensors(seed: int, sizes: Sizes = Sizes()) -> Tensors:
     rng = np.random.default_rng(seed)
     tensors: Tensors = {}
 
@@ -95,44 +108,46 @@ def _tiny_tensors(seed: int) -> Tensors:
         tensors[f"{name}.shift"] = np.rint(shift).astype(np.int32)
         tensors[f"{name}.multiplier"] = multiplier.astype(np.int32)
 
-    def block(name: str) -> None:
-        layer(f"{name}.reduce", (HIDDEN, C), 300, film=True)
-        layer(f"{name}.spatial", (HIDDEN, HIDDEN, 3, 3), 300, by_position=True)
-        layer(f"{name}.restore", (C, HIDDEN), 120)
+    def blocks(name: str, c: int) -> None:
+        for i, hidden in enumerate(sizes.hidden):
+            layer(f"{name}.{i}.reduce", (hidden, c), 300, film=True)
+            layer(f"{name}.{i}.spatial", (hidden, hidden, 3, 3), 300, by_position=True)
+            layer(f"{name}.{i}.restore", (c, hidden), 120)
 
     def dequantizer(name: str, k: int) -> None:
         fall = np.geomspace(2, 0.75, ROWS)[:, None] * rng.uniform(0.7, 1.4, k)
         tensors[name] = np.rint(fall * 2**DEQUANTIZER_BITS).astype(np.int32)
 
-    layer("input", (C, 16), 250, by_position=True, x=500)
-    block("analysis.0")
-    layer("squeeze", (SQUEEZED, C), 250)
-    layer("posterior0", (DENSE, SQUEEZED * POSITIONS), 250, film=True)
-    layer("posterior1", (K, DENSE), 960, film=True)
-    tensors["prior_mean"] = rng.integers(-40, 40, (ROWS, K)).astype(np.int32)
-    tensors["prior_sigma"] = np.sort(rng.integers(0, 40, (ROWS, K)), axis=0).astype(np.int32)
-    dequantizer("dequantizer", K)
-    layer("start0", (DENSE, K), 300, film=True, x=1000)
-    layer("start1", (SQUEEZED * POSITIONS, DENSE), 300)
-    layer("widen", (C, SQUEEZED), 300, by_position=True)
-    for i, k in enumerate(LEVELS):
-        block(f"synthesis.{i}.0")
-        layer(f"levels.{i}.posterior0", (HEAD, 2 * C), 250, film=True)
-        layer(f"levels.{i}.posterior1", (k, HEAD), 400, film=True, by_position=True)
-        layer(f"levels.{i}.prior0", (HEAD, C), 250, by_position=True)
-        layer(f"levels.{i}.prior_mean", (k, HEAD), 240, film=True, by_position=True)
-        layer(f"levels.{i}.prior_sigma", (k, HEAD), 12, film=True, by_position=True, centre=-5)
-        layer(f"levels.{i}.merge", (C, k), 200, x=1000)
+    t, e, _, head, squeezed, dense, dense_k, levels = sizes
+    layer("input", (e, 16), 250, by_position=True, x=500)
+    blocks("analysis", e)
+    layer("squeeze", (squeezed, e), 250)
+    layer("posterior0", (dense, squeezed * POSITIONS), 250, film=True)
+    layer("posterior1", (dense_k, dense), 960, film=True)
+    tensors["prior_mean"] = rng.integers(-40, 40, (ROWS, dense_k)).astype(np.int32)
+    tensors["prior_sigma"] = np.sort(rng.integers(0, 40, (ROWS, dense_k)), axis=0).astype(np.int32)
+    dequantizer("dequantizer", dense_k)
+    layer("start0", (dense, dense_k), 300, film=True, x=1000)
+    layer("start1", (squeezed * POSITIONS, dense), 300)
+    layer("widen", (t, squeezed), 300, by_position=True)
+    for i, k in enumerate(levels):
+        blocks(f"synthesis.{i}", t)
+        layer(f"levels.{i}.posterior0", (head, e + t), 250, film=True)
+        layer(f"levels.{i}.posterior1", (k, head), 400, film=True, by_position=True)
+        layer(f"levels.{i}.prior0", (head, t), 250, by_position=True)
+        layer(f"levels.{i}.prior_mean", (k, head), 240, film=True, by_position=True)
+        layer(f"levels.{i}.prior_sigma", (k, head), 12, film=True, by_position=True, centre=-5)
+        layer(f"levels.{i}.merge", (t, k), 200, x=1000)
         dequantizer(f"levels.{i}.dequantizer", k)
-    block(f"synthesis.{len(LEVELS)}.0")
-    layer("output", (16, C), 80, by_position=True, centre=110)
-    tensors["cdf"] = np.stack([normal_cdf()] * (1 + len(LEVELS)))
+    blocks(f"synthesis.{len(levels)}", t)
+    layer("output", (16, t), 80, by_position=True, centre=110)
+    tensors["cdf"] = np.stack([normal_cdf()] * (1 + len(levels)))
     return tensors
 
 
-def tiny_tensors(seed: int = 0) -> Tensors:
+def tiny_tensors(seed: int = 0, sizes: Sizes = Sizes()) -> Tensors:
     """A fresh dict of the tensors of tiny model and encoder; the arrays are copies too."""
-    return {name: tensor.copy() for name, tensor in _tiny_tensors(seed).items()}
+    return {name: tensor.copy() for name, tensor in _tiny_tensors(seed, sizes).items()}
 
 
 def of_encoder(name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 import re
 import sys
 from pathlib import Path
@@ -17,12 +16,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from codec import api, bench, metrics, report
+from codec import api, bench, evaluate, kernels, metrics, registry, report
 from codec.bench import Coder
 from codec.cli import app
 from codec.errors import AezError, ModelNotFound, UsageError
 from codec.images import pack_png, read_image
 from codec.plan import Report
+from codec.search import DEFAULT_EFFORT
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only Pillow's PNG and WebP beside aez."""
 
     def others(pixels: np.ndarray, missing: list[str]) -> list[Coder]:
-        return [bench._pillow("png", "default"), *(bench._pillow("webp", f"q{q} m6", quality=q, method=6) for q in (0, 50, 90))]
+        webp = [bench.pillow_coder("webp", f"q{q} m6", quality=q, method=6) for q in (0, 50, 90)]
+        return [bench.pillow_coder("png", "default"), *webp]
 
     monkeypatch.setattr(bench, "others", others)
 
@@ -118,10 +119,10 @@ def test_what_is_not_installed_is_named(monkeypatch):
 
 def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
     pixels = helpers.drawn(5)
-    results = bench.bench(pixels, qualities=(20, 90), efforts=(1, 5)).results
+    results = bench.bench(pixels, qualities=(20, 90), efforts=(1, DEFAULT_EFFORT)).results
     rows = {(row["codec"], row["setting"]): row for row in results["rows"]}
     for quality in (20, 90):
-        row = rows["aez", f"q{quality} e5"]
+        row = rows["aez", f"q{quality} e{DEFAULT_EFFORT}"]
         files = [api.compress(image, quality=quality) for image in pixels]
         decoded = np.stack([api.decompress(file) for file in files])
         stream = api.compress(pixels, quality=quality)
@@ -139,6 +140,71 @@ def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
     assert rows["png", "default"]["file"]["encode_per_png_write"] == 1
     assert results["models"] == {"lossy": "tiny0", "lossless": "tiny0-lossless"}
     assert json.loads(json.dumps(results)) == results
+
+
+def test_engine_and_its_yardstick_are_told_and_speeds_follow_from_efficiency(shipped_lossless, few):
+    pixels = helpers.drawn(5)
+    counts = {False: helpers.tiny_model().multiply_adds(pixels), True: shipped_lossless.multiply_adds(pixels)}
+    for engine in kernels.engines()[:2]:
+        with kernels.use(engine):
+            results = bench.bench(pixels, qualities=(50,), efforts=(1, DEFAULT_EFFORT)).results
+            assert results["engine"] == kernels.description() == engine.replace("-", " ")
+        assert results["products_per_s"] > 1e8
+        for row in results["rows"]:
+            if row["codec"] != "aez":
+                assert "multiply_adds" not in row
+                continue
+            known = dict(zip(("encode", "decode"), counts[row["lossless"]], strict=True))
+            if not row["lossless"] and row["effort"] != 1:
+                del known["encode"]
+            assert row["multiply_adds"] == known
+            for way, count in known.items():
+                shown = row["collection"]
+                speed = shown[f"{way}_efficiency"] * results["products_per_s"] / count
+                assert speed == pytest.approx(shown[f"{way}_images_per_s"], rel=1e-3)
+
+
+def test_a_layer_is_counted_at_each_position_and_the_encoder_only_where_it_encodes():
+    """Of mnist: widen 49 * 96 * 16, a block 49 * (2 * 96 * 48 + 9 * 48 * 48), dense layers once, and so on."""
+    block = 49 * (2 * 96 * 48 + 9 * 48 * 48)
+    levels = sum(49 * (96 * 64 + 2 * 64 * k + 96 * k) for k in (4, 6, 8))
+    decode = 32 * 256 + 256 * 784 + 49 * 2 * 96 * 16 + 7 * block + levels
+    posteriors = 49 * 16 * 96 + 784 * 256 + 256 * 32 + sum(49 * (192 * 64 + 64 * k) for k in (4, 6, 8))
+    model = registry.by_name("mnist")
+    assert model.multiply_adds(np.zeros((1, 28, 28), np.uint8)) == (
+        decode + posteriors + 49 * 96 * 16 + 3 * block, decode,
+    ) == (18_358_848, 11_733_696)  # fmt: skip
+
+
+def test_a_lossless_image_is_counted_by_the_pixels_that_each_network_is_asked_about(shipped_lossless):
+    pixels = helpers.drawn(3)
+    network = shipped_lossless.steps(np.ones(3, np.bool_), np.zeros(3, np.int64))
+    asked = {2: 0, 256: 0}  # by the number of symbols to choose from
+    step = next(network)
+    try:
+        while True:
+            values = pixels.reshape(3, -1)[step.images, step.pixel].astype(np.int64)
+            asked[step.freq.shape[1]] += len(values)
+            step = network.send(np.minimum(values, step.freq.shape[1] - 1))
+    except StopIteration:
+        pass
+    tensors = helpers.tiny_pixel_tensors()
+    flag, value = (
+        sum(tensors[name].size for name in tensors if name.endswith(".weight") and name.startswith(of))
+        for of in (("flag.",), ("value.", "hidden.", "head."))
+    )
+    count = (asked[2] * flag + asked[256] * value) / 3
+    assert shipped_lossless.multiply_adds(pixels) == (count, count)
+
+
+def test_two_products_side_by_side_are_counted_as_two():
+    """By a clock that says one second for whatever is timed."""
+    ticks = iter(range(1000))
+    one, two = (
+        evaluate.products_per_s(cores, side_by_side=True, repeat=1, clock=lambda: next(ticks)) for cores in (1, 2)
+    )
+    assert one == evaluate.PRODUCTS * 1024 * 784 * 512
+    assert two == 2 * one
 
 
 def test_auto_is_settled_as_compress_would_for_most_images(two_shipped, few):
@@ -262,7 +328,8 @@ def test_the_page_needs_no_other_file_runs_no_script_and_trusts_no_name(shipped_
     page = report.html(done.results, pixels, names, done.decoded)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert "onerror=&quot;" in page or 'onerror="' not in page
+    assert "a&quot;onerror=&quot;x" in page
+    assert 'onerror="' not in page
     assert set(re.findall(r'(?:href|src)="([a-z]+:)', page)) == {"data:"}
     assert set(re.findall(r"https?://[^\"' ]+", page)) == {"http://www.w3.org/2000/svg"}
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
@@ -328,12 +395,18 @@ def test_bench_writes_json_and_page_and_prints_the_table(folder, tmp_path):
 
 
 def test_bench_without_an_output_prints_one_json_object(folder):
-    result = aez(folder, "--json", "-q", "50", "-e", "1")
+    result = aez(folder, "--json", "-q", "20,60,99", "-e", f"1,{DEFAULT_EFFORT}")
     assert result.exit_code == 0
     results = json.loads(result.stdout)
     assert results["failed"] == []
-    assert [row["effort"] for row in results["rows"] if row["codec"] == "aez" and not row["lossless"]] == [1]
-    assert all(math.isfinite(entry["bd_rate_percent"] or 0) for entry in results["bd_rates"])
+    efforts = [row["effort"] for row in results["rows"] if row["codec"] == "aez" and not row["lossless"]]
+    assert efforts == [1, 1, 1, *[DEFAULT_EFFORT] * 3]
+    rates = {(entry["against"], entry["counted"]): entry for entry in results["bd_rates"]}
+    assert list(rates) == [(against, counted) for counted, codecs in (("file", ["webp"]), ("collection", ["webp", "aez e1"]))
+                           for against in codecs]  # fmt: skip
+    assert -50 < rates["aez e1", "collection"]["bd_rate_percent"] < 50
+    webp = rates["webp", "file"]  # the tiny model draws far worse than WebP at its worst
+    assert (webp["bd_rate_percent"], webp["at"][:10]) == (None, "no overlap")
 
 
 def test_bench_keeps_an_output_that_exists_unless_forced(folder, tmp_path):

@@ -16,14 +16,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from codec.errors import UsageError
-from codec.kernels.build import LIBRARY
 
 VERSION = 2  # of the functions' arguments and structures, as in version.h
+# As `build.LIBRARY` has it: to import what builds the library takes longer than to load it.
+LIBRARY = "aez_kernels" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 PATH = Path(__file__).resolve().parent / LIBRARY
 ENGINES = "numpy, native, native-avx512, native-avx2, native-sse2 or native-neon"
 
@@ -130,6 +132,15 @@ def active() -> Kernels | None:
     return _loaded[instruction_set]
 
 
+def source_hash() -> str | None:
+    """Of the C files that the library was compiled from, see `codec.kernels.build.source_hash`; None: there is none."""
+    if _load() is not None:
+        return None
+    library = next(iter(_loaded.values()))._library
+    library.aez_kernels_source.restype = ctypes.c_char_p
+    return str(library.aez_kernels_source().decode())
+
+
 def engines() -> list[str]:
     """Every engine that can run here: "numpy", and "native-..." of each instruction set, the best last."""
     _load()
@@ -137,10 +148,10 @@ def engines() -> list[str]:
 
 
 def description() -> str:
-    """For people: `native avx2`, or `numpy (no library was built)`."""
+    """For people: `native avx2`, `numpy`, or `numpy: no library was built`.  Raises as `active`."""
     if (kernels := active()) is not None:
         return f"native {kernels.instruction_set}"
-    return "numpy" if _why_not is None else f"numpy ({_why_not})"
+    return "numpy" if _why_not is None else f"numpy: {_why_not}"
 
 
 @contextlib.contextmanager

@@ -1,46 +1,70 @@
 """Compile the kernels: by the package's own build (a hook of hatchling), or by hand:
 
-    python -m codec.kernels [--sanitize]
+    python -m codec.kernels
 
 READ ME FIRST
 - The C files are plain C11 without Python's headers, so one library serves every Python; it is loaded by ctypes.
 - `kernels.c` is compiled once for each instruction set of the processor family, and all of them go into one library;
   which of them runs is decided when it is loaded.
 - No compiler, or one that fails, is no error: the package works without the library, with numpy, only slower.
+- This file is loaded by its path while a package is built: it imports nothing of `codec`.
 
-$CC names the compiler, $CFLAGS adds to its options.
+$CC names the compiler, $CFLAGS goes in front of its options. The library remembers `source_hash()`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = {"win32": "aez_kernels.dll", "darwin": "aez_kernels.dylib"}.get(sys.platform, "aez_kernels.so")
 # Law L1: a product is rounded before anything is added to it. The sums of the kernels are integers; no flag may say that
-# floats could be reordered, and no compiler may fuse their products and sums.
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=default", "-Wall", "-Wextra"]
+# floats could be reordered, and no compiler may fuse their products and sums. $CFLAGS stands in front, so these win.
+FLAGS = ["-std=c11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=default",
+         "-Wall", "-Wextra"]  # fmt: skip
 X86 = {"avx512": ["-mavx512f", "-mavx512bw"], "avx2": ["-mavx2"], "sse2": []}
-SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # see tests/sanitize.py
 
 
 class BuildError(Exception):
     """The kernels cannot be compiled here; says why in one line."""
 
 
+def machine() -> str:
+    """The processor family to compile for; on a Mac as $ARCHFLAGS says, "-arch arm64", the last if there are several."""
+    wanted = os.environ.get("ARCHFLAGS", "").split() if sys.platform == "darwin" else []
+    return (wanted[-1] if wanted else platform.machine()).lower()
+
+
 def instruction_sets() -> dict[str, list[str]]:
     """The instruction sets to compile for, each with the compiler's options for it."""
-    machine = (os.environ.get("ARCHFLAGS", "").rpartition(" ")[2] or platform.machine()).lower()
-    if machine in ("x86_64", "amd64"):
+    if machine() in ("x86_64", "amd64"):
         return X86
-    return {"neon": []} if machine in ("aarch64", "arm64") else {"plain": []}
+    return {"neon": []} if machine() in ("aarch64", "arm64") else {"plain": []}
+
+
+def wheel_tag() -> str:
+    """Of a wheel that holds the library: for this platform, and for every Python 3."""
+    system = sysconfig.get_platform()
+    if sys.platform == "darwin":  # a Python for two families says "universal2", the library is for one
+        system = f"{system.rpartition('-')[0]}-{machine()}"
+    return f"py3-none-{system.replace('-', '_').replace('.', '_')}"
+
+
+def source_hash() -> str:
+    """Of the C files beside this one: 16 hexadecimal digits."""
+    files = sorted(path for path in HERE.iterdir() if path.suffix in (".c", ".h"))
+    parts = (part for path in files for part in (path.name.encode(), path.read_bytes()))
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def build(library: Path | None = None, *, options: list[str] | None = None) -> Path:
@@ -50,43 +74,56 @@ def build(library: Path | None = None, *, options: list[str] | None = None) -> P
     """
     library = library or HERE / LIBRARY
     found = (path for name in ("cc", "gcc", "clang") if (path := shutil.which(name)))
-    compiler = shlex.split(os.environ.get("CC", "")) or [*found][:1]
+    compiler = _words("CC") or [*found][:1]
     if not compiler:
         raise BuildError("no C compiler was found (cc, gcc, clang, or $CC)")
-    flags = [*compiler, *FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), *(options or [])]
-    with tempfile.TemporaryDirectory() as folder:
-        commands, objects = [], []
-        for name, more in instruction_sets().items():
-            objects.append(f"{folder}/{name}.o")
-            commands.append([*flags, *more, f"-DISA={name}", "-c", str(HERE / "kernels.c"), "-o", objects[-1]])
-        objects.append(f"{folder}/cpu.o")
-        commands.append([*flags, "-c", str(HERE / "cpu.c"), "-o", objects[-1]])
-        made = library.with_name(f"{library.name}.{os.getpid()}.tmp")
-        link = [*flags, "-shared", *objects, "-o", str(made), *([] if sys.platform == "win32" else ["-lm"])]
-        try:
-            for command in [*commands, link]:
-                _run(command)
-            os.replace(made, library)
-        finally:
-            made.unlink(missing_ok=True)
+    flags = [*compiler, *_words("CFLAGS"), *FLAGS, *(options or [])]
+    if sys.platform == "darwin":
+        flags += ["-arch", machine()]
+    made = library.with_name(f"{library.name}.{os.getpid()}.tmp")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            objects = []
+            for name, more in instruction_sets().items():
+                objects.append(f"{folder}/{name}.o")
+                _run([*flags, *more, f"-DISA={name}", "-c", str(HERE / "kernels.c"), "-o", objects[-1]])
+            objects.append(f"{folder}/cpu.o")
+            source = f'-DAEZ_SOURCE="{source_hash()}"'
+            _run([*flags, source, "-c", str(HERE / "cpu.c"), "-o", objects[-1]])
+            linked = f"{folder}/{LIBRARY}"
+            _run([*flags, "-shared", *objects, "-o", linked, *([] if sys.platform == "win32" else ["-lm"])])
+            try:
+                shutil.copy(linked, made)
+                os.replace(made, library)
+            finally:
+                made.unlink(missing_ok=True)
+    except OSError as error:
+        raise BuildError(f"{error.filename or library}: {error.strerror or error}") from error
     return library
+
+
+def _words(name: str) -> list[str]:
+    try:
+        return shlex.split(os.environ.get(name, ""))
+    except ValueError as error:
+        raise BuildError(f"${name}: {error}") from error
 
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError as error:
         raise BuildError(f"{command[0]}: {error.strerror}") from error
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+        said = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in said if "error" in line] or said or [f"exit code {done.returncode}"]
         raise BuildError(f"{command[0]} failed: {lines[0]}")
 
 
 def main() -> None:
     """Build beside this file; exit code 1 and one line if that fails."""
-    options = SANITIZERS if "--sanitize" in sys.argv[1:] else []
     try:
-        print(build(options=options))
+        print(build())
     except BuildError as error:
         sys.exit(f"aez: the kernels were not built, numpy will do their work: {error}")
 

@@ -1,7 +1,14 @@
 /* What this processor can do, and what this library is.  Compiled once, for any processor of its kind. */
 #include "version.h"
 
+#ifndef AEZ_SOURCE
+#define AEZ_SOURCE "unknown"
+#endif
+
 int aez_kernels_version(void) { return AEZ_KERNELS_VERSION; }
+
+/* `source_hash` in build.py, of the files that this was compiled from. */
+const char *aez_kernels_source(void) { return AEZ_SOURCE; }
 
 /* The instruction sets that there are kernels for and that this processor has, the best first. */
 const char *aez_instruction_sets(void) {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,10 @@ class KernelsHook(BuildHookInterface):
         build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(build)
         try:
-            library = build.build()
+            build.build()
         except build.BuildError as error:
             self.app.display_warning(f"aez: the kernels were not built, numpy will do their work: {error}")
             return
-        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["tag"] = f"py3-none-{platform}"
+        build_data["tag"] = build.wheel_tag()
         build_data["pure_python"] = False
-        build_data["artifacts"].append(str(library.relative_to(self.root)))
+        build_data["artifacts"].append(f"/codec/kernels/{build.LIBRARY}")
