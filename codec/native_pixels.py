@@ -14,7 +14,7 @@ READ ME FIRST
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,11 +70,21 @@ class _PixelModel(ctypes.Structure):
     _fields_ = [("flag", _FlagNet), ("value", _ValueNet)]
 
 
+class Limits(NamedTuple):
+    """What pixel_model.py clips to, and how many neighbours are linked."""
+
+    first_max: int
+    added_max: int
+    flag_max: int
+    logit_max: int
+    num_linked: int
+
+
 class NativePixels:
     """The networks of a lossless model.  Thread-safe: nothing changes after construction."""
 
-    def __init__(self, flag: Any, value: Any, kernels: Kernels) -> None:
-        self._kernels, self._packer = kernels, Packer(kernels)
+    def __init__(self, flag: Any, value: Any, limits: Limits, kernels: Kernels) -> None:
+        self._limits, self._kernels, self._packer = limits, kernels, Packer(kernels)
         self._num_palettes: int = value.num_palettes
         # The arrays that a structure points at live as long as this.
         self._links, self._hidden = (
@@ -84,31 +94,35 @@ class NativePixels:
         self._model = _PixelModel(self._flag_net(flag), self._value_net(value))
 
     def _flag_net(self, net: Any) -> _FlagNet:
-        from codec.pixel_model import FIRST_MAX, FLAG_MAX
-
+        limits = self._limits
         return _FlagNet(
-            self._packer.layer(net._layer, LOSSLESS_QUALITY, -FIRST_MAX, FIRST_MAX),
-            self._packer.layer(net._logit, LOSSLESS_QUALITY, -FLAG_MAX, FLAG_MAX),
+            self._packer.layer(net._layer, LOSSLESS_QUALITY, -limits.first_max, limits.first_max),
+            self._packer.layer(net._logit, LOSSLESS_QUALITY, -limits.flag_max, limits.flag_max),
             self._sums(net.sums),
             *map(self._table, (net._position, net._top, net._left)),
             self._packer.keep(net._freq[:, 0].astype(np.int32)),
         )
 
     def _value_net(self, net: Any) -> _ValueNet:
-        from codec.pixel_model import ADDED_MAX, FIRST_MAX, LINKED, LOGIT_MAX
-
+        limits = self._limits
         layer, h, link = self._packer.layer, net._input.outputs, net.link_width
         # z: h, then the links of each neighbour, each of them padded.
-        of_links = padded(h) + np.arange(len(LINKED))[:, None] * padded(link) + np.arange(link)
+        of_links = (
+            padded(h) + np.arange(limits.num_linked)[:, None] * padded(link) + np.arange(link)
+        )
         columns = np.concatenate([np.arange(h), of_links.ravel()])
         for i in range(net.num_layers):
             self._links[i] = layer(net._links[i], LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX)
             self._hidden[i] = layer(
-                net._hidden[i], LOSSLESS_QUALITY, -ADDED_MAX, ADDED_MAX, columns=columns
+                net._hidden[i],
+                LOSSLESS_QUALITY,
+                -limits.added_max,
+                limits.added_max,
+                columns=columns,
             )
         return _ValueNet(
-            layer(net._input, LOSSLESS_QUALITY, -FIRST_MAX, FIRST_MAX),
-            layer(net._head, LOSSLESS_QUALITY, -LOGIT_MAX, LOGIT_MAX),
+            layer(net._input, LOSSLESS_QUALITY, -limits.first_max, limits.first_max),
+            layer(net._head, LOSSLESS_QUALITY, -limits.logit_max, limits.logit_max),
             ctypes.addressof(self._links),
             ctypes.addressof(self._hidden),
             self._sums(net.sums),

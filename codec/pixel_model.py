@@ -40,7 +40,7 @@ from codec.errors import BadModel, CorruptPayload
 from codec.groups import U8, Encoded, checks
 from codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT, F32, Integers, limit
 from codec.kernels import active as native_kernels
-from codec.native_pixels import MAX_BYTES, NativePixels
+from codec.native_pixels import MAX_BYTES, Limits, NativePixels
 from codec.native_rans import encode_lanes
 from codec.parallel import in_threads, num_cores
 
@@ -316,7 +316,7 @@ class PixelModel(BaseModel):
             return None
         found = self._native.get(kernels.instruction_set)
         if found is None:  # two threads may make it, to the same effect
-            found = NativePixels(self._flag, self._value, kernels)
+            found = NativePixels(self._flag, self._value, _LIMITS, kernels)
             self._native[kernels.instruction_set] = found
         return found
 
@@ -468,6 +468,7 @@ class PixelModel(BaseModel):
             symbols = decoder.decode_each(lanes[step.images], step.freq)
 
 
+_LIMITS = Limits(FIRST_MAX, ADDED_MAX, FLAG_MAX, LOGIT_MAX, len(LINKED))
 _BEFORE = np.tri(256, k=-1, dtype=np.uint32)  # row s: 1 for each symbol before s
 _STORED_FREQ = np.array([rans.TOTAL - STORED_FREQ, STORED_FREQ], np.uint32)
 STORED_BITS = 28  # what storing takes beside the bytes: the flag and two bytes of length

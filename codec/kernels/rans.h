@@ -27,7 +27,7 @@ INLINE void advance(Lane *lane, uint32_t start, uint32_t freq) {
 INLINE uint32_t code(uint32_t start, uint32_t freq) { return start << PRECISION | (freq & (TOTAL - 1)); }
 
 /* codes: lane by lane, in the order of decoding; ends int64 (lanes): where the codes of each lane end; check int32
- * (lanes): its first state, 0..255. bytes: uint8 (2 * all codes + 4 * lanes), since a symbol writes at most two bytes, the
+ * (lanes): its first state, 0..255. bytes: uint8 (2 * all codes + 4 * lanes), since a symbol writes at most two, the
  * last state four. -> the message of each lane, in bytes[begins[lane] .. 2 * ends[lane] + 4 * (lane + 1)). */
 int KERNEL(encode)(const uint32_t *codes, int lanes, const int64_t *ends, const int32_t *check, uint8_t *bytes,
                    int64_t *begins) {
