@@ -46,7 +46,7 @@ def cores(number: int) -> Iterator[None]:
 
 def in_threads(function: Callable[[Item], Result], items: list[Item]) -> Iterable[Result]:
     """map(function, items) on all cores: numpy lets go of the interpreter while it computes."""
-    if len(items) > 1:
+    if len(items) > 1 and kernels.active() is None:
         keep_memory()
     if len(items) < 2 or num_cores() == 1:
         with one_blas_thread():

@@ -13,7 +13,6 @@ import pytest
 
 from codec import kernels, parallel, pixel_model, rans
 from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS
-from codec.native_pixels import NativePixels
 from codec.native_rans import encode_lanes
 from codec.pixel_model import PixelModel
 
@@ -194,6 +193,20 @@ def test_extreme_tables_give_the_messages_of_numpy(engine: str, seed: int) -> No
     check_same(model, kinds()[::2], 16, engine)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_sums_of_the_flag_network_are_clipped(engine: str, sign: int) -> None:
+    """They pass 2**22, and so does the window the other way: what is left are the tables."""
+    tensors = helpers.tiny_pixel_tensors()
+    for part in ("ink", "shade", "count"):
+        tensors[f"flag.sums.{part}.table"][:] = sign * 32767
+    tensors["flag.window.weight"][:] = 0
+    tensors["flag.window.bias"][:] = -sign * ((1 << 24) - 1)
+    tensors["flag.window.multiplier"][:] = 1 << 24
+    tensors["value.flagged.table"][:] = 0
+    model = PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE))
+    check_same(model, helpers.drawn(9), 4, engine)
+
+
 def test_stored_images_are_the_same_ones(engine: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (40, 28, 28), np.uint8)
     mixed = np.where(np.arange(40)[:, None, None] % 3 == 0, noise, helpers.drawn(40)).astype(
@@ -298,15 +311,17 @@ def test_frequencies_are_those_of_numpy(engine: str) -> None:
 
 
 def test_frequencies_of_a_table_that_does_not_fall_are_those_of_numpy(engine: str) -> None:
-    """The largest sum of weights there is: 256 times 2**16."""
-    tensors = helpers.tiny_pixel_tensors()
-    tensors["exp"][:] = rans.TOTAL
-    net = PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE))._value
-    rows = np.random.default_rng(0).integers(-600, 1, (20, 256)).astype(np.int32)
-    freq = np.empty(rows.shape, np.uint32)
-    with kernels.use(engine):
-        native().frequencies(net._exp.ctypes.data, len(rows), rows.ctypes.data, freq.ctypes.data)
-    np.testing.assert_array_equal(freq, net._frequencies(rows.astype(np.float32)))
+    """The largest sum of weights there is, 256 times 2**16; and every entry another one."""
+    rng, tensors = np.random.default_rng(0), helpers.tiny_pixel_tensors()
+    rows = rng.integers(-600, 1, (20, 256)).astype(np.int32)
+    for exp in (np.full(512, rans.TOTAL), rans.TOTAL - 128 * rng.permutation(512)):
+        tensors["exp"][1:] = exp[1:]
+        net = PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE))._value
+        freq = np.empty(rows.shape, np.uint32)
+        address = net._exp.ctypes.data
+        with kernels.use(engine):
+            native().frequencies(address, len(rows), rows.ctypes.data, freq.ctypes.data)
+        np.testing.assert_array_equal(freq, net._frequencies(rows.astype(np.float32)))
 
 
 # ---- coder
@@ -373,7 +388,8 @@ def test_costs_are_whole_1024ths_of_a_bit() -> None:
 def test_wrong_arguments_are_refused(engine: str) -> None:
     model = helpers.tiny_pixel_model()
     with kernels.use(engine):
-        twin = NativePixels(model._flag, model._value, native())
+        twin = model._natively()
+        assert twin is not None
         for pixels in (np.zeros((1, 28, 27), np.uint8), np.zeros((1, 28, 28), np.int16)):
             with pytest.raises(ValueError, match="pixels are"):
                 twin.encode(pixels, np.zeros(1, np.int64), 1)
@@ -389,7 +405,8 @@ def test_only_the_images_asked_for_are_decoded(engine: str) -> None:
     model, pixels = helpers.tiny_pixel_model(), kinds()[:3]
     active, palette = np.array([True, False, True]), np.zeros(3, np.int64)
     with kernels.use(engine):
-        twin = NativePixels(model._flag, model._value, native())
+        twin = model._natively()
+        assert twin is not None
         codes, _ = twin.encode(pixels, palette, 3)
         codes[:, :, 1] = 0
         messages = encode_lanes(native(), codes.ravel(), np.array([codes.size]), np.array([9]))
