@@ -277,7 +277,7 @@ def _aez(*args: object, engine: str) -> None:
 
 
 def commands(pixels: U8, folder: Path, size: Size, say: Say) -> Iterator[Row]:
-    """Files to a collection and back by the command line, on all cores and on one; one file, cold."""
+    """Files to a collection and back by the command line, on all cores and on one; a cold file."""
     tree, idx, back = folder / "png", folder / "images-idx3-ubyte", folder / "back"
     pngs = pixels[np.arange(size.png_files) % len(pixels)]
     many = pixels[np.arange(size.idx_images) % len(pixels)]
@@ -345,7 +345,7 @@ def commands(pixels: U8, folder: Path, size: Size, say: Say) -> Iterator[Row]:
 
 
 def compare(rows: list[Row], others: list[Row], yardsticks: dict[int, float]) -> None:
-    """Tell of each row of `in_memory` its efficiency and ratios: to others, numpy, one core, -m NAME.
+    """Tell of each row of `in_memory` its efficiency and its ratios.
 
     yardsticks: G by cores.
     """
