@@ -132,7 +132,9 @@ def _aez(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    from codec import kernels
+
+    kernels.active()  # an engine that is not there is an error of the call, not of each of its files
 
 
 def _report(quiet: bool) -> Report:

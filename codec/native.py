@@ -384,7 +384,8 @@ class _Quality:
         self.start_numbers = padded(self.start.channels) + hidden + POSITIONS * channels
         self.stages: list[tuple[Any, int, int]] = []  # blocks, how many, masks that they leave for an image
         for stage in model._synthesis:
-            numbers = sum(2 * POSITIONS * (padded(block.reduce.outputs) + channels) for block in stage)
+            widths = (padded(block.reduce.outputs) + padded(block.spatial.outputs) for block in stage)
+            numbers = sum(POSITIONS * (width + 2 * channels) for width in widths)
             self.stages.append((_blocks(stage, packer, quality), len(stage), numbers))
         self.levels: list[_Level] = []
         self.level_numbers: list[tuple[int, int]] = []

@@ -84,31 +84,29 @@ class NativePixels:
         self._model = _PixelModel(self._flag_net(flag), self._value_net(value))
 
     def _flag_net(self, net: Any) -> _FlagNet:
-        from codec.pixel_model import FIRST_MAX, FLAG_MAX
-
+        first_max, logit_max = net.LIMITS
         return _FlagNet(
-            self._packer.layer(net._layer, LOSSLESS_QUALITY, -FIRST_MAX, FIRST_MAX),
-            self._packer.layer(net._logit, LOSSLESS_QUALITY, -FLAG_MAX, FLAG_MAX),
+            self._packer.layer(net._layer, LOSSLESS_QUALITY, -first_max, first_max),
+            self._packer.layer(net._logit, LOSSLESS_QUALITY, -logit_max, logit_max),
             self._sums(net.sums),
             *map(self._table, (net._position, net._top, net._left)),
             self._packer.keep(net._freq[:, 0].astype(np.int32)),
         )
 
     def _value_net(self, net: Any) -> _ValueNet:
-        from codec.pixel_model import ADDED_MAX, FIRST_MAX, LINKED, LOGIT_MAX
-
+        first_max, added_max, logit_max = net.LIMITS
         layer, h, link = self._packer.layer, net._input.outputs, net.link_width
         # z: h, then the links of each neighbour, each of them padded.
-        of_links = padded(h) + np.arange(len(LINKED))[:, None] * padded(link) + np.arange(link)
+        of_links = padded(h) + np.arange(net.NUM_LINKED)[:, None] * padded(link) + np.arange(link)
         columns = np.concatenate([np.arange(h), of_links.ravel()])
         for i in range(net.num_layers):
             self._links[i] = layer(net._links[i], LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX)
             self._hidden[i] = layer(
-                net._hidden[i], LOSSLESS_QUALITY, -ADDED_MAX, ADDED_MAX, columns=columns
+                net._hidden[i], LOSSLESS_QUALITY, -added_max, added_max, columns=columns
             )
         return _ValueNet(
-            layer(net._input, LOSSLESS_QUALITY, -FIRST_MAX, FIRST_MAX),
-            layer(net._head, LOSSLESS_QUALITY, -LOGIT_MAX, LOGIT_MAX),
+            layer(net._input, LOSSLESS_QUALITY, -first_max, first_max),
+            layer(net._head, LOSSLESS_QUALITY, -logit_max, logit_max),
             ctypes.addressof(self._links),
             ctypes.addressof(self._hidden),
             self._sums(net.sums),

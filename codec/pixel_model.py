@@ -152,6 +152,8 @@ class Sums:
 class FlagNet:
     """The small network: whether a pixel is 0."""
 
+    LIMITS = FIRST_MAX, FLAG_MAX  # of its first layer and its logit
+
     def __init__(self, bundle: Bundle) -> None:
         self._layer = bundle.layer("flag.window", "row", 255)
         self.sums = Sums(bundle, "flag.sums", z := self._layer.outputs)
@@ -216,6 +218,9 @@ class Links:
 
 class ValueNet:
     """The big network: which of the 256 values a pixel has."""
+
+    LIMITS = FIRST_MAX, ADDED_MAX, LOGIT_MAX  # of its first layer, of those that add, of its logits
+    NUM_LINKED = len(LINKED)
 
     def __init__(self, bundle: Bundle) -> None:
         self._input = bundle.layer("value.input", "row")

@@ -86,10 +86,14 @@ class Sizes(NamedTuple):
     dense: int = DENSE
     k: int = K
     levels: tuple[int, ...] = LEVELS
+    inner: tuple[int, ...] = ()  # behind the 3x3 of each block; by default as many as before it
+
+
+TINY = Sizes()
 
 
 @cache
-def _tiny_tensors(seed: int, sizes: Sizes = Sizes()) -> Tensors:
+def _tiny_tensors(seed: int, sizes: Sizes = TINY) -> Tensors:
     rng = np.random.default_rng(seed)
     tensors: Tensors = {}
 
@@ -109,16 +113,16 @@ def _tiny_tensors(seed: int, sizes: Sizes = Sizes()) -> Tensors:
         tensors[f"{name}.multiplier"] = multiplier.astype(np.int32)
 
     def blocks(name: str, c: int) -> None:
-        for i, hidden in enumerate(sizes.hidden):
-            layer(f"{name}.{i}.reduce", (hidden, c), 300, film=True)
-            layer(f"{name}.{i}.spatial", (hidden, hidden, 3, 3), 300, by_position=True)
-            layer(f"{name}.{i}.restore", (c, hidden), 120)
+        for i, (hidden, inner) in enumerate(zip(sizes.hidden, sizes.inner or sizes.hidden, strict=True)):
+            layer(f"{name}.{i}.reduce", (hidden, c), 300, film=True, by_position=bool(sizes.inner))
+            layer(f"{name}.{i}.spatial", (inner, hidden, 3, 3), 300, by_position=True)
+            layer(f"{name}.{i}.restore", (c, inner), 120, by_position=bool(sizes.inner))
 
     def dequantizer(name: str, k: int) -> None:
         fall = np.geomspace(2, 0.75, ROWS)[:, None] * rng.uniform(0.7, 1.4, k)
         tensors[name] = np.rint(fall * 2**DEQUANTIZER_BITS).astype(np.int32)
 
-    t, e, _, head, squeezed, dense, dense_k, levels = sizes
+    t, e, _, head, squeezed, dense, dense_k, levels, _ = sizes
     layer("input", (e, 16), 250, by_position=True, x=500)
     blocks("analysis", e)
     layer("squeeze", (squeezed, e), 250)
@@ -145,7 +149,7 @@ def _tiny_tensors(seed: int, sizes: Sizes = Sizes()) -> Tensors:
     return tensors
 
 
-def tiny_tensors(seed: int = 0, sizes: Sizes = Sizes()) -> Tensors:
+def tiny_tensors(seed: int = 0, sizes: Sizes = TINY) -> Tensors:
     """A fresh dict of the tensors of tiny model and encoder; the arrays are copies too."""
     return {name: tensor.copy() for name, tensor in _tiny_tensors(seed, sizes).items()}
 

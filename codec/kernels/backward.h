@@ -124,7 +124,7 @@ int KERNEL(residuals_backward)(const ResidualBack *blocks, int count, int n, flo
     size_t most = 0, channels = blocks->reduce.layer.outputs, words = 0;
     for (int b = 0; b < count; b++) {
         most = widest(widest(widest(most, &blocks[b].reduce), &blocks[b].spatial), &blocks[b].restore);
-        words += POSITIONS * 2 * (channels + blocks[b].spatial.layer.outputs) / LANES;
+        words += POSITIONS * (2 * channels + blocks[b].spatial.layer.outputs + PADDED(blocks[b].spatial.layer.inputs)) / LANES;
     }
     Scratch s = scratch(&memory, most);
     if (!memory) return -1;
@@ -133,13 +133,14 @@ int KERNEL(residuals_backward)(const ResidualBack *blocks, int count, int n, flo
         for (int b = count - 1; b >= 0; b--) {
             const ResidualBack *block = blocks + b;
             ptrdiff_t wide = POSITIONS * (ptrdiff_t)channels, narrow = POSITIONS * (ptrdiff_t)block->spatial.layer.outputs;
-            if (b + 1 < count && block->spatial.layer.outputs != blocks[b + 1].spatial.layer.outputs)
+            ptrdiff_t inner = POSITIONS * (ptrdiff_t)PADDED(block->spatial.layer.inputs);
+            if (inner != POSITIONS * (ptrdiff_t)PADDED(blocks[(b + 1) % count].spatial.layer.inputs)) /* rows of another length */
                 memset(s.grid, 0, GRID_ROWS * most * sizeof *s.grid);
             masked(g, end - wide / LANES, wide, g);
             masked(g, end - 2 * wide / LANES, wide, s.g);
-            end -= 2 * (wide + narrow) / LANES;
+            end -= (2 * wide + narrow + inner) / LANES;
             transposed(&block->restore, s.g, POSITIONS, s.q, s.sums, s.h);
-            masked(s.h, end + narrow / LANES, narrow, s.h);
+            masked(s.h, end + narrow / LANES, inner, s.h);
             transposed(&block->spatial, s.h, POSITIONS, s.grid, s.sums, s.g);
             masked(s.g, end, narrow, s.g);
             transposed(&block->reduce, s.g, POSITIONS, s.q, s.sums, s.h);

@@ -41,41 +41,45 @@ static void *take(Arena *arena, size_t bytes) {
 
 /* Residual block: 1x1 to fewer channels, 3x3, 1x1 back, added to t. grid: zeros, but for what is overwritten here. */
 static void residual(const Residual *block, int16_t *t, int16_t *grid, int16_t *hidden, uint16_t **trace) {
-    ptrdiff_t width = block->reduce.outputs, channels = block->restore.outputs, taps[9];
+    ptrdiff_t width = block->reduce.outputs, inner = block->spatial.outputs, channels = block->restore.outputs, taps[9];
     uint16_t *mask[4] = {NULL, NULL, NULL, NULL};
     if (*trace)
         for (int i = 0; i < 4; i++) {
             mask[i] = *trace;
-            *trace += POSITIONS * (i < 2 ? width : channels) / LANES;
+            *trace += POSITIONS * (i == 0 ? width : i == 1 ? inner : channels) / LANES;
         }
     neighbours(width, taps);
     for (int y = 0; y < SIDE; y++) {
+        Layer row = block->reduce;
+        row.bias += (ptrdiff_t)y * SIDE * row.bias_step;
         Output out = {.y = grid + GRID_AT(y, 0) * width, .y_step = width};
         if (mask[0]) out.trace = mask[0] + y * SIDE * width / LANES;
-        apply(&block->reduce, t + y * SIDE * channels, channels, HERE, SIDE, &out);
+        apply(&row, t + y * SIDE * channels, channels, HERE, SIDE, &out);
     }
     for (int y = 0; y < SIDE; y++) {
         Layer row = block->spatial;
         row.bias += (ptrdiff_t)y * SIDE * row.bias_step;
-        Output out = {.y = hidden + y * SIDE * width, .y_step = width};
-        if (mask[1]) out.trace = mask[1] + y * SIDE * width / LANES;
+        Output out = {.y = hidden + y * SIDE * inner, .y_step = inner};
+        if (mask[1]) out.trace = mask[1] + y * SIDE * inner / LANES;
         apply(&row, grid + GRID_AT(y, 0) * width, width, taps, SIDE, &out);
     }
     Output out = {.y = t, .y_step = channels, .plus = t, .plus_high = ACTIVATION_MAX, .trace = mask[2], .plus_trace = mask[3]};
-    apply(&block->restore, hidden, width, HERE, POSITIONS, &out);
+    apply(&block->restore, hidden, inner, HERE, POSITIONS, &out);
 }
 
 /* t int16 (n, 49, channels) through `count` blocks, in place. */
 int KERNEL(residuals)(const Residual *blocks, int count, int n, int16_t *t, uint16_t *trace) {
     if (!count) return 0;
     ptrdiff_t channels = blocks->restore.outputs, width = 0;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         if (blocks[i].reduce.outputs > width) width = blocks[i].reduce.outputs;
+        if (blocks[i].spatial.outputs > width) width = blocks[i].spatial.outputs;
+    }
     int16_t *grid = calloc((size_t)(GRID_ROWS + POSITIONS) * width, sizeof *grid);
     if (!grid) return -1;
     for (int i = 0; i < n; i++)
         for (int b = 0; b < count; b++) {
-            if (b && blocks[b].reduce.outputs != blocks[b - 1].reduce.outputs)
+            if (blocks[b].reduce.outputs != blocks[(b + count - 1) % count].reduce.outputs)
                 memset(grid, 0, (size_t)GRID_ROWS * width * sizeof *grid); /* rows have another length */
             residual(blocks + b, t + i * POSITIONS * channels, grid, grid + GRID_ROWS * width, &trace);
         }

@@ -58,24 +58,16 @@ def train_command(
         raise UsageError(f"{out}: a model file ends in .safetensors")
     if out.name.endswith(registry.ENCODER):
         raise UsageError(f"{out}: the name of an encoder's file, which comes beside the model's")
-    if not out.parent.is_dir():
-        raise UsageError(f"{out.parent}: no such directory")
-    for output in (out,) if lossless else (out, registry.encoder_path(out)):
-        if output.exists():  # now, not after an hour of training
-            raise AezError(f"output {output} exists, and a model is never overwritten")
+    checkpoint = checkpoint_of([out] if lossless else [out, registry.encoder_path(out)], resume)
     for option, value in (("--hidden", hidden), ("--palettes", most_palettes)):
         if value is not None and not lossless:
             raise UsageError(f"{option} is for lossless models: add --lossless")
     if hidden is not None and start not in ("auto", "none"):
         raise UsageError("--hidden does not go with --from: the network is as wide as that of the model it starts from")
-    checkpoint, log = out.with_suffix(".checkpoint.pt"), out.with_suffix(".log.jsonl")
-    if resume and not checkpoint.exists():
-        raise UsageError(f"{checkpoint}: no checkpoint to resume from")
-    if not resume and checkpoint.exists():
-        raise UsageError(f"{checkpoint} is there: go on from it with --resume, or delete it")
     minutes = DEFAULT_MINUTES if minutes is None else minutes
     pixels = data.load(sources)
     train, held_out = data.split(pixels)
+    log = out.with_suffix(".log.jsonl")
     parent = starting_model("none" if start == "auto" and hidden else start, train, lossless)
     trainer = trainer_of(pixels, parent, lossless=lossless, hidden=hidden, most_palettes=most_palettes, seed=seed, log=log)
     if resume:
@@ -113,6 +105,26 @@ def train_command(
             if ours is not None:
                 tell(f"WebP's {psnr:.1f} dB, {num_bytes:.0f} bytes at its quality {quality}, take {ours:.1f} bytes")
     tell(f"use it with: aez compress {'--lossless ' * lossless}-m {shlex.quote(str(out))} INPUT...")
+
+
+def checkpoint_of(outputs: list[Path], resume: bool) -> Path:
+    """Where the checkpoint of a run lies: beside its first output.
+
+    Raises AezError if an output exists; UsageError if its folder does not, if there is no checkpoint
+    to resume from, or one that is not to be resumed from.
+    """
+    out = outputs[0]
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent}: no such directory")
+    for output in outputs:
+        if output.exists():  # now, not after an hour of training
+            raise AezError(f"output {output} exists, and a model is never overwritten")
+    checkpoint = out.with_suffix(".checkpoint.pt")
+    if resume and not checkpoint.exists():
+        raise UsageError(f"{checkpoint}: no checkpoint to resume from")
+    if not resume and checkpoint.exists():
+        raise UsageError(f"{checkpoint} is there: go on from it with --resume, or delete it")
+    return checkpoint
 
 
 def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | None:
@@ -212,14 +224,8 @@ def write_model(
         trainer.net.set_quantized(False)
         figures["float_parent"] = float_curve(trainer, held_out)
     trainer.net.set_quantized(True)
-    card: dict[str, Any] = {
-        "name": name,
-        "trained_on": f"{len(train)} images, sha256 {data.sha256(train)}",
-        "command": command,
-        "training": {"steps": trainer.steps, "seconds": round(trainer.seconds), "seed": seed, "torch": torch.__version__},
-    }
-    if parent is not None:
-        card["training"]["from"] = f"{parent.name} {parent.hash.hex()}"
+    start = parent and f"{parent.name} {parent.hash.hex()}"
+    card = card_of(trainer, name, train, seed, command, start)
 
     def bundles() -> tuple[bytes, bytes | None]:
         if isinstance(trainer, PixelTrainer):
@@ -235,6 +241,25 @@ def write_model(
     with atomic(out, durable=True) as file:
         file.write(stream)
     return unpack_model(stream, encoder)
+
+
+def card_of(
+    trainer: Trainer, name: str, train: data.U8, seed: int, command: str, start: str | None
+) -> dict[str, Any]:
+    """A card that says how what `trainer` holds was made.
+
+    name: of the model; train: the images trained on; start: name and hash of what it began with.
+    """
+    training = {
+        "steps": trainer.steps,
+        "seconds": round(trainer.seconds),
+        "seed": seed,
+        "torch": torch.__version__,
+    }
+    if start:
+        training["from"] = start
+    trained_on = f"{len(train)} images, sha256 {data.sha256(train)}"
+    return {"name": name, "trained_on": trained_on, "command": command, "training": training}
 
 
 def float_curve(trainer: Trainer, pixels: data.U8) -> list[dict[str, Any]]:

@@ -99,50 +99,18 @@ def integer_tensors(net: Ladder) -> Tensors:
     """All tensors of both bundles but the CDF tables."""
     net = net.float().cpu()
     b = basis(torch.tensor([log2_lmbda(q) for q in range(0, ROWS * ROW_STEP, ROW_STEP)]))  # (ROWS, NUM_BASIS)
-    tensors: Tensors = {}
+    gains = [net.gain, *(level.gain for level in net.levels)]
+    log_gain, *log_gains = (b @ gain.T for gain in gains)
+    tensors = encoder_tensors(net, b, [log_gain, *log_gains])
 
-    def put(name: str, layer: Layer, *, unit: float = ACTIVATION_UNIT, input_unit: float = ACTIVATION_UNIT,
-            extra_shift: Tensor | None = None, extra_log_scale: Tensor | None = None,
-            offset: Tensor | None = None) -> None:  # fmt: skip
-        """Integer layer whose 1.0 is the integer `input_unit` going in and `unit` coming out; see `networks.Layer`."""
-        step = layer.weight_step()  # (O,)
-        weight = torch.round(layer.weight / step.view(-1, *[1] * (layer.weight.ndim - 1)))
-        per_sum = input_unit / step  # integer sums for 1.0
-        shift, scale = layer.rows(b) if layer.film else (torch.zeros(1, len(step)), torch.ones(1, len(step)))
-        if extra_log_scale is not None:
-            scale = scale * torch.exp(extra_log_scale)
-        if extra_shift is not None:  # is added after the scale
-            shift = shift + extra_shift / scale
-        bias = layer.bias.T if layer.bias.ndim == 2 else layer.bias
-        if offset is not None:
-            bias = bias + offset
-        column = per_sum[:, None] if bias.ndim == 2 else per_sum
-        multiplier = torch.round(scale * unit / per_sum * 2**MULTIPLIER_BITS)
-        tensors[f"{name}.weight"] = integers(weight, np.int8)
-        tensors[f"{name}.bias"] = integers(torch.round(bias * column), np.int32)
-        tensors[f"{name}.shift"] = integers(torch.round(shift * per_sum), np.int32)
-        if multiplier.max() > 2**MULTIPLIER_BITS:
-            raise ValueError(f"{name}: a multiplier of {multiplier.max() / 2**MULTIPLIER_BITS:.2f} is more than 1")
-        tensors[f"{name}.multiplier"] = integers(multiplier.clamp_min(1), np.int32)
-
-    def put_block(name: str, block: Any) -> None:
-        for part in ("reduce", "spatial", "restore"):
-            put(f"{name}.{part}", getattr(block, part))
+    def put(name: str, layer: Layer, **options: Any) -> None:
+        tensors.update(layer_tensors(name, layer, b, **options))
 
     def put_dequantizer(name: str, log_gain: Tensor) -> None:
         # A step so wide that this would pass 2**24 is wider than the range of the latents, which it only switches off.
         step = torch.round(DEQUANTIZED_UNIT / STEP_UNIT * torch.exp(-log_gain) * 2**DEQUANTIZER_BITS)
         tensors[name] = integers(step.clamp(1, 2**24), np.int32)
 
-    mean = net.mean_image.view(7, 4, 7, 4).permute(1, 3, 0, 2).reshape(16, POSITIONS)  # channel, position: as in the bundle
-    centre = net.input.used_weight() @ (mean * (PIXEL_UNIT / ACTIVATION_UNIT))  # the bundle's input is not centred
-    put("input", net.input, offset=-centre)
-    for i, block in enumerate(net.analysis):
-        put_block(f"analysis.{i}", block)
-    put("squeeze", net.squeeze)
-    log_gain = b @ net.gain.T
-    put("posterior0", _columns_by_channel(net.posterior0))
-    put("posterior1", net.posterior1, unit=STEP_UNIT, extra_log_scale=log_gain)
     tensors["prior_mean"] = integers(torch.round(STEP_UNIT * (b @ net.prior_mean.T) * torch.exp(log_gain)), np.int32)
     tensors["prior_sigma"] = integers(torch.round(row_of(b @ net.prior_sigma.T + log_gain)).clamp(0, NUM_SIGMAS - 1), np.int32)
     put_dequantizer("dequantizer", log_gain)
@@ -151,18 +119,84 @@ def integer_tensors(net: Ladder) -> Tensors:
     put("widen", net.widen)
     for i, stage in enumerate(net.synthesis):
         for j, block in enumerate(stage):
-            put_block(f"synthesis.{i}.{j}", block)
-    for i, level in enumerate(net.levels):
-        log_gain = b @ level.gain.T
-        for part in ("posterior0", "prior0"):
-            put(f"levels.{i}.{part}", getattr(level, part))
+            tensors.update(_block_tensors(f"synthesis.{i}.{j}", block, b))
+    for i, (level, log_gain) in enumerate(zip(net.levels, log_gains, strict=True)):
+        put(f"levels.{i}.prior0", level.prior0)
         put(f"levels.{i}.merge", level.merge, input_unit=DEQUANTIZED_UNIT)
-        for part in ("posterior1", "prior_mean"):
-            put(f"levels.{i}.{part}", getattr(level, part), unit=STEP_UNIT, extra_log_scale=log_gain)
+        put(f"levels.{i}.prior_mean", level.prior_mean, unit=STEP_UNIT, extra_log_scale=log_gain)
         put(f"levels.{i}.prior_sigma", level.prior_sigma, unit=1 / SIGMA_STEP, extra_shift=log_gain - math.log(MIN_SIGMA))
         put_dequantizer(f"levels.{i}.dequantizer", log_gain)
-    put("output", net.output, unit=ACTIVATION_UNIT / PIXEL_UNIT, offset=mean * (PIXEL_UNIT / ACTIVATION_UNIT))
+    put("output", net.output, unit=ACTIVATION_UNIT / PIXEL_UNIT, offset=_mean_of_patches(net))
     return tensors
+
+
+@torch.no_grad()
+def encoder_tensors(net: Ladder, b: Tensor, log_gains: list[Tensor]) -> Tensors:
+    """The tensors of an encoder.
+
+    b: the basis at each row; log_gains: log gain of each level, (ROWS, K).
+    """
+    tensors: Tensors = {}
+
+    def put(name: str, layer: Layer, **options: Any) -> None:
+        tensors.update(layer_tensors(name, layer, b, **options))
+
+    centre = net.input.used_weight() @ _mean_of_patches(net)  # the bundle's input is not centred
+    put("input", net.input, offset=-centre)
+    for i, block in enumerate(net.analysis):
+        tensors.update(_block_tensors(f"analysis.{i}", block, b))
+    put("squeeze", net.squeeze)
+    put("posterior0", _columns_by_channel(net.posterior0))
+    put("posterior1", net.posterior1, unit=STEP_UNIT, extra_log_scale=log_gains[0])
+    for i, (level, log_gain) in enumerate(zip(net.levels, log_gains[1:], strict=True)):
+        put(f"levels.{i}.posterior0", level.posterior0)
+        put(f"levels.{i}.posterior1", level.posterior1, unit=STEP_UNIT, extra_log_scale=log_gain)
+    return tensors
+
+
+def layer_tensors(name: str, layer: Layer, b: Tensor, *, unit: float = ACTIVATION_UNIT,
+                  input_unit: float = ACTIVATION_UNIT, extra_shift: Tensor | None = None,
+                  extra_log_scale: Tensor | None = None, offset: Tensor | None = None) -> Tensors:  # fmt: skip
+    """Integer layer whose 1.0 is the integer `input_unit` going in and `unit` coming out.
+
+    See `networks.Layer`.
+    """
+    step = layer.weight_step()  # (O,)
+    weight = torch.round(layer.weight / step.view(-1, *[1] * (layer.weight.ndim - 1)))
+    per_sum = input_unit / step  # integer sums for 1.0
+    shift, scale = torch.zeros(1, len(step)), torch.ones(1, len(step))
+    if layer.film:
+        shift, scale = layer.rows(b)
+    if extra_log_scale is not None:
+        scale = scale * torch.exp(extra_log_scale)
+    if extra_shift is not None:  # is added after the scale
+        shift = shift + extra_shift / scale
+    bias = layer.bias.T if layer.bias.ndim == 2 else layer.bias
+    if offset is not None:
+        bias = bias + offset
+    column = per_sum[:, None] if bias.ndim == 2 else per_sum
+    multiplier = torch.round(scale * unit / per_sum * 2**MULTIPLIER_BITS)
+    if (most := multiplier.max() / 2**MULTIPLIER_BITS) > 1:
+        raise ValueError(f"{name}: a multiplier of {most:.2f} is more than 1")
+    return {
+        f"{name}.weight": integers(weight, np.int8),
+        f"{name}.bias": integers(torch.round(bias * column), np.int32),
+        f"{name}.shift": integers(torch.round(shift * per_sum), np.int32),
+        f"{name}.multiplier": integers(multiplier.clamp_min(1), np.int32),
+    }
+
+
+def _block_tensors(name: str, block: Any, b: Tensor) -> Tensors:
+    tensors: Tensors = {}
+    for part in ("reduce", "spatial", "restore"):
+        tensors |= layer_tensors(f"{name}.{part}", getattr(block, part), b)
+    return tensors
+
+
+def _mean_of_patches(net: Ladder) -> Tensor:
+    """The mean image by channel and position, as in the bundle, as an activation."""
+    mean = net.mean_image.view(7, 4, 7, 4).permute(1, 3, 0, 2).reshape(16, POSITIONS)
+    return mean * (PIXEL_UNIT / ACTIVATION_UNIT)
 
 
 def integers(x: Tensor, dtype: type[np.integer[Any]]) -> npt.NDArray[np.integer]:
@@ -181,7 +215,8 @@ def row_of(log_sigma: Tensor) -> Tensor:
 def _columns_by_channel(layer: Layer) -> Layer:
     """The network flattens (7, 7, C) position by position, the bundle channel by channel."""
     twin = Layer("dense", layer.weight.shape[1], len(layer.weight), film=layer.film)
-    twin.load_state_dict(layer.state_dict())
+    twin.bias, twin.shift, twin.scale = layer.bias, layer.shift, layer.scale
+    twin.shift_rest, twin.scale_rest = layer.shift_rest, layer.scale_rest
     twin.weight.data = layer.weight.view(len(layer.weight), POSITIONS, -1).transpose(1, 2).reshape(len(layer.weight), -1)
     return twin
 

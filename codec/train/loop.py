@@ -75,12 +75,15 @@ def schedule(spent: float, budget: float, flat: float | None = None) -> float:
     return min(1.0, at + (1 - at) * (spent - flat) / left) if left > 0 else 1.0
 
 
-def is_flat(costs: list[tuple[float, float]], seconds: float) -> bool:
-    """Tell whether costs, [(seconds, cost)] in order of time, have stopped falling; `seconds` are spent by now."""
+def is_flat(costs: list[tuple[float, float]], seconds: float, gain: float = FLAT_GAIN) -> bool:
+    """Tell whether costs, [(seconds, cost)] in order of time, have stopped falling by `gain`.
+
+    seconds: spent by now.
+    """
     since = (1 - FLAT_SHARE) * seconds
     before = [cost for at, cost in costs if at <= since]
     after = [cost for at, cost in costs if at > since]
-    return bool(before and after) and min(after) > (1 - FLAT_GAIN) * min(before)
+    return bool(before and after) and min(after) > (1 - gain) * min(before)
 
 
 def rate_distortion_loss(net: Ladder, pixels: Tensor, log2_lmbda: Tensor, fraction: float = 1.0) -> Tensor:
@@ -123,6 +126,8 @@ class Trainer:
 
     max_gradient = 20.0  # norm to which gradients are clipped
     warm = False  # whether the network started from a trained one
+    dtype = torch.bfloat16  # of activations
+    flat_gain = FLAT_GAIN  # see `is_flat`
 
     def start(self, pixels: data.U8, net: nn.Module, learning_rate: float, log: Path | None, *,
               muon: Sequence[nn.Parameter] = (), muon_rate: float = 0.0) -> None:  # fmt: skip
@@ -130,7 +135,7 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.train, self.held_out = (torch.tensor(p).to(self.device) for p in data.split(pixels))
         self.net: Any = net.to(self.device)
-        self.net.dtype = torch.bfloat16
+        self.net.dtype = self.dtype
         ours = {id(parameter) for parameter in muon}
         others = [parameter for parameter in net.parameters() if id(parameter) not in ours]
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -218,7 +223,8 @@ class Trainer:
                     validated, validating = self.seconds, time.monotonic()
                     figures = self.report(float(np.mean(losses)))
                     wait = max(wait, (time.monotonic() - validating) / VALIDATION_SHARE)
-                    if self.flat is None and fraction > FLAT_FROM and is_flat(self.costs, self.seconds):
+                    flat = is_flat(self.costs, self.seconds, self.flat_gain)
+                    if self.flat is None and fraction > FLAT_FROM and flat:
                         self.flat = self.seconds
                     if self.seconds - told > seconds / 12 or len(self.costs) == 1:
                         told = self.seconds

@@ -86,10 +86,20 @@ class Layer(nn.Module):
         self.bias = nn.Parameter(torch.zeros((49, outputs) if position_bias else (outputs,)))
         if film:
             self.shift, self.scale = (nn.Parameter(torch.zeros(outputs, NUM_BASIS)) for _ in range(2))
+        # What the rows of a bundle have beyond the polynomials, (ROWS, O): `warm_start.exact`.
+        self.register_buffer("shift_rest", None)
+        self.register_buffer("scale_rest", None)
 
     def rows(self, b: Tensor) -> tuple[Tensor, Tensor]:
-        """basis (N, NUM_BASIS) -> shift (N, O), scale (N, O), the latter positive."""
-        return b @ self.shift.T, torch.exp(b @ self.scale.T)
+        """basis (N, NUM_BASIS) -> shift (N, O), scale (N, O), the latter positive.
+
+        With rests, b is what `warm_start.exact_basis` gives.
+        """
+        if self.shift_rest is None:
+            return b @ self.shift.T, torch.exp(b @ self.scale.T)
+        polynomials, rows = b[:, :NUM_BASIS], b[:, NUM_BASIS:]
+        return (polynomials @ self.shift.T + rows @ self.shift_rest,
+                torch.exp(polynomials @ self.scale.T + rows @ self.scale_rest))  # fmt: skip
 
     def weight_step(self) -> Tensor:
         """The weight that integer 1 stands for, for each output (O,)."""

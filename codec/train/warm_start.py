@@ -5,13 +5,16 @@ READ ME FIRST
   told from the integers, so the scale is taken to be 1 in the middle of its range; the mean image is in the biases, so any
   will do, and that of the new images is taken.
 - Rows by quality were a polynomial in log2 lambda before they were rounded, and become one again by least squares.
+- `exact` keeps what the polynomials miss as rests beside them: the network is then the model's at
+  every quality, but for the rounding of activations. That is for training an encoder alone, whose
+  decoder must be the one that is shipped.
 - The CDF tables are left behind: they are calibrated anew on export.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +43,12 @@ BASIS: F64 = basis(torch.tensor([log2_lmbda(q) for q in range(0, ROWS * ROW_STEP
 FITS = 1000  # rounds of `fit` where rows were clipped
 
 
-def ladder(model: BaseModel, mean_image: Tensor) -> Ladder:
+def ladder(model: BaseModel, mean_image: Tensor, *, keep_rests: bool = False) -> Ladder:
     """The lossy network of a model and its encoder.
 
-    mean_image: (28, 28), 0..255, of the images that it will be trained on. Raises EncoderNotFound;
-    BadModel, also if the model is no lossy one, or of sizes that no network here can have.
+    mean_image: (28, 28), 0..255, of the images that it will be trained on. keep_rests: see `exact`.
+    Raises EncoderNotFound; BadModel, also if the model is no lossy one, or of sizes that no network
+    here can have.
     """
     if not isinstance(model, Model):
         what = f"architecture {model.ARCHITECTURE!r}, a lossy model, {Model.ARCHITECTURE!r}"
@@ -52,10 +56,49 @@ def ladder(model: BaseModel, mean_image: Tensor) -> Ladder:
     tensors = unpack_bundle(model.stream)[1] | unpack_bundle(model.encoder.stream)[1]
     net = Ladder(mean_image, _config(tensors))
     try:
-        _Bundle(tensors).fill(net)
+        _Bundle(tensors, keep_rests).fill(net)
     except (RuntimeError, KeyError) as error:
         raise BadModel(f"no network that can be trained has these sizes: {error}") from error
     return net
+
+
+class Exact(NamedTuple):
+    """A network that is a model's at every quality, and its tables by quality, (ROWS, K) each."""
+
+    net: Ladder
+    log_gains: list[Tensor]  # of each level: steps of quantization in 1.0
+    dense_mean: Tensor  # in steps
+    dense_row: Tensor
+
+
+def exact(model: BaseModel, mean_image: Tensor) -> Exact:
+    """The lossy network of a model and its encoder, with their very rows by quality.
+
+    Its layers want `exact_basis`. Raises as `ladder`.
+    """
+    net = ladder(model, mean_image, keep_rests=True)
+    tensors = unpack_bundle(model.stream)[1]
+    table = lambda name: torch.tensor(tensors[name].astype(np.float32))  # noqa: E731
+    names = ["dequantizer", *(f"levels.{i}.dequantizer" for i in range(len(net.levels)))]
+    return Exact(net, [torch.tensor(log_gain_of(tensors[name])).float() for name in names],
+                 table("prior_mean") / STEP_UNIT, table("prior_sigma"))  # fmt: skip
+
+
+def exact_basis(quality: Tensor) -> Tensor:
+    """Basis of log2 lambda and weights of the table rows: (N, B + ROWS).
+
+    quality: (N,), 0..99, not necessarily whole.
+    """
+    numbers = torch.arange(ROWS, device=quality.device)
+    rows = (1 - (quality[:, None] / ROW_STEP - numbers).abs()).clamp_min(0)
+    log2 = torch.as_tensor(log2_lmbda(quality))  # type: ignore[arg-type]
+    return torch.cat([basis(log2), rows], 1)
+
+
+def log_gain_of(dequantizer: Integers) -> F64:
+    """Dequantizers (ROWS, K) -> log of the steps of quantization that make 1.0."""
+    gain: F64 = np.log(DEQUANTIZED_UNIT / STEP_UNIT / (dequantizer / 2**DEQUANTIZER_BITS))
+    return gain
 
 
 def _config(tensors: dict[str, Integers]) -> Config:
@@ -80,8 +123,9 @@ def _config(tensors: dict[str, Integers]) -> Config:
 class _Bundle:
     """Tensors of a bundle on their way into a network; see `export.integer_tensors`, line by line."""
 
-    def __init__(self, tensors: dict[str, Integers]) -> None:
+    def __init__(self, tensors: dict[str, Integers], keep_rests: bool) -> None:
         self._tensors = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+        self._keep_rests = keep_rests
 
     @torch.no_grad()
     def fill(self, net: Ladder) -> None:
@@ -135,7 +179,11 @@ class _Bundle:
         if layer.film:
             log_scale = log_scale - np.log(step)
             set_to(layer.scale, fit(log_scale))
-            set_to(layer.shift, fit(shift / per_sum - extra_shift / np.exp(log_scale)))
+            shift = shift / per_sum - extra_shift / np.exp(log_scale)
+            set_to(layer.shift, fit(shift))
+            if self._keep_rests:
+                layer.shift_rest = rest(shift, layer.shift)
+                layer.scale_rest = rest(log_scale, layer.scale)
 
     def put_block(self, name: str, block: Any) -> None:
         for part in ("reduce", "spatial", "restore"):
@@ -143,12 +191,11 @@ class _Bundle:
 
     def put_gain(self, name: str, gain: nn.Parameter) -> F64:
         """-> log gain (ROWS, K) as the network has it now."""
-        step = self._tensors[name] / 2**DEQUANTIZER_BITS
-        log_gain = np.log(DEQUANTIZED_UNIT / STEP_UNIT / step)
+        log_gain = log_gain_of(self._tensors[name])
         widest = math.log(DEQUANTIZED_UNIT / STEP_UNIT / (2**24 / 2**DEQUANTIZER_BITS))  # where `export` clips
         coefficients = fit(log_gain, low=widest)
         set_to(gain, coefficients)
-        rows: F64 = BASIS @ coefficients.T
+        rows: F64 = log_gain if self._keep_rests else BASIS @ coefficients.T
         return rows
 
 
@@ -166,6 +213,11 @@ def fit(rows: F64, low: float = -np.inf, high: float = np.inf) -> F64:
             target = np.where(clipped_low, np.minimum(found, low), np.where(clipped_high, np.maximum(found, high), rows))
             coefficients = solve @ target
     return coefficients.T
+
+
+def rest(rows: F64, coefficients: Tensor) -> Tensor:
+    """What polynomials, by their coefficients (K, B), miss of rows by quality: (ROWS, K)."""
+    return torch.tensor(rows - BASIS @ coefficients.detach().double().numpy().T).float()
 
 
 def set_to(parameter: nn.Parameter, values: F64 | Tensor) -> None:
