@@ -1,18 +1,19 @@
-"""The ruler for speed: what people wait for, in one run, as ratios to Pillow's codecs on the same images.
+"""The ruler for speed: what people wait for, in one run, beside Pillow's codecs on the same images.
 
     python -m codec.evaluate_speed ../shared/data -o weights/speed.json      # --quick: a smoke run
 
-DATA holds `mnist/t10k-images-idx3-ubyte.gz` and `fashion/...`, as for examples/efforts.py. Nothing
+DATA holds `mnist/t10k-images-idx3-ubyte.gz` and `fashion/...`, as for examples/curves.py. Nothing
 else should run meanwhile: the load of the machine before the run is in the result.
 
 READ ME FIRST
 - The engine is the one that is active ($AEZ_ENGINE chooses it); after it numpy does the same.
-- Images in memory go through `codec.compress` and `codec.decompress`, on all cores, and on one where
-  the gain of the others is wanted. Models are loaded before. Best of a few runs.
-- Pillow's codecs write and read files in memory, on one core in this process, and on as many as aez
-  has in processes that wait for it. A ratio is images/s by images/s; "1 core" and "N cores" say which.
-- Efficiency is images/s * multiply-adds an image / G (`evaluate.efficiency`), G that of the cores used.
-  It is told where the multiply-adds are known: named models, effort 1 or lossless, no guard.
+- Images in memory go through `codec.compress` and `codec.decompress`, on all cores, and on one
+  where the gain of the others is wanted. Models are loaded before. Best of a few runs.
+- Pillow's codecs write and read files in memory: on one core in this process, on all cores in
+  processes that were started before. A ratio is images/s by images/s; "1 core" and "N cores" say
+  how many the other codec had, the row how many aez had.
+- Efficiency is images/s * multiply-adds an image / G, G that of the cores used. It is told where
+  the multiply-adds are known: named models, effort 1 or lossless, no guard.
 - Commands are whole processes: start, imports, workers, files.
 """
 
@@ -75,7 +76,10 @@ QUICK = Size(64, 16, 60, 128, 20, 1, 1, 0.0, 2)
 
 
 class Case(NamedTuple):
-    """One way through the codec in memory.  named: by the model of the images, without a guard; else by auto, with it."""
+    """One way through the codec in memory.
+
+    named: by the model of the images, without a guard; else by auto, with it.
+    """
 
     way: str  # "encode" or "decode"
     quality: int
@@ -95,10 +99,16 @@ CASES = (
     *(Case("decode", quality, 1, True) for quality in QUALITIES),
     *(
         Case("encode", quality, effort, named)
-        for effort in (1, DEFAULT_EFFORT) for quality in QUALITIES for named in (True, False)
+        for effort in (1, DEFAULT_EFFORT)
+        for quality in QUALITIES
+        for named in (True, False)
     ),
-    *(Case(way, LOSSLESS_QUALITY, 1, named) for way in ("encode", "decode") for named in (True, False)),
-)  # fmt: skip
+    *(
+        Case(way, LOSSLESS_QUALITY, 1, named)
+        for way in ("encode", "decode")
+        for named in (True, False)
+    ),
+)
 
 
 def engines() -> list[str]:
@@ -119,23 +129,36 @@ def _per_s(count: float, seconds: float) -> float:
 # In memory
 
 
-def in_memory(pixels: U8, data: str, cases: tuple[Case, ...], size: Size, say: Say) -> Iterator[Row]:
+def in_memory(
+    pixels: U8, data: str, cases: tuple[Case, ...], size: Size, say: Say
+) -> Iterator[Row]:
     """Rows of uint8 (N, 28, 28), by every engine; on one core too where the efficiency is told."""
     for case in cases:
         model = (data + "-lossless" * case.lossless) if case.named else "auto"
         options: dict[str, Any] = {
-            "quality": case.quality, "model": model, "effort": case.effort, "guard": not case.named,
-        }  # fmt: skip
+            "quality": case.quality,
+            "model": model,
+            "effort": case.effort,
+            "guard": not case.named,
+        }
         work: Callable[[], object] = functools.partial(api.compress, pixels, **options)
         if case.way == "decode":
             work = functools.partial(api.decompress, api.compress(pixels, **options))
         for engine in engines():
-            for cores in core_counts() if case.has_efficiency and engine != "numpy" else core_counts()[:1]:
+            for cores in (
+                core_counts() if case.has_efficiency and engine != "numpy" else core_counts()[:1]
+            ):
                 with kernels.use(engine), parallel.cores(cores):
                     api.decompress(api.compress(pixels[:1], **options))  # loads the models
                     seconds = best_seconds(work, size.repeat, size.enough_s)
-                    row = {"data": data, **case._asdict(), "model": model, "engine": kernels.description(), "cores": cores,
-                           "images_per_s": _per_s(len(pixels), seconds)}  # fmt: skip
+                    row = {
+                        "data": data,
+                        **case._asdict(),
+                        "model": model,
+                        "engine": kernels.description(),
+                        "cores": cores,
+                        "images_per_s": _per_s(len(pixels), seconds),
+                    }
                 if case.has_efficiency:
                     counts = registry.by_name(model, None).multiply_adds(pixels)
                     row["multiply_adds"] = counts[case.way == "decode"]
@@ -148,7 +171,9 @@ def in_memory(pixels: U8, data: str, cases: tuple[Case, ...], size: Size, say: S
 
 @functools.cache
 def _coder(codec: str, setting: str) -> bench.Coder | None:
-    found = (coder for coder in bench.of_pillow([]) if (coder.codec, coder.setting) == (codec, setting))
+    found = (
+        coder for coder in bench.of_pillow([]) if (coder.codec, coder.setting) == (codec, setting)
+    )
     return next(found, None)
 
 
@@ -176,15 +201,24 @@ def of_others(pixels: U8, data: str, size: Size, say: Say) -> Iterator[Row]:
         for codec, setting in OTHERS:
             if _coder(codec, setting) is None:
                 continue
-            encode, decode = functools.partial(_encode, codec, setting), functools.partial(_decode, codec, setting)
+            encode, decode = (
+                functools.partial(_encode, codec, setting),
+                functools.partial(_decode, codec, setting),
+            )
             list(pool.map(encode, parts))  # starts the processes
             files = [encode(part) for part in parts]
             for way, work, inputs in (("encode", encode, parts), ("decode", decode, files)):
                 for cores in core_counts():
                     spread = functools.partial(_all, map if cores == 1 else pool.map, work, inputs)
                     seconds = best_seconds(spread, size.repeat, size.enough_s)
-                    row = {"data": data, "codec": codec, "setting": setting, "way": way, "cores": cores,
-                           "images_per_s": _per_s(len(pixels), seconds)}  # fmt: skip
+                    row = {
+                        "data": data,
+                        "codec": codec,
+                        "setting": setting,
+                        "way": way,
+                        "cores": cores,
+                        "images_per_s": _per_s(len(pixels), seconds),
+                    }
                     say(row)
                     yield row
 
@@ -193,22 +227,32 @@ def of_others(pixels: U8, data: str, size: Size, say: Say) -> Iterator[Row]:
 
 
 def waits(pixels: U8, data: str, folder: Path, size: Size, say: Say) -> Iterator[Row]:
-    """Milliseconds for one image of a collection, and for one single-image stream after the first."""
+    """Milliseconds for one image of a collection, and for a single-image stream after the first."""
     single = [api.compress(image, model=data, effort=1) for image in pixels[: size.reads]]
     for quality in sorted(QUALITIES, reverse=True):
         path = folder / f"{data}-{quality}.aez"
         path.write_bytes(api.compress(pixels, quality=quality, model=data, effort=1))
         for engine in engines():
             with kernels.use(engine):
-                row = {"what": "one random image of a collection", "data": data, "quality": quality,
-                       "engine": kernels.description(), "ms": random_access_ms(path, size.reads)}  # fmt: skip
+                row = {
+                    "what": "one random image of a collection",
+                    "data": data,
+                    "quality": quality,
+                    "engine": kernels.description(),
+                    "ms": random_access_ms(path, size.reads),
+                }
             say(row)
             yield row
     for engine in engines():
         with kernels.use(engine):
             works = [functools.partial(api.decompress, stream) for stream in single]
-            row = {"what": "decompress of one image", "data": data, "quality": api.DEFAULT_QUALITY,
-                   "engine": kernels.description(), "ms": median_ms(works)}  # fmt: skip
+            row = {
+                "what": "decompress of one image",
+                "data": data,
+                "quality": api.DEFAULT_QUALITY,
+                "engine": kernels.description(),
+                "ms": median_ms(works),
+            }
         say(row)
         yield row
 
@@ -222,24 +266,40 @@ def _aez(*args: object, engine: str) -> None:
     path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "AEZ_ENGINE": engine, "PYTHONPATH": path}
     done = subprocess.run(
-        [sys.executable, "-m", "codec", *map(str, args)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "codec", *map(str, args)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise AezError(f"aez {' '.join(map(str, args))}: {done.stderr.strip()}")
 
 
 def commands(pixels: U8, folder: Path, size: Size, say: Say) -> Iterator[Row]:
-    """Files to a collection and back by the command line, on one core and on all; and one file, cold."""
+    """Files to a collection and back by the command line, on all cores and on one; a cold file."""
     tree, idx, back = folder / "png", folder / "images-idx3-ubyte", folder / "back"
     pngs = pixels[np.arange(size.png_files) % len(pixels)]
     many = pixels[np.arange(size.idx_images) % len(pixels)]
     write_pngs(tree, pngs)
     idx.write_bytes(pack_idx(many))
     jobs: list[tuple[str, int, tuple[object, ...]]] = [
-        ("PNG files to a collection, default", len(pngs), ("compress", tree, "-o", folder / "png.aez")),
+        (
+            "PNG files to a collection, default",
+            len(pngs),
+            ("compress", tree, "-o", folder / "png.aez"),
+        ),
         ("a collection to PNG files", len(pngs), ("decompress", folder / "png.aez", "-o", back)),
-        ("IDX to a collection, effort 1", len(many), ("compress", idx, "-e", 1, "-o", folder / "idx.aez")),
-        ("a collection to .npy", len(many), ("decompress", folder / "idx.aez", "-o", folder / "back.npy")),
+        (
+            "IDX to a collection, effort 1",
+            len(many),
+            ("compress", idx, "-e", 1, "-o", folder / "idx.aez"),
+        ),
+        (
+            "a collection to .npy",
+            len(many),
+            ("decompress", folder / "idx.aez", "-o", folder / "back.npy"),
+        ),
     ]
     for what, count, command in jobs:
         for engine in engines():
@@ -251,19 +311,32 @@ def commands(pixels: U8, folder: Path, size: Size, say: Say) -> Iterator[Row]:
                     work = functools.partial(_aez, *command, "-f", "-j", cores, engine=engine)
                     times.append(best_seconds(work, 1))
                 with kernels.use(engine):
-                    row = {"what": what, "images": count, "engine": kernels.description(), "cores": cores,
-                           "images_per_s": _per_s(count, min(times)), "seconds": round(min(times), 3)}  # fmt: skip
+                    row = {
+                        "what": what,
+                        "images": count,
+                        "engine": kernels.description(),
+                        "cores": cores,
+                        "images_per_s": _per_s(count, min(times)),
+                        "seconds": round(min(times), 3),
+                    }
                 say(row)
                 yield row
     (folder / "one.png").write_bytes(pack_png(pixels[0]))
     one = folder / "one.aez"
     for engine in engines():
         _aez("compress", folder / "one.png", "-q", COLD_QUALITY, "-o", one, "-f", engine=engine)
-        work = functools.partial(_aez, "decompress", one, "-o", folder / "one.back.png", "-f", engine=engine)
+        work = functools.partial(
+            _aez, "decompress", one, "-o", folder / "one.back.png", "-f", engine=engine
+        )
         times = [best_seconds(work, 1) for _ in range(size.processes)]
         with kernels.use(engine):
-            row = {"what": "aez decompress one.aez, the whole process", "images": 1, "engine": kernels.description(),
-                   "seconds": round(float(np.median(times)), 3), "best_seconds": round(min(times), 3)}  # fmt: skip
+            row = {
+                "what": "aez decompress one.aez, the whole process",
+                "images": 1,
+                "engine": kernels.description(),
+                "seconds": round(float(np.median(times)), 3),
+                "best_seconds": round(min(times), 3),
+            }
         say(row)
         yield row
 
@@ -272,7 +345,7 @@ def commands(pixels: U8, folder: Path, size: Size, say: Say) -> Iterator[Row]:
 
 
 def compare(rows: list[Row], others: list[Row], yardsticks: dict[int, float]) -> None:
-    """Tell of each row of `in_memory` its efficiency and ratios: to others, to numpy, to one core, to the named model.
+    """Tell of each row of `in_memory` its efficiency and its ratios.
 
     yardsticks: G by cores.
     """
@@ -280,10 +353,14 @@ def compare(rows: list[Row], others: list[Row], yardsticks: dict[int, float]) ->
     speeds = {tuple(row[key] for key in keys): row["images_per_s"] for row in rows}
     for row in rows:
         if "multiply_adds" in row:
-            row["efficiency"] = efficiency(row["images_per_s"], row["multiply_adds"], yardsticks[row["cores"]])
+            row["efficiency"] = efficiency(
+                row["images_per_s"], row["multiply_adds"], yardsticks[row["cores"]]
+            )
         for other in others:
             if (other["data"], other["way"]) == (row["data"], row["way"]):
-                ratios = row.setdefault("ratio_to", {}).setdefault(f"{other['codec']} {other['setting']}", {})
+                ratios = row.setdefault("ratio_to", {}).setdefault(
+                    f"{other['codec']} {other['setting']}", {}
+                )
                 cores = "1 core" if other["cores"] == 1 else f"{other['cores']} cores"
                 ratios[cores] = round(row["images_per_s"] / other["images_per_s"], 3)
         for name, change in (
@@ -298,10 +375,16 @@ def compare(rows: list[Row], others: list[Row], yardsticks: dict[int, float]) ->
 
 
 def evaluate_speed(
-    sets: dict[str, U8], folder: Path, size: Size = Size(), cases: tuple[Case, ...] = CASES,
+    sets: dict[str, U8],
+    folder: Path,
+    size: Size = Size(),
+    cases: tuple[Case, ...] = CASES,
     say: Say = lambda row: None,
-) -> dict[str, Any]:  # fmt: skip
-    """All figures of sets of images, uint8 (N, 28, 28), by the names of their models; files are written below `folder`."""
+) -> dict[str, Any]:
+    """All figures of sets of images, uint8 (N, 28, 28), by the names of their models.
+
+    Files are written below `folder`.
+    """
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
     num_cores = parallel.num_cores()
 
@@ -323,8 +406,12 @@ def evaluate_speed(
     side_by_side = max(before[1], after[1])
     compare(rows, others, yardsticks)
     return {
-        "aez": __version__, "machine": machine(), "load_before": load, "engine": kernels.description(),
-        "cores_used": num_cores, "images": {data: min(len(p), size.images) for data, p in sets.items()},
+        "aez": __version__,
+        "machine": machine(),
+        "load_before": load,
+        "engine": kernels.description(),
+        "cores_used": num_cores,
+        "images": {data: min(len(p), size.images) for data, p in sets.items()},
         "images_of_others": size.of_others,
         "products_per_s": {
             **{str(cores): round(speed) for cores, speed in yardsticks.items()},
@@ -332,14 +419,21 @@ def evaluate_speed(
             "before": {str(cores): round(speed) for cores, speed in before[0].items()},
         },
         "gain_of_products_side_by_side": round(side_by_side / yardsticks[1], 3),
-        "gain_of_jobs": gains(whole), "in_memory": rows, "others": others, "one_image": one_image,
+        "gain_of_jobs": gains(whole),
+        "in_memory": rows,
+        "others": others,
+        "one_image": one_image,
         "commands": whole,
-    }  # fmt: skip
+    }
 
 
 def gains(rows: list[Row]) -> dict[str, float]:
     """Of each command of `commands`: how much faster all cores are than one."""
-    speeds = {(row["what"], row["engine"], row["cores"]): row["images_per_s"] for row in rows if "cores" in row}
+    speeds = {
+        (row["what"], row["engine"], row["cores"]): row["images_per_s"]
+        for row in rows
+        if "cores" in row
+    }
     return {
         what: round(speed / speeds[what, engine, 1], 3)
         for (what, engine, cores), speed in speeds.items()
@@ -349,16 +443,22 @@ def gains(rows: list[Row]) -> dict[str, float]:
 
 def main() -> None:
     """Command line of the ruler; not part of `aez`."""
-    parser = argparse.ArgumentParser(prog="python -m codec.evaluate_speed", description="Speed as JSON.")
+    parser = argparse.ArgumentParser(
+        prog="python -m codec.evaluate_speed", description="Speed as JSON."
+    )
     parser.add_argument("data", type=Path, help="folder of mnist/ and fashion/")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
-    parser.add_argument("--quick", action="store_true", help="few images, once: does it run at all?")
+    parser.add_argument(
+        "--quick", action="store_true", help="few images, once: does it run at all?"
+    )
     args = parser.parse_args()
     size = QUICK if args.quick else Size()
     sets = {name: read_array(args.data / name / "t10k-images-idx3-ubyte.gz") for name in DATA}
     with tempfile.TemporaryDirectory() as folder:
-        result = evaluate_speed(sets, Path(folder), size, say=lambda row: print(json.dumps(row), flush=True))
+        result = evaluate_speed(
+            sets, Path(folder), size, say=lambda row: print(json.dumps(row), flush=True)
+        )
     with atomic(args.out, force=args.force) as file:
         file.write((json.dumps({"quick": args.quick, **result}, indent=1) + "\n").encode())
 

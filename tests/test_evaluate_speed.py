@@ -18,9 +18,25 @@ from codec.evaluate_speed import Case, Size
 from codec.search import DEFAULT_EFFORT
 
 TINY = Size(
-    images=8, of_others=4, png_files=6, idx_images=9, reads=3, processes=1, repeat=1, enough_s=0, products=1
+    images=8,
+    of_others=4,
+    png_files=6,
+    idx_images=9,
+    reads=3,
+    processes=1,
+    repeat=1,
+    enough_s=0,
+    products=1,
 )
-ROW = {"data": "mnist", "way": "encode", "quality": 75, "effort": 1, "named": True, "engine": "native avx2", "cores": 2}
+ROW = {
+    "data": "mnist",
+    "way": "encode",
+    "quality": 75,
+    "effort": 1,
+    "named": True,
+    "engine": "native avx2",
+    "cores": 2,
+}
 
 
 def quiet(row: dict[str, Any]) -> None:
@@ -28,7 +44,7 @@ def quiet(row: dict[str, Any]) -> None:
 
 
 def test_ratios_and_efficiency_are_worked_out_from_the_speeds():
-    """5,000 images/s of 18 M multiply-adds are 90 G/s: 1.5 times a product of 60 G/s on two cores."""
+    """5,000 images/s of 18 M multiply-adds are 90 G/s: 1.5 times numpy's 60 G/s on two cores."""
     rows: list[dict[str, Any]] = [
         {**ROW, "images_per_s": 5000.0, "multiply_adds": 18e6},
         {**ROW, "images_per_s": 2500.0, "multiply_adds": 18e6, "cores": 1},
@@ -43,42 +59,77 @@ def test_ratios_and_efficiency_are_worked_out_from_the_speeds():
         {**png, "data": "fashion", "way": "encode", "cores": 1, "images_per_s": 1.0},
     ]
     evaluate_speed.compare(rows, others, {1: 36e9, 2: 60e9})
-    found = [{key: value for key, value in row.items() if key not in {*ROW, "images_per_s", "multiply_adds"}} for row in rows]
+    found = [
+        {
+            key: value
+            for key, value in row.items()
+            if key not in {*ROW, "images_per_s", "multiply_adds"}
+        }
+        for row in rows
+    ]
     assert found == [
-        {"efficiency": 1.5, "ratio_to": {"png default": {"1 core": 0.5, "2 cores": 0.25}},
-         "gain_over_one_core": 2.0, "ratio_to_numpy": 5.0},
+        {
+            "efficiency": 1.5,
+            "ratio_to": {"png default": {"1 core": 0.5, "2 cores": 0.25}},
+            "gain_over_one_core": 2.0,
+            "ratio_to_numpy": 5.0,
+        },
         {"efficiency": 1.25, "ratio_to": {"png default": {"1 core": 0.25, "2 cores": 0.125}}},
         {"efficiency": 0.3, "ratio_to": {"png default": {"1 core": 0.1, "2 cores": 0.05}}},
         {"ratio_to": {"png default": {"1 core": 0.4, "2 cores": 0.2}}, "ratio_to_named": 0.8},
-    ]  # fmt: skip
+    ]
 
 
 def test_gain_of_a_command_is_that_of_all_cores_over_one_by_the_same_engine():
     row = {"what": "a", "engine": "native avx2"}
     rows = [
-        {**row, "cores": 2, "images_per_s": 1900.0}, {**row, "cores": 1, "images_per_s": 1000.0},
-        {**row, "engine": "numpy", "cores": 2, "images_per_s": 10.0}, {"what": "b", "engine": "numpy", "seconds": 1.0},
-    ]  # fmt: skip
+        {**row, "cores": 2, "images_per_s": 1900.0},
+        {**row, "cores": 1, "images_per_s": 1000.0},
+        {**row, "engine": "numpy", "cores": 2, "images_per_s": 10.0},
+        {"what": "b", "engine": "numpy", "seconds": 1.0},
+    ]
     assert evaluate_speed.gains(rows) == {"a": 1.9}
 
 
 def test_cases_are_those_that_people_wait_for_and_efficiency_is_told_where_products_are_known():
-    named = {(case.way, case.quality, case.effort) for case in evaluate_speed.CASES if case.has_efficiency}
-    assert named == {("decode", 25, 1), ("decode", 75, 1), ("encode", 25, 1), ("encode", 75, 1), ("encode", 100, 1),
-                     ("decode", 100, 1)}  # fmt: skip
-    default = {case.quality for case in evaluate_speed.CASES if case.effort == DEFAULT_EFFORT and not case.named}
+    named = {
+        (case.way, case.quality, case.effort)
+        for case in evaluate_speed.CASES
+        if case.has_efficiency
+    }
+    assert named == {
+        ("decode", 25, 1),
+        ("decode", 75, 1),
+        ("encode", 25, 1),
+        ("encode", 75, 1),
+        ("encode", 100, 1),
+        ("decode", 100, 1),
+    }
+    default = {
+        case.quality
+        for case in evaluate_speed.CASES
+        if case.effort == DEFAULT_EFFORT and not case.named
+    }
     assert default == {25, 75}
 
 
 def test_each_engine_does_the_same_work_in_memory(shipped_lossless):
-    cases = (Case("encode", 50, 1, True), Case("encode", 50, DEFAULT_EFFORT, False), Case("decode", 100, 1, True))
+    cases = (
+        Case("encode", 50, 1, True),
+        Case("encode", 50, DEFAULT_EFFORT, False),
+        Case("decode", 100, 1, True),
+    )
     heard: list[dict[str, Any]] = []
     rows = list(evaluate_speed.in_memory(helpers.drawn(8), "tiny0", cases, TINY, heard.append))
     assert heard == rows
     engines = [engine.replace("-", " ") for engine in evaluate_speed.engines()]
     assert [engine for engine in dict.fromkeys(row["engine"] for row in rows)] == engines
     for case in cases:
-        mine = [row for row in rows if (row["way"], row["effort"], row["quality"]) == (case.way, case.effort, case.quality)]
+        mine = [
+            row
+            for row in rows
+            if (row["way"], row["effort"], row["quality"]) == (case.way, case.effort, case.quality)
+        ]
         assert [row["engine"] for row in mine if row["cores"] == parallel.num_cores()] == engines
         counted = {row.get("multiply_adds") for row in mine}
         model = shipped_lossless if case.lossless else helpers.tiny_model()
@@ -89,8 +140,12 @@ def test_each_engine_does_the_same_work_in_memory(shipped_lossless):
 def test_other_codecs_are_measured_both_ways_on_one_core_and_on_all():
     rows = list(evaluate_speed.of_others(helpers.drawn(4), "mnist", TINY, quiet))
     found = {(row["codec"], row["setting"], row["way"], row["cores"]) for row in rows}
-    assert found == {(*name, way, cores) for name in evaluate_speed.OTHERS for way in ("encode", "decode")
-                     for cores in evaluate_speed.core_counts()}  # fmt: skip
+    assert found == {
+        (*name, way, cores)
+        for name in evaluate_speed.OTHERS
+        for way in ("encode", "decode")
+        for cores in evaluate_speed.core_counts()
+    }
 
 
 def test_random_images_share_no_group(shipped, tmp_path, monkeypatch):
@@ -100,7 +155,11 @@ def test_random_images_share_no_group(shipped, tmp_path, monkeypatch):
     decoded: list[tuple[Any, ...]] = []
     with api.open(path) as collection:
         real = type(collection)._decode_groups
-    monkeypatch.setattr(type(collection), "_decode_groups", lambda self, *args: decoded.append(args) or real(self, *args))
+    monkeypatch.setattr(
+        type(collection),
+        "_decode_groups",
+        lambda self, *args: decoded.append(args) or real(self, *args),
+    )
     evaluate_collections.random_access_ms(path, 300)
     assert len(decoded) == 7
 
@@ -118,7 +177,9 @@ def test_commands_take_and_give_every_image_and_a_failing_one_is_an_error(tmp_pa
     assert len(images.read_array(tmp_path / "images-idx3-ubyte")) == 9
     assert [row["images"] for row in rows[:: len(rows) // 4]][:4] == [6, 6, 9, 9]
     best, cores = evaluate_speed.engines()[0], evaluate_speed.core_counts()
-    first = [(command[-1], engine) for command, engine in ran if command[1] == str(tmp_path / "png")]
+    first = [
+        (command[-1], engine) for command, engine in ran if command[1] == str(tmp_path / "png")
+    ]
     wanted = [(str(n), best) for n in cores] + [(str(cores[0]), "numpy")] * (best != "numpy")
     assert first == wanted
     assert [command[0] for command, _ in ran[-2:]] == ["compress", "decompress"]
@@ -132,7 +193,9 @@ def test_a_command_runs_by_the_engine_that_is_asked_for(tmp_path):
 
 def test_main_writes_one_json_with_engine_and_g(tmp_path, shipped_lossless, monkeypatch):
     (tmp_path / "tiny0").mkdir()
-    (tmp_path / "tiny0" / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(images.pack_idx(helpers.drawn(4))))
+    (tmp_path / "tiny0" / "t10k-images-idx3-ubyte.gz").write_bytes(
+        gzip.compress(images.pack_idx(helpers.drawn(4)))
+    )
     monkeypatch.setattr(evaluate_speed, "QUICK", TINY)
     monkeypatch.setattr(evaluate_speed, "commands", lambda *args: iter([]))
     monkeypatch.setattr(evaluate_speed, "of_others", lambda *args: iter([]))
@@ -148,7 +211,9 @@ def test_main_writes_one_json_with_engine_and_g(tmp_path, shipped_lossless, monk
     told = [row for row in result["in_memory"] if "efficiency" in row]
     assert len(told) >= 6
     for row in told:
-        speed = row["efficiency"] * result["products_per_s"][str(row["cores"])] / row["multiply_adds"]
+        speed = (
+            row["efficiency"] * result["products_per_s"][str(row["cores"])] / row["multiply_adds"]
+        )
         assert speed == pytest.approx(row["images_per_s"], rel=1e-3)
     assert result["products_per_s"][cores] > 1e8
 
