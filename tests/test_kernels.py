@@ -183,7 +183,7 @@ def test_a_product_is_not_fused_with_what_is_added_to_it(engine: str) -> None:
     """Law L1 where a sum follows: t + rint(product), not rint(t + product)."""
     sums, multipliers = telling_sums(1 << 10)
     nothing = np.zeros((1, TELLING), int)
-    small = Layer("reduce", "point", np.zeros((1, 70), int), np.zeros(1, int), nothing[:, :1], nothing[:, :1] + 1)
+    small = Layer("reduce", "point", np.zeros((1, TELLING), int), np.zeros(1, int), nothing[:, :1], nothing[:, :1] + 1)
     spatial = Layer("spatial", "conv", np.zeros((1, 1, 3, 3), int), np.zeros(1, int), nothing[:, :1], nothing[:, :1] + 1)
     restore = Layer("restore", "point", np.zeros((TELLING, 1), int), sums, nothing, multipliers[None])
     t = np.random.default_rng(1).integers(-300, 301, (TELLING, POSITIONS, 4)).astype(np.float32)
@@ -313,7 +313,9 @@ def coded(name: str, bound: bool, n: int, effort: int, group: int) -> tuple[Any,
         return encoded, model.quantize(helpers.drawn(n), quality), quality
 
 
-CODED = [("tiny", False), ("several widths", True), ("wide", False), ("other widths behind the 3x3", False), ("dense alone", False)]
+CODED = [
+    ("tiny", False), ("several widths", True), ("wide", False), ("other widths behind the 3x3", False), ("dense alone", False),
+]
 
 
 @pytest.mark.parametrize(
