@@ -61,14 +61,14 @@ COLD_QUALITY = 75
 class Size:
     """How much is measured.  enough_s: no further run of what took so long already."""
 
-    images: int = 4096
+    images: int = 2048
     of_others: int = 1000
     png_files: int = 6000
-    idx_images: int = 20_000
+    idx_images: int = 10_000
     reads: int = 300
-    processes: int = 7
-    repeat: int = 3
-    enough_s: float = 6.0
+    processes: int = 5
+    repeat: int = 2
+    enough_s: float = 3.0
     products: int = 20
 
 
