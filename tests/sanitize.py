@@ -21,7 +21,8 @@ from codec.kernels import build
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ["tests/test_kernels.py", "tests/test_native_pixels.py", "tests/test_fuzz.py", "tests/test_damage.py"]
-SHORT = "not goldens and not 48 and not 16 and not any_number and not every_kind and not threads and not test_damage"
+SHORT = ("not goldens and not 48 and not 16 and not wide and not any_number and not every_kind and not threads "
+         "and not test_damage and not every_bit_flip")
 
 
 def main() -> None:
