@@ -36,6 +36,7 @@ F64 = npt.NDArray[np.float64]
 # Images of a block that say whether it is of one kind: one of 32, so that asking all models costs little, in these bounds; all
 # of a small block.
 AUTO_SAMPLE, LEAST_SAMPLE, MOST_SAMPLE = 32, 16, 64
+LOSSLESS_SAMPLE = 24  # at most, without loss: there models differ by half of the bytes
 # One model takes the whole block if choosing for each image of the sample would lower the cost by no more than this share. In
 # blocks of one kind it is worth 0.1 to 0.5 %, and to find it all images would have to be encoded by two models.
 AGREED = 0.01
@@ -161,7 +162,8 @@ class Planner:
         n = len(pixels)
         if len(self._models) == 1:
             return np.zeros(n, np.int64), {}
-        size = n if n <= MOST_SAMPLE else min(max(n // AUTO_SAMPLE, LEAST_SAMPLE), MOST_SAMPLE)
+        most = LOSSLESS_SAMPLE if quality == LOSSLESS_QUALITY else MOST_SAMPLE
+        size = n if n <= MOST_SAMPLE else min(max(n // AUTO_SAMPLE, LEAST_SAMPLE), most)
         sample = pixels[np.linspace(0, n - 1, size).astype(int)] if as_block else pixels
         seen = {k: self._see(k, sample, quality) for k in range(len(self._models))}
         found = np.array([costs(sample, one.encoded, quality) for one in seen.values()])

@@ -523,8 +523,8 @@ def _start(freq: U32, symbols: I64) -> U32:
 
 def _parts(count: int, group: int) -> list[tuple[int, int]]:
     """(first image, images) of the parts that go to the cores: whole groups, as many parts for each core, evenly."""
-    most = PART_IMAGES if native_kernels() is None else min(PART_IMAGES, NATIVE_PART_IMAGES)
-    cores = min(num_cores(), max(1, count // 64))
+    most, least = (PART_IMAGES, 64) if native_kernels() is None else (NATIVE_PART_IMAGES, 8)
+    cores = min(num_cores(), max(1, count // least))
     rounds = -(-count // (cores * most))
     size = -(-count // (cores * rounds * group)) * group
     return [(at, min(size, count - at)) for at in range(0, count, size)]
