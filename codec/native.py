@@ -91,7 +91,10 @@ def padded(n: int) -> int:
 
 
 def _address(array: npt.NDArray[Any] | None) -> int | None:
-    return None if array is None else cast(int, array.__array_interface__["data"][0])
+    if array is None:
+        return None
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 class Packer:

@@ -313,4 +313,4 @@ def test_a_wheel_for_a_mac_is_for_the_family_that_was_compiled_for(monkeypatch: 
     assert build.wheel_tag() == "py3-none-macosx_11_0_arm64"
     assert build.instruction_sets() == {"neon": []}
     monkeypatch.setenv("ARCHFLAGS", "-arch x86_64")
-    assert list(build.instruction_sets()) == ["avx512", "avx2", "sse2"]
+    assert list(build.instruction_sets()) == ["vnni", "avx512", "avx2", "sse2"]

@@ -27,7 +27,7 @@ VERSION = 2  # of the functions' arguments and structures, as in version.h
 # As `build.LIBRARY` has it: to import what builds the library takes longer than to load it.
 LIBRARY = "aez_kernels" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 PATH = Path(__file__).resolve().parent / LIBRARY
-ENGINES = "numpy, native, native-avx512, native-avx2, native-sse2 or native-neon"
+ENGINES = "numpy, native, native-vnni, native-avx512, native-avx2, native-sse2 or native-neon"
 
 
 class Kernels:
@@ -39,7 +39,7 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
         self.instruction_set = instruction_set
         self._library = library
-        self.lanes = {"avx512": 16, "avx2": 8}.get(instruction_set, 4)
+        self.lanes = {"vnni": 16, "avx512": 16, "avx2": 8}.get(instruction_set, 4)
 
     def __getattr__(self, name: str) -> Any:
         if name not in SIGNATURES:

@@ -31,7 +31,8 @@ LIBRARY = {"win32": "aez_kernels.dll", "darwin": "aez_kernels.dylib"}.get(sys.pl
 # floats could be reordered, and no compiler may fuse their products and sums. $CFLAGS stands in front, so these win.
 FLAGS = ["-std=c11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=default",
          "-Wall", "-Wextra"]  # fmt: skip
-X86 = {"avx512": ["-mavx512f", "-mavx512bw"], "avx2": ["-mavx2"], "sse2": []}
+AVX512 = ["-mavx512f", "-mavx512bw"]
+X86 = {"vnni": [*AVX512, "-mavx512vnni"], "avx512": AVX512, "avx2": ["-mavx2"], "sse2": []}
 SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # see tests/sanitize.py
 
 

@@ -14,7 +14,8 @@ const char *aez_kernels_source(void) { return AEZ_SOURCE; }
 const char *aez_instruction_sets(void) {
 #if defined(__x86_64__) || defined(_M_X64)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return "avx512 avx2 sse2";
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
+        return __builtin_cpu_supports("avx512vnni") ? "vnni avx512 avx2 sse2" : "avx512 avx2 sse2";
     if (__builtin_cpu_supports("avx2")) return "avx2 sse2";
     return "sse2";
 #elif defined(__aarch64__)

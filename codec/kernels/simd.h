@@ -29,7 +29,11 @@ INLINE void store(int32_t *p, vint x) { _mm512_storeu_si512(p, x); }
 INLINE vint load16(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const void *)p)); }
 INLINE void store16(int16_t *p, vint x) { _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(x)); }
 INLINE vint add(vint x, vint y) { return _mm512_add_epi32(x, y); }
+#if defined(__AVX512VNNI__) /* both products and both sums in one instruction */
+INLINE vint dot(vint sum, vint x, vint w) { return _mm512_dpwssd_epi32(sum, x, w); }
+#else
 INLINE vint dot(vint sum, vint x, vint w) { return _mm512_add_epi32(sum, _mm512_madd_epi16(x, w)); }
+#endif
 INLINE vint clip(vint x, vint low, vint high) { return _mm512_min_epi32(_mm512_max_epi32(x, low), high); }
 INLINE vfloat splatf(float x) { return _mm512_set1_ps(x); }
 INLINE vfloat loadf(const float *p) { return _mm512_loadu_ps(p); }
