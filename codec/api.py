@@ -4,7 +4,7 @@ Arrays are uint8 (28, 28) for one image and (N, 28, 28) for many; one image beco
 a collection. `model` is "auto" (of the shipped models the one with the lower cost lambda * SSE + bits), a model's name,
 or the path of a model file. `lossless=True` and quality 100 mean the same: every image comes back as it was; a single
 image that no model makes smaller is stored as it is. `max_bytes` and `min_psnr` choose the quality of each image (`rate`).
-`effort`, 1 to 9, is how long the encoder searches (`search`): by default 5, and 1 where the quality is searched. `guard`: an
+`effort`, 1 to 9, is how long the encoder searches (`search`): by default 3, and 1 where the quality is searched. `guard`: an
 image that comes out worse than what its quality gives in the model's domain falls back to a better coding (`choice`).
 """
 
@@ -392,7 +392,7 @@ def compress(
     quality: 0 (smallest) to 99 (best), or 100: lossless; by default 75. lossless: every pixel comes back, as by quality 100.
     max_bytes: of each image the best quality at which it has no more bytes of payload (in a collection: would have, by itself).
     min_psnr: of each image the fewest bytes for which it has that many dB; lossless, if nothing less reaches them.
-    effort: 1 (fastest) to 9, by default 5, with max_bytes or min_psnr 1: how long to search for fewer bytes and more dB.
+    effort: 1 (fastest) to 9, by default 3, with max_bytes or min_psnr 1: how long to search for fewer bytes and more dB.
     guard: an image that comes out 3 dB worse than its quality gives in the model's domain falls back to a better coding.
     names: of the images of a collection. embed_model: put the model into the collection.
     Raises ImageError, UsageError, ModelNotFound, BadModel.
