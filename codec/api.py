@@ -663,8 +663,7 @@ def models() -> list[ModelInfo]:
     found = []
     for path in registry.files():
         model = registry.load_cached(path)
-        trained_on, figures = str(model.card.get("trained_on", "")), model.card.get("figures")
-        figures = figures if isinstance(figures, dict) else {}  # a card is a stranger's text
+        trained_on = str(model.card.get("trained_on", ""))
         encoder = model.encoder_hash
         info = ModelInfo(
             name=model.name,
@@ -673,7 +672,7 @@ def models() -> list[ModelInfo]:
             encoder_hash=None if encoder is None else encoder.hex(),
             path=str(path),
             trained_on=trained_on,
-            figures=figures,
+            figures=model.figures,
             bytes=model.num_bytes,
         )
         found.append(info)

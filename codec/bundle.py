@@ -103,6 +103,12 @@ class BaseModel(ABC):
         return None
 
     @property
+    def figures(self) -> dict[str, Any]:
+        """What its card says that it gives; {} if that is nothing.  A card is a stranger's text."""
+        figures = self.card.get("figures")
+        return figures if isinstance(figures, dict) else {}
+
+    @property
     def kind(self) -> str:
         """The word for what it does to pixels."""
         return "lossless" if self.lossless else "lossy"

@@ -33,14 +33,17 @@ from codec.registry import GENERIC
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
-# Images of a block that say whether it is of one kind: one of 32, so that asking all models costs little, in these bounds; all
+# Images of a block that say whether it is of one kind: one of 64, so that asking all models costs little, in these bounds; all
 # of a small block.
-AUTO_SAMPLE, LEAST_SAMPLE, MOST_SAMPLE = 32, 16, 64
-LOSSLESS_SAMPLE = 24  # at most, without loss: there models differ by half of the bytes
+AUTO_SAMPLE, LEAST_SAMPLE, MOST_SAMPLE, SMALL_BLOCK = 64, 16, 32, 64
+LOSSLESS_SAMPLE = 16  # at most, without loss: there models differ by half of the bytes, and more than 16 take twice as long
 # One model takes the whole block if choosing for each image of the sample would lower the cost by no more than this share. In
 # blocks of one kind it is worth 0.1 to 0.5 %, and to find it all images would have to be encoded by two models.
 AGREED = 0.01
 GUARD_DB = 3.0
+# Between the qualities to which images fall back: fewer tries, and fewer parts of more images each (at 1 and effort 1, quality 25
+# of Fashion-MNIST takes a quarter longer; at 3 it takes 1 % more bytes and has 0.03 dB more).
+FALLBACK_STEP = 3
 # Trying without loss takes a block half as long as all else. What fits fewer bytes, or this share of what zlib makes of its
 # pixels, a lossless model hardly ever makes smaller (measured: of Fashion-MNIST, MNIST and `generic`'s mixture it makes 0.54 of
 # them in the median; with 0.35 here not a byte less came out, of 2,048 images each at qualities 30, 50, 75 and 90).
@@ -163,7 +166,7 @@ class Planner:
         if len(self._models) == 1:
             return np.zeros(n, np.int64), {}
         most = LOSSLESS_SAMPLE if quality == LOSSLESS_QUALITY else MOST_SAMPLE
-        size = n if n <= MOST_SAMPLE else min(max(n // AUTO_SAMPLE, LEAST_SAMPLE), most)
+        size = n if n <= SMALL_BLOCK else min(max(n // AUTO_SAMPLE, LEAST_SAMPLE), most)
         sample = pixels[np.linspace(0, n - 1, size).astype(int)] if as_block else pixels
         seen = {k: self._see(k, sample, quality) for k in range(len(self._models))}
         found = np.array([costs(sample, one.encoded, quality) for one in seen.values()])
@@ -205,17 +208,26 @@ class Planner:
             for k, other in enumerate(self._models):
                 if k not in targets and (floor := floor_db(self._models, other, quality)) is not None:
                     targets[k] = Target(min_psnr=floor)
-            self._aim(plan, pixels, self._search(pixels, chosen, images, targets, quality, tried), targets, compare=True)
+            shares = self._search(pixels, chosen, images, targets, quality, tried, FALLBACK_STEP)
+            self._aim(plan, pixels, shares, targets, compare=True)
 
     def _search(
-        self, pixels: U8, chosen: I64, images: I64, targets: dict[int, Target], first: int, tried: dict[int, Symbols]
+        self,
+        pixels: U8,
+        chosen: I64,
+        images: I64,
+        targets: dict[int, Target],
+        first: int,
+        tried: dict[int, Symbols],
+        step: int = 1,
     ) -> list[_Share]:
         """Give each of some images a model and a quality that suit its target: its own model, or another where that one fails.
 
         images: increasing; first: the quality to try first; tried: what models made there of all those that chose them.
+        step: as in `rate.search`.
         """
         def search(k: int, some: I64, known: Symbols | None = None) -> Coded:
-            return rate.search(self._models[k], pixels[some], targets[k], first, known)
+            return rate.search(self._models[k], pixels[some], targets[k], first, known, step)
 
         shares = [_Share(k, images[at], search(k, images[at], tried.get(k))) for k, at in by(chosen[images])]
         for k, target in targets.items():

@@ -367,6 +367,15 @@ class Model(BaseModel):
         except EncoderNotFound:
             return None
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """See BaseModel: of the encoder, if its card has any, since it may have been trained anew."""
+        try:
+            figures = self.encoder.card.get("figures")
+        except EncoderNotFound:
+            figures = None
+        return figures if isinstance(figures, dict) else super().figures
+
     def __reduce__(self) -> tuple[type[BaseModel], tuple[bytes, bytes | Path | None]]:
         # With the bytes of its encoder: the other process may be on another machine.
         try:
@@ -470,7 +479,8 @@ class Model(BaseModel):
         quality: of all images, or of each: int (N,). Those of one quality go through the network together.
         """
         qualities = np.broadcast_to(quality, len(pixels))
-        chunks = [part for _, images in by(qualities) for part in np.array_split(images, -(-len(images) // CHUNK_IMAGES))]
+        most = _share_of_a_core(len(pixels))
+        chunks = [part for _, images in by(qualities) for part in np.array_split(images, -(-len(images) // most))]
         parts = in_threads(lambda images: self._coded(pixels[images], int(qualities[images[0]]), effort), chunks)
         found = Symbols.join([Symbols(*part) for part in parts])
         return found.of(np.argsort(np.concatenate(chunks))) if np.ndim(quality) else found
@@ -566,7 +576,7 @@ class Model(BaseModel):
         The coder in numpy needs many lanes side by side, so it takes large parts, whose networks share the cores. The native
         one does not: there each core decodes small parts of its own from end to end.
         """
-        most = PART_IMAGES if native_kernels() is None else _native_part(count)
+        most = PART_IMAGES if native_kernels() is None else _share_of_a_core(count)
         size = max(most // group, 1)  # messages
         starts = range(0, -(-count // group), size)
 
@@ -614,7 +624,7 @@ class Model(BaseModel):
         return pixels, (state != checks(pixels, group)) | ~used_up, np.concatenate(dequantized, axis=1)
 
 
-def _native_part(count: int) -> int:
+def _share_of_a_core(count: int) -> int:
     """How many images one core decodes at a time: a chunk, or less where there are few, so that all cores have some."""
     return min(CHUNK_IMAGES, -(-count // num_cores()))
 

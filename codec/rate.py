@@ -108,8 +108,7 @@ def _sizes(messages: list[bytes]) -> I64:
 
 def card_curve(model: BaseModel, figure: str) -> tuple[list[float], list[float]]:
     """Qualities, increasing, and what each gives by the curve in the model's card; both empty if that does not say enough."""
-    figures = model.card.get("figures")
-    rows = figures.get("curve") if isinstance(figures, dict) else None
+    rows = model.figures.get("curve")
     points = {}
     for row in rows if isinstance(rows, list) else ():
         at, value = (row.get("quality"), row.get(figure)) if isinstance(row, dict) else (None, None)
@@ -155,12 +154,17 @@ def _values(model: Model, pixels: U8, symbols: Symbols, target: Target) -> tuple
 
 
 def search(
-    model: BaseModel, pixels: U8, target: Target, first: int | None = None, symbols: Symbols | None = None
+    model: BaseModel,
+    pixels: U8,
+    target: Target,
+    first: int | None = None,
+    symbols: Symbols | None = None,
+    step: int = 1,
 ) -> Coded:
     """Of each image, uint8 (N, 28, 28), N >= 1, its own quality that suits the target; `kept` is False where none does.
 
     All is tried at effort 1. first: the quality to try first; symbols: what the model makes of the images at that quality, if
-    this is known.
+    this is known. step: of the qualities only MAX_QUALITY, MAX_QUALITY - step .. are tried, but for the first.
     """
     assert isinstance(model, Model)
     n, more = len(pixels), target.max_bytes is not None  # more: with higher qualities promises are broken, not kept
@@ -181,7 +185,7 @@ def search(
         rises = keeps == more
         for bound, bound_value, some in ((low, low_value, rises), (high, high_value, ~rises)):
             bound[waiting[some]], bound_value[waiting[some]] = qualities[some], values[some]
-        going = (high - low)[waiting] > 1
+        going = (_grid_above(low, step) < high)[waiting]
         waiting, qualities, values = waiting[going], qualities[going], values[going]
         if not len(waiting):
             return coded(model, pixels, found_qualities, found, target)
@@ -194,9 +198,20 @@ def search(
             guess = np.rint(np.where(enclosed, line, guess))
         else:
             guess = (below + above) // 2
-        qualities = np.clip(guess, below + 1, above - 1).astype(np.int64)
+        guess = MAX_QUALITY - step * np.rint((MAX_QUALITY - guess) / step)
+        qualities = np.clip(guess, _grid_above(below, step), _grid_below(above, step)).astype(np.int64)
         tried = model.symbols(pixels[waiting], qualities)
     raise AssertionError
+
+
+def _grid_above(quality: I64, step: int) -> I64:
+    """The lowest of MAX_QUALITY, MAX_QUALITY - step .. that is above a quality."""
+    return quality + 1 + (MAX_QUALITY - quality - 1) % step
+
+
+def _grid_below(quality: I64, step: int) -> I64:
+    """The highest of them that is below it."""
+    return quality - 1 - (quality - 1 - MAX_QUALITY) % step
 
 
 def refine(model: BaseModel, pixels: U8, found: Coded, target: Target, effort: int) -> Coded:

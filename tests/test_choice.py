@@ -185,7 +185,8 @@ def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it(
     writer.write(block, 32)
     writer.finish()
     assert stats.fallback_images == np.flatnonzero(psnr_db < floor).tolist()
-    found = rate.search(model, pixels, rate.Target(min_psnr=floor), 50)  # the quality asked for is tried already
+    step = choice.FALLBACK_STEP
+    found = rate.search(model, pixels, rate.Target(min_psnr=floor), 50, step=step)  # 50 is tried already
     with codec.open(file.getvalue()) as collection:
         parts = collection.parts(0)
     for part in parts[1:]:
@@ -263,6 +264,7 @@ def test_a_model_that_none_of_a_sample_prefers_is_not_asked_about_the_others(mon
 
     monkeypatch.setattr(Model, "symbols", counting)
     monkeypatch.setattr(choice, "AGREED", 0.0)  # the tiny models differ by less than what is worth a second look
+    monkeypatch.setattr(choice, "MOST_SAMPLE", 64)
     monkeypatch.setattr(choice, "LEAST_SAMPLE", 64)
     stats = api.encode_block(list(models), np.resize(helpers.drawn(40), (120, 28, 28)), api.request(45, effort=1), None)[1]
     assert stats.models.keys() == {"tiny0", "tiny1"}

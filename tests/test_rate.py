@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 import codec
 from codec import api, bitstream, images, metrics, rate, registry
+from codec.bundle import unpack_bundle
 from codec.cli import app
 from codec.errors import ImageError, UsageError
 from codec.model import Model, Symbols
 from codec.rate import Target
 from codec.search import DEFAULT_EFFORT
+from codec.train.export import pack_encoder
 
 LOSSY = [model_hash for model_hash in registry.MODEL_IDS.values() if "lossless" not in
          (registry.path_of(bytes.fromhex(model_hash)) or Path("lossless")).name]  # fmt: skip
@@ -239,6 +241,36 @@ def test_a_curve_that_misleads_costs_tries_but_no_promise(curve: list[dict[str, 
         assert holds[0] == kept
         assert quality in (0, 99) or holds == [True, False]
     assert target.min_psnr == 150 or found.kept.sum() > 8
+
+
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_a_coarse_search_finds_the_first_of_its_grid_that_reaches_the_target(step: int) -> None:
+    model, pixels = helpers.tiny_model(), helpers.drawn(12)
+    grid = [q for q in range(100) if (99 - q) % step == 0]
+    every = [rate.image_psnr_db(pixels, model.symbols(pixels, q).pixels) for q in grid]
+    target = Target(min_psnr=float(np.median(every)))
+    found = rate.search(model, pixels, target, first=grid[3], step=step)
+    assert found.kept.sum() > 8
+    assert len(set(found.qualities.tolist())) > 2
+    for i, (quality, kept) in enumerate(zip(found.qualities.tolist(), found.kept.tolist(), strict=True)):
+        at = grid.index(quality)
+        assert kept == (every[at][i] >= (target.min_psnr or 0))
+        assert at == 0 or not kept or every[at - 1][i] < (target.min_psnr or 0)
+
+
+def test_the_figures_of_a_model_are_those_of_its_encoder_once_that_is_trained_anew() -> None:
+    model = carded(line("psnr_db", 10, 30))
+    assert rate.first_quality([model], Target(min_psnr=19.9)) == 49  # nothing of its own
+    assert rate.first_quality([Model(model.stream)], Target(min_psnr=19.9)) == 49  # no encoder
+    figures = {"curve": line("psnr_db", 20, 69.5)}
+    _, tensors, card = unpack_bundle(model.encoder.stream)
+    del card["model_hash"]
+    encoder = pack_encoder(tensors, model.stream, {**card, "figures": figures})
+    better = Model(model.stream, encoder)
+    assert better.figures == figures
+    assert better.hash == model.hash
+    assert rate.first_quality([better], Target(min_psnr=30)) == 20
+    assert Model(model.stream, pack_encoder(tensors, model.stream, {**card, "figures": 3})).figures == model.figures
 
 
 # ---- effort and requests

@@ -17,6 +17,7 @@ from codec.bundle import unpack_bundle
 from codec.errors import EncoderNotFound, UsageError
 from codec.model import Model, log2_lmbda
 from codec.train import data, encoder
+from codec.train.command import CARD_QUALITIES
 from codec.train.encoder import EncoderNet, EncoderTrainer
 from codec.train.export import export
 from codec.train.loop import save
@@ -218,7 +219,12 @@ def test_the_command_writes_an_encoder_and_nothing_else(
         "trained_on": f"110 images, sha256 {data.sha256(train)}",
         "command": f"python -m codec.train.encoder {' '.join(command)} --seed 0",
         "training": {**card["training"], "steps": 1, "seed": 0, "from": f"probe {old}"},
+        "figures": {"on": "10 held-out images, not trained on", "curve": card["figures"]["curve"]},
     }
+    rows = card["figures"]["curve"]
+    assert [row["quality"] for row in rows] == list(CARD_QUALITIES)
+    assert rows[0]["bytes"] < rows[-1]["bytes"]
+    assert rows[0]["psnr_db"] < rows[-1]["psnr_db"]
     assert card["training"].keys() == {"steps", "seconds", "seed", "torch", "from"}
 
 

@@ -45,13 +45,14 @@ from torch import Tensor, nn
 from codec import registry, search
 from codec.bundle import BaseModel
 from codec.errors import AezError, UsageError
+from codec.evaluate import curve
 from codec.integer_net import ACTIVATION_UNIT, ROW_STEP, ROWS
 from codec.metrics import squared_error
 from codec.model import MAX_QUALITY, NUM_SIGMAS, Model, log2_lmbda
 from codec.outputs import atomic
 from codec.search import DEAD_ZONE, STEP_UNIT
 from codec.train import data, warm_start
-from codec.train.command import card_of, checkpoint_of, go_on
+from codec.train.command import CARD_QUALITIES, card_of, checkpoint_of, go_on
 from codec.train.export import encoder_tensors, pack_encoder, row_of
 from codec.train.loop import VALIDATION_IMAGES, VALIDATION_QUALITIES, Trainer
 from codec.train.networks import Layer, clip, patches, rectify, unpatches
@@ -338,8 +339,13 @@ def train_encoder(
     command += ["-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
     command += [] if rate == LEARNING_RATE else ["--rate", f"{rate:g}"]
     start = f"{model.name} {model.encoder_hash.hex()}"
-    train, _ = data.split(pixels)
+    train, held_out = data.split(pixels)
     card = card_of(trainer, model.name, train, seed, shlex.join(command), start)
+    better = registry.unpack_model(model.stream, trainer.bundle(card))
+    card["figures"] = {
+        "on": f"{len(held_out)} held-out images, not trained on",
+        "curve": curve(better, held_out, CARD_QUALITIES),
+    }
     with atomic(out, durable=True) as file:
         file.write(trainer.bundle(card))
     checkpoint.unlink(missing_ok=True)
