@@ -16,22 +16,43 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "codec.api": ("compress", "decompress", "info", "latents", "models", "open", "CollectionWriter"),
-    "codec.collection": ("Collection",),
+    "codec.api": (
+        "compress",
+        "decompress",
+        "info",
+        "latents",
+        "models",
+        "open",
+        "CollectionWriter",
+    ),
+    "codec.collection.reader": ("Collection",),
     "codec.pillow_plugin": ("register",),
     "codec.errors": (
-        "AezError", "BitstreamError", "BadMagic", "UnsupportedVersion", "ReservedBitsSet", "Truncated", "TrailingData",
-        "LimitExceeded", "ChecksumMismatch", "CorruptPayload", "ModelError", "ModelNotFound",
-        "EncoderNotFound", "BadModel", "ImageError", "UsageError",
+        "AezError",
+        "BitstreamError",
+        "BadMagic",
+        "UnsupportedVersion",
+        "ReservedBitsSet",
+        "Truncated",
+        "TrailingData",
+        "LimitExceeded",
+        "ChecksumMismatch",
+        "CorruptPayload",
+        "ModelError",
+        "ModelNotFound",
+        "EncoderNotFound",
+        "BadModel",
+        "ImageError",
+        "UsageError",
     ),
-}  # fmt: skip
+}
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
     from codec.api import CollectionWriter, compress, decompress, info, latents, models, open
-    from codec.collection import Collection
+    from codec.collection.reader import Collection
     from codec.errors import (
         AezError,
         BadMagic,

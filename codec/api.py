@@ -1,11 +1,13 @@
 """Pixels <-> streams: the public functions, and the choice of a model.
 
-Arrays are uint8 (28, 28) for one image and (N, 28, 28) for many; one image becomes a single-image stream, many become
-a collection. `model` is "auto" (of the shipped models the one with the lower cost lambda * SSE + bits), a model's name,
-or the path of a model file. `lossless=True` and quality 100 mean the same: every image comes back as it was; a single
-image that no model makes smaller is stored as it is. `max_bytes` and `min_psnr` choose the quality of each image (`rate`).
-`effort`, 1 to 9, is how long the encoder searches (`search`): by default 3, and 1 where the quality is searched. `guard`: an
-image that comes out worse than what its quality gives in the model's domain falls back to a better coding (`choice`).
+Arrays are uint8 (28, 28) for one image and (N, 28, 28) for many; one image becomes a single-image
+stream, many become a collection. `model` is "auto" (of the shipped models the one with the lower
+cost lambda * SSE + bits), a model's name, or the path of a model file. `lossless=True` and quality
+100 mean the same: every image comes back as it was; a single image that no model makes smaller is
+stored as it is. `max_bytes` and `min_psnr` choose the quality of each image (`goal`). `effort`, 1
+to 9, is how long the encoder searches (`ladder_search`): by default 3, and 1 where the quality is
+searched. `guard`: an image that comes out worse than what its quality gives in the model's domain
+falls back to a better coding (`choose`).
 """
 
 from __future__ import annotations
@@ -25,17 +27,27 @@ from typing import Any, BinaryIO, Literal, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from codec import bitstream, metrics, registry, remote
-from codec.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
-from codec.bundle import BaseModel
-from codec.choice import Plan, Planner
-from codec.collection import Collection, DecodedBlock, Writer, pack_encoded
-from codec.errors import BitstreamError, ChecksumMismatch, CorruptPayload, ImageError, ModelNotFound, UsageError
-from codec.groups import Encoded
-from codec.parts import Part
-from codec.pixel_model import PIXELS, stored_bytes, stored_image
-from codec.rate import Target
-from codec.search import DEFAULT_EFFORT, MAX_EFFORT
+from codec import metrics
+from codec.coding.lanes import Encoded
+from codec.collection.reader import Collection, DecodedBlock, Writer, pack_encoded
+from codec.encoder.choose import Plan, Planner
+from codec.encoder.goal import Target
+from codec.errors import (
+    BitstreamError,
+    ChecksumMismatch,
+    CorruptPayload,
+    ImageError,
+    ModelNotFound,
+    UsageError,
+)
+from codec.files import urls
+from codec.format import bitstream
+from codec.format.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
+from codec.format.index import Part
+from codec.model import registry
+from codec.model.bundle import BaseModel
+from codec.model.ladder_search import DEFAULT_EFFORT, MAX_EFFORT
+from codec.model.pixels import PIXELS, stored_bytes, stored_image
 
 U8 = npt.NDArray[np.uint8]
 I16 = npt.NDArray[np.int16]
@@ -43,18 +55,23 @@ I16 = npt.NDArray[np.int16]
 BLOCK_IMAGES = MAX_BLOCK_IMAGES
 DEFAULT_QUALITY = 75
 MAX_LISTED = 1000  # images that fell back
-NO_EMBEDDING = "min_psnr may need a lossless model as well, which embed_model does not embed: leave one of the two out"
+NO_EMBEDDING = (
+    "min_psnr may need a lossless model as well, which embed_model does not embed: leave one of "
+    "the two out"
+)
 NOT_WHAT_WAS_ENCODED = "the payload does not decode to what was encoded"
 MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
 
 
 @dataclass
 class CompressStats:
-    """What compression did; adds up with `+=`.  payload_bytes: entropy-coded (or stored) bytes alone; bytes_out: everything.
+    """What compression did; adds up with `+=`.  payload_bytes: entropy-coded (or stored) bytes
+    alone; bytes_out: everything.
 
-    models: images by the name of the model that coded them, "stored" for those that none did; qualities: images by quality,
-    as text. fallback: images that fell back, by what to ("mnist q91", "mnist-lossless", "stored"); fallback_images: the
-    numbers of the first MAX_LISTED of them, in the order of compression.
+    models: images by the name of the model that coded them, "stored" for those that none did;
+    qualities: images by quality, as text. fallback: images that fell back, by what to ("mnist q91",
+    "mnist-lossless", "stored"); fallback_images: the numbers of the first MAX_LISTED of them, in
+    the order of compression.
     """
 
     images: int = 0
@@ -90,27 +107,43 @@ class CompressStats:
         self.payload_bytes += other.payload_bytes
         self.squared_error += other.squared_error
         self.ideal_bits += other.ideal_bits
-        for mine, others in ((self.models, other.models), (self.qualities, other.qualities), (self.fallback, other.fallback)):
+        for mine, others in (
+            (self.models, other.models),
+            (self.qualities, other.qualities),
+            (self.fallback, other.fallback),
+        ):
             for name, images in others.items():
                 mine[name] = mine.get(name, 0) + images
         return self
 
 
-def _stats(name: str, quality: int, pixels: U8, encoded: Encoded, fell_back: npt.NDArray[np.bool_]) -> CompressStats:
+def _stats(
+    name: str, quality: int, pixels: U8, encoded: Encoded, fell_back: npt.NDArray[np.bool_]
+) -> CompressStats:
     """Of one part; bytes_out and fallback_images are left to the caller."""
     payload_bytes = sum(map(len, encoded.messages))
     squared_error = metrics.squared_error(pixels, encoded.pixels)
     what = name if quality == LOSSLESS_QUALITY else f"{name} q{quality}"
     fallback = {what: int(fell_back.sum())} if fell_back.any() else {}
-    return CompressStats(len(pixels), 0, payload_bytes, squared_error, encoded.ideal_bits, {name: len(pixels)},
-                         {str(quality): len(pixels)}, fallback)  # fmt: skip
+    return CompressStats(
+        len(pixels),
+        0,
+        payload_bytes,
+        squared_error,
+        encoded.ideal_bits,
+        {name: len(pixels)},
+        {str(quality): len(pixels)},
+        fallback,
+    )
 
 
 def _check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
     pixels: U8 = np.asarray(array)
     if pixels.dtype != np.uint8 or pixels.ndim not in ndims or pixels.shape[-2:] != (28, 28):
-        raise ImageError(f"pixels are {pixels.dtype} {pixels.shape}, wanted uint8 " + " or ".join(
-            {2: "(28, 28)", 3: "(N, 28, 28)"}[n] for n in ndims))  # fmt: skip
+        raise ImageError(
+            f"pixels are {pixels.dtype} {pixels.shape}, wanted uint8 "
+            + " or ".join({2: "(28, 28)", 3: "(N, 28, 28)"}[n] for n in ndims)
+        )
     return pixels
 
 
@@ -126,7 +159,8 @@ def _check_quality(quality: int | None, lossless: bool) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of the encoder.  quality: 100 is lossless; of no meaning where there is a target.
+    """What is asked of the encoder.  quality: 100 is lossless; of no meaning where there is a
+    target.
 
     guard: images that come out worse than they should fall back (`choice`).
     """
@@ -138,14 +172,20 @@ class Request:
 
 
 def request(
-    quality: int | None = None, lossless: bool = False, max_bytes: int | None = None, min_psnr: float | None = None,
-    effort: int | None = None, guard: bool = True,
-) -> Request:  # fmt: skip
+    quality: int | None = None,
+    lossless: bool = False,
+    max_bytes: int | None = None,
+    min_psnr: float | None = None,
+    effort: int | None = None,
+    guard: bool = True,
+) -> Request:
     """The options of `compress`, checked.  Raises UsageError."""
     target = None
     if max_bytes is not None or min_psnr is not None:
         if quality is not None or lossless:
-            raise UsageError("max_bytes and min_psnr choose the quality: leave quality and lossless out")
+            raise UsageError(
+                "max_bytes and min_psnr choose the quality: leave quality and lossless out"
+            )
         target = Target(max_bytes, min_psnr)
     if effort is None:
         effort = DEFAULT_EFFORT if target is None else 1
@@ -155,7 +195,8 @@ def request(
 
 
 def candidates(model: str, quality: int) -> list[BaseModel]:
-    """The models among which blocks choose: the one named, or with "auto" all shipped ones of the kind.
+    """The models among which blocks choose: the one named, or with "auto" all shipped ones of the
+    kind.
 
     Raises ModelNotFound, BadModel, UsageError for a model of the other kind.
     """
@@ -164,7 +205,9 @@ def candidates(model: str, quality: int) -> list[BaseModel]:
 
 
 def _lossless(models: list[BaseModel]) -> list[BaseModel]:
-    """The lossless models that step in for lossy ones: all shipped ones, and those of their names; [] if there is none."""
+    """The lossless models that step in for lossy ones: all shipped ones, and those of their names;
+    [] if there is none.
+    """
     found: list[BaseModel] = []
     with contextlib.suppress(ModelNotFound):
         found += registry.shipped(lossless=True)
@@ -180,18 +223,30 @@ def _plan(models: list[BaseModel], pixels: U8, asked: Request, *, as_block: bool
 
 
 def compress_images(
-    pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False, max_bytes: int | None = None,
-    min_psnr: float | None = None, effort: int | None = None, guard: bool = True,
-) -> tuple[list[bytes], CompressStats]:  # fmt: skip
+    pixels: U8,
+    *,
+    quality: int | None = None,
+    model: str = "auto",
+    lossless: bool = False,
+    max_bytes: int | None = None,
+    min_psnr: float | None = None,
+    effort: int | None = None,
+    guard: bool = True,
+) -> tuple[list[bytes], CompressStats]:
     """uint8 (N, 28, 28) -> N single-image streams, side by side through the network.
 
     Raises ImageError, also where an image does not fit `max_bytes`; UsageError, ModelError.
     """
-    pixels, asked = _check_pixels(pixels, (3,)), request(quality, lossless, max_bytes, min_psnr, effort, guard)
+    pixels, asked = (
+        _check_pixels(pixels, (3,)),
+        request(quality, lossless, max_bytes, min_psnr, effort, guard),
+    )
     return pack_images(candidates(model, asked.quality), pixels, asked)
 
 
-def pack_images(models: list[BaseModel], pixels: U8, asked: Request) -> tuple[list[bytes], CompressStats]:
+def pack_images(
+    models: list[BaseModel], pixels: U8, asked: Request
+) -> tuple[list[bytes], CompressStats]:
     """What `compress_images` gives if these are the models: of each image the cheapest stream."""
     streams: list[bytes] = []
     stats = CompressStats()
@@ -210,7 +265,9 @@ def pack_each(
     if not len(pixels):
         return []
     plan = _plan(models, pixels, asked, as_block=False)
-    packed: dict[int, tuple[bytes, CompressStats] | ImageError] = {i: ImageError(why) for i, why in plan.missed.items()}
+    packed: dict[int, tuple[bytes, CompressStats] | ImageError] = {
+        i: ImageError(why) for i, why in plan.missed.items()
+    }
     for part, encoded in zip(plan.parts, plan.encode(pixels, 1), strict=True):
         for at, i in enumerate(part.images.tolist()):
             fell_back = bool(plan.fell_back[i])
@@ -218,14 +275,18 @@ def pack_each(
                 packed[i] = _store(pixels[i], fell_back)
             else:
                 message, decoded = encoded.messages[at], encoded.pixels[at]
-                packed[i] = _pack_one(part.model, pixels[i], part.quality, message, decoded, fell_back)
+                packed[i] = _pack_one(
+                    part.model, pixels[i], part.quality, message, decoded, fell_back
+                )
     return [packed[i] for i in range(len(pixels))]
 
 
 def _pack_one(
     model: BaseModel, pixels: U8, quality: int, message: bytes, decoded: U8, fell_back: bool
 ) -> tuple[bytes, CompressStats]:
-    """One image (28, 28) as a stream of its own; stored if that is shorter than what a lossless model made of it."""
+    """One image (28, 28) as a stream of its own; stored if that is shorter than what a lossless
+    model made of it.
+    """
     model_id = registry.id_of(model)
     header = ImageHeader(model_id, quality, model_hash=b"" if model_id else model.hash)
     stream = bitstream.pack_image(header, message, model.sha256)
@@ -233,7 +294,9 @@ def _pack_one(
         stored = _store(pixels, fell_back)
         if len(stored[0]) < len(stream):
             return stored
-    return stream, _stats_of_one(model.name, quality, pixels, Encoded([message], decoded[None], 0.0), len(stream), fell_back)
+    return stream, _stats_of_one(
+        model.name, quality, pixels, Encoded([message], decoded[None], 0.0), len(stream), fell_back
+    )
 
 
 def _store(pixels: U8, fell_back: bool) -> tuple[bytes, CompressStats]:
@@ -241,7 +304,9 @@ def _store(pixels: U8, fell_back: bool) -> tuple[bytes, CompressStats]:
     stored = stored_bytes(pixels)
     stream = bitstream.pack_image(ImageHeader(0, STORED_QUALITY), stored, b"")
     encoded = Encoded([stored], pixels[None], 0.0)
-    return stream, _stats_of_one("stored", LOSSLESS_QUALITY, pixels, encoded, len(stream), fell_back)
+    return stream, _stats_of_one(
+        "stored", LOSSLESS_QUALITY, pixels, encoded, len(stream), fell_back
+    )
 
 
 def _stats_of_one(
@@ -253,13 +318,28 @@ def _stats_of_one(
 
 
 def compress_image(
-    pixels: U8, *, quality: int | None = None, model: str = "auto", lossless: bool = False, max_bytes: int | None = None,
-    min_psnr: float | None = None, effort: int | None = None, guard: bool = True,
-) -> tuple[bytes, CompressStats]:  # fmt: skip
+    pixels: U8,
+    *,
+    quality: int | None = None,
+    model: str = "auto",
+    lossless: bool = False,
+    max_bytes: int | None = None,
+    min_psnr: float | None = None,
+    effort: int | None = None,
+    guard: bool = True,
+) -> tuple[bytes, CompressStats]:
     """uint8 (28, 28) -> single-image stream."""
     pixels = _check_pixels(pixels, (2,))[None]
-    streams, stats = compress_images(pixels, quality=quality, model=model, lossless=lossless, max_bytes=max_bytes,
-                                     min_psnr=min_psnr, effort=effort, guard=guard)  # fmt: skip
+    streams, stats = compress_images(
+        pixels,
+        quality=quality,
+        model=model,
+        lossless=lossless,
+        max_bytes=max_bytes,
+        min_psnr=min_psnr,
+        effort=effort,
+        guard=guard,
+    )
     return streams[0], stats
 
 
@@ -272,7 +352,10 @@ def encode_block(
     """
     plan = _plan(models, pixels, asked, as_block=True)
     unmodelled = [i for part in plan.parts if part.model is None for i in part.images.tolist()]
-    missed = plan.missed | {i: "only lossless it would be good enough, and no lossless model is installed" for i in unmodelled}
+    missed = plan.missed | {
+        i: "only lossless it would be good enough, and no lossless model is installed"
+        for i in unmodelled
+    }
     for i, why in sorted(missed.items()):
         raise ImageError(f"{names[i] if names else f'image {i}'}: {why}")
     stats, packed = CompressStats(), []
@@ -280,17 +363,27 @@ def encode_block(
         assert part.model is not None
         assert encoded is not None
         packed.append((Part(part.model.hash, part.quality, part.images), encoded.messages))
-        stats += _stats(part.model.name, part.quality, pixels[part.images], encoded, plan.fell_back[part.images])
+        stats += _stats(
+            part.model.name, part.quality, pixels[part.images], encoded, plan.fell_back[part.images]
+        )
     block = pack_encoded(packed, names)
-    stats.bytes_out, stats.fallback_images = len(block), np.flatnonzero(plan.fell_back)[:MAX_LISTED].tolist()
+    stats.bytes_out, stats.fallback_images = (
+        len(block),
+        np.flatnonzero(plan.fell_back)[:MAX_LISTED].tolist(),
+    )
     return block, stats
 
 
 def embeddable(models: list[BaseModel]) -> list[bytes]:
-    """The files of the models, to be embedded in a collection.  Raises UsageError if they are more than its header takes."""
+    """The files of the models, to be embedded in a collection.
+
+    Raises UsageError if they are more than its header takes.
+    """
     files = [model.stream for model in models]
     if sum(map(len, files)) + 8 * len(files) + 8 > bitstream.MAX_EXTENSION_BYTES:
-        raise UsageError(f"models of {sum(map(len, files))} bytes are too large to be embedded: name one of them")
+        raise UsageError(
+            f"models of {sum(map(len, files))} bytes are too large to be embedded: name one of them"
+        )
     return files
 
 
@@ -300,15 +393,24 @@ class CollectionWriter:
         with CollectionWriter(file, quality=60) as writer:
             writer.write(pixels, names)
 
-    The footer is written on leaving without an exception. All images have names, or none has. embed_model: put the models
-    that may be used into the file, so that it can be read where they are not installed.
+    The footer is written on leaving without an exception. All images have names, or none has.
+    embed_model: put the models that may be used into the file, so that it can be read where they
+    are not installed.
     """
 
     def __init__(
-        self, file: BinaryIO, *, quality: int | None = None, model: str = "auto", lossless: bool = False,
-        max_bytes: int | None = None, min_psnr: float | None = None, effort: int | None = None, guard: bool = True,
+        self,
+        file: BinaryIO,
+        *,
+        quality: int | None = None,
+        model: str = "auto",
+        lossless: bool = False,
+        max_bytes: int | None = None,
+        min_psnr: float | None = None,
+        effort: int | None = None,
+        guard: bool = True,
         embed_model: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._asked = request(quality, lossless, max_bytes, min_psnr, effort, guard)
         if embed_model and min_psnr is not None:
             raise UsageError(NO_EMBEDDING)
@@ -362,7 +464,12 @@ class CollectionWriter:
     def __enter__(self) -> CollectionWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is None:
             self.close()
 
@@ -389,25 +496,46 @@ def compress(
 ) -> bytes:
     """Compress one image, uint8 (28, 28), or a collection, uint8 (N, 28, 28).
 
-    quality: 0 (smallest) to 99 (best), or 100: lossless; by default 75. lossless: every pixel comes back, as by quality 100.
-    max_bytes: of each image the best quality at which it has no more bytes of payload (in a collection: would have, by itself).
-    min_psnr: of each image the fewest bytes for which it has that many dB; lossless, if nothing less reaches them.
-    effort: 1 (fastest) to 9, by default 3, with max_bytes or min_psnr 1: how long to search for fewer bytes and more dB.
-    guard: an image that comes out 3 dB worse than its quality gives in the model's domain falls back to a better coding.
-    names: of the images of a collection. embed_model: put the model into the collection.
-    Raises ImageError, UsageError, ModelNotFound, BadModel.
+    quality: 0 (smallest) to 99 (best), or 100: lossless; by default 75. lossless: every pixel comes
+    back, as by quality 100. max_bytes: of each image the best quality at which it has no more bytes
+    of payload (in a collection: would have, by itself). min_psnr: of each image the fewest bytes
+    for which it has that many dB; lossless, if nothing less reaches them. effort: 1 (fastest) to 9,
+    by default 3, with max_bytes or min_psnr 1: how long to search for fewer bytes and more dB.
+    guard: an image that comes out 3 dB worse than its quality gives in the model's domain falls
+    back to a better coding. names: of the images of a collection. embed_model: put the model into
+    the collection. Raises ImageError, UsageError, ModelNotFound, BadModel.
 
     >>> stream = compress(np.zeros((28, 28), np.uint8))
     """
     pixels = _check_pixels(pixels, (2, 3))
     if pixels.ndim == 2:
         if names is not None or embed_model:
-            raise UsageError("a single image has no name and embeds no model: give (1, 28, 28) for a collection of one")
-        return compress_image(pixels, quality=quality, model=model, lossless=lossless, max_bytes=max_bytes,
-                              min_psnr=min_psnr, effort=effort, guard=guard)[0]  # fmt: skip
+            raise UsageError(
+                "a single image has no name and embeds no model: give (1, 28, 28) for a "
+                "collection of one"
+            )
+        return compress_image(
+            pixels,
+            quality=quality,
+            model=model,
+            lossless=lossless,
+            max_bytes=max_bytes,
+            min_psnr=min_psnr,
+            effort=effort,
+            guard=guard,
+        )[0]
     file = io.BytesIO()
-    with CollectionWriter(file, quality=quality, model=model, lossless=lossless, max_bytes=max_bytes, min_psnr=min_psnr,
-                          effort=effort, guard=guard, embed_model=embed_model) as writer:  # fmt: skip
+    with CollectionWriter(
+        file,
+        quality=quality,
+        model=model,
+        lossless=lossless,
+        max_bytes=max_bytes,
+        min_psnr=min_psnr,
+        effort=effort,
+        guard=guard,
+        embed_model=embed_model,
+    ) as writer:
         writer.write(pixels, names)
     return file.getvalue()
 
@@ -417,7 +545,9 @@ def _decode_image(stream: bytes, extra: BaseModel | None) -> U8:
 
 
 def _decode_images(streams: list[bytes], extra: BaseModel | None) -> list[U8]:
-    """Single-image streams -> uint8 (28, 28) each; those of one model and quality side by side through the network."""
+    """Single-image streams -> uint8 (28, 28) each; those of one model and quality side by side
+    through the network.
+    """
     found: list[U8 | None] = [None] * len(streams)
     together: dict[tuple[bytes, int], list[int]] = {}
     models: dict[bytes, BaseModel] = {}
@@ -440,14 +570,24 @@ def _decode_images(streams: list[bytes], extra: BaseModel | None) -> list[U8]:
     return cast(list[U8], found)
 
 
-def _checked_image(stream: bytes, extra: BaseModel | None) -> tuple[ImageHeader, int, BaseModel | None]:
-    """Header of a single image whose Check holds, offset of its payload, its model (None: it is stored)."""
+def _checked_image(
+    stream: bytes, extra: BaseModel | None
+) -> tuple[ImageHeader, int, BaseModel | None]:
+    """Header of a single image whose Check holds, offset of its payload, its model (None: it is
+    stored).
+    """
     header, offset = bitstream.unpack_image_header(stream)
     model = None
     if header.quality != STORED_QUALITY:
-        model = registry.by_hash(header.model_hash, extra) if header.model_hash else registry.by_id(header.model_id)
+        model = (
+            registry.by_hash(header.model_hash, extra)
+            if header.model_hash
+            else registry.by_id(header.model_id)
+        )
     if bitstream.image_check(b"" if model is None else model.sha256, stream) != header.check:
-        raise ChecksumMismatch("the stream is damaged: its bytes do not match its check", bitstream.IMAGE.size - 1)
+        raise ChecksumMismatch(
+            "the stream is damaged: its bytes do not match its check", bitstream.IMAGE.size - 1
+        )
     if model is not None:
         model.check_quality(header.quality, 4)
     return header, offset, model
@@ -455,7 +595,9 @@ def _checked_image(stream: bytes, extra: BaseModel | None) -> tuple[ImageHeader,
 
 def _decode_stored(payload: bytes, offset: int) -> U8:
     if len(payload) > PIXELS:
-        raise CorruptPayload(f"{len(payload)} bytes of a stored image, at most {PIXELS} are allowed", offset)
+        raise CorruptPayload(
+            f"{len(payload)} bytes of a stored image, at most {PIXELS} are allowed", offset
+        )
     try:
         return stored_image(payload).copy()  # of a frozen array: the others can be written to
     except CorruptPayload as error:
@@ -469,8 +611,9 @@ def _extra_model(model: str | None) -> BaseModel | None:
 def decompress(stream: bytes, *, model: str | None = None) -> U8:
     """Inverse of `compress`: uint8 (28, 28) or (N, 28, 28).
 
-    model: name or file of a model to use if the stream names it; only needed for one that is not installed.
-    Raises BitstreamError (also for a collection of which only a part is damaged), ModelNotFound, BadModel.
+    model: name or file of a model to use if the stream names it; only needed for one that is not
+    installed. Raises BitstreamError (also for a collection of which only a part is damaged),
+    ModelNotFound, BadModel.
     """
     if not bitstream.is_collection(stream):
         return _decode_image(stream, _extra_model(model))
@@ -484,7 +627,8 @@ def decompress(stream: bytes, *, model: str | None = None) -> U8:
 
 
 def decompress_images(streams: list[bytes], *, model: str | None = None) -> U8:
-    """Inverse of `compress_images`: N single-image streams -> uint8 (N, 28, 28), side by side through the network.
+    """Inverse of `compress_images`: N single-image streams -> uint8 (N, 28, 28), side by side
+    through the network.
 
     Raises what `decompress` raises, for the first stream that is at fault.
     """
@@ -497,13 +641,15 @@ def latents(stream: bytes, *, model: str | None = None, levels: Literal[False] =
 @overload
 def latents(stream: bytes, *, model: str | None = None, levels: Literal[True]) -> list[I16]: ...
 def latents(stream: bytes, *, model: str | None = None, levels: bool = False) -> I16 | list[I16]:
-    """The numbers that a lossy stream carries and its pixels are computed from: features of the images.
+    """The numbers that a lossy stream carries and its pixels are computed from: features of the
+    images.
 
-    int16 (K,) for one image, (N, K) for a collection, level after level. levels: one array for each level instead,
-    int16 (N, 32) and then (N, C, 7, 7), without N for one image, coarse to fine; the sizes are the model's.
-    They are dequantized, so the unit does not depend on the quality: -4095..4095, 512 stands for 1. Latents of different
-    models have nothing in common. `model` is as for `decompress`; `Collection.with_latents` reads those of some images.
-    Raises UsageError for lossless and stored images and for a collection of several models, and what `decompress` raises.
+    int16 (K,) for one image, (N, K) for a collection, level after level. levels: one array for each
+    level instead, int16 (N, 32) and then (N, C, 7, 7), without N for one image, coarse to fine; the
+    sizes are the model's. They are dequantized, so the unit does not depend on the quality:
+    -4095..4095, 512 stands for 1. Latents of different models have nothing in common. `model` is as
+    for `decompress`; `Collection.with_latents` reads those of some images. Raises UsageError for
+    lossless and stored images and for a collection of several models, and what `decompress` raises.
 
     >>> dense, *grids = latents(compress(np.zeros((28, 28), np.uint8)), levels=True)
     """
@@ -521,20 +667,30 @@ def latents(stream: bytes, *, model: str | None = None, levels: bool = False) ->
     if not levels:
         return flat
     ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
-    return [flat[..., start:end].reshape(*flat.shape[:-1], *shape)
-            for shape, (start, end) in zip(shapes, pairwise(ends), strict=True)]  # fmt: skip
+    return [
+        flat[..., start:end].reshape(*flat.shape[:-1], *shape)
+        for shape, (start, end) in zip(shapes, pairwise(ends), strict=True)
+    ]
 
 
-def open(source: str | Path | bytes | BinaryIO, *, model: str | None = None, recover: bool = False) -> Collection:
-    """Open a collection for random access: `len(c)`, `c[17]`, `c[[3, 1, 4]]`, `c.names`, `c.find("0/1.png")`.
+def open(
+    source: str | Path | bytes | BinaryIO, *, model: str | None = None, recover: bool = False
+) -> Collection:
+    """Open a collection for random access: `len(c)`, `c[17]`, `c[[3, 1, 4]]`, `c.names`,
+    `c.find("0/1.png")`.
 
-    source: a path or URL (by fsspec), bytes, or a seekable binary file. Threads may share the result; from a path, forked
-    processes too, and it can be pickled. recover: go on if the first bytes of the file, its header, are damaged.
-    Raises BitstreamError; a single image is no collection.
+    source: a path or URL (by fsspec), bytes, or a seekable binary file. Threads may share the
+    result; from a path, forked processes too, and it can be pickled. recover: go on if the first
+    bytes of the file, its header, are damaged. Raises BitstreamError; a single image is no
+    collection.
     """
-    if remote.is_url(source):
-        source = remote.open_file(cast(str, source))
-    return Collection(Path(source) if isinstance(source, str) else source, _Finder(_extra_model(model)), recover=recover)
+    if urls.is_url(source):
+        source = urls.open_file(cast(str, source))
+    return Collection(
+        Path(source) if isinstance(source, str) else source,
+        _Finder(_extra_model(model)),
+        recover=recover,
+    )
 
 
 @dataclass(frozen=True)
@@ -550,7 +706,8 @@ class _Finder:
 def decode_blocks(file: BinaryIO, *, model: str | None = None) -> Iterator[DecodedBlock]:
     """Decode a stream block by block, damaged ones as far as they go; a single image is one block.
 
-    file: seekable. Raises BitstreamError where the start of the stream is unusable, ModelNotFound, BadModel.
+    file: seekable. Raises BitstreamError where the start of the stream is unusable, ModelNotFound,
+    BadModel.
     """
     if (collection := recovered(file, model)) is not None:
         yield from collection.decode_blocks()
@@ -566,9 +723,11 @@ def decode_blocks(file: BinaryIO, *, model: str | None = None) -> Iterator[Decod
 
 
 def recovered(source: Path | BinaryIO, model: str | None) -> Collection | None:
-    """The collection in a path or seekable file, even if its header is damaged; None: it is a single image.
+    """The collection in a path or seekable file, even if its header is damaged; None: it is a
+    single image.
 
-    Raises BitstreamError where the start of the stream is unusable: it is of a later version, or nothing here is a block.
+    Raises BitstreamError where the start of the stream is unusable: it is of a later version, or
+    nothing here is a block.
     """
     with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
         size = file.seek(0, io.SEEK_END)
@@ -591,7 +750,9 @@ def recovered(source: Path | BinaryIO, model: str | None) -> Collection | None:
 
 @dataclass
 class StreamInfo:
-    """What the headers of a stream say.  bytes: the whole stream; payload_bytes: its entropy-coded part."""
+    """What the headers of a stream say.  bytes: the whole stream; payload_bytes: its entropy-coded
+    part.
+    """
 
     format_version: int
     images: int
@@ -608,8 +769,8 @@ class StreamInfo:
 def info(source: bytes | BinaryIO) -> StreamInfo:
     """Read the headers of a stream, never its payload.
 
-    model is None if it is not installed; several models or qualities are joined by commas, or None. A stored image has
-    quality 101, and neither a model nor a model_hash.
+    model is None if it is not installed; several models or qualities are joined by commas, or None.
+    A stored image has quality 101, and neither a model nor a model_hash.
     Raises BitstreamError.
     """
     file = io.BytesIO(source) if isinstance(source, builtins.bytes) else source
@@ -625,13 +786,29 @@ def info(source: bytes | BinaryIO) -> StreamInfo:
         images, payload_bytes = len(collection), sum(h.payload_bytes for h in headers)
     else:
         file.seek(0)
-        header, offset = bitstream.unpack_image_header(file.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1))
+        header, offset = bitstream.unpack_image_header(
+            file.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1)
+        )
         known = bytes.fromhex(registry.MODEL_IDS.get(header.model_id, ""))
-        hashes, qualities, images, payload_bytes = [header.model_hash or known], {header.quality}, 1, size - offset
+        hashes, qualities, images, payload_bytes = (
+            [header.model_hash or known],
+            {header.quality},
+            1,
+            size - offset,
+        )
     lossless = all(quality >= LOSSLESS_QUALITY for quality in qualities)
-    return StreamInfo(bitstream.VERSION, images, 28, 28, ", ".join(filter(None, map(_name_of, hashes))) or None,
-                      ", ".join(h.hex() for h in hashes), qualities.pop() if len(qualities) == 1 else None, lossless, size,
-                      payload_bytes)  # fmt: skip
+    return StreamInfo(
+        bitstream.VERSION,
+        images,
+        28,
+        28,
+        ", ".join(filter(None, map(_name_of, hashes))) or None,
+        ", ".join(h.hex() for h in hashes),
+        qualities.pop() if len(qualities) == 1 else None,
+        lossless,
+        size,
+        payload_bytes,
+    )
 
 
 def _name_of(model_hash: builtins.bytes) -> str | None:

@@ -4,11 +4,12 @@
     for images, labels in DataLoader(dataset, batch_size=128, shuffle=True, num_workers=2): ...
 
 READ ME FIRST
-- torch is imported when the first item is read, so it is no subclass of `torch.utils.data.Dataset`; a map-style data set
-  needs only `len` and indexing, and `DataLoader`, `Subset` and `ConcatDataset` ask for no more.
-- A batch is decoded in one go (`__getitems__`), and an image with the 8 of its group (below quality 50, and
-  lossless, 16): images that are wanted in random order cost up to so many times what they cost in order. `preload=True`
-  decodes everything once.
+- torch is imported when the first item is read, so it is no subclass of `torch.utils.data.Dataset`;
+  a map-style data set needs only `len` and indexing, and `DataLoader`, `Subset` and `ConcatDataset`
+  ask for no more.
+- A batch is decoded in one go (`__getitems__`), and an image with the 8 of its group (below quality
+  50, and lossless, 16): images that are wanted in random order cost up to so many times what they
+  cost in order. `preload=True` decodes everything once.
 - Workers, forked or spawned, open the collection for themselves, and share the cores among them.
 
 Single images in the shards of WebDataset need no class:
@@ -30,24 +31,28 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import api, parallel
-from codec.collection import Collection
+from codec.collection.reader import Collection
 from codec.errors import UsageError
 
 I64 = npt.NDArray[np.int64]
 
 
 class AezDataset:
-    """The images of a collection, by index: `(image, label)`, or the image alone where there are no labels.
+    """The images of a collection, by index: `(image, label)`, or the image alone where there are no
+    labels.
 
-    image: torch.uint8 (1, 28, 28). label: the number of the folder that the image's name starts with, as torchvision's
-    ImageFolder counts them: `7/00001.png` is of class "7". A collection whose names have no folders has no labels.
-    source: path or URL of a collection, or its bytes. transform, target_transform: applied to image and label.
-    labels: one integer for each image, instead of folders. return_latents: items are `(image, latents, label)`, latents:
-    torch.int16 (K,), see `codec.latents`. preload: decode all images now, 784 bytes of memory each (and 2 K of latents).
-    model: as for `codec.open`.
-    Raises BitstreamError, ModelNotFound, BadModel; UsageError where labels are not one for each image, or there are no latents.
+    image: torch.uint8 (1, 28, 28). label: the number of the folder that the image's name starts
+    with, as torchvision's ImageFolder counts them: `7/00001.png` is of class "7". A collection
+    whose names have no folders has no labels. source: path or URL of a collection, or its bytes.
+    transform, target_transform: applied to image and label. labels: one integer for each image,
+    instead of folders. return_latents: items are `(image, latents, label)`, latents: torch.int16
+    (K,), see `codec.latents`. preload: decode all images now, 784 bytes of memory each (and 2 K of
+    latents). model: as for `codec.open`.
+    Raises BitstreamError, ModelNotFound, BadModel; UsageError where labels are not one for each
+    image, or there are no latents.
 
-    classes: names of the classes, sorted; class_to_idx: their numbers; targets: int64 (N,), the labels, None if there are none.
+    classes: names of the classes, sorted; class_to_idx: their numbers; targets: int64 (N,), the
+    labels, None if there are none.
     """
 
     def __init__(
@@ -62,21 +67,30 @@ class AezDataset:
         model: str | None = None,
     ) -> None:
         if not isinstance(source, str | Path | bytes):
-            raise UsageError(f"source is {type(source).__name__}, wanted a path, a URL or bytes: workers open it for themselves")
+            raise UsageError(
+                f"source is {type(source).__name__}, wanted a path, a URL or bytes: workers open "
+                "it for themselves"
+            )
         self.source, self.transform, self.target_transform = source, transform, target_transform
         self.return_latents, self.model = return_latents, model
         self._opened: tuple[int, Collection] | None = None
         collection = self._collection()
         self._count = len(collection)
-        self.latent_shapes = collection.latent_shapes if return_latents else ()  # of one image, level by level
+        # of one image, level by level
+        self.latent_shapes = collection.latent_shapes if return_latents else ()
         self.classes: list[str] = []
         self.targets: I64 | None = None
         if labels is None:
             self.classes, self.targets = _folders(collection)
         else:
             self.targets = np.asarray(labels)
-            if self.targets.shape != (self._count,) or not np.issubdtype(self.targets.dtype, np.integer):
-                raise UsageError(f"labels are {self.targets.dtype} {self.targets.shape}, wanted integers ({self._count},)")
+            if self.targets.shape != (self._count,) or not np.issubdtype(
+                self.targets.dtype, np.integer
+            ):
+                raise UsageError(
+                    f"labels are {self.targets.dtype} {self.targets.shape}, wanted integers "
+                    f"({self._count},)"
+                )
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
         self._decoded = self._decode(slice(None)) if preload else None
 
@@ -107,16 +121,27 @@ class AezDataset:
             parallel.use_cores(max(1, parallel.num_cores() // worker.num_workers))
         wanted = np.array([operator.index(i) for i in indexes], np.int64)
         if wanted.size and not (-self._count <= wanted.min() and wanted.max() < self._count):
-            raise IndexError(f"images {wanted.min()} to {wanted.max()} of a collection of {self._count}")
-        arrays = self._decode(wanted.tolist()) if self._decoded is None else [array[wanted] for array in self._decoded]
+            raise IndexError(
+                f"images {wanted.min()} to {wanted.max()} of a collection of {self._count}"
+            )
+        arrays = (
+            self._decode(wanted.tolist())
+            if self._decoded is None
+            else [array[wanted] for array in self._decoded]
+        )
         images, *latents = map(torch.from_numpy, arrays)
         items = []
         for i, number in enumerate(wanted.tolist()):
             image = images[i, None]
-            parts = [image if self.transform is None else self.transform(image), *(each[i] for each in latents)]
+            parts = [
+                image if self.transform is None else self.transform(image),
+                *(each[i] for each in latents),
+            ]
             if self.targets is not None:
                 label = int(self.targets[number])
-                parts.append(label if self.target_transform is None else self.target_transform(label))
+                parts.append(
+                    label if self.target_transform is None else self.target_transform(label)
+                )
             items.append(tuple(parts) if len(parts) > 1 else parts[0])
         return items
 
@@ -127,16 +152,23 @@ class AezDataset:
 
 
 def _folders(collection: Collection) -> tuple[list[str], I64 | None]:
-    """Names of the folders that names start with, sorted, and of each image which one it is; None: there are no folders."""
+    """Names of the folders that names start with, sorted, and of each image which one it is; None:
+    there are no folders.
+    """
     if not collection.has_names:
         return [], None
     numbers: dict[str, int] = {}  # in order of appearance
-    found = [numbers.setdefault(name.partition("/")[0] if "/" in name else "", len(numbers)) for name in collection.each_name()]
+    found = [
+        numbers.setdefault(name.partition("/")[0] if "/" in name else "", len(numbers))
+        for name in collection.each_name()
+    ]
     if set(numbers) == {""}:
         return [], None
     if "" in numbers:
         at = found.index(numbers[""])
-        raise UsageError(f"image {at}, {collection.name(at)!r}, lies in no folder, others do: give labels")
+        raise UsageError(
+            f"image {at}, {collection.name(at)!r}, lies in no folder, others do: give labels"
+        )
     classes = sorted(numbers)
     ranks = {numbers[name]: rank for rank, name in enumerate(classes)}
     return classes, np.array([ranks[number] for number in found], np.int64)

@@ -28,7 +28,9 @@ class AezError(Exception):
 
 
 class BitstreamError(AezError, ValueError):
-    """The bytes of a stream are at fault; `offset` is where, in bytes from the start (None if unknown)."""
+    """The bytes of a stream are at fault; `offset` is where, in bytes from the start (None if
+    unknown).
+    """
 
     def __init__(self, message: str, offset: int | None = None) -> None:
         super().__init__(message if offset is None else f"byte {offset}: {message}")
@@ -45,7 +47,9 @@ class BadMagic(BitstreamError):
 
 
 class UnsupportedVersion(BitstreamError):
-    """The stream is of a later format version, or needs a critical field that this reader does not know."""
+    """The stream is of a later format version, or needs a critical field that this reader does not
+    know.
+    """
 
 
 class ReservedBitsSet(BitstreamError):
@@ -77,7 +81,9 @@ class ModelError(AezError):
 
 
 class ModelNotFound(ModelError):
-    """The model that a stream names is not installed; `model_hash` (hexadecimal or a name) says which one."""
+    """The model that a stream names is not installed; `model_hash` (hexadecimal or a name) says
+    which one.
+    """
 
     def __init__(self, message: str, model_hash: str) -> None:
         super().__init__(message)
@@ -101,4 +107,6 @@ class ImageError(AezError, ValueError):
 
 
 class UsageError(AezError, ValueError):
-    """A request that cannot be carried out: the output exists, names collide, options contradict each other."""
+    """A request that cannot be carried out: the output exists, names collide, options contradict
+    each other.
+    """

@@ -1,4 +1,7 @@
-"""Rate and distortion figures. One meaning each: bytes are whole files, PSNR is that of the mean squared error."""
+"""Rate and distortion figures.
+
+One meaning each: bytes are whole files, PSNR is that of the mean squared error.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import numpy.typing as npt
 
 U8 = npt.NDArray[np.uint8]
 
-SSIM_WINDOW = 7  # pixels along a side: MS-SSIM, or a Gaussian window of 11, has little to stand on in 28x28
+# pixels along a side: MS-SSIM, or a Gaussian window of 11, has little to stand on in 28x28
+SSIM_WINDOW = 7
 
 
 def squared_error(x: U8, x_hat: U8) -> int:
@@ -19,7 +23,9 @@ def squared_error(x: U8, x_hat: U8) -> int:
 
 
 def psnr_db(squared_error: float, num_pixels: int) -> float | None:
-    """Peak signal-to-noise ratio of 8-bit pixels in dB, from a summed squared error; None if there is no error."""
+    """Peak signal-to-noise ratio of 8-bit pixels in dB, from a summed squared error; None if there
+    is no error.
+    """
     return 10 * math.log10(255**2 * num_pixels / squared_error) if squared_error else None
 
 
@@ -29,17 +35,21 @@ def bpp(num_bytes: int, num_pixels: int) -> float:
 
 
 def ssim(x: U8, x_hat: U8) -> npt.NDArray[np.float64]:
-    """Structural similarity of each image, -1 .. 1, as the mean over all windows of 7x7 that lie inside it: float64 (N,).
+    """Structural similarity of each image, -1 .. 1, as the mean over all windows of 7x7 that lie
+    inside it: float64 (N,).
 
-    x, x_hat: uint8 (N, H, W), H and W at least 7. Windows are uniform, variances unbiased, K1 = 0.01, K2 = 0.03, range 255
-    (Wang, Bovik, Sheikh, Simoncelli, 2004; the uniform window is what most libraries take at this size).
+    x, x_hat: uint8 (N, H, W), H and W at least 7. Windows are uniform, variances unbiased, K1 =
+    0.01, K2 = 0.03, range 255 (Wang, Bovik, Sheikh, Simoncelli, 2004; the uniform window is what
+    most libraries take at this size).
     """
     a, b = x.astype(np.int64), x_hat.astype(np.int64)
     n = SSIM_WINDOW**2
     sum_a, sum_b, sum_aa, sum_bb, sum_ab = map(_window_sums, (a, b, a * a, b * b, a * b))
     mean_a, mean_b = sum_a / n, sum_b / n
-    var_a, var_b, covariance = ((n * s - p) / (n * (n - 1)) for s, p in
-                                ((sum_aa, sum_a**2), (sum_bb, sum_b**2), (sum_ab, sum_a * sum_b)))  # fmt: skip
+    var_a, var_b, covariance = (
+        (n * s - p) / (n * (n - 1))
+        for s, p in ((sum_aa, sum_a**2), (sum_bb, sum_b**2), (sum_ab, sum_a * sum_b))
+    )
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     similarity /= (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
@@ -51,5 +61,7 @@ def _window_sums(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Sum of each window: (N, H, W) -> (N, H - 6, W - 6)."""
     for axis in (1, 2):
         size = values.shape[axis] - SSIM_WINDOW + 1
-        values = np.stack([values.take(range(i, i + size), axis) for i in range(SSIM_WINDOW)]).sum(axis=0)
+        values = np.stack([values.take(range(i, i + size), axis) for i in range(SSIM_WINDOW)]).sum(
+            axis=0
+        )
     return values

@@ -1,6 +1,7 @@
-"""Work on all cores: threads, with BLAS held to one thread in each of them, and memory that is kept.
+"""Work on all cores: threads, with BLAS held to one thread in each of them, and memory that is
+kept.
 
-Processes are for `codec.pipeline`; each of them gets its share of the cores by `use_cores`.
+Processes are for `codec.commands.work`; each of them gets its share of the cores by `use_cores`.
 """
 
 from __future__ import annotations
@@ -51,17 +52,20 @@ def in_threads(function: Callable[[Item], Result], items: list[Item]) -> Iterabl
     if len(items) < 2 or num_cores() == 1:
         with one_blas_thread():
             return [function(item) for item in items]
-    from concurrent.futures import ThreadPoolExecutor  # with all that it imports, 5 ms that one image does not need
+    # with all that it imports, 5 ms that one image does not need
+    from concurrent.futures import ThreadPoolExecutor
 
     with one_blas_thread(), ThreadPoolExecutor(num_cores()) as pool:
         return list(pool.map(function, items))
 
 
 def keep_memory(limit: int = 256 << 20) -> None:
-    """Tell glibc to keep up to `limit` bytes of freed memory for the next arrays instead of giving them back at once.
+    """Tell glibc to keep up to `limit` bytes of freed memory for the next arrays instead of giving
+    them back at once.
 
-    Arrays of some hundred KiB come and go by the thousand, and fresh pages cost more than what is computed in them
-    (measured: lossless encoding 32 s without, 19 s with). Does nothing with another C library.
+    Arrays of some hundred KiB come and go by the thousand, and fresh pages cost more than what is
+    computed in them (measured: lossless encoding 32 s without, 19 s with). Does nothing with
+    another C library.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
@@ -75,10 +79,12 @@ def keep_memory(limit: int = 256 << 20) -> None:
 class _OneBlasThread:
     """Holds BLAS to one thread while anybody is inside.
 
-    Among threads of ours its own would only wait (measured: five times slower); and what is too little for several of ours is
-    too little for several of its own (measured: five images are decoded in 2.7 ms instead of 4.0).
+    Among threads of ours its own would only wait (measured: five times slower); and what is too
+    little for several of ours is too little for several of its own (measured: five images are
+    decoded in 2.7 ms instead of 4.0).
 
-    The limit is the whole process's, so those inside are counted; the last one out restores what was.
+    The limit is the whole process's, so those inside are counted; the last one out restores what
+    was.
     """
 
     def __init__(self) -> None:
@@ -106,5 +112,7 @@ _one_blas_thread = _OneBlasThread()
 
 
 def one_blas_thread() -> contextlib.AbstractContextManager[None]:
-    """A context in which BLAS has one thread; with native kernels there is nothing to hold back, nor to be loaded for it."""
+    """A context in which BLAS has one thread; with native kernels there is nothing to hold back,
+    nor to be loaded for it.
+    """
     return _one_blas_thread if kernels.active() is None else contextlib.nullcontext()

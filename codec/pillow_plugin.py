@@ -1,22 +1,26 @@
 """Pillow reads and writes `.aez` files: `Image.open("x.aez")`, `image.save("x.aez", quality=80)`.
 
-    import codec.pillow_plugin                      # or codec.register(); nothing else in aez imports it
+    import codec.pillow_plugin         # or codec.register(); nothing else in aez imports it
 
-    image.save("x.aez", quality=80)                 # also lossless=, model=, effort=, max_bytes=, min_psnr= of `compress`
-    first.save("all.aez", save_all=True, append_images=rest, names=names)  # a collection; names= and embed_model= if wanted
+    image.save("x.aez", quality=80)    # also lossless=, model=, effort=, max_bytes=, min_psnr=
+    first.save("all.aez", save_all=True, append_images=rest, names=names)  # a collection
+                                       # names= and embed_model= only if wanted
     for frame in ImageSequence.Iterator(Image.open("all.aez")): ...
 
 READ ME FIRST
-- Opening reads headers: what is wrong with those is a SyntaxError, so `Image.open` goes on to other formats and ends in an
-  UnidentifiedImageError. A frame is decoded when its pixels are first asked for, together with those of its group; what is
-  wrong with those, or a model that is not installed, is an OSError, whose `__cause__` is the codec's own error.
-- A collection is an image of several frames; `info["name"]` is the name of the frame that has been loaded. One without
-  images is no image. A collection that is damaged at its start or end does not open: `aez decompress` restores the rest.
-- Nothing is converted. What is not 28x28, 8-bit and grey cannot be saved: an OSError, as from other formats, whose
-  `__cause__` is the ImageError; so is a promise that cannot be kept (`max_bytes`). Options that make no sense are the
-  UsageError, which is a ValueError. Pillow ignores options that a format does not have, so a misspelt one is no error.
-- Pillow empties an existing file before it asks a format to write. So save over a file only what has been loaded, never a
-  collection over itself.
+- Opening reads headers: what is wrong with those is a SyntaxError, so `Image.open` goes on to other
+  formats and ends in an UnidentifiedImageError. A frame is decoded when its pixels are first asked
+  for, together with those of its group; what is wrong with those, or a model that is not installed,
+  is an OSError, whose `__cause__` is the codec's own error.
+- A collection is an image of several frames; `info["name"]` is the name of the frame that has been
+  loaded. One without images is no image. A collection that is damaged at its start or end does not
+  open: `aez decompress` restores the rest.
+- Nothing is converted. What is not 28x28, 8-bit and grey cannot be saved: an OSError, as from other
+  formats, whose `__cause__` is the ImageError; so is a promise that cannot be kept (`max_bytes`).
+  Options that make no sense are the UsageError, which is a ValueError. Pillow ignores options that
+  a format does not have, so a misspelt one is no error.
+- Pillow empties an existing file before it asks a format to write. So save over a file only what
+  has been loaded, never a collection over itself.
 - Pickling and copying keep the frame at hand alone.
 """
 
@@ -28,10 +32,12 @@ from typing import IO, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile, ImageSequence
 
-from codec import api, bitstream, images
-from codec.collection import Collection
+from codec import api
+from codec.coding.lanes import U8
+from codec.collection.reader import Collection
 from codec.errors import AezError, BitstreamError, ImageError, ModelError, UsageError
-from codec.groups import U8
+from codec.files import images
+from codec.format import bitstream
 
 FORMAT, EXTENSION, MIME_TYPE = "AEZ", ".aez", "image/x-aez"
 OPTIONS = ("quality", "lossless", "model", "effort", "max_bytes", "min_psnr")
@@ -139,7 +145,9 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 
 def _save_all(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    """All frames of the image and of those in `append_images` as a collection, even if there is only one."""
+    """All frames of the image and of those in `append_images` as a collection, even if there is
+    only one.
+    """
     names: list[str] | None = image.encoderinfo.get("names")
     position, count = image.tell(), 0
     options = _options(image, "embed_model")
@@ -148,7 +156,9 @@ def _save_all(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             for each in (image, *image.encoderinfo.get("append_images", ())):
                 for frame in ImageSequence.Iterator(each):
                     pixels = images.pixels_of(frame, f"frame {count}")
-                    collection.write(pixels[None], None if names is None else names[count : count + 1])
+                    collection.write(
+                        pixels[None], None if names is None else names[count : count + 1]
+                    )
                     count += 1
             if names is not None and len(names) != count:
                 raise UsageError(f"{len(names)} names for {count} frames")

@@ -2,9 +2,10 @@
 
     python examples/draw.py [FOLDER]
 
-Digits are splines of a round pen, a little slanted and shaken, in a 20x20 box at the centre, as MNIST has them. Shapes
-are areas with shading, as Fashion-MNIST has them. Only letters use a font, the one that Pillow ships. Curves are
-polynomials, the shake is from `random.Random`: no sine, no BLAS, nothing whose last bit depends on the machine.
+Digits are splines of a round pen, a little slanted and shaken, in a 20x20 box at the centre, as
+MNIST has them. Shapes are areas with shading, as Fashion-MNIST has them. Only letters use a font,
+the one that Pillow ships. Curves are polynomials, the shake is from `random.Random`: no sine, no
+BLAS, nothing whose last bit depends on the machine.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ WEIGHTS = {"thin": 0.8, "medium": 1.3, "bold": 2.0}  # radius of the pen in pixe
 
 Point = tuple[float, float]
 
-# Strokes in a box of 100x100, y down, as `x,y x,y ... | x,y ...`. Each is one smooth curve, so a corner is where two
-# strokes meet; a stroke that ends where it began is a loop.
+# Strokes in a box of 100x100, y down, as `x,y x,y ... | x,y ...`. Each is one smooth curve, so a
+# corner is where two strokes meet; a stroke that ends where it began is a loop.
 DIGITS = {
     "0": "50,0 22,16 12,52 24,88 50,100 76,86 88,48 76,14 50,0",
     "1": "30,20 55,0 | 55,0 55,100",
@@ -63,7 +64,13 @@ def spline(points: list[Point], steps: int = 12) -> list[Point]:
     for p0, p1, p2, p3 in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
         for t in (i / steps for i in range(1, steps + 1)):
             x, y = (
-                0.5 * (2 * b + t * (c - a) + t * t * (2 * a - 5 * b + 4 * c - d) + t * t * t * (3 * b - a - 3 * c + d))
+                0.5
+                * (
+                    2 * b
+                    + t * (c - a)
+                    + t * t * (2 * a - 5 * b + 4 * c - d)
+                    + t * t * t * (3 * b - a - 3 * c + d)
+                )
                 for a, b, c, d in zip(p0, p1, p2, p3, strict=True)
             )
             curve.append((x, y))
@@ -71,7 +78,9 @@ def spline(points: list[Point], steps: int = 12) -> list[Point]:
 
 
 def pen(polylines: list[list[Point]], radius: float) -> np.ndarray:
-    """Return the ink of a round pen along the lines, in pixels: float64 (28, 28) in 0..1, smooth at its edge."""
+    """Return the ink of a round pen along the lines, in pixels: float64 (28, 28) in 0..1, smooth at
+    its edge.
+    """
     nearest = np.full((SIZE, SIZE), np.inf)
     for line in polylines:
         for (ax, ay), (bx, by) in pairwise(line):
@@ -82,7 +91,9 @@ def pen(polylines: list[list[Point]], radius: float) -> np.ndarray:
 
 
 def area(outline: list[Point], fine: int = 8) -> np.ndarray:
-    """Return how much of each pixel lies inside a polygon: float64 (28, 28) in 0..1, by 8x8 samples a pixel."""
+    """Return how much of each pixel lies inside a polygon: float64 (28, 28) in 0..1, by 8x8 samples
+    a pixel.
+    """
     y, x = (np.mgrid[0 : SIZE * fine, 0 : SIZE * fine] + 0.5) / fine
     inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(outline, outline[1:] + outline[:1], strict=True):
@@ -106,14 +117,20 @@ def draw_digit(digit: str, radius: float, rng: random.Random) -> np.ndarray:
     moved = {}  # by point, as one where strokes meet must be moved once, not once a stroke
     for point in dict.fromkeys(point for stroke in strokes for point in stroke):
         x, y = map(int, point.split(","))
-        moved[point] = (x + slant * (50 - y) + rng.uniform(-shake, shake), y + rng.uniform(-shake, shake))
+        moved[point] = (
+            x + slant * (50 - y) + rng.uniform(-shake, shake),
+            y + rng.uniform(-shake, shake),
+        )
     lines = [spline([moved[point] for point in stroke]) for stroke in strokes]
     xs, ys = zip(*(point for line in lines for point in line), strict=True)
     height = BOX - 2 * radius
     scale_y = height / (max(ys) - min(ys))
     scale_x = min(0.75 * scale_y, height / max(max(xs) - min(xs), 1e-9))
     mid_x, mid_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
-    centred = [[(14 + (x - mid_x) * scale_x, 14 + (y - mid_y) * scale_y) for x, y in line] for line in lines]
+    centred = [
+        [(14 + (x - mid_x) * scale_x, 14 + (y - mid_y) * scale_y) for x, y in line]
+        for line in lines
+    ]
     return to_pixels(pen(centred, radius))
 
 
@@ -121,13 +138,17 @@ def draw_letter(letter: str) -> np.ndarray:
     image = Image.new("L", (SIZE, SIZE))
     font = ImageFont.load_default(24)
     left, top, right, bottom = font.getbbox(letter)
-    ImageDraw.Draw(image).text((14 - (left + right) / 2, 14 - (top + bottom) / 2), letter, fill=255, font=font)
+    ImageDraw.Draw(image).text(
+        (14 - (left + right) / 2, 14 - (top + bottom) / 2), letter, fill=255, font=font
+    )
     return np.array(image)
 
 
 def draw_shoe() -> np.ndarray:
     body = area(SHOE) * (0.45 + 0.02 * (SIZE - Y)) + area(SOLE) * 0.95
-    return body - 0.35 * pen([[(10, 15), (12, 13.5)], [(13, 17), (15, 15)], [(16, 18.5), (18, 16.5)]], 0.5)
+    return body - 0.35 * pen(
+        [[(10, 15), (12, 13.5)], [(13, 17), (15, 15)], [(16, 18.5), (18, 16.5)]], 0.5
+    )
 
 
 def draw_shirt() -> np.ndarray:
@@ -157,7 +178,9 @@ SHAPES: dict[str, Callable[[], np.ndarray]] = {
 
 
 def draw_all() -> dict[str, np.ndarray]:
-    """Return every image, uint8 (28, 28), by its path below the folder, such as `digits/7-bold.png`."""
+    """Return every image, uint8 (28, 28), by its path below the folder, such as
+    `digits/7-bold.png`.
+    """
     rng = random.Random(SEED)
     images = {
         f"digits/{digit}-{weight}.png": draw_digit(digit, radius, rng)
@@ -166,7 +189,9 @@ def draw_all() -> dict[str, np.ndarray]:
     }
     # Windows and macOS take A.png and a.png for one file.
     for letter in LETTERS:
-        images[f"letters/{'upper' if letter.isupper() else 'lower'}-{letter.lower()}.png"] = draw_letter(letter)
+        images[f"letters/{'upper' if letter.isupper() else 'lower'}-{letter.lower()}.png"] = (
+            draw_letter(letter)
+        )
     for name, draw in SHAPES.items():
         images[f"shapes/{name}.png"] = to_pixels(draw())
     return images

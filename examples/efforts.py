@@ -1,10 +1,12 @@
-"""What `--effort` buys: payload bytes at equal PSNR (BD-rate against effort 1, PCHIP), and images a second.
+"""What `--effort` buys: payload bytes at equal PSNR (BD-rate against effort 1, PCHIP), and images a
+second.
 
     python examples/efforts.py DATA -o weights/efforts.json    # needs aez[bench] for the BD-rate
 
-DATA holds `mnist/train-images-idx3-ubyte.gz` and `fashion/...`, each for the model of its name. The last images are taken: those
-that were held out in training, since efforts are a matter of choice. Bytes are those of the messages, each image by itself;
-speeds are of one core, in processor time, at quality 75, by the engine that the JSON names beside G.
+DATA holds `mnist/train-images-idx3-ubyte.gz` and `fashion/...`, each for the model of its name. The
+last images are taken: those that were held out in training, since efforts are a matter of choice.
+Bytes are those of the messages, each image by itself; speeds are of one core, in processor time, at
+quality 75, by the engine that the JSON names beside G.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from codec import evaluate, metrics, parallel, registry
-from codec.bench import bd_rate_percent
-from codec.images import read_array
-from codec.outputs import atomic
-from codec.search import EFFORTS
+from codec import metrics, parallel
+from codec.files.atomic import atomic
+from codec.files.images import read_array
+from codec.measure import curve as evaluate
+from codec.measure.bench import bd_rate_percent
+from codec.model import registry
+from codec.model.ladder_search import EFFORTS
 
 QUALITIES = (10, 25, 40, 55, 70, 85, 99)
 SPEED_QUALITY = 75
@@ -43,7 +47,10 @@ def images_per_s(name: str, pixels: np.ndarray, effort: int) -> float:
     with parallel.cores(1):
         model.encode(pixels[:1], SPEED_QUALITY, effort=effort)  # what is made once
         seconds = evaluate.best_seconds(
-            lambda: model.encode(pixels, SPEED_QUALITY, effort=effort), repeat=5, enough_s=1, clock=time.process_time
+            lambda: model.encode(pixels, SPEED_QUALITY, effort=effort),
+            repeat=5,
+            enough_s=1,
+            clock=time.process_time,
         )
         return len(pixels) / seconds
 
@@ -77,17 +84,31 @@ def measure(data: Path, efforts: list[int]) -> Iterable[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--efforts", type=int, nargs="+", default=range(1, len(EFFORTS) + 1), metavar="E", help="default: all")
+    parser.add_argument(
+        "--efforts",
+        type=int,
+        nargs="+",
+        default=range(1, len(EFFORTS) + 1),
+        metavar="E",
+        help="default: all",
+    )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     options = parser.parse_args()
     efforts = sorted({1, *options.efforts})  # 1 is what the others are compared with
     measured_by = evaluate.engine_and_yardstick(1, time.process_time)
     rows = list(measure(options.data, efforts))
     with atomic(options.out, force=options.force) as file:
-        result = {"machine": evaluate.machine(), **measured_by, "quality_of_speed": SPEED_QUALITY, "efforts": rows}
+        result = {
+            "machine": evaluate.machine(),
+            **measured_by,
+            "quality_of_speed": SPEED_QUALITY,
+            "efforts": rows,
+        }
         file.write((json.dumps(result, indent=1) + "\n").encode())
 
 

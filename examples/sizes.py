@@ -2,8 +2,9 @@
 
     python examples/sizes.py IMAGES... [-o FILE.png]
 
-IMAGES are files of 28x28 images (IDX, .npy, .npz). Of each file one image is shown, number --number: as PNG, as WebP and as
-JPEG at their lowest quality, and by aez at three qualities and lossless. Bytes are those of single files, headers and all.
+IMAGES are files of 28x28 images (IDX, .npy, .npz). Of each file one image is shown, number
+--number: as PNG, as WebP and as JPEG at their lowest quality, and by aez at three qualities and
+lossless. Bytes are those of single files, headers and all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import codec
-from codec.images import read_array
+from codec.files.images import read_array
 
 SCALE, GAP, TEXT = 4, 10, 34  # of the images shown; around them; height of the two lines below
 INK, OURS = (90, 90, 90), (20, 90, 200)
@@ -52,13 +53,17 @@ COLUMNS: dict[str, Callable[[np.ndarray], Coded]] = {
 def draw(images: list[np.ndarray]) -> Image.Image:
     """A row for each image, a column for each way to keep it."""
     side = 28 * SCALE
-    picture = Image.new("RGB", ((side + GAP) * len(COLUMNS) + GAP, (side + TEXT + GAP) * len(images) + GAP), "white")
+    picture = Image.new(
+        "RGB", ((side + GAP) * len(COLUMNS) + GAP, (side + TEXT + GAP) * len(images) + GAP), "white"
+    )
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     for row, pixels in enumerate(images):
         for column, (name, code) in enumerate(COLUMNS.items()):
             num_bytes, decoded = code(pixels)
             x, y = GAP + column * (side + GAP), GAP + row * (side + TEXT + GAP)
-            picture.paste(Image.fromarray(decoded).resize((side, side), Image.Resampling.NEAREST), (x, y))
+            picture.paste(
+                Image.fromarray(decoded).resize((side, side), Image.Resampling.NEAREST), (x, y)
+            )
             colour = OURS if name.startswith("aez") else INK
             for line, text in enumerate((name, f"{num_bytes} bytes")):
                 pen.text((x + side / 2, y + side + 2 + 16 * line), text, colour, font, anchor="ma")
@@ -66,10 +71,14 @@ def draw(images: list[np.ndarray]) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--number", type=int, default=0, help="which image of each file")
-    parser.add_argument("-o", "--out", type=Path, default=Path(__file__).parent / "pictures" / "sizes.png")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path(__file__).parent / "pictures" / "sizes.png"
+    )
     options = parser.parse_args()
     picture = draw([read_array(path)[options.number] for path in options.images])
     picture.quantize(64).save(options.out, optimize=True)

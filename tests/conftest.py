@@ -7,21 +7,34 @@ import helpers
 import pytest
 from hypothesis import HealthCheck, settings
 
-from codec import registry
-from codec.model import Model
-from codec.pixel_model import PixelModel
+from codec.model import registry
+from codec.model.ladder import Model
+from codec.model.pixels import PixelModel
 
 _fixtures = [HealthCheck.function_scoped_fixture]  # ours change nothing between two examples
-settings.register_profile("default", max_examples=200, deadline=None, derandomize=True, database=None,
-                          suppress_health_check=_fixtures)  # fmt: skip
-settings.register_profile("expensive", max_examples=10_000, deadline=None, database=None,
-                          suppress_health_check=[*_fixtures, HealthCheck.too_slow])  # fmt: skip
+settings.register_profile(
+    "default",
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=_fixtures,
+)
+settings.register_profile(
+    "expensive",
+    max_examples=10_000,
+    deadline=None,
+    database=None,
+    suppress_health_check=[*_fixtures, HealthCheck.too_slow],
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the files of tiny models 0 and 1 and of tiny lossless model 0, written once."""
+    """A directory with the files of tiny models 0 and 1 and of tiny lossless model 0,
+    written once.
+    """
     directory = tmp_path_factory.mktemp("weights")
     for seed in (0, 1):
         helpers.install(directory, seed)
@@ -56,5 +69,7 @@ def shipped_lossless(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> PixelMo
 def two_shipped(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> list[Model]:
     """Tiny models 0 and 1 as numbers 1 and 2 of the registry."""
     models = [shipped, helpers.tiny_model(1)]
-    monkeypatch.setattr(registry, "MODEL_IDS", {i + 1: model.hash.hex() for i, model in enumerate(models)})
+    monkeypatch.setattr(
+        registry, "MODEL_IDS", {i + 1: model.hash.hex() for i, model in enumerate(models)}
+    )
     return models

@@ -2,9 +2,9 @@
 
     python tests/golden_tool.py
 
-writes the streams that `tests/golden/` lacks and lists them in `golden.json`; a name that exists is never written again.
-Names hold the model's hash: new weights get new goldens beside the old ones, and old ones go only with models that no
-release ever shipped.
+writes the streams that `tests/golden/` lacks and lists them in `golden.json`; a name that exists is
+never written again. Names hold the model's hash: new weights get new goldens beside the old ones,
+and old ones go only with models that no release ever shipped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from codec import api, bitstream, registry
-from codec.images import read_image
+from codec import api
+from codec.files.images import read_image
+from codec.format import bitstream
+from codec.model import registry
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
@@ -31,22 +33,40 @@ EXAMPLES = HERE.parent / "examples" / "images"
 def sources() -> tuple[np.ndarray, list[str]]:
     """-> the example images uint8 (N, 28, 28), and their names."""
     paths = sorted(EXAMPLES.rglob("*.png"))
-    return np.stack([read_image(p) for p in paths]), [p.relative_to(EXAMPLES).as_posix() for p in paths]
+    return np.stack([read_image(p) for p in paths]), [
+        p.relative_to(EXAMPLES).as_posix() for p in paths
+    ]
 
 
 def recipes() -> dict[str, dict[str, Any]]:
-    """Name -> how to make it: which images (slice bounds, or one number), quality, model, whether with names."""
+    """Name -> how to make it: which images (slice bounds, or one number), quality, model, whether
+    with names.
+    """
     wanted: dict[str, dict[str, Any]] = {}
     for model_hash in registry.MODEL_IDS.values():
         model = registry.by_hash(bytes.fromhex(model_hash))
         tag = f"{model.name}-{model_hash[:8]}"
         if model.lossless:
             wanted[f"{tag}-image3.aez"] = {"images": 3, "quality": 100, "model": model.name}
-            wanted[f"{tag}-named40.aez"] = {"images": [0, 40], "quality": 100, "model": model.name, "names": True}
+            wanted[f"{tag}-named40.aez"] = {
+                "images": [0, 40],
+                "quality": 100,
+                "model": model.name,
+                "names": True,
+            }
             continue
         for number, quality in ((3, 0), (17, 30), (40, 75), (25, 99)):
-            wanted[f"{tag}-image{number}-q{quality}.aez"] = {"images": number, "quality": quality, "model": model.name}
-        wanted[f"{tag}-named40-q60.aez"] = {"images": [0, 40], "quality": 60, "model": model.name, "names": True}
+            wanted[f"{tag}-image{number}-q{quality}.aez"] = {
+                "images": number,
+                "quality": quality,
+                "model": model.name,
+            }
+        wanted[f"{tag}-named40-q60.aez"] = {
+            "images": [0, 40],
+            "quality": 60,
+            "model": model.name,
+            "names": True,
+        }
         wanted[f"{tag}-plain17-q85.aez"] = {"images": [20, 37], "quality": 85, "model": model.name}
         wanted[f"{tag}-parts40.aez"] = {"images": [0, 40], "max_bytes": 64, "model": model.name}
     wanted["empty-collection.aez"] = {"images": [0, 0], "quality": 50, "model": "auto"}
@@ -54,10 +74,18 @@ def recipes() -> dict[str, dict[str, Any]]:
 
 
 def make(recipe: dict[str, Any]) -> bytes:
-    """The stream of a recipe.  Without the guard: what the models do to images that they do not know is to be seen."""
+    """The stream of a recipe.
+
+    Without the guard: what the models do to images that they do not know is to be seen.
+    """
     pixels, names = sources()
-    options = {"quality": recipe.get("quality"), "max_bytes": recipe.get("max_bytes"), "model": recipe["model"], "effort": 1,
-               "guard": False}  # fmt: skip
+    options = {
+        "quality": recipe.get("quality"),
+        "max_bytes": recipe.get("max_bytes"),
+        "model": recipe["model"],
+        "effort": 1,
+        "guard": False,
+    }
     if isinstance(recipe["images"], int):
         return api.compress(pixels[recipe["images"]], **options)
     part = slice(*recipe["images"])
@@ -80,21 +108,27 @@ def error_streams() -> dict[str, bytes]:
         "BadMagic-png.aez": (EXAMPLES / names[0]).read_bytes(),
         "BadMagic-text.aez": b"not an aez stream\n",
         "UnsupportedVersion-2.aez": patched(single, 2, 0x20),
-        "UnsupportedVersion-critical-field.aez": patched(single, 2, 0x14)[:6] + b"\x02\x02\x00" + single[6:],
+        "UnsupportedVersion-critical-field.aez": patched(single, 2, 0x14)[:6]
+        + b"\x02\x02\x00"
+        + single[6:],
         "ReservedBitsSet-flags.aez": patched(single, 2, 0x11),
         "ReservedBitsSet-quality-102.aez": patched(single, 4, 102),
         "ReservedBitsSet-stored-with-model.aez": patched(single, 4, 101),
         "Truncated-empty.aez": b"",
         "Truncated-header.aez": single[:4],
         "Truncated-collection.aez": collection[: len(collection) // 2],
-        "TrailingData-after-block.aez": collection[: 4 + header.block_bytes] + b"\0" + collection[4 + header.block_bytes :],
+        "TrailingData-after-block.aez": collection[: 4 + header.block_bytes]
+        + b"\0"
+        + collection[4 + header.block_bytes :],
         "LimitExceeded-image-of-64-KiB.aez": single + bytes(1 << 16),
         "LimitExceeded-footer.aez": collection[:-8] + b"\xff\xff\xff\x7f" + collection[-4:],
         "ChecksumMismatch-image.aez": patched(single, len(single) - 1, single[-1] ^ 1),
         "ChecksumMismatch-block.aez": bytes(cut),
         "CorruptPayload-image.aez": corrupt_payload(single),
         "CorruptPayload-lossless-of-a-lossy-model.aez": other_quality(single, 100),
-        "CorruptPayload-stored.aez": bitstream.pack_image(bitstream.ImageHeader(0, 101), bytes(783), b""),
+        "CorruptPayload-stored.aez": bitstream.pack_image(
+            bitstream.ImageHeader(0, 101), bytes(783), b""
+        ),
     }
 
 
@@ -125,9 +159,11 @@ def main() -> None:
         path.write_bytes(stream)
         pixels = api.decompress(stream)
         listed[name] = {
-            **recipe, "stream_sha256": hashlib.sha256(stream).hexdigest(),
-            "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(), "shape": pixels.shape,
-        }  # fmt: skip
+            **recipe,
+            "stream_sha256": hashlib.sha256(stream).hexdigest(),
+            "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+            "shape": pixels.shape,
+        }
     LIST.write_text(json.dumps(listed, indent=1, sort_keys=True) + "\n")
     for name, stream in error_streams().items():
         path = ERRORS / name

@@ -1,4 +1,6 @@
-"""What several test files share: a tiny model, drawn images, damage, and an integer reference of the network."""
+"""What several test files share: a tiny model, drawn images, damage, and an integer reference of
+the network.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codec import pixel_model, rans
-from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
-from codec.model import (
+from codec.coding import rans
+from codec.model import pixels as pixel_model
+from codec.model.ladder import (
     DEQUANTIZED_MAX,
     DEQUANTIZER_BITS,
     LATENT_MAX,
@@ -27,13 +29,26 @@ from codec.model import (
     Encoder,
     Model,
 )
-from codec.pixel_model import PixelModel
+from codec.model.layers import ACTIVATION_MAX, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
+from codec.model.pixels import PixelModel
 
 Tensors = dict[str, np.ndarray]
-DTYPES = {"int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64", "uint8": "U8", "uint32": "U32", "uint64": "U64",
-          "float16": "F16", "float32": "F32", "float64": "F64", "bool": "BOOL"}  # fmt: skip
+DTYPES = {
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "uint8": "U8",
+    "uint32": "U32",
+    "uint64": "U64",
+    "float16": "F16",
+    "float32": "F32",
+    "float64": "F64",
+    "bool": "BOOL",
+}
 
-# Sizes of the tiny model: channels, inside a block, inside a prior, squeezed, inside the dense part, latents.
+# Sizes of the tiny model: channels, inside a block, inside a prior, squeezed, inside the dense
+# part, latents.
 C, HIDDEN, HEAD, SQUEEZED, DENSE, K = 6, 4, 5, 2, 8, 5
 LEVELS = (2, 3)  # channels of each 7x7 level
 MAX_SYMBOL = 31
@@ -46,13 +61,19 @@ INKS = (121, 200, 255)  # of strokes that are drawn, and what it expects
 
 
 def pack(tensors: Tensors, card: Any = None, *, architecture: str = Model.ARCHITECTURE) -> bytes:
-    """Tensors and card -> safetensors bytes, always the same ones: tensors and keys in order of name."""
+    """Tensors and card -> safetensors bytes, always the same ones: tensors and keys in order of
+    name.
+    """
     card_text = json.dumps({"name": "tiny"} if card is None else card, sort_keys=True)
     header: dict[str, Any] = {"__metadata__": {"architecture": architecture, "card": card_text}}
     parts, at = [], 0
     for name in sorted(tensors):
         part = np.ascontiguousarray(tensors[name]).tobytes()
-        entry = {"dtype": DTYPES[tensors[name].dtype.name], "shape": tensors[name].shape, "data_offsets": [at, at + len(part)]}
+        entry = {
+            "dtype": DTYPES[tensors[name].dtype.name],
+            "shape": tensors[name].shape,
+            "data_offsets": [at, at + len(part)],
+        }
         header[name] = entry
         parts.append(part)
         at += len(part)
@@ -62,7 +83,9 @@ def pack(tensors: Tensors, card: Any = None, *, architecture: str = Model.ARCHIT
 
 
 def normal_cdf(max_symbol: int = MAX_SYMBOL) -> np.ndarray:
-    """int32 (NUM_SIGMAS, 2 * max_symbol + 2): normal densities in the order 0, -1, 1, -2, 2 ...; row 0 is certain."""
+    """int32 (NUM_SIGMAS, 2 * max_symbol + 2): normal densities in the order 0, -1, 1, -2, 2 ...;
+    row 0 is certain.
+    """
     rows = [[0] + [rans.TOTAL] * (2 * max_symbol + 1)]
     for sigma in np.geomspace(MIN_SIGMA, MAX_SIGMA, NUM_SIGMAS)[1:]:
         limit = min(max_symbol, math.ceil(6 * sigma + 2))
@@ -76,7 +99,9 @@ def normal_cdf(max_symbol: int = MAX_SYMBOL) -> np.ndarray:
 
 
 class Sizes(NamedTuple):
-    """Numbers of channels: of t and e, inside each block of a stage, inside a prior, squeezed, inside the dense part; latents."""
+    """Numbers of channels: of t and e, inside each block of a stage, inside a prior, squeezed,
+    inside the dense part; latents.
+    """
 
     t: int = C
     e: int = C
@@ -97,15 +122,30 @@ def _tiny_tensors(seed: int, sizes: Sizes = TINY) -> Tensors:
     rng = np.random.default_rng(seed)
     tensors: Tensors = {}
 
-    def layer(name: str, shape: tuple[int, ...], scale: float, *, film: bool = False, by_position: bool = False,
-              centre: float = 0, x: float = 250.0) -> None:  # fmt: skip
-        """Random integers whose output is about `centre` plus or minus `scale` where inputs are about `x` in size."""
+    def layer(
+        name: str,
+        shape: tuple[int, ...],
+        scale: float,
+        *,
+        film: bool = False,
+        by_position: bool = False,
+        centre: float = 0,
+        x: float = 250.0,
+    ) -> None:
+        """Random integers whose output is about `centre` plus or minus `scale` where inputs are
+        about `x` in size.
+        """
         outputs = shape[0]
         weight = np.clip(np.rint(rng.standard_normal(shape) * 40), -127, 127)
         typical = 40 * x * math.sqrt(math.prod(shape[1:]))
         rows = ROWS if film else 1
-        multiplier = np.rint(2**MULTIPLIER_BITS * scale / typical * rng.uniform(0.8, 1.25, (rows, outputs)))
-        bias = rng.standard_normal((outputs, POSITIONS) if by_position else outputs) * typical / 4 + centre / scale * typical
+        multiplier = np.rint(
+            2**MULTIPLIER_BITS * scale / typical * rng.uniform(0.8, 1.25, (rows, outputs))
+        )
+        bias = (
+            rng.standard_normal((outputs, POSITIONS) if by_position else outputs) * typical / 4
+            + centre / scale * typical
+        )
         shift = rng.standard_normal((rows, outputs)) * typical / 8 * film
         tensors[f"{name}.weight"] = weight.astype(np.int8)
         tensors[f"{name}.bias"] = np.rint(bias).astype(np.int32)
@@ -113,7 +153,9 @@ def _tiny_tensors(seed: int, sizes: Sizes = TINY) -> Tensors:
         tensors[f"{name}.multiplier"] = multiplier.astype(np.int32)
 
     def blocks(name: str, c: int) -> None:
-        for i, (hidden, inner) in enumerate(zip(sizes.hidden, sizes.inner or sizes.hidden, strict=True)):
+        for i, (hidden, inner) in enumerate(
+            zip(sizes.hidden, sizes.inner or sizes.hidden, strict=True)
+        ):
             layer(f"{name}.{i}.reduce", (hidden, c), 300, film=True, by_position=bool(sizes.inner))
             layer(f"{name}.{i}.spatial", (inner, hidden, 3, 3), 300, by_position=True)
             layer(f"{name}.{i}.restore", (c, inner), 120, by_position=bool(sizes.inner))
@@ -162,7 +204,9 @@ def of_encoder(name: str) -> bool:
 
 
 def pack_pair(tensors: Tensors, card: Any = None) -> tuple[bytes, bytes]:
-    """All tensors of a lossy model, and its card -> bytes of the model file and of its encoder's."""
+    """All tensors of a lossy model, and its card -> bytes of the model file and of
+    its encoder's.
+    """
     stream = pack({name: tensor for name, tensor in tensors.items() if not of_encoder(name)}, card)
     return stream, pack_encoder(tensors, stream)
 
@@ -188,7 +232,9 @@ def _tiny_pair(seed: int) -> tuple[bytes, bytes]:
 
 
 def tiny_bundle(seed: int = 0) -> bytes:
-    """A small but complete model file, drawn by chance: it codes everything and resembles nothing."""
+    """A small but complete model file, drawn by chance:
+    it codes everything and resembles nothing.
+    """
     return _tiny_pair(seed)[0]
 
 
@@ -210,19 +256,31 @@ def _tiny_pixel_tensors(seed: int) -> Tensors:
     rng = np.random.default_rng(seed)
     tensors: Tensors = {}
 
-    def layer(name: str, inputs: int, outputs: int, scale: float, *, centre: Any = 0, x: float = 250.0) -> None:
-        """Random integers whose output is about `centre` plus or minus `scale` where inputs are about `x` in size."""
+    def layer(
+        name: str, inputs: int, outputs: int, scale: float, *, centre: Any = 0, x: float = 250.0
+    ) -> None:
+        """Random integers whose output is about `centre` plus or minus `scale` where inputs are
+        about `x` in size.
+        """
         typical = 20 * x * math.sqrt(inputs)
-        tensors[f"{name}.weight"] = np.clip(np.rint(rng.standard_normal((outputs, inputs)) * 20), -127, 127).astype(np.int8)
-        tensors[f"{name}.bias"] = np.rint(np.broadcast_to(centre, outputs) / scale * typical).astype(np.int32)
+        tensors[f"{name}.weight"] = np.clip(
+            np.rint(rng.standard_normal((outputs, inputs)) * 20), -127, 127
+        ).astype(np.int8)
+        tensors[f"{name}.bias"] = np.rint(
+            np.broadcast_to(centre, outputs) / scale * typical
+        ).astype(np.int32)
         tensors[f"{name}.shift"] = np.zeros((1, outputs), np.int32)
-        tensors[f"{name}.multiplier"] = np.full((1, outputs), round(2**MULTIPLIER_BITS * scale / typical), np.int32)
+        tensors[f"{name}.multiplier"] = np.full(
+            (1, outputs), round(2**MULTIPLIER_BITS * scale / typical), np.int32
+        )
 
     def table(name: str, *shape: int, scale: float = 1500) -> None:
         tensors[f"{name}.table"] = np.rint(rng.standard_normal(shape) * scale).astype(np.int16)
 
     layer("flag.window", 2 * pixel_model.WINDOW, Z, 1200, centre=500, x=100)
-    layer("value.input", pixel_model.WINDOW + Z + len(pixel_model.NEIGHBOURS) * 3, Z, 1200, centre=500)
+    layer(
+        "value.input", pixel_model.WINDOW + Z + len(pixel_model.NEIGHBOURS) * 3, Z, 1200, centre=500
+    )
     for net in ("flag", "value"):
         for part in ("ink", "shade"):
             table(f"{net}.sums.{part}", pixel_model.PIXELS, Z, scale=40)
@@ -237,14 +295,24 @@ def _tiny_pixel_tensors(seed: int) -> Tensors:
     for i in range(2):
         layer(f"links.{i}", Z, 4, 100)
         layer(f"hidden.{i}", Z + 4 * len(pixel_model.LINKED), Z, 100)
-    layer("head", Z, 256, 10, centre=np.where(np.isin(np.arange(256), INKS), 120, 180 * (np.arange(256) == 0)))
+    layer(
+        "head",
+        Z,
+        256,
+        10,
+        centre=np.where(np.isin(np.arange(256), INKS), 120, 180 * (np.arange(256) == 0)),
+    )
     # Palette 0 favours nothing, palette 1 knows even values only, palette 2 favours the dark ones.
     odd, bright = np.arange(256) % 2, np.arange(256) > 99
     tensors["palette.logits.table"] = np.stack([0 * odd, -512 * odd, -80 * bright]).astype(np.int16)
-    tensors["palette.costs.table"] = np.stack([0 * odd + 22, 355 * odd, 10 + 30 * bright]).astype(np.int16)
+    tensors["palette.costs.table"] = np.stack([0 * odd + 22, 355 * odd, 10 + 30 * bright]).astype(
+        np.int16
+    )
     tensors["palette.freq"] = np.array([30000, 30000, rans.TOTAL - 60000], np.int32)
     logits = np.arange(-pixel_model.FLAG_MAX, pixel_model.FLAG_MAX + 1) / pixel_model.LOGIT_UNIT
-    tensors["flag.zero_freq"] = np.clip(np.rint(rans.TOTAL / (1 + np.exp(logits))), 1, rans.TOTAL - 1).astype(np.int32)
+    tensors["flag.zero_freq"] = np.clip(
+        np.rint(rans.TOTAL / (1 + np.exp(logits))), 1, rans.TOTAL - 1
+    ).astype(np.int32)
     below = np.arange(pixel_model.EXP_ENTRIES) / pixel_model.LOGIT_UNIT
     tensors["exp"] = np.rint(rans.TOTAL * np.exp(-below)).astype(np.int32)
     return tensors
@@ -302,13 +370,17 @@ def _drawn(count: int, any_ink: bool) -> np.ndarray:
                 (y0, x0), (y1, x1) = rng.uniform(3, 25, (2, 2))
                 along = np.linspace(0, 1, 60)
                 ink = rng.integers(120, 256) if any_ink else rng.choice(INKS)
-                image[(y0 + (y1 - y0) * along).astype(int), (x0 + (x1 - x0) * along).astype(int)] = ink
+                image[
+                    (y0 + (y1 - y0) * along).astype(int), (x0 + (x1 - x0) * along).astype(int)
+                ] = ink
     pixels.setflags(write=False)
     return pixels
 
 
 def drawn(count: int, *, any_ink: bool = False) -> np.ndarray:
-    """uint8 (count, 28, 28): strokes (in INKS, or any from 120 on), blank, full, noise, gradient, in turn.  Read-only."""
+    """uint8 (count, 28, 28): strokes (in INKS, or any from 120 on), blank, full, noise, gradient,
+    in turn.  Read-only.
+    """
     return _drawn(count, any_ink)
 
 
@@ -334,17 +406,25 @@ def random_table(rng: np.random.Generator, rows: int, symbols: int) -> rans.CdfT
     freq = rng.dirichlet(np.full(symbols, 0.5), rows) * (rans.TOTAL - symbols)
     freq = -np.sort(-np.floor(freq).astype(int), axis=1) + 1
     freq[:, 0] += rans.TOTAL - freq.sum(axis=1)
-    return rans.CdfTable(np.concatenate([np.zeros((rows, 1), int), np.cumsum(freq, axis=1)], axis=1))
+    return rans.CdfTable(
+        np.concatenate([np.zeros((rows, 1), int), np.cumsum(freq, axis=1)], axis=1)
+    )
 
 
-def random_symbols(rng: np.random.Generator, table: rans.CdfTable, indexes: np.ndarray) -> np.ndarray:
-    """One symbol for each row in `indexes`, drawn by the table's own probabilities; 0 where the row is -1."""
+def random_symbols(
+    rng: np.random.Generator, table: rans.CdfTable, indexes: np.ndarray
+) -> np.ndarray:
+    """One symbol for each row in `indexes`, drawn by the table's own probabilities; 0 where the row
+    is -1.
+    """
     slots = rng.integers(0, rans.TOTAL, indexes.shape)
     symbols = (table.cdf[np.maximum(indexes, 0)] <= slots[..., None]).sum(axis=-1) - 1
     return np.where(indexes < 0, 0, symbols).astype(np.uint8)
 
 
-def encode(table: rans.CdfTable, indexes: np.ndarray, symbols: np.ndarray, check: np.ndarray) -> list[bytes]:
+def encode(
+    table: rans.CdfTable, indexes: np.ndarray, symbols: np.ndarray, check: np.ndarray
+) -> list[bytes]:
     """Encode symbols by their rows; a row of -1 is the padding step."""
     rows = np.maximum(indexes, 0)
     start = np.where(indexes < 0, 0, table.start[rows, symbols]).astype(np.uint32)
@@ -352,8 +432,12 @@ def encode(table: rans.CdfTable, indexes: np.ndarray, symbols: np.ndarray, check
     return rans.encode(start, freq, check)
 
 
-def check_round_trip(table: rans.CdfTable, indexes: np.ndarray, symbols: np.ndarray, check: np.ndarray) -> list[bytes]:
-    """Assert that symbols come back, in one `decode` call or in two, and the start states with them; -> the messages."""
+def check_round_trip(
+    table: rans.CdfTable, indexes: np.ndarray, symbols: np.ndarray, check: np.ndarray
+) -> list[bytes]:
+    """Assert that symbols come back, in one `decode` call or in two, and the start states with
+    them; -> the messages.
+    """
     messages = encode(table, indexes, symbols, check)
     assert len(messages) == indexes.shape[1]
     for cut in (0, len(indexes) // 2):
@@ -378,7 +462,9 @@ def _shift_to_even(values: np.ndarray, bits: np.ndarray | int) -> np.ndarray:
 
 
 def requantize(sums: np.ndarray, multiplier: np.ndarray, bits: int) -> np.ndarray:
-    """FORMAT.md 6 in integers: sums * multiplier to 24 significant bits, then / 2**bits; both to nearest, ties to even."""
+    """FORMAT.md 6 in integers: sums * multiplier to 24 significant bits, then / 2**bits; both to
+    nearest, ties to even.
+    """
     product = np.abs(sums) * multiplier  # below 2**48
     length = np.frexp(product.astype(np.float64))[1]  # exact: float64 holds 53 bits
     excess = np.maximum(0, length - 24).astype(np.int64)
@@ -391,10 +477,13 @@ def interpolated(table: np.ndarray, quality: int) -> np.ndarray:
         return table[0].astype(np.int64)
     row, rest = divmod(quality, ROW_STEP)
     below, above = table[row].astype(np.int64), table[min(row + 1, ROWS - 1)].astype(np.int64)
-    return (below * (ROW_STEP - rest) + above * rest + 1) // ROW_STEP  # x.5 does not occur in thirds
+    # x.5 does not occur in thirds
+    return (below * (ROW_STEP - rest) + above * rest + 1) // ROW_STEP
 
 
-def reference_layer(parts: Tensors, kind: str, x: np.ndarray, quality: int, low: int, high: int) -> np.ndarray:
+def reference_layer(
+    parts: Tensors, kind: str, x: np.ndarray, quality: int, low: int, high: int
+) -> np.ndarray:
     """One layer in int64, the convolution by explicit loops.  x: (K, N) or (K, 49, N)."""
     weight = parts["weight"].astype(np.int64)
     if kind == "conv":
@@ -407,7 +496,9 @@ def reference_layer(parts: Tensors, kind: str, x: np.ndarray, quality: int, low:
                     for dx in (-1, 0, 1):
                         if 0 <= row + dy < 7 and 0 <= column + dx < 7:
                             tap = weight[:, :, dy + 1, dx + 1]
-                            y[:, row, column] += (tap[:, :, None] * grid[None, :, row + dy, column + dx]).sum(axis=1)
+                            y[:, row, column] += (
+                                tap[:, :, None] * grid[None, :, row + dy, column + dx]
+                            ).sum(axis=1)
         y = y.reshape(-1, POSITIONS, n)
     else:
         y = (weight.reshape(len(weight), -1, *[1] * (x.ndim - 1)) * x[None]).sum(axis=1)
@@ -426,8 +517,13 @@ class Reference:
         self._tensors = tensors
         self.levels = len({name.split(".")[1] for name in tensors if name.startswith("levels.")})
 
-    def layer(self, name: str, kind: str, x: np.ndarray, quality: int, low: int, high: int) -> np.ndarray:
-        parts = {part: self._tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "multiplier")}
+    def layer(
+        self, name: str, kind: str, x: np.ndarray, quality: int, low: int, high: int
+    ) -> np.ndarray:
+        parts = {
+            part: self._tensors[f"{name}.{part}"]
+            for part in ("weight", "bias", "shift", "multiplier")
+        }
         return reference_layer(parts, kind, x, quality, low, high)
 
     def _relu(self, name: str, kind: str, x: np.ndarray, quality: int) -> np.ndarray:
@@ -438,19 +534,38 @@ class Reference:
 
     def _dequantize(self, name: str, y: np.ndarray, quality: int) -> np.ndarray:
         multiplier = interpolated(self._tensors[name], quality).reshape(-1, *[1] * (y.ndim - 1))
-        return np.clip(requantize(y, multiplier, DEQUANTIZER_BITS), -DEQUANTIZED_MAX, DEQUANTIZED_MAX)
+        return np.clip(
+            requantize(y, multiplier, DEQUANTIZER_BITS), -DEQUANTIZED_MAX, DEQUANTIZED_MAX
+        )
 
     def blocks(self, prefix: str, t: np.ndarray, quality: int) -> np.ndarray:
-        for i in range(len({name.split(".")[prefix.count(".") + 1] for name in self._tensors if name.startswith(prefix + ".")})):
+        for i in range(
+            len(
+                {
+                    name.split(".")[prefix.count(".") + 1]
+                    for name in self._tensors
+                    if name.startswith(prefix + ".")
+                }
+            )
+        ):
             h = self._relu(f"{prefix}.{i}.reduce", "point", t, quality)
             h = self._relu(f"{prefix}.{i}.spatial", "conv", h, quality)
-            t = np.clip(t + self._clip(f"{prefix}.{i}.restore", "point", h, quality), -ACTIVATION_MAX, ACTIVATION_MAX)
+            t = np.clip(
+                t + self._clip(f"{prefix}.{i}.restore", "point", h, quality),
+                -ACTIVATION_MAX,
+                ACTIVATION_MAX,
+            )
         return t
 
-    def synthesize(self, symbols: list[np.ndarray], quality: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def synthesize(
+        self, symbols: list[np.ndarray], quality: int
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Symbols (S, N) of each level -> pixels uint8 (N, 28, 28), rows (S, N) of each level."""
         n = symbols[0].shape[1]
-        mean, row = (interpolated(self._tensors[name], quality)[:, None] for name in ("prior_mean", "prior_sigma"))
+        mean, row = (
+            interpolated(self._tensors[name], quality)[:, None]
+            for name in ("prior_mean", "prior_sigma")
+        )
         all_rows = [np.repeat(row, n, axis=1)]
         h = self._dequantize("dequantizer", symbols[0] * STEP_UNIT + mean, quality)
         h = self._relu("start1", "dense", self._relu("start0", "dense", h, quality), quality)
@@ -460,9 +575,18 @@ class Reference:
             name = f"levels.{i}"
             h = self._relu(f"{name}.prior0", "point", t, quality)
             mean = self.layer(f"{name}.prior_mean", "point", h, quality, -LATENT_MAX, LATENT_MAX)
-            all_rows.append(self.layer(f"{name}.prior_sigma", "point", h, quality, 0, NUM_SIGMAS - 1).reshape(-1, n))
+            all_rows.append(
+                self.layer(f"{name}.prior_sigma", "point", h, quality, 0, NUM_SIGMAS - 1).reshape(
+                    -1, n
+                )
+            )
             y = symbols[i + 1].reshape(mean.shape) * STEP_UNIT + mean
-            merged = self._clip(f"{name}.merge", "point", self._dequantize(f"{name}.dequantizer", y, quality), quality)
+            merged = self._clip(
+                f"{name}.merge",
+                "point",
+                self._dequantize(f"{name}.dequantizer", y, quality),
+                quality,
+            )
             t = np.clip(t + merged, -ACTIVATION_MAX, ACTIVATION_MAX)
         t = self.blocks(f"synthesis.{self.levels}", t, quality)
         out = self.layer("output", "point", t, quality, 0, 255)
@@ -479,5 +603,7 @@ def reference_input(pixels: np.ndarray) -> np.ndarray:
     x = np.zeros((16, POSITIONS, len(pixels)), np.int64)
     for y_at in range(28):
         for x_at in range(28):
-            x[4 * (y_at % 4) + x_at % 4, 7 * (y_at // 4) + x_at // 4] = pixels[:, y_at, x_at] * np.int64(PIXEL_UNIT)
+            x[4 * (y_at % 4) + x_at % 4, 7 * (y_at // 4) + x_at // 4] = pixels[
+                :, y_at, x_at
+            ] * np.int64(PIXEL_UNIT)
     return x

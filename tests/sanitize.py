@@ -2,8 +2,9 @@
 
     python tests/sanitize.py [--short]
 
-builds them with both into a copy of the package in a temporary folder, and runs the tests of kernels and the fuzz tests there.
-The first thing that is found ends the run with exit code 1. --short: a part of them, in less than 90 seconds.
+builds them with both into a copy of the package in a temporary folder, and runs the tests of
+kernels and the fuzz tests there. The first thing that is found ends the run with exit code 1.
+--short: a part of them, in less than 90 seconds.
 
 It is a copy since a library with sanitizers ends every Python that does not preload them.
 """
@@ -20,9 +21,17 @@ from pathlib import Path
 from codec.kernels import build
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ["tests/test_kernels.py", "tests/test_native_pixels.py", "tests/test_fuzz.py", "tests/test_damage.py"]
-SHORT = ("not goldens and not 48 and not 16 and not wide and not any_number and not every_kind and not threads "
-         "and not test_damage and not every_bit_flip")
+TESTS = [
+    "tests/test_kernels.py",
+    "tests/test_native_pixels.py",
+    "tests/test_fuzz.py",
+    "tests/test_damage.py",
+]
+SHORT = (
+    "not goldens and not 48 and not 16 and not wide and not any_number and not every_kind and not "
+    "threads "
+    "and not test_damage and not every_bit_flip"
+)
 
 
 def main() -> None:
@@ -39,18 +48,29 @@ def main() -> None:
         except build.BuildError as error:
             sys.exit(f"the kernels cannot be built with sanitizers: {error}")
         compiler = shutil.which("cc") or "gcc"
-        preload = [subprocess.run([*os.environ.get("CC", compiler).split(), f"-print-file-name={name}.so"], capture_output=True,
-                                  text=True, check=True).stdout.strip() for name in ("libasan", "libubsan")]  # fmt: skip
+        preload = [
+            subprocess.run(
+                [*os.environ.get("CC", compiler).split(), f"-print-file-name={name}.so"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            for name in ("libasan", "libubsan")
+        ]
         environment = {
             **os.environ,
             "PYTHONPATH": str(copy),
             "LD_PRELOAD": " ".join(preload),
-            "ASAN_OPTIONS": f"detect_leaks=0:log_path={copy}/report",  # pytest would keep it to itself
+            # pytest would keep it to itself
+            "ASAN_OPTIONS": f"detect_leaks=0:log_path={copy}/report",
             "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={copy}/report",
             "PYTHONMALLOC": "malloc",  # or small objects lie in blocks that it does not see into
             "AEZ_ENGINE": "",
         }
-        check = "from codec import kernels; print(kernels.PATH, kernels.description()); assert kernels.active()"
+        check = (
+            "from codec import kernels; print(kernels.PATH, kernels.description()); assert "
+            "kernels.active()"
+        )
         subprocess.run([sys.executable, "-c", check], env=environment, cwd=copy, check=True)
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS]
         if "--short" in sys.argv[1:]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import codec
-from codec import api, bitstream, metrics
+from codec import api, metrics
 from codec.errors import (
     AezError,
     BadMagic,
@@ -25,13 +25,16 @@ from codec.errors import (
     UnsupportedVersion,
     UsageError,
 )
-from codec.model import Model, log2_lmbda
-from codec.pixel_model import PixelModel, stored_bytes
-from codec.search import DEFAULT_EFFORT
+from codec.format import bitstream
+from codec.model.ladder import Model, log2_lmbda
+from codec.model.ladder_search import DEFAULT_EFFORT
+from codec.model.pixels import PixelModel, stored_bytes
 
 
 def decoded(pixels: np.ndarray, quality: int, model: Model) -> np.ndarray:
-    return model.encode(pixels.reshape(-1, 28, 28), quality, group=1, effort=DEFAULT_EFFORT).pixels.reshape(pixels.shape)
+    return model.encode(
+        pixels.reshape(-1, 28, 28), quality, group=1, effort=DEFAULT_EFFORT
+    ).pixels.reshape(pixels.shape)
 
 
 # ---- round trips
@@ -39,7 +42,9 @@ def decoded(pixels: np.ndarray, quality: int, model: Model) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (0, 28, 28), (19, 28, 28)])
 @pytest.mark.parametrize("quality", [0, 75, 99])
-def test_decompress_inverts_compress_in_shape_and_pixels(shape: tuple[int, ...], quality: int, shipped: Model) -> None:
+def test_decompress_inverts_compress_in_shape_and_pixels(
+    shape: tuple[int, ...], quality: int, shipped: Model
+) -> None:
     pixels = helpers.drawn(max(1, *shape[:-2]) if len(shape) == 3 else 1)[: shape[0]].reshape(shape)
     result = codec.decompress(codec.compress(pixels, quality=quality))
     assert result.shape == shape
@@ -50,7 +55,11 @@ def test_decompress_inverts_compress_in_shape_and_pixels(shape: tuple[int, ...],
 
 def test_the_default_quality_is_75(shipped: Model) -> None:
     image = helpers.drawn(1)[0]
-    assert codec.compress(image) == codec.compress(image, quality=75) != codec.compress(image, quality=30)
+    assert (
+        codec.compress(image)
+        == codec.compress(image, quality=75)
+        != codec.compress(image, quality=30)
+    )
     assert codec.compress(image, quality=np.int64(75)) == codec.compress(image)  # type: ignore[arg-type]
 
 
@@ -58,7 +67,9 @@ def test_the_default_quality_is_75(shipped: Model) -> None:
 def test_arrays_in_any_memory_layout_are_taken() -> None:
     pixels = helpers.drawn(20)
     assert api.compress(np.asfortranarray(pixels)) == api.compress(pixels)
-    assert api.compress(np.ascontiguousarray(pixels.transpose(0, 2, 1)).transpose(0, 2, 1)) == api.compress(pixels)
+    assert api.compress(
+        np.ascontiguousarray(pixels.transpose(0, 2, 1)).transpose(0, 2, 1)
+    ) == api.compress(pixels)
     assert api.compress(np.repeat(pixels, 2, axis=0)[::2]) == api.compress(pixels)
 
 
@@ -139,7 +150,9 @@ def test_a_writer_left_by_an_exception_writes_no_footer() -> None:
     ],
 )
 def test_pixels_of_another_type_or_shape_are_an_image_error(pixels: Any) -> None:
-    with pytest.raises(ImageError, match=r"pixels are .*, wanted uint8 \(28, 28\) or \(N, 28, 28\)"):
+    with pytest.raises(
+        ImageError, match=r"pixels are .*, wanted uint8 \(28, 28\) or \(N, 28, 28\)"
+    ):
         api.compress(pixels)
     with pytest.raises(ImageError, match="pixels are"):
         api.compress_image(pixels)
@@ -189,7 +202,10 @@ def test_statistics_of_nothing_and_of_perfection() -> None:
 
 
 def test_metrics_worked_out_by_hand() -> None:
-    """Two pixels off by 255 and 1: squared error 65026. One of four pixels off by 255: mean 255**2 / 4, 6.02 dB."""
+    """Two pixels off by 255 and 1: squared error 65026.
+
+    One of four pixels off by 255: mean 255**2 / 4, 6.02 dB.
+    """
     assert metrics.squared_error(np.array([255, 0], np.uint8), np.array([0, 1], np.uint8)) == 65026
     assert metrics.psnr_db(255**2, 4) == pytest.approx(6.0206, abs=1e-4)
     assert metrics.psnr_db(0, 4) is None
@@ -207,7 +223,9 @@ def test_auto_takes_the_cheaper_model_for_each_single_image(two_shipped: list[Mo
     for model in two_shipped:
         encoded = model.encode(pixels, quality, group=1, effort=DEFAULT_EFFORT)
         sse = np.square((pixels - encoded.pixels.astype(float)) / 255).sum(axis=(1, 2))
-        costs.append(2 ** log2_lmbda(quality) * sse + 8 * np.array([len(m) for m in encoded.messages]))
+        costs.append(
+            2 ** log2_lmbda(quality) * sse + 8 * np.array([len(m) for m in encoded.messages])
+        )
     cheaper = np.argmin(costs, axis=0)
     assert len(set(cheaper.tolist())) == 2  # both are of use: the test can fail
     streams, stats = api.compress_images(pixels, quality=quality)
@@ -219,9 +237,13 @@ def test_auto_takes_the_cheaper_model_for_a_block(two_shipped: list[Model]) -> N
     sizes = {}
     for name in ("tiny0", "tiny1", "auto"):
         file = io.BytesIO()
-        with api.CollectionWriter(file, quality=0, model=name) as writer:  # lambda 1: cost is SSE and bits as they are
+        # lambda 1: cost is SSE and bits as they are
+        with api.CollectionWriter(file, quality=0, model=name) as writer:
             writer.write(helpers.drawn(30))
-        sizes[name] = writer.stats.squared_error / 255**2 + 8 * writer.stats.payload_bytes, file.getvalue()
+        sizes[name] = (
+            writer.stats.squared_error / 255**2 + 8 * writer.stats.payload_bytes,
+            file.getvalue(),
+        )
     assert sizes["auto"][0] == min(sizes["tiny0"][0], sizes["tiny1"][0])
     assert sizes["tiny0"][0] != sizes["tiny1"][0]
 
@@ -263,7 +285,9 @@ def test_a_foreign_model_decodes_where_it_is_given_and_nowhere_else(
 def test_a_given_model_is_not_forced_on_a_stream_of_another(two_shipped: list[Model]) -> None:
     image = helpers.drawn(1)[0]
     stream = api.compress(image, model="tiny0")
-    np.testing.assert_array_equal(api.decompress(stream, model="tiny1"), decoded(image, 75, two_shipped[0]))
+    np.testing.assert_array_equal(
+        api.decompress(stream, model="tiny1"), decoded(image, 75, two_shipped[0])
+    )
 
 
 def test_a_missing_or_damaged_model_is_a_model_error(shipped: Model, tmp_path: Path) -> None:
@@ -289,7 +313,11 @@ def test_lossless_gives_every_pixel_back_and_is_quality_100(shape: tuple[int, ..
     pixels = helpers.drawn(40)[: shape[0]] if len(shape) == 3 else helpers.drawn(40)[0]
     stream = codec.compress(pixels, lossless=True)
     np.testing.assert_array_equal(codec.decompress(stream), pixels)
-    assert stream == codec.compress(pixels, quality=100) == codec.compress(pixels, quality=100, lossless=True)
+    assert (
+        stream
+        == codec.compress(pixels, quality=100)
+        == codec.compress(pixels, quality=100, lossless=True)
+    )
     info = codec.info(stream)
     assert (info.lossless, info.quality) == (True, 100 if pixels.size else None)
 
@@ -314,7 +342,9 @@ def test_a_single_image_that_no_model_makes_smaller_is_stored_in_at_most_790_byt
     for image, stream in zip(pixels, streams, strict=True):
         np.testing.assert_array_equal(api.decompress(stream), image)
         assert len(stream) <= 6 + len(stored_bytes(image)) <= 790
-        assert stream[4] == 100 or stream == bitstream.pack_image(bitstream.ImageHeader(0, 101), stored_bytes(image), b"")
+        assert stream[4] == 100 or stream == bitstream.pack_image(
+            bitstream.ImageHeader(0, 101), stored_bytes(image), b""
+        )
     kinds = [stream[4] for stream in streams]
     assert stats.models == {"tiny0-lossless": kinds.count(100), "stored": kinds.count(101)}
     assert kinds.count(100) > 2
@@ -325,7 +355,9 @@ def test_a_single_image_that_no_model_makes_smaller_is_stored_in_at_most_790_byt
     assert (info.bytes, info.payload_bytes) == (790, 784)
 
 
-def test_a_stored_image_needs_no_model(shipped_lossless: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_image_needs_no_model(
+    shipped_lossless: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noise = helpers.drawn(16)[2]
     stream = api.compress(noise, lossless=True)
     monkeypatch.delenv("AEZ_WEIGHTS")
@@ -343,7 +375,9 @@ def test_a_foreign_lossless_model_never_makes_an_image_longer_than_stored() -> N
         assert len(stream) <= 6 + len(stored_bytes(image))
 
 
-@pytest.mark.parametrize("payload", [b"", b"x", bytes(783), bytes(785), stored_bytes(np.zeros((28, 28), np.uint8))[:-1]])
+@pytest.mark.parametrize(
+    "payload", [b"", b"x", bytes(783), bytes(785), stored_bytes(np.zeros((28, 28), np.uint8))[:-1]]
+)
 def test_a_stored_payload_of_no_image_is_corrupt(payload: bytes) -> None:
     with pytest.raises(CorruptPayload) as caught:
         api.decompress(bitstream.pack_image(bitstream.ImageHeader(0, 101), payload, b""))
@@ -363,7 +397,10 @@ def test_every_bit_flip_and_truncation_of_lossless_single_images_is_refused() ->
 def test_a_quality_that_the_model_cannot_have_is_corrupt(shipped_lossless: PixelModel) -> None:
     for model, number, quality in ((helpers.tiny_model(), 1, 100), (shipped_lossless, 3, 99)):
         stream = bitstream.pack_image(bitstream.ImageHeader(number, quality), b"", model.sha256)
-        with pytest.raises(CorruptPayload, match=f"quality {quality} with model {model.name}, which is {model.kind}") as caught:
+        with pytest.raises(
+            CorruptPayload,
+            match=f"quality {quality} with model {model.name}, which is {model.kind}",
+        ) as caught:
             api.decompress(stream)
         assert caught.value.offset == 4
 
@@ -373,7 +410,9 @@ def test_a_request_that_contradicts_itself_is_a_usage_error() -> None:
     for pixels in (helpers.drawn(1), helpers.drawn(1)[0]):
         with pytest.raises(UsageError, match="quality 75 is not lossless"):
             api.compress(pixels, quality=75, lossless=True)
-        with pytest.raises(UsageError, match="model tiny0-lossless is lossless, a lossy one is wanted"):
+        with pytest.raises(
+            UsageError, match="model tiny0-lossless is lossless, a lossy one is wanted"
+        ):
             api.compress(pixels, model="tiny0-lossless")
         with pytest.raises(UsageError, match="model tiny1 is lossy, a lossless one is wanted"):
             api.compress(pixels, model="tiny1", lossless=True)
@@ -391,8 +430,11 @@ def test_auto_takes_the_smaller_of_two_lossless_models(
     models = [shipped_lossless, helpers.tiny_pixel_model(1)]
     monkeypatch.setenv("AEZ_WEIGHTS", str(helpers.install(tmp_path, 0, lossless=True).parent))
     helpers.install(tmp_path, 1, lossless=True)
-    monkeypatch.setattr(api.registry, "MODEL_IDS", {3 + i: model.hash.hex() for i, model in enumerate(models)})
-    monkeypatch.setattr("codec.choice.AGREED", 0.0)  # or one model takes the block, so little do these two differ
+    monkeypatch.setattr(
+        api.registry, "MODEL_IDS", {3 + i: model.hash.hex() for i, model in enumerate(models)}
+    )
+    # or one model takes the block, so little do these two differ
+    monkeypatch.setattr("codec.encoder.choose.AGREED", 0.0)
     pixels = helpers.drawn(24)
     sizes = np.array([[len(m) for m in model.encode(pixels, group=1).messages] for model in models])
     streams, _ = api.compress_images(pixels, lossless=True)
@@ -407,7 +449,9 @@ def test_auto_takes_the_smaller_of_two_lossless_models(
 
 
 @pytest.mark.usefixtures("shipped_lossless")
-def test_decompress_takes_a_lossless_model_by_name_or_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompress_takes_a_lossless_model_by_name_or_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = helpers.install(tmp_path, lossless=True)
     monkeypatch.delenv("AEZ_WEIGHTS")
     monkeypatch.setattr(api.registry, "MODEL_IDS", {})
@@ -424,7 +468,9 @@ def test_decompress_takes_a_lossless_model_by_name_or_file(tmp_path: Path, monke
 def test_info_of_a_single_image_reads_no_payload(shipped: Model) -> None:
     header = bitstream.ImageHeader(1, 33).pack()
     info = api.info(header + b"garbage!")
-    assert info == api.StreamInfo(1, 1, 28, 28, "tiny0", shipped.hash.hex(), 33, False, len(header) + 8, 8)
+    assert info == api.StreamInfo(
+        1, 1, 28, 28, "tiny0", shipped.hash.hex(), 33, False, len(header) + 8, 8
+    )
     assert api.info(io.BytesIO(header + b"garbage!")) == info
     with pytest.raises(AezError):
         api.decompress(header + b"garbage!")
@@ -444,11 +490,20 @@ def test_info_of_a_collection_reads_no_payload(shipped: Model) -> None:
 
 def test_info_of_an_empty_collection_has_no_model() -> None:
     info = api.info(bitstream.pack_collection_header() + bitstream.Footer(()).pack())
-    assert (info.images, info.model, info.model_hash, info.quality, info.payload_bytes) == (0, None, "", None, 0)
+    assert (info.images, info.model, info.model_hash, info.quality, info.payload_bytes) == (
+        0,
+        None,
+        "",
+        None,
+        0,
+    )
 
 
 def test_info_works_without_the_model(foreign: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = [api.compress(pixels, quality=5, model="tiny0") for pixels in (helpers.drawn(1)[0], helpers.drawn(2))]
+    streams = [
+        api.compress(pixels, quality=5, model="tiny0")
+        for pixels in (helpers.drawn(1)[0], helpers.drawn(2))
+    ]
     monkeypatch.delenv("AEZ_WEIGHTS")
     for stream in streams:
         info = api.info(stream)
@@ -457,10 +512,22 @@ def test_info_works_without_the_model(foreign: Model, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("stream", "error"),
-    [(b"", Truncated), (b"\xae\x5a", Truncated), (b"GIF89a", BadMagic), (b"\xae\x5a\x20aaaaa", UnsupportedVersion)],
+    [
+        (b"", Truncated),
+        (b"\xae\x5a", Truncated),
+        (b"GIF89a", BadMagic),
+        (b"\xae\x5a\x20aaaaa", UnsupportedVersion),
+    ],
 )
-def test_what_is_no_stream_is_refused_by_all_readers(stream: bytes, error: type[BitstreamError]) -> None:
-    readers: list[Any] = [api.info, api.decompress, api.open, lambda s: list(api.decode_blocks(io.BytesIO(s)))]
+def test_what_is_no_stream_is_refused_by_all_readers(
+    stream: bytes, error: type[BitstreamError]
+) -> None:
+    readers: list[Any] = [
+        api.info,
+        api.decompress,
+        api.open,
+        lambda s: list(api.decode_blocks(io.BytesIO(s))),
+    ]
     for reader in readers:
         with pytest.raises(error):
             reader(stream)
@@ -496,7 +563,10 @@ def test_a_payload_that_passes_the_check_but_not_the_coder_is_corrupt(shipped: M
 
 
 def test_models_lists_what_is_installed(shipped: Model, tiny_weights: Path) -> None:
-    assert {m.name: m.lossless for m in api.models()}.items() >= {"tiny0": False, "tiny0-lossless": True}.items()
+    assert {m.name: m.lossless for m in api.models()}.items() >= {
+        "tiny0": False,
+        "tiny0-lossless": True,
+    }.items()
     (found,) = [m for m in api.models() if m.hash == shipped.hash.hex()]
     assert (found.name, found.trained_on, found.figures) == ("tiny0", "dice", {"psnr_db": 1.5})
     assert Path(found.path).parent == tiny_weights
@@ -570,10 +640,27 @@ def test_what_waits_in_a_writer_is_not_the_callers_array(shipped: Model) -> None
 
 def test_the_public_names_are_these() -> None:
     functions = ["compress", "decompress", "info", "latents", "models", "open"]
-    errors = ["AezError", "BadMagic", "BadModel", "BitstreamError", "ChecksumMismatch", "CorruptPayload", "EncoderNotFound",
-              "ImageError", "LimitExceeded", "ModelError", "ModelNotFound", "ReservedBitsSet", "TrailingData", "Truncated",
-              "UnsupportedVersion", "UsageError"]  # fmt: skip
-    assert sorted(codec.__all__) == sorted([*functions, *errors, "Collection", "CollectionWriter", "register"])
+    errors = [
+        "AezError",
+        "BadMagic",
+        "BadModel",
+        "BitstreamError",
+        "ChecksumMismatch",
+        "CorruptPayload",
+        "EncoderNotFound",
+        "ImageError",
+        "LimitExceeded",
+        "ModelError",
+        "ModelNotFound",
+        "ReservedBitsSet",
+        "TrailingData",
+        "Truncated",
+        "UnsupportedVersion",
+        "UsageError",
+    ]
+    assert sorted(codec.__all__) == sorted(
+        [*functions, *errors, "Collection", "CollectionWriter", "register"]
+    )
     assert {"__version__", *codec.__all__} <= set(dir(codec))
     for name in functions:
         assert getattr(codec, name) is getattr(api, name)

@@ -1,4 +1,6 @@
-"""Names, plans, atomic outputs: what `codec.batch` promises apart from the command line."""
+"""Names, plans, atomic outputs: what `codec.commands.compress` promises apart from the command
+line.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codec import api, batch, bitstream, images, names, outputs, pipeline, restore
+from codec import api
+from codec.commands import compress, decompress, work
+from codec.commands.inputs import Report, plan_compress, refuse
 from codec.errors import AezError, ChecksumMismatch, UsageError
-from codec.plan import Report, plan_compress, refuse
+from codec.files import images
+from codec.files.atomic import atomic
+from codec.format import bitstream, names
 
 
 def make_pixels(n: int, seed: int = 0) -> np.ndarray:
@@ -35,7 +41,9 @@ def write_png(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def plan(inputs: list[Path], out: str | None = None, separate: bool = False) -> dict[str, list[str]]:
+def plan(
+    inputs: list[Path], out: str | None = None, separate: bool = False
+) -> dict[str, list[str]]:
     """Return output -> names of what goes into it."""
     tasks = plan_compress([str(path) for path in inputs], out, separate, Report())
     found: dict[str, list[str]] = {}
@@ -77,7 +85,13 @@ def test_array_suffixes_are_stripped_sensibly(name: str, bare: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "png"),
-    [("a.png", "a.png"), ("d/a.JPG", "d/a.png"), ("a.1", "a.1.png"), ("a", "a.png"), ("v1.2/x.bmp", "v1.2/x.png")],
+    [
+        ("a.png", "a.png"),
+        ("d/a.JPG", "d/a.png"),
+        ("a.1", "a.1.png"),
+        ("a", "a.png"),
+        ("v1.2/x.bmp", "v1.2/x.png"),
+    ],
 )
 def test_restored_name_replaces_an_image_suffix_and_no_other(name: str, png: str) -> None:
     assert names.restored(name) == png
@@ -85,7 +99,22 @@ def test_restored_name_replaces_an_image_suffix_and_no_other(name: str, png: str
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "../a", "a/../../b", "/etc/passwd", "a//b", "a/", "./a", "C:/a", "c:a", "a\\b", "a\0b", "\udc80"],
+    [
+        "",
+        ".",
+        "..",
+        "../a",
+        "a/../../b",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        "./a",
+        "C:/a",
+        "c:a",
+        "a\\b",
+        "a\0b",
+        "\udc80",
+    ],
 )
 def test_unsafe_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="unsafe name"):
@@ -98,7 +127,9 @@ def test_names_too_long_once_restored_are_refused(name: str) -> None:
         names.safe_parts(name)
 
 
-@pytest.mark.parametrize("name", ["a", "a/b.png", "...", "..a/b", "é" * 125, "12:30.png", "x" * 251 + ".png"])
+@pytest.mark.parametrize(
+    "name", ["a", "a/b.png", "...", "..a/b", "é" * 125, "12:30.png", "x" * 251 + ".png"]
+)
 def test_safe_names_are_kept(name: str) -> None:
     assert names.safe_parts(name) == tuple(name.split("/"))
 
@@ -110,11 +141,11 @@ def test_ranges_are_shown_briefly() -> None:
 
 @pytest.mark.parametrize("format", ["npy", "idx"])
 @pytest.mark.parametrize("n", [0, 1, 60_000])
-def test_array_header_is_that_of_the_packers(format: restore.Format, n: int) -> None:
+def test_array_header_is_that_of_the_packers(format: decompress.Format, n: int) -> None:
     pixels = np.zeros((n, 28, 28), np.uint8)
     packed = (images.pack_npy if format == "npy" else images.pack_idx)(pixels)
-    assert packed[: -pixels.nbytes or None] == restore._array_header(format, n)
-    assert len(restore._array_header(format, n)) == len(restore._array_header(format, 0))
+    assert packed[: -pixels.nbytes or None] == decompress._array_header(format, n)
+    assert len(decompress._array_header(format, n)) == len(decompress._array_header(format, 0))
 
 
 def test_directory_becomes_one_collection_in_code_point_order(tree: Path) -> None:
@@ -132,7 +163,10 @@ def test_current_directory_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_images_become_files_beside_them(tree: Path) -> None:
-    assert list(plan([tree / "a.png", tree / "b/2.png"])) == [str(tree / "a.aez"), str(tree / "b/2.aez")]
+    assert list(plan([tree / "a.png", tree / "b/2.png"])) == [
+        str(tree / "a.aez"),
+        str(tree / "b/2.aez"),
+    ]
 
 
 def test_images_with_aez_out_become_one_collection_named_from_what_they_share(tree: Path) -> None:
@@ -154,7 +188,10 @@ def test_separate_and_directory_out_mirror_the_tree(tree: Path) -> None:
 
 def test_arrays_become_collections_of_their_own(tmp_path: Path) -> None:
     inputs = [tmp_path / "x.npy", tmp_path / "t10k-images-idx3-ubyte.gz"]
-    assert list(plan(inputs)) == [str(tmp_path / "x.aez"), str(tmp_path / "t10k-images-idx3-ubyte.aez")]
+    assert list(plan(inputs)) == [
+        str(tmp_path / "x.aez"),
+        str(tmp_path / "t10k-images-idx3-ubyte.aez"),
+    ]
     assert list(plan(inputs, "out")) == ["out/x.aez", "out/t10k-images-idx3-ubyte.aez"]
     with pytest.raises(UsageError, match=r"x\.npy is an array"):
         plan(inputs, "x.aez")
@@ -162,15 +199,20 @@ def test_arrays_become_collections_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_a_large_directory_is_in_memory_once(tmp_path: Path, separate: bool) -> None:
-    """A name takes some 80 bytes; a path object alone would take 200, and a list of one's own for each file as much."""
+    """A name takes some 80 bytes; a path object alone would take 200, and a list of one's own for
+    each file as much.
+    """
     for i in range(4000):
         (tmp_path / "d" / f"{i % 4}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "d" / f"{i % 4}" / f"{i:05}.png").touch()
     peaks = []
-    for _ in range(2):  # in one of them Python's table of interned strings may grow, which is no part of the plan
+    # in one of them Python's table of interned strings may grow, which is no part of the plan
+    for _ in range(2):
         tracemalloc.start()
         try:
-            (task,) = refuse(plan_compress([str(tmp_path / "d")], None, separate, Report()), False, Report())
+            (task,) = refuse(
+                plan_compress([str(tmp_path / "d")], None, separate, Report()), False, Report()
+            )
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
@@ -179,8 +221,12 @@ def test_a_large_directory_is_in_memory_once(tmp_path: Path, separate: bool) -> 
     assert min(peaks) / 4000 < 150
 
 
-def test_files_whose_output_is_taken_are_refused_by_name_and_the_others_done(tmp_path: Path) -> None:
-    """By another image of the directory, by an array that is given with it, by a file that is there."""
+def test_files_whose_output_is_taken_are_refused_by_name_and_the_others_done(
+    tmp_path: Path,
+) -> None:
+    """By another image of the directory, by an array that is given with it, by a file that is
+    there.
+    """
     folder, out = tmp_path / "d", tmp_path / "out"
     for name in ("a.png", "a.webp", "b.png", "c.png", "e.png"):
         write_png(folder / name)
@@ -188,7 +234,7 @@ def test_files_whose_output_is_taken_are_refused_by_name_and_the_others_done(tmp
     (out / "d").mkdir(parents=True)
     (out / "d" / "e.aez").write_bytes(b"before")
     report = Report()
-    batch.compress([str(folder), str(folder / "c.npy")], str(out), report=report)
+    compress.compress([str(folder), str(folder / "c.npy")], str(out), report=report)
     assert sorted(report.failed) == [
         (f"{folder}/a.png", f"{out}/d/a.aez would also be the output of {folder}/a.webp"),
         (f"{folder}/a.webp", f"{out}/d/a.aez would also be the output of {folder}/a.png"),
@@ -203,14 +249,20 @@ def test_files_whose_output_is_taken_are_refused_by_name_and_the_others_done(tmp
 def test_links_to_files_are_followed_and_links_to_directories_are_not(tree: Path) -> None:
     (tree / "link.png").symlink_to(tree / "a.png")
     (tree / "loop").symlink_to(tree)
-    assert plan([tree])[str(tree) + ".aez"] == ["a.png", "b/10.png", "b/2.png", "link.png", "é/1.jpg.png"]
+    assert plan([tree])[str(tree) + ".aez"] == [
+        "a.png",
+        "b/10.png",
+        "b/2.png",
+        "link.png",
+        "é/1.jpg.png",
+    ]
 
 
 def test_pipes_in_a_directory_are_skipped_and_dangling_links_fail(tree: Path) -> None:
     os.mkfifo(tree / "pipe.png")
     (tree / "dangling.png").symlink_to(tree / "nowhere")
     report = Report()
-    batch.compress([str(tree)], report=report)
+    compress.compress([str(tree)], report=report)
     assert [name for name, _ in report.failed] == [str(tree / "dangling.png")]
     assert report.images == 4
 
@@ -218,7 +270,7 @@ def test_pipes_in_a_directory_are_skipped_and_dangling_links_fail(tree: Path) ->
 def test_atomic_output_leaves_nothing_when_interrupted(tmp_path: Path) -> None:
     target = tmp_path / "x.aez"
     target.write_bytes(b"before")
-    output = outputs.atomic(target, force=True)
+    output = atomic(target, force=True)
     output.__enter__().write(b"half")
     assert debris(tmp_path)
     assert not output.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # it is not swallowed
@@ -228,14 +280,14 @@ def test_atomic_output_leaves_nothing_when_interrupted(tmp_path: Path) -> None:
 
 def test_atomic_output_takes_the_longest_name(tmp_path: Path) -> None:
     target = tmp_path / ("é" * 127)
-    with outputs.atomic(target) as file:
+    with atomic(target) as file:
         file.write(b"x")
     assert target.read_bytes() == b"x"
 
 
 def test_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "x.aez"
-    output = outputs.atomic(target)
+    output = atomic(target)
     output.__enter__().write(b"mine")
     target.write_bytes(b"theirs")
     with pytest.raises(UsageError, match="exists"):
@@ -245,7 +297,9 @@ def test_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_full_disk_fails_by_name_and_leaves_all_as_it_was(tree: Path, monkeypatch: pytest.MonkeyPatch, separate: bool) -> None:
+def test_full_disk_fails_by_name_and_leaves_all_as_it_was(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, separate: bool
+) -> None:
     existing = tree / "a.aez" if separate else tree.with_name("tree.aez")
     existing.write_bytes(b"before")
 
@@ -254,8 +308,12 @@ def test_full_disk_fails_by_name_and_leaves_all_as_it_was(tree: Path, monkeypatc
 
     monkeypatch.setattr(os, "replace", full)
     report = Report()
-    batch.compress([str(tree)], separate=separate, options=batch.CompressOptions(force=True), report=report)
-    assert [reason for _, reason in report.failed] == ["No space left on device"] * (4 if separate else 1)
+    compress.compress(
+        [str(tree)], separate=separate, options=compress.CompressOptions(force=True), report=report
+    )
+    assert [reason for _, reason in report.failed] == ["No space left on device"] * (
+        4 if separate else 1
+    )
     assert (report.exit_code, report.images, report.stats.images) == (1, 0, 0)
     assert existing.read_bytes() == b"before"
     assert not debris(tree.parent)
@@ -271,29 +329,41 @@ def test_figures_count_what_was_written_alone(tree: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "replace", full_for_one)
     report = Report()
-    batch.compress([str(tree)], separate=True, report=report)
+    compress.compress([str(tree)], separate=True, report=report)
     assert (report.exit_code, report.images, report.stats.images) == (3, 3, 3)
-    assert report.stats.bytes_out == report.bytes_out == sum(path.stat().st_size for path in tree.rglob("*.aez"))
+    assert (
+        report.stats.bytes_out
+        == report.bytes_out
+        == sum(path.stat().st_size for path in tree.rglob("*.aez"))
+    )
 
 
-def test_removal_waits_for_an_output_that_decodes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removal_waits_for_an_output_that_decodes(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def damaged(*_: object, **__: object) -> Iterator[api.DecodedBlock]:
         raise ChecksumMismatch("the check differs")
 
     monkeypatch.setattr(api, "decode_blocks", damaged)
     report = Report()
-    batch.compress([str(tree)], options=batch.CompressOptions(remove=True), report=report)
+    compress.compress([str(tree)], options=compress.CompressOptions(remove=True), report=report)
     assert report.exit_code == 4
     assert len(list(tree.rglob("*.png"))) == 4
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_removal_takes_exactly_the_images_that_are_in_the_output(tree: Path, separate: bool) -> None:
+def test_removal_takes_exactly_the_images_that_are_in_the_output(
+    tree: Path, separate: bool
+) -> None:
     (tree / "bad.png").write_bytes(b"no image")
     report = Report()
-    batch.compress([str(tree)], separate=separate, options=batch.CompressOptions(remove=True), report=report)
+    compress.compress(
+        [str(tree)], separate=separate, options=compress.CompressOptions(remove=True), report=report
+    )
     assert (report.exit_code, report.images) == (3, 4)
-    assert sorted(path.name for path in tree.rglob("*") if path.is_file() and path.suffix != ".aez") == [
+    assert sorted(
+        path.name for path in tree.rglob("*") if path.is_file() and path.suffix != ".aez"
+    ) == [
         "bad.png",
         "notes.txt",
     ]
@@ -304,7 +374,9 @@ def test_removal_takes_exactly_the_images_that_are_in_the_output(tree: Path, sep
 def test_removal_after_lossless_waits_for_the_very_pixels(
     tree: Path, monkeypatch: pytest.MonkeyPatch, separate: bool
 ) -> None:
-    """A decoder that gives other pixels without noticing: the inputs are all that is left of the images."""
+    """A decoder that gives other pixels without noticing: the inputs are all that is left of the
+    images.
+    """
     decode_blocks = api.decode_blocks
 
     def one_pixel_off(*args: Any, **options: Any) -> Iterator[api.DecodedBlock]:
@@ -314,16 +386,18 @@ def test_removal_after_lossless_waits_for_the_very_pixels(
             block.pixels[-1, 27, 27] ^= 1
             yield block
 
-    options = batch.CompressOptions(api.request(100), remove=True)
+    options = compress.CompressOptions(api.request(100), remove=True)
     monkeypatch.setattr(api, "decode_blocks", one_pixel_off)
     report = Report()
-    batch.compress([str(tree)], separate=separate, options=options, report=report)
+    compress.compress([str(tree)], separate=separate, options=options, report=report)
     assert report.exit_code == 4
     assert "does not hold the pixels of its inputs" in report.failed[0][1]
     assert len(list(tree.rglob("*.png"))) == 4
     monkeypatch.setattr(api, "decode_blocks", decode_blocks)
     report = Report()
-    batch.compress([str(tree)], separate=separate, options=replace(options, force=True), report=report)
+    compress.compress(
+        [str(tree)], separate=separate, options=replace(options, force=True), report=report
+    )
     assert (report.exit_code, report.stats.lossless) == (0, True)
     assert not list(tree.rglob("*.png"))
 
@@ -332,15 +406,19 @@ def test_processes_give_the_same_result(tmp_path: Path, monkeypatch: pytest.Monk
     for i in range(7):
         write_png(tmp_path / "d" / f"{i}.png", i)
     (tmp_path / "d" / "3.png").write_bytes(b"no image")
-    monkeypatch.setattr(pipeline, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(work, "SHARD_IMAGES", 2)
     for jobs in (1, 2):
         report = Report()
-        options = batch.CompressOptions(jobs=jobs)
-        batch.compress([str(tmp_path / "d")], str(tmp_path / f"{jobs}.aez"), options=options, report=report)
+        options = compress.CompressOptions(jobs=jobs)
+        compress.compress(
+            [str(tmp_path / "d")], str(tmp_path / f"{jobs}.aez"), options=options, report=report
+        )
         assert (report.images, len(report.failed)) == (6, 1)
-        restore.decompress([str(tmp_path / f"{jobs}.aez")], jobs=jobs, report=report)
+        decompress.decompress([str(tmp_path / f"{jobs}.aez")], jobs=jobs, report=report)
     assert (tmp_path / "1.aez").read_bytes() == (tmp_path / "2.aez").read_bytes()
-    one, two = ({p.name: p.read_bytes() for p in (tmp_path / str(jobs)).iterdir()} for jobs in (1, 2))
+    one, two = (
+        {p.name: p.read_bytes() for p in (tmp_path / str(jobs)).iterdir()} for jobs in (1, 2)
+    )
     assert one == two
     assert len(one) == 6
 
@@ -353,7 +431,9 @@ def hostile(names: list[str]) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("name", ["../out.png", "/tmp/aez-escaped.png", "a/../../x.png", "C:\\x.png", "a\\..\\x"])
+@pytest.mark.parametrize(
+    "name", ["../out.png", "/tmp/aez-escaped.png", "a/../../x.png", "C:\\x.png", "a\\..\\x"]
+)
 def test_names_in_a_stream_never_lead_out_of_the_output(tmp_path: Path, name: str) -> None:
     try:
         stream = hostile([name, "good.png"])
@@ -362,9 +442,14 @@ def test_names_in_a_stream_never_lead_out_of_the_output(tmp_path: Path, name: st
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.aez").write_bytes(stream)
     report = Report()
-    restore.decompress([str(tmp_path / "in" / "x.aez")], str(tmp_path / "out" / "deep"), report=report)
+    decompress.decompress(
+        [str(tmp_path / "in" / "x.aez")], str(tmp_path / "out" / "deep"), report=report
+    )
     assert report.exit_code in (3, 4)
-    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] in ([], ["out/deep/good.png"])
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] in (
+        [],
+        ["out/deep/good.png"],
+    )
     assert name in report.failed[0][0] + report.failed[0][1] or report.damaged
 
 
@@ -374,7 +459,7 @@ def test_links_in_the_output_never_lead_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
     report = Report()
-    restore.decompress([str(tmp_path / "x.aez")], str(tmp_path / "out"), report=report)
+    decompress.decompress([str(tmp_path / "x.aez")], str(tmp_path / "out"), report=report)
     assert report.exit_code == 3
     assert not list((tmp_path / "elsewhere").iterdir())
     assert (tmp_path / "out" / "b.png").exists()
@@ -383,7 +468,7 @@ def test_links_in_the_output_never_lead_out_of_it(tmp_path: Path) -> None:
 def test_names_of_a_stream_that_would_overwrite_each_other_fail(tmp_path: Path) -> None:
     (tmp_path / "x.aez").write_bytes(hostile(["a.png", "a.jpg"]))
     report = Report()
-    restore.decompress([str(tmp_path / "x.aez")], force=True, report=report)
+    decompress.decompress([str(tmp_path / "x.aez")], force=True, report=report)
     assert (report.exit_code, report.images) == (3, 1)
     assert "a.jpg" in report.failed[0][0]
     assert "also the output of image 0" in report.failed[0][1]
@@ -396,30 +481,38 @@ def stub_blocks(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> np.ndarray
 
     def blocks(*_: object, **__: object) -> Iterator[api.DecodedBlock]:
         shared = {"is_single": False, "count": 2}
-        yield api.DecodedBlock(first=0, pixels=pixels[:2], names=names[:2], error=None, lost=[], **shared)
+        yield api.DecodedBlock(
+            first=0, pixels=pixels[:2], names=names[:2], error=None, lost=[], **shared
+        )
         half = pixels[2:4] * np.array([1, 0], np.uint8)[:, None, None]
-        yield api.DecodedBlock(first=2, pixels=half, names=names[2:4], error=error, lost=[1], **shared)
-        yield api.DecodedBlock(first=4, pixels=None, names=names[4:], error=error, lost=[], **shared)
+        yield api.DecodedBlock(
+            first=2, pixels=half, names=names[2:4], error=error, lost=[1], **shared
+        )
+        yield api.DecodedBlock(
+            first=4, pixels=None, names=names[4:], error=error, lost=[], **shared
+        )
 
-    def plans(*_: object) -> Iterator[restore.Plan]:
+    def plans(*_: object) -> Iterator[decompress.Plan]:
         for block in blocks():
-            yield restore.Plan(block, range(block.first, block.first + block.count), block.names)
+            yield decompress.Plan(block, range(block.first, block.first + block.count), block.names)
 
     def refuse(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(api, "decode_blocks", blocks)
-    monkeypatch.setattr(restore, "_plans_of_places", plans)
+    monkeypatch.setattr(decompress, "_plans_of_places", plans)
     monkeypatch.setattr(api.Collection, "__getitem__", refuse)  # random access meets the damage too
     return pixels
 
 
-def test_damaged_collection_yields_all_that_is_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_collection_yields_all_that_is_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = [f"{i}.png" for i in range(6)]
     (tmp_path / "x.aez").write_bytes(hostile(names))
     pixels = stub_blocks(monkeypatch, names)
     report = Report()
-    restore.decompress([str(tmp_path / "x.aez")], report=report)
+    decompress.decompress([str(tmp_path / "x.aez")], report=report)
     assert report.exit_code == 4
     assert [reason for _, reason in report.failed] == [
         "block 1, images 3 (3.png): the check differs",
@@ -430,34 +523,47 @@ def test_damaged_collection_yields_all_that_is_intact(tmp_path: Path, monkeypatc
     assert all((restored[i] == pixels[i]).all() for i in restored)
 
 
-def test_damaged_array_leaves_out_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_array_leaves_out_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "x.aez").write_bytes(hostile([f"{i}" for i in range(6)]))
     pixels = stub_blocks(monkeypatch, [])
     for suffix in ("npy", "idx"):
         report = Report()
-        restore.decompress([str(tmp_path / "x.aez")], str(tmp_path / f"x.{suffix}"), report=report)
+        decompress.decompress(
+            [str(tmp_path / "x.aez")], str(tmp_path / f"x.{suffix}"), report=report
+        )
         assert report.exit_code == 4
         assert (images.read_array(tmp_path / f"x.{suffix}") == pixels[:3]).all()
 
 
-def test_index_reports_the_damage_it_meets_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_reports_the_damage_it_meets_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "x.aez").write_bytes(hostile([f"{i}" for i in range(6)]))
     pixels = stub_blocks(monkeypatch, [])
     for picks, exit_code, kept in [([2, 0, 2], 0, [2, 0, 2]), ([3, 1], 4, [1])]:
         report = Report()
         index = [range(n, n + 1) for n in picks]
-        restore.decompress([str(tmp_path / "x.aez")], str(tmp_path / "x.npy"), index=index, force=True, report=report)
+        decompress.decompress(
+            [str(tmp_path / "x.aez")],
+            str(tmp_path / "x.npy"),
+            index=index,
+            force=True,
+            report=report,
+        )
         assert report.exit_code == exit_code
         assert (images.read_array(tmp_path / "x.npy") == pixels[kept]).all()
 
 
 def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path) -> None:
     stream = bytearray(hostile(["a", "b"]))
-    stream[bitstream.COLLECTION.size + bitstream.BLOCK.size - 1] ^= 1  # of the Checksum of the block
+    # of the Checksum of the block
+    stream[bitstream.COLLECTION.size + bitstream.BLOCK.size - 1] ^= 1
     stream[-1] ^= 1  # of End_Magic
     (tmp_path / "x.aez").write_bytes(stream)
     report = Report()
-    restore.decompress([str(tmp_path / "x.aez")], report=report)
+    decompress.decompress([str(tmp_path / "x.aez")], report=report)
     assert (report.exit_code, report.images) == (4, 2)
     block, footer = [reason for _, reason in report.failed]
     assert block.startswith("block 0: ")
@@ -469,5 +575,5 @@ def test_check_names_every_damaged_block(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "x.aez").write_bytes(hostile([f"{i}" for i in range(6)]))
     stub_blocks(monkeypatch, [])
     report = Report()
-    assert restore.check([str(tmp_path / "x.aez")], report) == []
+    assert decompress.check([str(tmp_path / "x.aez")], report) == []
     assert (report.exit_code, report.images, len(report.failed)) == (4, 3, 2)

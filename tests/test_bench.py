@@ -16,13 +16,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from codec import api, bench, evaluate, kernels, metrics, registry, report
-from codec.bench import Coder
+from codec import api, kernels, metrics
 from codec.cli import app
+from codec.commands.inputs import Report
 from codec.errors import AezError, ModelNotFound, UsageError
-from codec.images import pack_png, read_image
-from codec.plan import Report
-from codec.search import DEFAULT_EFFORT
+from codec.files.images import pack_png, read_image
+from codec.measure import bench, curve
+from codec.measure import page as report
+from codec.measure.bench import Coder
+from codec.model import registry
+from codec.model.ladder_search import DEFAULT_EFFORT
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ssim_of_two_flat_images_is_that_of_their_means():
     """No variance: (2 * 100 * 110 + C1) / (100**2 + 110**2 + C1) with C1 = 2.55**2."""
     flat = np.full((1, 28, 28), 100, np.uint8)
-    assert metrics.ssim(flat, flat + 10) == pytest.approx((22000 + 2.55**2) / (22100 + 2.55**2), abs=1e-12)
+    assert metrics.ssim(flat, flat + 10) == pytest.approx(
+        (22000 + 2.55**2) / (22100 + 2.55**2), abs=1e-12
+    )
 
 
 def test_ssim_is_that_of_scikit_image():
@@ -91,11 +96,15 @@ def test_every_other_codec_gives_images_back_and_the_lossless_ones_every_pixel()
             if coder.codec in ("png", "zstd", "jpeg-ls") or "lossless" in coder.setting:
                 assert (back == pixels).all(), coder.setting
             else:
-                assert metrics.psnr_db(metrics.squared_error(pixels, back), pixels.size) > 12, coder.setting
+                assert metrics.psnr_db(metrics.squared_error(pixels, back), pixels.size) > 12, (
+                    coder.setting
+                )
         assert 0 < coder.payload_bytes(files) < sum(map(len, files))
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((2, 28, 28), np.uint8), helpers.drawn(3)], ids=["blank", "few"])
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((2, 28, 28), np.uint8), helpers.drawn(3)], ids=["blank", "few"]
+)
 def test_zstd_goes_without_a_trained_dictionary_where_there_is_too_little_to_train_on(pixels):
     coder = bench._zstd(pixels)
     assert (coder.decode(coder.encode(pixels)) == pixels).all()
@@ -128,7 +137,9 @@ def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
         stream = api.compress(pixels, quality=quality)
         psnr_db = metrics.psnr_db(metrics.squared_error(pixels, decoded), pixels.size)
         assert row["file"]["bytes"] == pytest.approx(np.mean([len(file) for file in files]))
-        assert row["file"]["payload_bytes"] == pytest.approx(np.mean([len(file) - 6 for file in files]))
+        assert row["file"]["payload_bytes"] == pytest.approx(
+            np.mean([len(file) - 6 for file in files])
+        )
         assert row["file"]["psnr_db"] == pytest.approx(psnr_db, abs=1e-3)
         assert row["collection"]["bytes"] == pytest.approx(len(stream) / 5)
         assert rows["aez", f"q{quality} e1"]["file"] is None
@@ -144,7 +155,10 @@ def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
 
 def test_engine_and_its_yardstick_are_told_and_speeds_follow_from_efficiency(shipped_lossless, few):
     pixels = helpers.drawn(5)
-    counts = {False: helpers.tiny_model().multiply_adds(pixels), True: shipped_lossless.multiply_adds(pixels)}
+    counts = {
+        False: helpers.tiny_model().multiply_adds(pixels),
+        True: shipped_lossless.multiply_adds(pixels),
+    }
     for engine in kernels.engines()[:2]:
         with kernels.use(engine):
             results = bench.bench(pixels, qualities=(50,), efforts=(1, DEFAULT_EFFORT)).results
@@ -165,18 +179,26 @@ def test_engine_and_its_yardstick_are_told_and_speeds_follow_from_efficiency(shi
 
 
 def test_a_layer_is_counted_at_each_position_and_the_encoder_only_where_it_encodes():
-    """Of mnist: widen 49 * 96 * 16, a block 49 * (2 * 96 * 48 + 9 * 48 * 48), dense layers once, and so on."""
+    """Of mnist: widen 49 * 96 * 16, a block 49 * (2 * 96 * 48 + 9 * 48 * 48), dense layers once,
+    and so on.
+    """
     block = 49 * (2 * 96 * 48 + 9 * 48 * 48)
     levels = sum(49 * (96 * 64 + 2 * 64 * k + 96 * k) for k in (4, 6, 8))
     decode = 32 * 256 + 256 * 784 + 49 * 2 * 96 * 16 + 7 * block + levels
-    posteriors = 49 * 16 * 96 + 784 * 256 + 256 * 32 + sum(49 * (192 * 64 + 64 * k) for k in (4, 6, 8))
+    posteriors = (
+        49 * 16 * 96 + 784 * 256 + 256 * 32 + sum(49 * (192 * 64 + 64 * k) for k in (4, 6, 8))
+    )
     model = registry.by_name("mnist")
-    assert model.multiply_adds(np.zeros((1, 28, 28), np.uint8)) == (
-        decode + posteriors + 49 * 96 * 16 + 3 * block, decode,
-    ) == (18_358_848, 11_733_696)  # fmt: skip
+    assert (
+        model.multiply_adds(np.zeros((1, 28, 28), np.uint8))
+        == (decode + posteriors + 49 * 96 * 16 + 3 * block, decode)
+        == (18_358_848, 11_733_696)
+    )
 
 
-def test_a_lossless_image_is_counted_by_the_pixels_that_each_network_is_asked_about(shipped_lossless):
+def test_a_lossless_image_is_counted_by_the_pixels_that_each_network_is_asked_about(
+    shipped_lossless,
+):
     pixels = helpers.drawn(3)
     network = shipped_lossless.steps(np.ones(3, np.bool_), np.zeros(3, np.int64))
     asked = {2: 0, 256: 0}  # by the number of symbols to choose from
@@ -190,7 +212,11 @@ def test_a_lossless_image_is_counted_by_the_pixels_that_each_network_is_asked_ab
         pass
     tensors = helpers.tiny_pixel_tensors()
     flag, value = (
-        sum(tensors[name].size for name in tensors if name.endswith(".weight") and name.startswith(of))
+        sum(
+            tensors[name].size
+            for name in tensors
+            if name.endswith(".weight") and name.startswith(of)
+        )
         for of in (("flag.",), ("value.", "hidden.", "head."))
     )
     count = (asked[2] * flag + asked[256] * value) / 3
@@ -201,9 +227,10 @@ def test_two_products_side_by_side_are_counted_as_two():
     """By a clock that says one second for whatever is timed."""
     ticks = iter(range(1000))
     one, two = (
-        evaluate.products_per_s(cores, side_by_side=True, repeat=1, clock=lambda: next(ticks)) for cores in (1, 2)
+        curve.products_per_s(cores, side_by_side=True, repeat=1, clock=lambda: next(ticks))
+        for cores in (1, 2)
     )
-    assert one == evaluate.PRODUCTS * 1024 * 784 * 512
+    assert one == curve.PRODUCTS * 1024 * 784 * 512
     assert two == 2 * one
 
 
@@ -211,14 +238,18 @@ def test_auto_is_settled_as_compress_would_for_most_images(two_shipped, few):
     pixels = helpers.drawn(20)
     _, stats = api.compress_images(pixels, effort=1, guard=False)
     assert sorted(stats.models) == ["tiny0", "tiny1"]
-    assert bench.settle("auto", pixels, lossless=False) == max(stats.models, key=stats.models.__getitem__)
+    assert bench.settle("auto", pixels, lossless=False) == max(
+        stats.models, key=stats.models.__getitem__
+    )
 
 
 def test_a_lossless_model_alone_is_measured_alone(shipped_lossless, few):
     results = bench.bench(helpers.drawn(2), model="tiny0-lossless").results
     assert [row["setting"] for row in results["rows"] if row["codec"] == "aez"] == ["lossless"]
     assert results["models"]["lossy"] is None
-    assert results["not_measured"] == ["aez, lossy: model tiny0-lossless is lossless, a lossy one is wanted"]
+    assert results["not_measured"] == [
+        "aez, lossy: model tiny0-lossless is lossless, a lossy one is wanted"
+    ]
 
 
 def test_a_model_that_is_not_there_is_an_error(shipped, few):
@@ -226,7 +257,10 @@ def test_a_model_that_is_not_there_is_an_error(shipped, few):
         bench.bench(helpers.drawn(2), model="nosuch")
 
 
-@pytest.mark.parametrize(("qualities", "efforts"), [((), (1,)), ((100,), (1,)), ((-1,), (1,)), ((50,), ()), ((50,), (10,))])
+@pytest.mark.parametrize(
+    ("qualities", "efforts"),
+    [((), (1,)), ((100,), (1,)), ((-1,), (1,)), ((50,), ()), ((50,), (10,))],
+)
 def test_qualities_and_efforts_that_do_not_exist_are_refused(shipped, few, qualities, efforts):
     with pytest.raises(UsageError):
         bench.bench(helpers.drawn(2), qualities=qualities, efforts=efforts)
@@ -234,7 +268,9 @@ def test_qualities_and_efforts_that_do_not_exist_are_refused(shipped, few, quali
 
 def test_steps_are_told_from_the_first_to_the_last(shipped, few):
     heard: list[tuple[str, int, int]] = []
-    bench.bench(helpers.drawn(2), qualities=(50,), efforts=(1,), step=lambda *step: heard.append(step))
+    bench.bench(
+        helpers.drawn(2), qualities=(50,), efforts=(1,), step=lambda *step: heard.append(step)
+    )
     assert [done for _, done, _ in heard] == list(range(heard[0][2] + 1))
     assert heard[0][0] == "png default"
 
@@ -245,7 +281,10 @@ CURVE = [(10.0, 20.0), (20.0, 25.0), (40.0, 30.0), (80.0, 36.0)]
 
 
 def test_half_the_bytes_at_every_psnr_are_minus_fifty_percent():
-    assert bench.bd_rate_percent(CURVE, [(b / 2, db) for b, db in CURVE]) == (pytest.approx(-50), "20.0 .. 36.0 dB")
+    assert bench.bd_rate_percent(CURVE, [(b / 2, db) for b, db in CURVE]) == (
+        pytest.approx(-50),
+        "20.0 .. 36.0 dB",
+    )
 
 
 def test_curves_need_not_have_as_many_points():
@@ -276,8 +315,11 @@ def test_without_bjontegaard_there_is_no_bd_rate(monkeypatch):
 def test_decompress_images_inverts_compress_images_of_any_model_and_quality(two_shipped):
     pixels = helpers.drawn(6)
     noise = np.random.default_rng(0).integers(0, 256, (1, 28, 28)).astype(np.uint8)
-    streams = [stream for q, name in ((20, "tiny0"), (80, "tiny1"), (80, "tiny0"))
-               for stream in api.compress_images(pixels, quality=q, model=name, effort=1)[0]]  # fmt: skip
+    streams = [
+        stream
+        for q, name in ((20, "tiny0"), (80, "tiny1"), (80, "tiny0"))
+        for stream in api.compress_images(pixels, quality=q, model=name, effort=1)[0]
+    ]
     streams += api.compress_images(noise, lossless=True, model="tiny0-lossless")[0]
     assert (api.decompress_images(streams) == [api.decompress(stream) for stream in streams]).all()
     assert (api.decompress_images(streams)[-1] == noise[0]).all()
@@ -294,16 +336,31 @@ def test_decompress_images_refuses_a_damaged_one(shipped):
 # The page
 
 
-@pytest.mark.parametrize(("low", "high", "log", "expected"), [
-    (0.7, 30, True, [1, 2, 5, 10, 20]), (5, 20000, True, [10, 100, 1000, 10000]), (18, 41, False, [20, 25, 30, 35, 40]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("low", "high", "log", "expected"),
+    [
+        (0.7, 30, True, [1, 2, 5, 10, 20]),
+        (5, 20000, True, [10, 100, 1000, 10000]),
+        (18, 41, False, [20, 25, 30, 35, 40]),
+    ],
+)
 def test_ticks_are_round(low, high, log, expected):
     assert report.ticks(low, high, log) == pytest.approx(expected)
 
 
 def test_plot_places_dots_by_value_and_says_what_they_are():
-    svg = report.plot([report.Series("a<b", "#123456", [(1, 0, "x&y"), (10, 5, ""), (100, 10, "")])], "x", "y", log_x=True)
-    at = [float(x) for x in re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="3" stroke="#123456" fill="#123456"><title>', svg)]
+    svg = report.plot(
+        [report.Series("a<b", "#123456", [(1, 0, "x&y"), (10, 5, ""), (100, 10, "")])],
+        "x",
+        "y",
+        log_x=True,
+    )
+    at = [
+        float(x)
+        for x in re.findall(
+            r'<circle cx="([\d.]+)" cy="[\d.]+" r="3" stroke="#123456" fill="#123456"><title>', svg
+        )
+    ]
     assert at[1] - at[0] == pytest.approx(at[2] - at[1], abs=0.2)
     assert "x&amp;y" in svg
     assert "a&lt;b" in svg
@@ -336,21 +393,33 @@ def test_the_page_needs_no_other_file_runs_no_script_and_trusts_no_name(shipped_
     assert len(pictures) == 3 * (1 + 2 * 3)
     first = report.worst_first(pixels, {q: d for q, d in done.decoded.items() if q < 100})[0]
     assert (read_image(io.BytesIO(base64.b64decode(pictures[0]))) == pixels[first]).all()
-    assert (read_image(io.BytesIO(base64.b64decode(pictures[1]))) == done.decoded[10].pixels[first]).all()
+    assert (
+        read_image(io.BytesIO(base64.b64decode(pictures[1]))) == done.decoded[10].pixels[first]
+    ).all()
     assert f"{done.decoded[10].file_bytes[first]} B" in page
     assert page.count("<svg") == 3
-    assert f"engine {kernels.description()}; G, numpy&#x27;s own product: {done.results['products_per_s'] / 1e9:.1f}" in page
+    assert (
+        f"engine {kernels.description()}; G, numpy&#x27;s own product: "
+        f"{done.results['products_per_s'] / 1e9:.1f}"
+    ) in page
     shown = re.findall(r"<tr><td>aez<td>q50 e1(?:<td>[^<]*)*", page)
     told = next(row for row in done.results["rows"] if row["setting"] == "q50 e1")["file"]
-    assert [row.split("<td>")[-2:] for row in shown] == [[f"{told[f'{way}_efficiency']:.2f}" for way in ("encode", "decode")]]
+    assert [row.split("<td>")[-2:] for row in shown] == [
+        [f"{told[f'{way}_efficiency']:.2f}" for way in ("encode", "decode")]
+    ]
 
 
 def test_aez_is_among_the_others_in_the_plot_of_speeds(shipped_lossless, few):
-    rows = bench.bench(helpers.drawn(3), qualities=(10, 50), efforts=(1, DEFAULT_EFFORT)).results["rows"]
+    rows = bench.bench(helpers.drawn(3), qualities=(10, 50), efforts=(1, DEFAULT_EFFORT)).results[
+        "rows"
+    ]
     plotted = report.speeds(rows)
     for row in rows:
         figures = row["collection"] if row["codec"] == "aez" else row["file"]
-        said = f"{report.label(row['codec'])} {row['setting']}: {figures['encode_images_per_s']:.0f} images/s to encode"
+        said = (
+            f"{report.label(row['codec'])} {row['setting']}: {figures['encode_images_per_s']:.0f} "
+            "images/s to encode"
+        )
         assert said in plotted
     for name in (f"aez, effort {DEFAULT_EFFORT}", "aez, effort 1", "aez, lossless", "PNG", "WebP"):
         assert f">{name}</text>" in plotted
@@ -400,7 +469,10 @@ def folder(tmp_path: Path, shipped_lossless: Any, few: None) -> Path:
 def test_bench_writes_json_and_page_and_prints_the_table(folder, tmp_path):
     result = aez(folder, "-o", tmp_path / "report", "-q", "20,60,90", "-e", "1")
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "results.json"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "report.html",
+        "results.json",
+    ]
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert (results["images"], results["images_in_all"], results["data"]) == (4, 4, [str(folder)])
     assert {row["quality"] for row in results["rows"] if row["codec"] == "aez"} == {20, 60, 90, 100}
@@ -416,11 +488,16 @@ def test_bench_without_an_output_prints_one_json_object(folder):
     assert result.exit_code == 0
     results = json.loads(result.stdout)
     assert results["failed"] == []
-    efforts = [row["effort"] for row in results["rows"] if row["codec"] == "aez" and not row["lossless"]]
+    efforts = [
+        row["effort"] for row in results["rows"] if row["codec"] == "aez" and not row["lossless"]
+    ]
     assert efforts == [1, 1, 1, *[DEFAULT_EFFORT] * 3]
     rates = {(entry["against"], entry["counted"]): entry for entry in results["bd_rates"]}
-    assert list(rates) == [(against, counted) for counted, codecs in (("file", ["webp"]), ("collection", ["webp", "aez e1"]))
-                           for against in codecs]  # fmt: skip
+    assert list(rates) == [
+        (against, counted)
+        for counted, codecs in (("file", ["webp"]), ("collection", ["webp", "aez e1"]))
+        for against in codecs
+    ]
     assert -50 < rates["aez e1", "collection"]["bd_rate_percent"] < 50
     webp = rates["webp", "file"]  # the tiny model draws far worse than WebP at its worst
     assert (webp["bd_rate_percent"], webp["at"][:10]) == (None, "no overlap")
@@ -452,7 +529,10 @@ def test_bench_goes_on_without_what_it_cannot_read(folder, tmp_path):
     assert result.exit_code == 3
     assert "colour.png: in colour, aez takes grey" in result.stderr
     assert "evenly spread" not in result.stderr
-    assert [Path(entry["name"]).name for entry in json.loads(result.stdout)["failed"]] == ["broken.png", "colour.png"]
+    assert [Path(entry["name"]).name for entry in json.loads(result.stdout)["failed"]] == [
+        "broken.png",
+        "colour.png",
+    ]
 
 
 def test_bench_without_images_says_so(tmp_path, shipped, few):
@@ -467,10 +547,15 @@ def test_bench_without_images_says_so(tmp_path, shipped, few):
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (["-q", "50,100"], "'100' is not a whole number in the range 0..99"), (["-n", "0"], "--images"),
-    (["-e", "x"], "'x' is not a whole number in the range 1..9"), (["--quiet"], "there would be nothing to see"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-q", "50,100"], "'100' is not a whole number in the range 0..99"),
+        (["-n", "0"], "--images"),
+        (["-e", "x"], "'x' is not a whole number in the range 1..9"),
+        (["--quiet"], "there would be nothing to see"),
+    ],
+)
 def test_bench_refuses_what_makes_no_sense(folder, options, said):
     result = aez(folder, *options)
     assert result.exit_code == 2

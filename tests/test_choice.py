@@ -14,14 +14,19 @@ import pytest
 from typer.testing import CliRunner
 
 import codec
-from codec import api, bitstream, choice, images, pipeline, rate, registry
-from codec.choice import domain_psnr_db, floor_db
+from codec import api
 from codec.cli import app
-from codec.collection import pack_block
+from codec.collection.reader import pack_block
+from codec.commands import work
+from codec.commands.work import BlockTask
+from codec.encoder import choose, goal
+from codec.encoder.choose import domain_psnr_db, floor_db
 from codec.errors import ImageError
-from codec.model import Model
-from codec.pipeline import BlockTask
-from codec.search import DEFAULT_EFFORT
+from codec.files import images
+from codec.format import bitstream
+from codec.model import registry
+from codec.model.ladder import Model
+from codec.model.ladder_search import DEFAULT_EFFORT
 
 Foreign = Callable[[], np.ndarray]
 
@@ -33,14 +38,18 @@ def examples(folder: str) -> np.ndarray:
 
 def checkerboards() -> np.ndarray:
     y, x = np.mgrid[0:28, 0:28]
-    return np.stack([((y + p) // p + (x + k) // p) % 2 * 255 for k, p in enumerate((1, 2, 3, 5, 7, 10))]).astype(np.uint8)
+    return np.stack(
+        [((y + p) // p + (x + k) // p) % 2 * 255 for k, p in enumerate((1, 2, 3, 5, 7, 10))]
+    ).astype(np.uint8)
 
 
 def crops() -> np.ndarray:
     """Windows that straddle two drawings."""
     rng, pixels = np.random.default_rng(3), golden_tool.sources()[0]
     pairs = [np.concatenate(pixels[rng.integers(len(pixels), size=2)], axis=1) for _ in range(8)]
-    return np.stack([pair[:, at : at + 28] for pair, at in zip(pairs, rng.integers(0, 29, 8), strict=True)])
+    return np.stack(
+        [pair[:, at : at + 28] for pair, at in zip(pairs, rng.integers(0, 29, 8), strict=True)]
+    )
 
 
 FOREIGN: dict[str, Foreign] = {
@@ -56,7 +65,9 @@ FOREIGN: dict[str, Foreign] = {
 
 @pytest.mark.parametrize(("quality", "model"), [(20, "auto"), (75, "auto"), (75, "mnist")])
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_what_no_model_knows_comes_out_as_its_quality_promises_or_falls_back(kind: str, quality: int, model: str) -> None:
+def test_what_no_model_knows_comes_out_as_its_quality_promises_or_falls_back(
+    kind: str, quality: int, model: str
+) -> None:
     pixels = FOREIGN[kind]()
     models = api.candidates(model, quality)
     promised = min(floor for one in models if (floor := floor_db(models, one, quality)) is not None)
@@ -64,25 +75,36 @@ def test_what_no_model_knows_comes_out_as_its_quality_promises_or_falls_back(kin
     with api.CollectionWriter(file, quality=quality, model=model, effort=1) as writer:
         writer.write(pixels)
     decoded = codec.decompress(file.getvalue())
-    assert (rate.image_psnr_db(pixels, decoded) >= promised).all()
+    assert (goal.image_psnr_db(pixels, decoded) >= promised).all()
     with codec.open(file.getvalue()) as collection:
-        others = {i for part in collection.parts(0) if part.quality != quality for i in part.images.tolist()}
+        others = {
+            i
+            for part in collection.parts(0)
+            if part.quality != quality
+            for i in part.images.tolist()
+        }
     assert others == set(writer.stats.fallback_images)
     assert sum(writer.stats.fallback.values()) == len(others)
     if model != "auto":  # there `generic` may know what the others do not
-        unguarded = codec.decompress(codec.compress(pixels, quality=quality, model=model, effort=1, guard=False))
+        unguarded = codec.decompress(
+            codec.compress(pixels, quality=quality, model=model, effort=1, guard=False)
+        )
         assert others
-        assert (rate.image_psnr_db(pixels, unguarded) < promised).any()
+        assert (goal.image_psnr_db(pixels, unguarded) < promised).any()
     pixels = pixels[:2]
     streams, stats = api.compress_images(pixels, quality=quality, model=model, effort=1)
     for image, stream in zip(pixels, streams, strict=True):
-        assert rate.image_psnr_db(image[None], codec.decompress(stream)[None])[0] >= promised
+        assert goal.image_psnr_db(image[None], codec.decompress(stream)[None])[0] >= promised
     assert stats.fallback_images == [i for i, stream in enumerate(streams) if stream[4] != quality]
 
 
 def test_images_that_fall_back_do_not_change_how_the_others_of_their_block_are_coded() -> None:
-    pixels = np.concatenate([examples("digits/")[:20], FOREIGN["noise"](), examples("digits/")[20:]])
-    stream = codec.compress(pixels, quality=50, model="mnist", names=[str(i) for i in range(len(pixels))])
+    pixels = np.concatenate(
+        [examples("digits/")[:20], FOREIGN["noise"](), examples("digits/")[20:]]
+    )
+    stream = codec.compress(
+        pixels, quality=50, model="mnist", names=[str(i) for i in range(len(pixels))]
+    )
     with codec.open(stream) as collection:
         first = collection.parts(0)[0]
         assert first.quality == 50
@@ -95,9 +117,15 @@ def test_images_that_fall_back_do_not_change_how_the_others_of_their_block_are_c
 
 def test_streams_do_not_depend_on_who_made_the_blocks_when_images_fall_back() -> None:
     pixels = np.concatenate([examples("digits/")[:6], crops()[:4]])
-    refs = tuple(pipeline.model_ref(model) for model in api.candidates("auto", 40))
-    tasks = [BlockTask(np.roll(pixels, k, axis=0), (), None, api.request(40, effort=1), refs) for k in range(4)]
-    alone, together = ([r.block for r in pipeline.spread(pipeline.encode_block, tasks, jobs, len(tasks))] for jobs in (1, 2))
+    refs = tuple(work.model_ref(model) for model in api.candidates("auto", 40))
+    tasks = [
+        BlockTask(np.roll(pixels, k, axis=0), (), None, api.request(40, effort=1), refs)
+        for k in range(4)
+    ]
+    alone, together = (
+        [r.block for r in work.spread(work.encode_block, tasks, jobs, len(tasks))]
+        for jobs in (1, 2)
+    )
     assert alone == together
     assert any(bitstream.unpack_block_header(block).has_parts for block in alone)
 
@@ -107,14 +135,25 @@ def test_a_higher_effort_keeps_the_promise_too() -> None:
     models = api.candidates("auto", 60)
     promised = min(floor for one in models if (floor := floor_db(models, one, 60)) is not None)
     decoded = codec.decompress(codec.compress(pixels, quality=60, effort=4))
-    assert (rate.image_psnr_db(pixels, decoded) >= promised).all()
+    assert (goal.image_psnr_db(pixels, decoded) >= promised).all()
 
 
 def test_the_json_says_which_images_fell_back_and_to_what(tmp_path: Path) -> None:
     pixels = np.concatenate([examples("digits/")[:3], FOREIGN["noise"]()[:2]])
     for i, image in enumerate(pixels):
         (tmp_path / f"{i}.png").write_bytes(images.pack_png(image))
-    args = ["compress", str(tmp_path), "-o", str(tmp_path / "x.aez"), "-q", "75", "-e", "1", "-m", "mnist"]
+    args = [
+        "compress",
+        str(tmp_path),
+        "-o",
+        str(tmp_path / "x.aez"),
+        "-q",
+        "75",
+        "-e",
+        "1",
+        "-m",
+        "mnist",
+    ]
     said = json.loads(CliRunner().invoke(app, [*args, "--json"]).stdout)
     assert set(said["fallback_images"]) >= {3, 4}
     assert sum(said["fallback"].values()) == len(said["fallback_images"])
@@ -123,7 +162,11 @@ def test_the_json_says_which_images_fell_back_and_to_what(tmp_path: Path) -> Non
     assert said["qualities"]["100"] >= 2
     assert "fell back" in CliRunner().invoke(app, [*args, "-f"]).output
     unguarded = json.loads(CliRunner().invoke(app, [*args, "--no-guard", "-f", "--json"]).stdout)
-    assert (unguarded["fallback"], unguarded["fallback_images"], unguarded["models"]) == ({}, [], {"mnist": 5})
+    assert (unguarded["fallback"], unguarded["fallback_images"], unguarded["models"]) == (
+        {},
+        [],
+        {"mnist": 5},
+    )
 
 
 # ---- the promise
@@ -134,7 +177,11 @@ def carded(curve: object, name: str = "tiny0", seed: int = 0) -> Model:
     return helpers.model_of(helpers.tiny_tensors(seed), {"name": name, "figures": {"curve": curve}})
 
 
-LINE = [{"quality": 0, "psnr_db": 10.0}, {"quality": 50, "psnr_db": 20.0}, {"quality": 99, "psnr_db": 30.0}]
+LINE = [
+    {"quality": 0, "psnr_db": 10.0},
+    {"quality": 50, "psnr_db": 20.0},
+    {"quality": 99, "psnr_db": 30.0},
+]
 
 
 def test_the_promise_lies_on_the_curve_in_the_card() -> None:
@@ -144,10 +191,20 @@ def test_the_promise_lies_on_the_curve_in_the_card() -> None:
     assert floor_db([model], model, 25) == 12.0
 
 
-@pytest.mark.parametrize("curve", [
-    None, [], 7, [{}], [3, None], [{"quality": 0, "psnr_db": None}, {"quality": "x", "psnr_db": 3}],
-    [{"quality": 5, "psnr_db": 10}], {"quality": [], "psnr_db": []},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "curve",
+    [
+        None,
+        [],
+        7,
+        [{}],
+        [3, None],
+        [{"quality": 0, "psnr_db": None}, {"quality": "x", "psnr_db": 3}],
+        [{"quality": 5, "psnr_db": 10}],
+        {"quality": [], "psnr_db": []},
+    ],
+    ids=str,
+)
 def test_a_model_whose_card_says_nothing_has_no_guard(curve: object) -> None:
     model = carded(curve)
     assert domain_psnr_db(model, 50) is None
@@ -166,7 +223,10 @@ def test_every_shipped_lossy_model_says_what_it_gives() -> None:
 
 
 def test_a_generic_model_is_measured_by_the_others_it_was_chosen_among() -> None:
-    high, low = carded(LINE), carded([{**row, "psnr_db": row["psnr_db"] - 4} for row in LINE], seed=1)
+    high, low = (
+        carded(LINE),
+        carded([{**row, "psnr_db": row["psnr_db"] - 4} for row in LINE], seed=1),
+    )
     generic = carded([{**row, "psnr_db": 5.0} for row in LINE], registry.GENERIC, seed=2)
     models = [high, low, generic]
     assert [floor_db(models, model, 50) for model in models] == [17.0, 13.0, 13.0]
@@ -176,17 +236,18 @@ def test_a_generic_model_is_measured_by_the_others_it_was_chosen_among() -> None
 @pytest.mark.usefixtures("shipped_lossless")
 def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it() -> None:
     pixels = helpers.drawn(32)
-    psnr_db = rate.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 50).pixels)
+    psnr_db = goal.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 50).pixels)
     floor = float(np.sort(psnr_db)[10])
-    model = carded([{"quality": q, "psnr_db": floor + choice.GUARD_DB} for q in (0, 99)])
+    model = carded([{"quality": q, "psnr_db": floor + choose.GUARD_DB} for q in (0, 99)])
     file = io.BytesIO()
     block, stats = api.encode_block([model], pixels, api.request(50, effort=1), None)
     writer = api.Writer(file)
     writer.write(block, 32)
     writer.finish()
     assert stats.fallback_images == np.flatnonzero(psnr_db < floor).tolist()
-    step = choice.FALLBACK_STEP
-    found = rate.search(model, pixels, rate.Target(min_psnr=floor), 50, step=step)  # 50 is tried already
+    step = choose.FALLBACK_STEP
+    # 50 is tried already
+    found = goal.search(model, pixels, goal.Target(min_psnr=floor), 50, step=step)
     with codec.open(file.getvalue()) as collection:
         parts = collection.parts(0)
     for part in parts[1:]:
@@ -194,21 +255,25 @@ def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it(
             if part.quality != 100:
                 assert part.quality == found.qualities[i]
             else:
-                assert not found.kept[i] or found.num_bytes[i] > choice.LOSSLESS_BYTES
+                assert not found.kept[i] or found.num_bytes[i] > choose.LOSSLESS_BYTES
     assert {50, 100} <= {part.quality for part in parts}
 
 
 def test_without_loss_is_tried_where_it_may_take_fewer_bytes() -> None:
-    """zlib makes of noise more than 784 bytes, 45 % of which are 353 and more, and of a black image a dozen."""
+    """zlib makes of noise more than 784 bytes, 45 % of which are 353 and more, and of a black image
+    a dozen.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (2, 28, 28)).astype(np.uint8)
     pixels = np.concatenate([noise, np.zeros((2, 28, 28), np.uint8)])
     symbols = helpers.tiny_model().symbols(pixels, 50)
     messages = [bytes(size) for size in (350, 380, 64, 65)]
-    found = rate.Coded(np.full(4, 50), symbols, messages, np.zeros(4), np.ones(4, np.bool_))
-    assert choice._large(pixels, found).tolist() == [False, True, False, True]
+    found = goal.Coded(np.full(4, 50), symbols, messages, np.zeros(4), np.ones(4, np.bool_))
+    assert choose._large(pixels, found).tolist() == [False, True, False, True]
 
 
-def test_without_a_lossless_model_a_single_image_is_stored_and_a_block_is_an_error_that_names_it(shipped: Model) -> None:
+def test_without_a_lossless_model_a_single_image_is_stored_and_a_block_is_an_error_that_names_it(
+    shipped: Model,
+) -> None:
     model = carded([{"quality": q, "psnr_db": 90.0} for q in (0, 99)], "orphan")
     (stream,), stats = api.pack_images([model], helpers.drawn(1), api.request(50))
     assert stream[4] == bitstream.STORED_QUALITY
@@ -222,13 +287,16 @@ def test_without_a_lossless_model_a_single_image_is_stored_and_a_block_is_an_err
 
 
 def costs_of(models: list[Model], pixels: np.ndarray, quality: int) -> np.ndarray:
-    return np.array([choice.costs(pixels, model.encode(pixels, quality, group=1), quality) for model in models])
+    return np.array(
+        [choose.costs(pixels, model.encode(pixels, quality, group=1), quality) for model in models]
+    )
 
 
 def test_auto_takes_for_each_image_of_a_mixed_block_the_model_with_the_lower_cost(
     two_shipped: list[Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "AGREED", 0.0)  # the tiny models differ by less than what is worth a second look
+    # the tiny models differ by less than what is worth a second look
+    monkeypatch.setattr(choose, "AGREED", 0.0)
     pixels = helpers.drawn(40)
     cheaper = costs_of(two_shipped, pixels, 45).argmin(axis=0)
     assert 0.05 < cheaper.mean() < 0.95
@@ -243,7 +311,9 @@ def test_auto_takes_for_each_image_of_a_mixed_block_the_model_with_the_lower_cos
         np.testing.assert_array_equal(decoded[part.images], alone.pixels)
 
 
-def test_auto_takes_one_model_for_a_block_of_which_few_images_prefer_another(two_shipped: list[Model]) -> None:
+def test_auto_takes_one_model_for_a_block_of_which_few_images_prefer_another(
+    two_shipped: list[Model],
+) -> None:
     pixels = helpers.drawn(40)
     cheaper = costs_of(two_shipped, pixels, 45).argmin(axis=0)
     kind = int(cheaper.mean() > 0.5)
@@ -253,8 +323,11 @@ def test_auto_takes_one_model_for_a_block_of_which_few_images_prefer_another(two
     assert stats.models == {f"tiny{kind}": 61}
 
 
-def test_a_model_that_none_of_a_sample_prefers_is_not_asked_about_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    models = [carded(None), carded(None, "tiny1", 1), carded(None, "twin")]  # of equal costs the first model has the image
+def test_a_model_that_none_of_a_sample_prefers_is_not_asked_about_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # of equal costs the first model has the image
+    models = [carded(None), carded(None, "tiny1", 1), carded(None, "twin")]
     asked = dict.fromkeys((model.name for model in models), 0)
     symbols = Model.symbols
 
@@ -263,12 +336,15 @@ def test_a_model_that_none_of_a_sample_prefers_is_not_asked_about_the_others(mon
         return symbols(model, pixels, quality, effort)
 
     monkeypatch.setattr(Model, "symbols", counting)
-    monkeypatch.setattr(choice, "AGREED", 0.0)  # the tiny models differ by less than what is worth a second look
-    monkeypatch.setattr(choice, "MOST_SAMPLE", 64)
-    monkeypatch.setattr(choice, "LEAST_SAMPLE", 64)
-    stats = api.encode_block(list(models), np.resize(helpers.drawn(40), (120, 28, 28)), api.request(45, effort=1), None)[1]
+    # the tiny models differ by less than what is worth a second look
+    monkeypatch.setattr(choose, "AGREED", 0.0)
+    monkeypatch.setattr(choose, "MOST_SAMPLE", 64)
+    monkeypatch.setattr(choose, "LEAST_SAMPLE", 64)
+    stats = api.encode_block(
+        list(models), np.resize(helpers.drawn(40), (120, 28, 28)), api.request(45, effort=1), None
+    )[1]
     assert stats.models.keys() == {"tiny0", "tiny1"}
-    sample = choice.LEAST_SAMPLE
+    sample = choose.LEAST_SAMPLE
     assert asked == {"tiny0": sample + 120, "tiny1": sample + 120, "twin": sample}
 
 

@@ -19,13 +19,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import codec
-from codec import api, images, pipeline, registry
+from codec import api
 from codec.cli import app
+from codec.commands import work
+from codec.files import images
+from codec.model import registry
 
 COMPRESS_FIELDS = (
-    "images bytes_in bytes_out payload_bytes bpp psnr_db lossless quality model models fallback fallback_images seconds failed"
+    "images bytes_in bytes_out payload_bytes bpp psnr_db lossless quality model models fallback "
+    "fallback_images seconds failed"
 ).split()
-INFO_FIELDS = "format_version images width height model model_hash quality lossless bytes payload_bytes".split()
+INFO_FIELDS = (
+    "format_version images width height model model_hash quality lossless bytes payload_bytes"
+).split()
 ROOT = Path(codec.__file__).parents[1]
 COMMANDS = ["compress", "decompress", "info", "test", "merge", "models", "train", "bench"]
 
@@ -50,7 +56,11 @@ def make_pixels(n: int, seed: int = 0) -> np.ndarray:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -62,7 +72,9 @@ def png(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    for name, pixels in zip(["a.png", "0/1.png", "0/2.png", "1/1.png"], make_pixels(4), strict=True):
+    for name, pixels in zip(
+        ["a.png", "0/1.png", "0/2.png", "1/1.png"], make_pixels(4), strict=True
+    ):
         path = tmp_path / "digits" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(images.pack_png(pixels))
@@ -92,7 +104,9 @@ def test_image_goes_beside_and_back(png: Path) -> None:
     assert images.read_image(png).shape == (28, 28)
 
 
-def test_directory_becomes_one_file_and_its_tree_comes_back(tree: Path, stream: Path, tmp_path: Path) -> None:
+def test_directory_becomes_one_file_and_its_tree_comes_back(
+    tree: Path, stream: Path, tmp_path: Path
+) -> None:
     result = aez("decompress", stream, "-o", tmp_path / "out")
     assert result.exit_code == 0
     assert snapshot(tmp_path / "out").keys() == snapshot(tree).keys()
@@ -141,7 +155,10 @@ def test_index_picks_in_order_with_repeats(array: Path, tmp_path: Path) -> None:
     out = tmp_path / "some.npy"
     assert aez("decompress", tmp_path / "x.aez", "--index", "11,0,3-5,0", "-o", out).exit_code == 0
     assert (images.read_array(out) == pixels[[11, 0, 3, 4, 5, 0]]).all()
-    assert aez("decompress", tmp_path / "x.aez", "--index", "7", "-o", tmp_path / "7.png").exit_code == 0
+    assert (
+        aez("decompress", tmp_path / "x.aez", "--index", "7", "-o", tmp_path / "7.png").exit_code
+        == 0
+    )
     assert (images.read_image(tmp_path / "7.png") == pixels[7]).all()
     assert aez("decompress", tmp_path / "x.aez", "--index", "7,7", "--format", "png").exit_code == 0
     assert list(snapshot(tmp_path / "x")) == ["07.png"]
@@ -170,19 +187,30 @@ def test_many_images_are_no_single_png(stream: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("shipped_lossless")
-@pytest.mark.parametrize("option", [["--lossless"], ["-q", "100"], ["--lossless", "-q", "100"]], ids=len)
-def test_lossless_directory_comes_back_pixel_by_pixel(tree: Path, tmp_path: Path, option: list[str]) -> None:
+@pytest.mark.parametrize(
+    "option", [["--lossless"], ["-q", "100"], ["--lossless", "-q", "100"]], ids=len
+)
+def test_lossless_directory_comes_back_pixel_by_pixel(
+    tree: Path, tmp_path: Path, option: list[str]
+) -> None:
     for separate in ([], ["--separate"]):
         out = tmp_path / ("out" if separate else "out.aez")
         result = aez("compress", tree, *option, *separate, "-o", out, "--json")
         said = json.loads(result.stdout)
         assert result.exit_code == 0
-        assert (said["lossless"], said["quality"], said["psnr_db"], said["images"]) == (True, 100, None, 4)
+        assert (said["lossless"], said["quality"], said["psnr_db"], said["images"]) == (
+            True,
+            100,
+            None,
+            4,
+        )
         assert aez("test", out).exit_code == 0
         back = tmp_path / f"back{len(separate)}"
         assert aez("decompress", out, "-o", back).exit_code == 0
         for path in tree.rglob("*.png"):
-            assert (images.read_image(back / path.relative_to(tree)) == images.read_image(path)).all()
+            assert (
+                images.read_image(back / path.relative_to(tree)) == images.read_image(path)
+            ).all()
 
 
 @pytest.mark.usefixtures("shipped_lossless")
@@ -193,7 +221,9 @@ def test_lossless_idx_gz_comes_back_byte_for_byte(tmp_path: Path) -> None:
     source = tmp_path / "t10k-images-idx3-ubyte.gz"
     source.write_bytes(gzip.compress(idx))
     assert aez("compress", "--lossless", source).exit_code == 0
-    assert aez("decompress", "--format", "idx", tmp_path / "t10k-images-idx3-ubyte.aez").exit_code == 0
+    assert (
+        aez("decompress", "--format", "idx", tmp_path / "t10k-images-idx3-ubyte.aez").exit_code == 0
+    )
     assert (tmp_path / "t10k-images-idx3-ubyte.idx").read_bytes() == idx
     packed = aez("compress", "--lossless", "-", stdin=source.read_bytes())
     assert packed.stdout_bytes == (tmp_path / "t10k-images-idx3-ubyte.aez").read_bytes()
@@ -201,7 +231,9 @@ def test_lossless_idx_gz_comes_back_byte_for_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("shipped_lossless")
-def test_lossless_image_and_array_come_back_in_one_run_and_inputs_may_go(png: Path, array: Path) -> None:
+def test_lossless_image_and_array_come_back_in_one_run_and_inputs_may_go(
+    png: Path, array: Path
+) -> None:
     image, pixels = images.read_image(png), images.read_array(array)
     assert aez("compress", "--lossless", "--rm", png, array).exit_code == 0
     assert not png.exists()
@@ -216,18 +248,28 @@ def test_info_speaks_of_lossless_and_stored_streams(png: Path, array: Path) -> N
     png.write_bytes(images.pack_png(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)))
     assert "lossless" in aez("compress", "--lossless", png, array).stdout
     assert aez("info", png.with_suffix(".aez")).stdout.endswith(
-        "/img.aez: 1 image 28x28, stored without a model, lossless, 790 bytes (784 payload, 8.06 bpp), format 1\n"
+        "/img.aez: 1 image 28x28, stored without a model, lossless, 790 bytes (784 payload, 8.06 "
+        "bpp), format 1\n"
     )
     assert "model tiny0-lossless (" in aez("info", array.with_suffix(".aez")).stdout
     said = json.loads(aez("info", png.with_suffix(".aez"), "--json").stdout)
-    assert (said["lossless"], said["quality"], said["model"], said["model_hash"]) == (True, 101, None, "")
+    assert (said["lossless"], said["quality"], said["model"], said["model_hash"]) == (
+        True,
+        101,
+        None,
+        "",
+    )
     said = json.loads(aez("info", array.with_suffix(".aez"), "--json").stdout)
     assert (said["lossless"], said["quality"], said["model"]) == (True, 100, "tiny0-lossless")
 
 
 @pytest.mark.usefixtures("shipped_lossless")
 def test_models_says_which_are_lossless() -> None:
-    kinds = {line.split()[0]: line.split()[1] for line in aez("models").stdout.splitlines() if not line.startswith(" ")}
+    kinds = {
+        line.split()[0]: line.split()[1]
+        for line in aez("models").stdout.splitlines()
+        if not line.startswith(" ")
+    }
     assert kinds["tiny0"] == "lossy"
     assert kinds["tiny0-lossless"] == "lossless"
     listed = json.loads(aez("models", "--json").stdout)["models"]
@@ -259,7 +301,11 @@ def test_compress_without_the_encoder_says_what_is_missing_and_writes_nothing(
     png: Path, tmp_path: Path
 ) -> None:
     """One image, a collection, and one that is to be resumed; decompress and info do without."""
-    model, out, array = helpers.install(tmp_path / "own"), tmp_path / "whole.aez", tmp_path / "a.npy"
+    model, out, array = (
+        helpers.install(tmp_path / "own"),
+        tmp_path / "whole.aez",
+        tmp_path / "a.npy",
+    )
     np.save(array, helpers.drawn(5))
     assert aez("compress", png, "-m", model, "-o", out).exit_code == 0
     registry.encoder_path(model).unlink()
@@ -274,9 +320,22 @@ def test_compress_without_the_encoder_says_what_is_missing_and_writes_nothing(
 @pytest.mark.usefixtures("foreign")
 def test_lossless_takes_a_model_by_name_and_refuses_a_lossy_one(png: Path, tmp_path: Path) -> None:
     for name in ("tiny0", "tiny0-lossless"):
-        assert aez("compress", "--lossless", "-m", name, png, "-o", tmp_path / f"{name}.aez").exit_code == 0
+        assert (
+            aez("compress", "--lossless", "-m", name, png, "-o", tmp_path / f"{name}.aez").exit_code
+            == 0
+        )
     assert (tmp_path / "tiny0.aez").read_bytes() == (tmp_path / "tiny0-lossless.aez").read_bytes()
-    assert aez("decompress", tmp_path / "tiny0.aez", "-m", "tiny0-lossless", "-o", tmp_path / "back.png").exit_code == 0
+    assert (
+        aez(
+            "decompress",
+            tmp_path / "tiny0.aez",
+            "-m",
+            "tiny0-lossless",
+            "-o",
+            tmp_path / "back.png",
+        ).exit_code
+        == 0
+    )
     assert (images.read_image(tmp_path / "back.png") == images.read_image(png)).all()
     result = aez("compress", "--lossless", "-m", "tiny1", png)
     assert (result.exit_code, "a lossless one is wanted" in result.stderr) == (2, True)
@@ -366,7 +425,9 @@ def test_colliding_outputs_are_refused_naming_both(tree: Path) -> None:
     assert sorted(path.name for path in tree.rglob("*.aez")) == ["1.aez", "1.aez", "2.aez"]
 
 
-def test_names_that_would_be_restored_alike_are_refused_naming_both(tree: Path, tmp_path: Path) -> None:
+def test_names_that_would_be_restored_alike_are_refused_naming_both(
+    tree: Path, tmp_path: Path
+) -> None:
     Image.new("L", (28, 28)).save(tree / "a.jpg")
     result = aez("compress", tree)
     assert result.exit_code == 1
@@ -407,12 +468,14 @@ def test_dry_run_says_all_and_writes_nothing(tree: Path, tmp_path: Path) -> None
     assert len(json.loads(result.stdout)["outputs"]) == 4
 
 
-def test_interruption_exits_130_and_leaves_nothing(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_exits_130_and_leaves_nothing(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     before = snapshot(tmp_path)
-    monkeypatch.setattr(pipeline, "encode_block", interrupt)
+    monkeypatch.setattr(work, "encode_block", interrupt)
     assert aez("compress", tree).exit_code == 130
     assert snapshot(tmp_path) == before
 
@@ -435,14 +498,24 @@ def save_bad_images(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_bad_images_are_named_and_the_rest_is_done(tree: Path, tmp_path: Path, separate: bool) -> None:
+def test_bad_images_are_named_and_the_rest_is_done(
+    tree: Path, tmp_path: Path, separate: bool
+) -> None:
     save_bad_images(tree)
     result = aez("compress", tree, "--json", "-o", tmp_path / ("out" if separate else "out.aez"))
     assert result.exit_code == 3
     said = json.loads(result.stdout)
     assert said["images"] == 4
     names = [Path(entry["name"]).name for entry in said["failed"]]
-    bad = ["size.png", "colour.png", "sixteen.png", "transparent.png", "animated.gif", "truncated.png", "text.png"]
+    bad = [
+        "size.png",
+        "colour.png",
+        "sixteen.png",
+        "transparent.png",
+        "animated.gif",
+        "truncated.png",
+        "text.png",
+    ]
     assert sorted(names) == sorted([*bad, "empty.png", "dangling.png"])
     assert len(result.stderr.splitlines()) == 9
     assert all(line.startswith(f"aez: {tree}/") for line in result.stderr.splitlines())
@@ -458,13 +531,19 @@ def test_nothing_is_written_when_no_image_is_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["missing.png", "missing.npy", "missing"])
 def test_missing_input_is_named_once(tmp_path: Path, name: str) -> None:
     result = aez("compress", tmp_path / name)
-    assert (result.exit_code, result.stderr) == (1, f"aez: {tmp_path / name}: No such file or directory\n")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"aez: {tmp_path / name}: No such file or directory\n",
+    )
 
 
 def test_missing_stream_is_named_once(tmp_path: Path) -> None:
     for command in ("decompress", "info", "test"):
         result = aez(command, tmp_path / "x.aez")
-        assert (result.exit_code, result.stderr) == (1, f"aez: {tmp_path / 'x.aez'}: No such file or directory\n")
+        assert (result.exit_code, result.stderr) == (
+            1,
+            f"aez: {tmp_path / 'x.aez'}: No such file or directory\n",
+        )
 
 
 def test_directory_without_images_is_an_error(tmp_path: Path) -> None:
@@ -482,7 +561,9 @@ def test_bad_array_is_named_and_the_rest_is_done(png: Path, tmp_path: Path) -> N
     assert result.stderr.startswith(f"aez: {tmp_path}/bad.npy: ")
 
 
-def test_empty_name_is_not_the_current_directory(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_name_is_not_the_current_directory(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tree)
     before = snapshot(tree.parent)
     assert aez("compress", "").exit_code == 2
@@ -536,7 +617,9 @@ def test_cut_collection_is_damage(stream: Path, tmp_path: Path) -> None:
 
 def test_names_are_shown_without_what_a_terminal_obeys(tmp_path: Path) -> None:
     result = aez("compress", tmp_path / "a\x1b[31m\nb.png")
-    assert result.stderr.splitlines() == [f"aez: {tmp_path}/a\\x1b[31m\\nb.png: No such file or directory"]
+    assert result.stderr.splitlines() == [
+        f"aez: {tmp_path}/a\\x1b[31m\\nb.png: No such file or directory"
+    ]
 
 
 # What is printed
@@ -568,7 +651,9 @@ def test_info_and_models_speak_plainly(stream: Path) -> None:
     names = [model.name for model in api.models()]
     heads = [line for line in aez("models").stdout.splitlines() if not line.startswith(" ")]
     assert [line.split()[0] for line in heads] == names
-    assert [model["name"] for model in json.loads(aez("models", "--json").stdout)["models"]] == names
+    assert [
+        model["name"] for model in json.loads(aez("models", "--json").stdout)["models"]
+    ] == names
 
 
 def test_decompress_says_one_line(tree: Path, stream: Path) -> None:
@@ -609,9 +694,18 @@ def test_lossless_with_another_quality_is_a_usage_error(png: Path, quality: str)
 
 @pytest.mark.parametrize(
     "args",
-    [["--separate", "-o", "x.aez"], ["-j", "0"], ["--nonsense"], ["--effort", "0"], ["-e", "10"],
-     ["--max-bytes", "9", "-q", "50"], ["--min-psnr", "30", "--lossless"], ["--min-psnr", "30", "--max-bytes", "9"],
-     ["--max-bytes", "-1"], ["--min-psnr", "900"]],
+    [
+        ["--separate", "-o", "x.aez"],
+        ["-j", "0"],
+        ["--nonsense"],
+        ["--effort", "0"],
+        ["-e", "10"],
+        ["--max-bytes", "9", "-q", "50"],
+        ["--min-psnr", "30", "--lossless"],
+        ["--min-psnr", "30", "--max-bytes", "9"],
+        ["--max-bytes", "-1"],
+        ["--min-psnr", "900"],
+    ],
     ids=lambda args: " ".join(args),
 )
 def test_wrong_options_of_compress_are_usage_errors(png: Path, args: list[str]) -> None:
@@ -620,14 +714,19 @@ def test_wrong_options_of_compress_are_usage_errors(png: Path, args: list[str]) 
     assert snapshot(png.parent) == before
 
 
-@pytest.mark.parametrize("args", [["-o", "x.aez"], ["--format", "gif"], ["-o", "x.png", "--format", "npy"]])
+@pytest.mark.parametrize(
+    "args", [["-o", "x.aez"], ["--format", "gif"], ["-o", "x.png", "--format", "npy"]]
+)
 def test_wrong_options_of_decompress_are_usage_errors(stream: Path, args: list[str]) -> None:
     assert aez("decompress", stream, *args).exit_code == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_typing_errors_are_answered_briefly(command: str) -> None:
-    for args, wanted in ([command[:-1] + "x"], "No such command"), ([command, "--jsom", "x"], "No such option"):
+    for args, wanted in (
+        ([command[:-1] + "x"], "No such command"),
+        ([command, "--jsom", "x"], "No such option"),
+    ):
         result = aez(*args)
         assert result.exit_code == 2
         assert wanted in result.stderr
@@ -642,16 +741,26 @@ def test_missing_arguments_are_usage_errors(command: str) -> None:
 
 def test_help_and_version_need_neither_numpy_nor_torch() -> None:
     heavy = "{'numpy', 'PIL', 'torch', 'rich'}"
-    code = f"import sys, codec.cli as c\ntry: c.main()\nfinally: assert not {heavy} & set(sys.modules)"
-    for args, wanted in (["--help"], b"decompress"), (["train", "--help"], b"--minutes"), (["--version"], b"aez "):
-        done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, timeout=60, cwd=ROOT)
+    code = (
+        f"import sys, codec.cli as c\ntry: c.main()\nfinally: assert not {heavy} & set(sys.modules)"
+    )
+    for args, wanted in (
+        (["--help"], b"decompress"),
+        (["train", "--help"], b"--minutes"),
+        (["--version"], b"aez "),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *args], capture_output=True, timeout=60, cwd=ROOT
+        )
         assert (done.returncode, wanted in done.stdout) == (0, True), done.stderr
 
 
 def test_commands_never_import_torch(png: Path) -> None:
     code = "import sys, codec.cli as c\ntry: c.main()\nfinally: assert 'torch' not in sys.modules"
     for args in ["compress", png, "--quiet"], ["test", png.with_suffix(".aez")], ["models"]:
-        done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, timeout=60, cwd=ROOT)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, args)], capture_output=True, timeout=60, cwd=ROOT
+        )
         assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -671,7 +780,10 @@ def test_train_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torch", None)
     result = aez("train", tmp_path, "-o", tmp_path / "m.safetensors")
-    assert (result.exit_code, result.stderr) == (2, 'aez: aez train needs torch: pip install "aez[train]"\n')
+    assert (result.exit_code, result.stderr) == (
+        2,
+        'aez: aez train needs torch: pip install "aez[train]"\n',
+    )
 
 
 def test_train_never_overwrites_a_model(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Blocks on a Dask cluster: a real scheduler and real workers on loopback, of which one is killed."""
+"""Blocks on a Dask cluster: a real scheduler and real workers on loopback,
+of which one is killed.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,16 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, batch, cluster, images, parallel
+from codec import api, parallel
+from codec.commands import cluster, compress
+from codec.commands.inputs import Report
 from codec.errors import AezError, UsageError
-from codec.plan import Report
+from codec.files import images
 
-ROOT = Path(batch.__file__).parents[1]
+ROOT = Path(compress.__file__).parents[2]
 BLOCK_IMAGES = 400
-DASK = {"DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "false"}  # or the one that is killed might have nothing to do
+# or the one that is killed might have nothing to do
+DASK = {"DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "false"}
 
 
 @pytest.fixture
@@ -35,9 +40,21 @@ def dask(tmp_path: Path, tiny_weights: Path) -> Iterator[tuple[str, list[subproc
     started: list[subprocess.Popen[bytes]] = []
 
     def start(kind: str, *args: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard", "--host", "127.0.0.1"]
-        process = subprocess.Popen([*command, *common, *args], env=environment, cwd=tmp_path,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            f"distributed.cli.dask_{kind}",
+            "--no-dashboard",
+            "--host",
+            "127.0.0.1",
+        ]
+        process = subprocess.Popen(
+            [*command, *common, *args],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         started.append(process)
         return process
 
@@ -61,7 +78,10 @@ def dask(tmp_path: Path, tiny_weights: Path) -> Iterator[tuple[str, list[subproc
 
 
 def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
-    dask: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+    dask: tuple[str, list[subprocess.Popen[bytes]]],
+    tmp_path: Path,
+    tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(api, "BLOCK_IMAGES", BLOCK_IMAGES)
     array = tmp_path / "x.npy"
@@ -73,11 +93,16 @@ def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
     model = str(next(tiny_weights.glob("tiny0-????????.safetensors")))
     for name in ("x.npy", "d"):
         report = Report()
-        options = batch.CompressOptions(model=model)
-        batch.compress([str(tmp_path / name)], str(tmp_path / f"local-{name}.aez"), options=options, report=report)
+        options = compress.CompressOptions(model=model)
+        compress.compress(
+            [str(tmp_path / name)],
+            str(tmp_path / f"local-{name}.aez"),
+            options=options,
+            report=report,
+        )
         assert report.images == (9600 if name == "x.npy" else 29)
     scheduler, workers = dask
-    remote = batch.CompressOptions(model=model, scheduler=scheduler)
+    remote = compress.CompressOptions(model=model, scheduler=scheduler)
     killed: list[int] = []
 
     def kill_one(num_images: int) -> None:
@@ -87,25 +112,31 @@ def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
             os.kill(workers[0].pid, signal.SIGKILL)
 
     report = Report(progress=kill_one)
-    batch.compress([str(array)], str(tmp_path / "cluster-x.npy.aez"), options=remote, report=report)
+    compress.compress(
+        [str(array)], str(tmp_path / "cluster-x.npy.aez"), options=remote, report=report
+    )
     assert (report.exit_code, report.images, len(killed)) == (0, 9600, 1)
     assert workers[0].wait(60) == -signal.SIGKILL
     assert workers[1].poll() is None
     report = Report()
     monkeypatch.chdir(tmp_path)  # the workers are elsewhere: they need the whole path
-    batch.compress(["d"], str(tmp_path / "cluster-d.aez"), options=remote, report=report)
+    compress.compress(["d"], str(tmp_path / "cluster-d.aez"), options=remote, report=report)
     assert [(name, "can read" in reason) for name, reason in report.failed] == [("d/7.png", True)]
     for name in ("x.npy", "d"):
-        assert (tmp_path / f"local-{name}.aez").read_bytes() == (tmp_path / f"cluster-{name}.aez").read_bytes()
+        assert (tmp_path / f"local-{name}.aez").read_bytes() == (
+            tmp_path / f"cluster-{name}.aez"
+        ).read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_scheduler_that_does_not_answer_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scheduler_that_does_not_answer_is_a_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
     np.save(tmp_path / "x.npy", helpers.drawn(3))
     report = Report()
-    options = batch.CompressOptions(scheduler="tcp://127.0.0.1:9")
-    batch.compress([str(tmp_path / "x.npy")], options=options, report=report)
+    options = compress.CompressOptions(scheduler="tcp://127.0.0.1:9")
+    compress.compress([str(tmp_path / "x.npy")], options=options, report=report)
     assert report.exit_code == 1
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in report.failed[0][1]
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]

@@ -18,9 +18,18 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, bitstream, restore
-from codec.bitstream import BLOCK, COLLECTION, FOOTER, FOOTER_END, FOOTER_ENTRY, BlockHeader, Footer
-from codec.collection import Collection, DecodedBlock, Writer, _Source, pack_block, pack_names, unpack_names
+from codec import api
+from codec.collection.reader import (
+    Collection,
+    DecodedBlock,
+    Writer,
+    _Source,
+    pack_block,
+    pack_names,
+    unpack_names,
+)
+from codec.commands import decompress
+from codec.commands.inputs import Report
 from codec.errors import (
     BadMagic,
     BitstreamError,
@@ -32,10 +41,19 @@ from codec.errors import (
     TrailingData,
     Truncated,
 )
-from codec.model import Model
-from codec.parts import unpack_index
-from codec.pixel_model import PixelModel
-from codec.plan import Report
+from codec.format import bitstream
+from codec.format.bitstream import (
+    BLOCK,
+    COLLECTION,
+    FOOTER,
+    FOOTER_END,
+    FOOTER_ENTRY,
+    BlockHeader,
+    Footer,
+)
+from codec.format.index import unpack_index
+from codec.model.ladder import Model
+from codec.model.pixels import PixelModel
 
 pytestmark = pytest.mark.usefixtures("shipped")
 QUALITY = 40
@@ -81,7 +99,9 @@ class CountingFile(io.BytesIO):
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("block_images", [4096, 20, 16, 1])
-def test_decompress_inverts_compress(count: int, named: bool, block_images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompress_inverts_compress(
+    count: int, named: bool, block_images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if block_images == 1 and count > 17:
         count = 18  # blocks of one image each are slow
     monkeypatch.setattr(api, "BLOCK_IMAGES", block_images)
@@ -104,10 +124,19 @@ def test_decompress_inverts_compress(count: int, named: bool, block_images: int,
 
 
 def test_an_empty_collection_is_44_bytes_worked_out_by_hand() -> None:
-    """Header ae 5a 18 and its CRC-8; footer: magic, 8 + 4 zero bytes, checksum of those 16, length 40, end magic."""
+    """Header ae 5a 18 and its CRC-8; footer: magic, 8 + 4 zero bytes, checksum of those 16, length
+    40, end magic.
+    """
     start = bytes.fromhex("ae5a18")
     footer = b"aezF" + bytes(12)
-    expected = start + bytes([bitstream.crc8(start)]) + footer + bitstream.checksum(footer) + (40).to_bytes(4, "little") + b"aezE"
+    expected = (
+        start
+        + bytes([bitstream.crc8(start)])
+        + footer
+        + bitstream.checksum(footer)
+        + (40).to_bytes(4, "little")
+        + b"aezE"
+    )
     assert collect(0) == expected
     assert len(expected) == 44
 
@@ -126,7 +155,9 @@ def test_the_same_images_give_the_same_bytes_however_they_arrive(small_blocks: i
         assert writer.stats.bytes_out == len(file.getvalue())
 
 
-def test_blocks_of_different_models_and_qualities_live_in_one_file(two_shipped: list[Model]) -> None:
+def test_blocks_of_different_models_and_qualities_live_in_one_file(
+    two_shipped: list[Model],
+) -> None:
     file = io.BytesIO()
     writer = Writer(file)
     expected = []
@@ -214,7 +245,14 @@ def test_an_index_gives_what_the_whole_would(count: int, small_blocks: int) -> N
         np.testing.assert_array_equal(collection[i], whole[i])
     assert collection[0].shape == (28, 28)
     np.testing.assert_array_equal(collection[np.int64(0)], whole[0])
-    for s in (slice(None), slice(3, 60, 7), slice(None, None, -1), slice(-5, None), slice(50, 10), slice(10**9, None)):
+    for s in (
+        slice(None),
+        slice(3, 60, 7),
+        slice(None, None, -1),
+        slice(-5, None),
+        slice(50, 10),
+        slice(10**9, None),
+    ):
         np.testing.assert_array_equal(collection[s], whole[s])
     rng = np.random.default_rng(0)
     wanted = rng.integers(-count, count, 30).tolist()  # out of order, with repeats
@@ -261,8 +299,10 @@ def test_one_image_is_read_by_its_group_alone(quality: int, group: int) -> None:
     assert file.bytes_read < len(stream) // 30
 
 
-def test_neighbours_of_an_image_come_without_reading_until_others_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codec.collection.KEPT_GROUPS", 2)
+def test_neighbours_of_an_image_come_without_reading_until_others_take_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("codec.collection.reader.KEPT_GROUPS", 2)
     file, whole = CountingFile(collect(100)), pixels_of(100)
     collection = api.open(file)
     collection[40]
@@ -322,7 +362,9 @@ def _pixels_at(collection: Collection, index: int) -> np.ndarray:
     return collection[index]
 
 
-def test_an_opened_path_is_shared_by_forked_and_other_processes(tmp_path: Path, small_blocks: int) -> None:
+def test_an_opened_path_is_shared_by_forked_and_other_processes(
+    tmp_path: Path, small_blocks: int
+) -> None:
     path = tmp_path / "c.aez"
     path.write_bytes(collect(100))
     whole = pixels_of(100)
@@ -332,7 +374,9 @@ def test_an_opened_path_is_shared_by_forked_and_other_processes(tmp_path: Path, 
         receivers = []
         for i in (50, 99):
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=lambda i=i, s=sender: s.send_bytes(collection[i].tobytes()))
+            process = context.Process(
+                target=lambda i=i, s=sender: s.send_bytes(collection[i].tobytes())
+            )
             process.start()
             receivers.append((i, receiver, process))
         np.testing.assert_array_equal(collection[70], whole[70])
@@ -367,8 +411,11 @@ def test_many_threads_share_an_opened_path(tmp_path: Path, small_blocks: int) ->
             return same
 
         assert all(pool.map(read, range(8)))
-        open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if
-                      os.path.islink(f"/proc/self/fd/{fd}")]  # fmt: skip
+        open_files = [
+            os.readlink(f"/proc/self/fd/{fd}")
+            for fd in os.listdir("/proc/self/fd")
+            if os.path.islink(f"/proc/self/fd/{fd}")
+        ]
         assert open_files.count(str(path)) == 1
 
 
@@ -398,8 +445,10 @@ def test_find_gives_the_first_image_of_a_name(small_blocks: int) -> None:
             api.open(collect(20)).find(absent)
 
 
-def test_find_is_right_when_all_hashes_are_alike(small_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codec.collection.hash", lambda name: 7, raising=False)
+def test_find_is_right_when_all_hashes_are_alike(
+    small_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codec.collection.reader.hash", lambda name: 7, raising=False)
     names = [f"{i % 25}" for i in range(50)]
     collection = api.open(collect(50, names))
     assert [collection.find(str(i)) for i in range(25)] == list(range(25))
@@ -407,7 +456,9 @@ def test_find_is_right_when_all_hashes_are_alike(small_blocks: int, monkeypatch:
         collection.find("25")
 
 
-def test_a_name_costs_the_names_of_its_block_alone(small_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_costs_the_names_of_its_block_alone(
+    small_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collection = api.open(collect(100, [f"{i}.png" for i in range(100)]))
     unpacked: list[int] = []
 
@@ -415,13 +466,19 @@ def test_a_name_costs_the_names_of_its_block_alone(small_blocks: int, monkeypatc
         unpacked.append(offset)
         return unpack_names(frame, count, offset)
 
-    monkeypatch.setattr("codec.collection.unpack_names", counted)
+    monkeypatch.setattr("codec.collection.reader.unpack_names", counted)
     np.testing.assert_array_equal(collection[50], pixels_of(100)[50])
     assert unpacked == []
     assert collection.name(50) == "50.png"
     assert collection.name(-50) == "50.png"
     assert len(unpacked) == 1
-    assert collection.names_at([99, 3, 98, 3, 97]) == ["99.png", "3.png", "98.png", "3.png", "97.png"]
+    assert collection.names_at([99, 3, 98, 3, 97]) == [
+        "99.png",
+        "3.png",
+        "98.png",
+        "3.png",
+        "97.png",
+    ]
     assert len(unpacked) == 3
     with pytest.raises(IndexError):
         collection.name(100)
@@ -429,9 +486,11 @@ def test_a_name_costs_the_names_of_its_block_alone(small_blocks: int, monkeypatc
 
 @pytest.mark.parametrize("format", ["npy", "png"])
 def test_index_on_the_command_line_reads_what_it_needs_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: restore.Format
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: decompress.Format
 ) -> None:
-    """A header, the footer, and of each block touched: its header, index, groups, and for file names its names."""
+    """A header, the footer, and of each block touched: its header, index, groups, and for file
+    names its names.
+    """
     monkeypatch.setattr(api, "BLOCK_IMAGES", 512)
     stream = collect(4096, [f"{i}.png" for i in range(4096)])
     (tmp_path / "c.aez").write_bytes(stream)
@@ -446,13 +505,18 @@ def test_index_on_the_command_line_reads_what_it_needs_and_no_more(
     monkeypatch.setattr(_Source, "read", counted)
     report = Report()
     index = [range(700, 701), range(3000, 3004)]
-    restore.decompress([str(tmp_path / "c.aez")], str(tmp_path / "out"), format=format, index=index, report=report)
+    decompress.decompress(
+        [str(tmp_path / "c.aez")], str(tmp_path / "out"), format=format, index=index, report=report
+    )
     assert (report.exit_code, report.images) == (0, 5)
     headers = list(api.open(stream).headers())
     footer_bytes = FOOTER.size + 8 * FOOTER_ENTRY.size + FOOTER_END.size
     frame = COLLECTION.size + 5 + footer_bytes + FOOTER_END.size
     touched = [headers[700 // 512], headers[3000 // 512]]
-    blocks = sum(2 * BLOCK.size + header.index_bytes + 4 * header.payload_bytes // (512 // 16) for header in touched)
+    blocks = sum(
+        2 * BLOCK.size + header.index_bytes + 4 * header.payload_bytes // (512 // 16)
+        for header in touched
+    )
     names = sum(header.names_bytes + BLOCK.size for header in touched) if format == "png" else 0
     assert sum(read) <= frame + BLOCK.size + blocks + names
     assert sum(read) < len(stream) / 20
@@ -472,7 +536,11 @@ def parts_of(stream: bytes) -> dict[str, tuple[int, int]]:
     header = bitstream.unpack_block_header(stream[at:])
     places = {"header": (at, at + BLOCK.size)}
     at += BLOCK.size
-    for name, size in (("names", header.names_bytes), ("index", header.index_bytes), ("payload", header.payload_bytes)):
+    for name, size in (
+        ("names", header.names_bytes),
+        ("index", header.index_bytes),
+        ("payload", header.payload_bytes),
+    ):
         places[name] = at, at + size
         at += size
     return places
@@ -531,7 +599,12 @@ def test_a_file_cut_anywhere_yields_every_image_before_the_cut(small_blocks: int
     headers = list(collection.headers())
     ends = np.cumsum([COLLECTION.size, *(h.block_bytes for h in headers)])
     rng = np.random.default_rng(0)
-    cuts = {*range(COLLECTION.size, 60, 5), *ends.tolist(), *(ends - 1).tolist(), *rng.integers(60, len(stream), 12).tolist()}
+    cuts = {
+        *range(COLLECTION.size, 60, 5),
+        *ends.tolist(),
+        *(ends - 1).tolist(),
+        *rng.integers(60, len(stream), 12).tolist(),
+    }
     for cut in sorted(c for c in cuts if COLLECTION.size <= c < len(stream)):
         blocks = decode_all(stream[:cut])
         assert isinstance(blocks[-1].error, BitstreamError)  # the end is missing: always said
@@ -566,7 +639,9 @@ def test_groups_that_are_cut_off_are_lost_even_if_their_check_is_met_by_chance()
         def check_quality(self, quality: int, offset: int) -> None:
             pass
 
-        def decode(self, messages: list[bytes], count: int, quality: int) -> tuple[np.ndarray, np.ndarray]:
+        def decode(
+            self, messages: list[bytes], count: int, quality: int
+        ) -> tuple[np.ndarray, np.ndarray]:
             return np.ones((count, 28, 28), np.uint8), np.zeros(len(messages), bool)
 
     stream = collect(64)
@@ -587,7 +662,9 @@ def test_a_damaged_footer_costs_no_image(end_of_footer: int, small_blocks: int) 
     damaged[-end_of_footer] ^= 1
     blocks = decode_all(bytes(damaged))
     assert [b.error is None for b in blocks] == [True, True, True, False]
-    np.testing.assert_array_equal(np.concatenate([b.pixels for b in blocks if b.pixels is not None]), whole)
+    np.testing.assert_array_equal(
+        np.concatenate([b.pixels for b in blocks if b.pixels is not None]), whole
+    )
     assert (blocks[-1].first, blocks[-1].count) == (50, 0)
     with pytest.raises(BitstreamError):
         len(api.open(bytes(damaged)))
@@ -610,7 +687,9 @@ def test_bytes_between_blocks_are_no_silent_loss(small_blocks: int) -> None:
         damaged = stream[:first_end] + junk + stream[first_end:]
         blocks = decode_all(damaged)
         assert blocks[-1].error is not None
-        np.testing.assert_array_equal(np.concatenate([b.pixels for b in blocks if b.pixels is not None]), pixels_of(40))
+        np.testing.assert_array_equal(
+            np.concatenate([b.pixels for b in blocks if b.pixels is not None]), pixels_of(40)
+        )
     with pytest.raises(BitstreamError):
         api.decompress(stream + b"x")
 
@@ -634,8 +713,12 @@ def test_a_lossless_and_a_lossy_block_live_in_one_file(shipped_lossless: PixelMo
     for model, quality in ((shipped_lossless, 100), (helpers.tiny_model(), QUALITY)):
         writer.write(pack_block(model, helpers.drawn(20), quality, None)[0], 20)
     writer.finish()
-    np.testing.assert_array_equal(api.decompress(file.getvalue()), np.concatenate([helpers.drawn(20), pixels_of(20)]))
-    np.testing.assert_array_equal(api.open(file.getvalue())[[18, 25]], [helpers.drawn(20)[18], pixels_of(20)[5]])
+    np.testing.assert_array_equal(
+        api.decompress(file.getvalue()), np.concatenate([helpers.drawn(20), pixels_of(20)])
+    )
+    np.testing.assert_array_equal(
+        api.open(file.getvalue())[[18, 25]], [helpers.drawn(20)[18], pixels_of(20)[5]]
+    )
     info = api.info(file.getvalue())
     assert (info.lossless, info.quality, info.model) == (False, None, "tiny0-lossless, tiny0")
 
@@ -654,22 +737,37 @@ def test_a_block_whose_quality_its_model_cannot_have_is_lost_and_the_others_are_
     assert lost.pixels is None
     assert intact.error is None
     np.testing.assert_array_equal(intact.pixels, pixels_of(20))
-    with pytest.raises(CorruptPayload, match="quality 49 with model tiny0-lossless, which is lossless"):
+    with pytest.raises(
+        CorruptPayload, match="quality 49 with model tiny0-lossless, which is lossless"
+    ):
         api.open(file.getvalue())[3]
 
 
 # ---- hostile bytes
 
 
-def hand_made(block: bytes, footer: Footer | bytes | None = None, header: bytes | None = None) -> bytes:
+def hand_made(
+    block: bytes, footer: Footer | bytes | None = None, header: bytes | None = None
+) -> bytes:
     """A collection from its parts, the footer listing one block of one image if none is given."""
     footer = footer if footer is not None else Footer(((len(block), 1),))
-    return (header or bitstream.pack_collection_header()) + block + (footer if isinstance(footer, bytes) else footer.pack())
+    return (
+        (header or bitstream.pack_collection_header())
+        + block
+        + (footer if isinstance(footer, bytes) else footer.pack())
+    )
 
 
 def block_header(**changes: Any) -> BlockHeader:
-    fields = {"model_hash": helpers.tiny_model().hash, "quality": 40, "has_names": False, "image_count": 1, "names_bytes": 0,
-              "index_bytes": 1, "payload_bytes": 0}  # fmt: skip
+    fields = {
+        "model_hash": helpers.tiny_model().hash,
+        "quality": 40,
+        "has_names": False,
+        "image_count": 1,
+        "names_bytes": 0,
+        "index_bytes": 1,
+        "payload_bytes": 0,
+    }
     return BlockHeader(**{**fields, **changes})
 
 
@@ -689,7 +787,9 @@ def refuse(stream: bytes, error: type[BitstreamError], message: str) -> None:
     assert time.monotonic() - begun < 10
 
 
-def footer_of(total: int, entries: list[tuple[int, int]], count: int | None = None, size: int | None = None) -> bytes:
+def footer_of(
+    total: int, entries: list[tuple[int, int]], count: int | None = None, size: int | None = None
+) -> bytes:
     """A footer with valid checksum and any claims."""
     start = FOOTER.pack(b"aezF", total, len(entries) if count is None else count)
     start += b"".join(FOOTER_ENTRY.pack(*entry) for entry in entries)
@@ -709,7 +809,9 @@ def footer_of(total: int, entries: list[tuple[int, int]], count: int | None = No
         (footer_of(0, [])[:-1] + b"X", Truncated, "cut short"),
     ],
 )
-def test_a_footer_with_absurd_claims_is_refused(footer: bytes, error: type[BitstreamError], message: str) -> None:
+def test_a_footer_with_absurd_claims_is_refused(
+    footer: bytes, error: type[BitstreamError], message: str
+) -> None:
     model = helpers.tiny_model()
     block, _ = pack_block(model, helpers.drawn(1), QUALITY, None)
     refuse(hand_made(block, footer), error, message)
@@ -721,17 +823,47 @@ def test_a_footer_with_absurd_claims_is_refused(footer: bytes, error: type[Bitst
         (block_header(image_count=0), b"\0", LimitExceeded, "0 images in a block"),
         (block_header(image_count=4097), b"\0", LimitExceeded, "4097 images in a block"),
         (block_header(image_count=65535), b"\0", LimitExceeded, "65535 images in a block"),
-        (block_header(payload_bytes=2**32 - 1), b"\0", LimitExceeded, "more bytes than its images can need"),
-        (block_header(names_bytes=2**32 - 1), b"\0", LimitExceeded, "more bytes than its images can need"),
+        (
+            block_header(payload_bytes=2**32 - 1),
+            b"\0",
+            LimitExceeded,
+            "more bytes than its images can need",
+        ),
+        (
+            block_header(names_bytes=2**32 - 1),
+            b"\0",
+            LimitExceeded,
+            "more bytes than its images can need",
+        ),
         (block_header(quality=101), b"\0", ReservedBitsSet, "quality 101"),
-        (block_header(quality=100), b"\0", CorruptPayload, "quality 100 with model tiny0, which is lossy"),
-        (block_header(index_bytes=3, payload_bytes=9), b"\0\1\x80" + bytes(9), LimitExceeded, "groups of 0 bytes in a payload"),
+        (
+            block_header(quality=100),
+            b"\0",
+            CorruptPayload,
+            "quality 100 with model tiny0, which is lossy",
+        ),
+        (
+            block_header(index_bytes=3, payload_bytes=9),
+            b"\0\1\x80" + bytes(9),
+            LimitExceeded,
+            "groups of 0 bytes in a payload",
+        ),
         (block_header(index_bytes=3), b"\0\2\xc0", LimitExceeded, "a group of -1 bytes"),
         (block_header(index_bytes=6), b"\0\xff\xff\xff\xff\x0f", Truncated, "inside a list"),
         (block_header(index_bytes=0), b"", Truncated, "inside a number"),
-        (block_header(index_bytes=3), b"\xff\xff\xff", LimitExceeded, "a number of more than 3 bytes"),
+        (
+            block_header(index_bytes=3),
+            b"\xff\xff\xff",
+            LimitExceeded,
+            "a number of more than 3 bytes",
+        ),
         (block_header(index_bytes=4), b"\0\1\x80\0", TrailingData, "1 bytes follow the index"),
-        (block_header(index_bytes=3, payload_bytes=1), b"\5\1\x80x", LimitExceeded, "groups of 5 bytes in a payload of 1"),
+        (
+            block_header(index_bytes=3, payload_bytes=1),
+            b"\5\1\x80x",
+            LimitExceeded,
+            "groups of 5 bytes in a payload of 1",
+        ),
     ],
 )
 def test_a_block_with_absurd_claims_is_refused(
@@ -746,13 +878,19 @@ def test_a_block_with_absurd_claims_is_refused(
 def test_footer_and_block_that_disagree_are_refused(small_blocks: int) -> None:
     model = helpers.tiny_model()
     block, _ = pack_block(model, helpers.drawn(2), QUALITY, None)
-    refuse(hand_made(block, Footer(((len(block), 3),))), LimitExceeded, "disagree about the block's size")
+    refuse(
+        hand_made(block, Footer(((len(block), 3),))),
+        LimitExceeded,
+        "disagree about the block's size",
+    )
     two = Footer(((len(block) + 1, 2), (len(block) - 1, 2)))
     refuse(hand_made(block + block, two), LimitExceeded, "disagree about the block's size")
 
 
 def test_a_block_of_many_blank_images_from_few_bytes_is_bounded() -> None:
-    """4096 images without a payload byte: the format allows it (blank images cost nothing), memory is 3 MiB of pixels."""
+    """4096 images without a payload byte: the format allows it (blank images cost nothing), memory
+    is 3 MiB of pixels.
+    """
     body = b"\0\x80\2" + b"\xff" * 32  # 256 lengths that are the mean of 0
     header = block_header(image_count=4096, index_bytes=len(body))
     header = dataclasses.replace(header, checksum=bitstream.checksum(header.pack()[:-16], body))
@@ -773,7 +911,9 @@ def test_a_file_full_of_block_magics_is_searched_in_little_time() -> None:
 
 
 def extended_header(extension: bytes) -> bytes:
-    start = bitstream.MAGIC + bytes([bitstream.VERSION << 4 | bitstream.FLAG_COLLECTION | bitstream.FLAG_EXTENDED])
+    start = bitstream.MAGIC + bytes(
+        [bitstream.VERSION << 4 | bitstream.FLAG_COLLECTION | bitstream.FLAG_EXTENDED]
+    )
     return start + bytes([bitstream.crc8(start + extension)]) + extension
 
 
@@ -782,7 +922,10 @@ def test_an_ignorable_extension_of_the_file_header_is_skipped(size: int) -> None
     """FORMAT.md 2.2: types of 0x80 and above are skipped, whatever their length."""
     model = helpers.tiny_model()
     block, encoded = pack_block(model, helpers.drawn(2), QUALITY, None)
-    extension = bitstream.pack_varint(len(field := b"\x80" + bitstream.pack_varint(size) + bytes(size))) + field
+    extension = (
+        bitstream.pack_varint(len(field := b"\x80" + bitstream.pack_varint(size) + bytes(size)))
+        + field
+    )
     stream = hand_made(block, Footer(((len(block), 2),)), extended_header(extension))
     np.testing.assert_array_equal(api.decompress(stream), encoded.pixels)
     assert len(api.open(stream)) == 2
@@ -799,7 +942,9 @@ def test_an_ignorable_extension_of_the_file_header_is_skipped(size: int) -> None
         (b"\xae\x5a\x19\x00", ReservedBitsSet),
     ],
 )
-def test_a_start_that_is_no_collection_is_refused(start: bytes, error: type[BitstreamError]) -> None:
+def test_a_start_that_is_no_collection_is_refused(
+    start: bytes, error: type[BitstreamError]
+) -> None:
     with pytest.raises(error):
         api.open(start)
 
@@ -813,7 +958,9 @@ def test_open_refuses_a_single_image() -> None:
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_collection_costs_at_most_three_quarters_of_a_byte_an_image_over_the_ideal(named: bool) -> None:
+def test_a_collection_costs_at_most_three_quarters_of_a_byte_an_image_over_the_ideal(
+    named: bool,
+) -> None:
     pixels = np.concatenate([helpers.drawn(500)] * 2)
     names = [f"{i}.png" for i in range(1000)] if named else None
     file = io.BytesIO()

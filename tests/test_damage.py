@@ -1,4 +1,6 @@
-"""Damage anywhere in a collection: what is lost is told, all else comes back, and nothing false does."""
+"""Damage anywhere in a collection: what is lost is told, all else comes back, and nothing false
+does.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from codec import api, bitstream, images
+from codec import api
 from codec.cli import app
 from codec.errors import AezError, BadMagic, BitstreamError, ChecksumMismatch, UnsupportedVersion
+from codec.files import images
+from codec.format import bitstream
 
 pytestmark = pytest.mark.usefixtures("shipped")
-# Blocks of a full group and a short one. Not quality 40: there, with the hash of this tiny model, the 8 bits of the Check hold
-# by chance where one flipped flag makes the header go on into the block.
+# Blocks of a full group and a short one. Not quality 40: there, with the hash of this tiny model,
+# the 8 bits of the Check hold by chance where one flipped flag makes the header go on into the
+# block.
 QUALITY, BLOCK_IMAGES, COUNT = 41, 20, 70
 
 
@@ -32,7 +37,9 @@ def aez(*args: str | Path) -> Any:
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> bytes:
     monkeypatch.setattr(api, "BLOCK_IMAGES", BLOCK_IMAGES)
-    return api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, names=[f"{i}.png" for i in range(COUNT)])
+    return api.compress(
+        helpers.drawn(COUNT), quality=QUALITY, effort=1, names=[f"{i}.png" for i in range(COUNT)]
+    )
 
 
 @pytest.fixture
@@ -52,7 +59,8 @@ def told(failed: list[dict[str, str]]) -> set[int]:
 
 
 def check_everything(damaged: bytes, whole: np.ndarray, folder: Path) -> tuple[set[int], set[int]]:
-    """Run `aez test` and `aez decompress`; returns the images that came back and those named as lost.
+    """Run `aez test` and `aez decompress`; returns the images that came back and those named as
+    lost.
 
     What came back must be what was there, whatever happened to the file.
     """
@@ -70,9 +78,12 @@ def check_everything(damaged: bytes, whole: np.ndarray, folder: Path) -> tuple[s
         back.add(number)
         png.unlink()
     figures = json.loads(tested.stdout)
-    # A group has a check of 8 bits: of 256 that are damaged, one passes. Its block is told as damaged all the same.
+    # A group has a check of 8 bits: of 256 that are damaged, one passes. Its block is told as
+    # damaged all the same.
     assert len({(number // BLOCK_IMAGES, number % BLOCK_IMAGES // 16) for number in false}) <= 1
-    assert not false or any("bytes of this block were changed" in one["reason"] for one in figures["failed"])
+    assert not false or any(
+        "bytes of this block were changed" in one["reason"] for one in figures["failed"]
+    )
     lost = told(figures["failed"])
     assert lost == told(json.loads(restored.stdout)["failed"])
     assert figures["images"] == json.loads(restored.stdout)["images"] == len(back)
@@ -84,8 +95,16 @@ def check_everything(damaged: bytes, whole: np.ndarray, folder: Path) -> tuple[s
 def test_flipped_byte_anywhere_costs_what_is_named_and_no_more(
     data: st.DataObject, stream: bytes, whole: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """With a footer that holds, every image is either back or named; with none, images are found again by the walk."""
-    at = data.draw(st.one_of(st.integers(0, len(stream) - 1), st.integers(0, 60), st.integers(len(stream) - 80, len(stream) - 1)))
+    """With a footer that holds, every image is either back or named; with none, images are found
+    again by the walk.
+    """
+    at = data.draw(
+        st.one_of(
+            st.integers(0, len(stream) - 1),
+            st.integers(0, 60),
+            st.integers(len(stream) - 80, len(stream) - 1),
+        )
+    )
     damaged = bytearray(stream)
     damaged[at] ^= data.draw(st.integers(1, 255))
     back, lost = check_everything(bytes(damaged), whole, tmp_path_factory.mktemp("flip"))
@@ -115,7 +134,9 @@ def test_file_cut_anywhere_gives_back_what_came_before_the_cut(
 def test_bytes_lost_in_the_middle_cost_a_block_or_two(
     data: st.DataObject, stream: bytes, whole: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Without its place no image has its number, so only pixels can be compared; all blocks not touched are there."""
+    """Without its place no image has its number, so only pixels can be compared; all blocks not
+    touched are there.
+    """
     start = data.draw(st.integers(bitstream.COLLECTION.size, len(stream) - 100))
     size = data.draw(st.integers(1, 60))
     path = tmp_path_factory.mktemp("gap") / "x.aez"
@@ -133,17 +154,24 @@ def test_bytes_lost_in_the_middle_cost_a_block_or_two(
 
 @pytest.mark.parametrize("at", range(bitstream.COLLECTION.size))
 @pytest.mark.parametrize("footer", [True, False])
-def test_damaged_header_costs_no_image_and_is_told(stream: bytes, whole: np.ndarray, at: int, footer: bool) -> None:
+def test_damaged_header_costs_no_image_and_is_told(
+    stream: bytes, whole: np.ndarray, at: int, footer: bool
+) -> None:
     for bit in range(8):
         if (at, bit, footer) == (2, 3, False):
-            continue  # without its footer *and* with the flag of a single image, nothing says that this is a collection
+            # without its footer *and* with the flag of a single image, nothing says that this is a
+            # collection
+            continue
         damaged = bytearray(stream if footer else stream[:-30])
         damaged[at] ^= 1 << bit
         with pytest.raises(BitstreamError):
             api.open(bytes(damaged))
         collection = api.open(bytes(damaged), recover=True)
         blocks = list(collection.decode_blocks())
-        np.testing.assert_array_equal(np.concatenate([block.pixels for block in blocks[:-1] if block.pixels is not None]), whole)
+        np.testing.assert_array_equal(
+            np.concatenate([block.pixels for block in blocks[:-1] if block.pixels is not None]),
+            whole,
+        )
         assert blocks[-1].error is collection.fault
         assert collection.fault is not None
         assert api.recovered(io.BytesIO(damaged), None) is not None
@@ -152,15 +180,29 @@ def test_damaged_header_costs_no_image_and_is_told(stream: bytes, whole: np.ndar
 
 
 def test_header_that_holds_is_obeyed_even_by_recovery(stream: bytes) -> None:
-    """A later version, and a critical field that is unknown, with the Check that fits: no damage, so no recovery."""
-    for start, area in [(b"\xae\x5a\x28", b""), (b"\xae\x5a\x1c", bitstream.pack_extension({0x02: b"28x29"}))]:
-        later = start + bytes([bitstream.crc8(start + area)]) + area + stream[bitstream.COLLECTION.size :]
+    """A later version, and a critical field that is unknown, with the Check that fits: no damage,
+    so no recovery.
+    """
+    for start, area in [
+        (b"\xae\x5a\x28", b""),
+        (b"\xae\x5a\x1c", bitstream.pack_extension({0x02: b"28x29"})),
+    ]:
+        later = (
+            start
+            + bytes([bitstream.crc8(start + area)])
+            + area
+            + stream[bitstream.COLLECTION.size :]
+        )
         with pytest.raises(UnsupportedVersion):
             api.open(later, recover=True)
 
 
 def test_recovery_finds_nothing_where_nothing_is(stream: bytes) -> None:
-    for other in (b"\x89PNG\r\n\x1a\n" + bytes(2000), b"aezB" * 500, stream[:4][::-1] + b"aezB" + stream[8:40]):
+    for other in (
+        b"\x89PNG\r\n\x1a\n" + bytes(2000),
+        b"aezB" * 500,
+        stream[:4][::-1] + b"aezB" + stream[8:40],
+    ):
         with pytest.raises(BadMagic):
             api.open(other, recover=True)
 
@@ -176,7 +218,9 @@ def merge(folder: Path, *streams: bytes, out: str = "m.aez") -> Any:
     return aez("merge", *paths, "-o", folder / out, "--json")
 
 
-def test_merged_collection_holds_the_blocks_as_they_were(stream: bytes, whole: np.ndarray, tmp_path: Path) -> None:
+def test_merged_collection_holds_the_blocks_as_they_were(
+    stream: bytes, whole: np.ndarray, tmp_path: Path
+) -> None:
     other = api.compress(helpers.drawn(5), quality=90, names=[f"b/{i}" for i in range(5)])
     empty = api.compress(helpers.drawn(1)[:0], quality=90)
     result = merge(tmp_path, stream, empty, other)
@@ -185,7 +229,9 @@ def test_merged_collection_holds_the_blocks_as_they_were(stream: bytes, whole: n
     first, second = (api.open(one) for one in (stream, other))
     joined = api.open(merged)
     assert [joined.read_block(place)[1] for place in joined.places()] == [
-        collection.read_block(place)[1] for collection in (first, second) for place in collection.places()
+        collection.read_block(place)[1]
+        for collection in (first, second)
+        for place in collection.places()
     ]
     assert joined.names == first.names + second.names
     np.testing.assert_array_equal(api.decompress(merged)[:COUNT], whole)
@@ -195,7 +241,11 @@ def test_merged_collection_holds_the_blocks_as_they_were(stream: bytes, whole: n
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["3.png"], "would both be restored as one file"), (["3.jpg"], "would both be restored"), (None, "have none")],
+    [
+        (["3.png"], "would both be restored as one file"),
+        (["3.jpg"], "would both be restored"),
+        (None, "have none"),
+    ],
 )
 def test_collections_that_do_not_fit_are_not_merged(
     stream: bytes, names: list[str] | None, message: str, tmp_path: Path
@@ -232,11 +282,15 @@ def test_embedded_model_makes_a_collection_readable_where_it_is_not_installed(
 ) -> None:
     plain = api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1)
     np.save(tmp_path / "x.npy", helpers.drawn(COUNT))
-    assert aez("compress", tmp_path / "x.npy", "-q", QUALITY, "-e", 1, "--embed-model").exit_code == 0
+    assert (
+        aez("compress", tmp_path / "x.npy", "-q", QUALITY, "-e", 1, "--embed-model").exit_code == 0
+    )
     stream = (tmp_path / "x.aez").read_bytes()
     assert stream == api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, embed_model=True)
     assert bitstream.unpack_models(stream) == [helpers.tiny_bundle()]  # and not its encoder
-    assert stream[bitstream.unpack_collection_header(stream) :] == plain[bitstream.COLLECTION.size :]
+    assert (
+        stream[bitstream.unpack_collection_header(stream) :] == plain[bitstream.COLLECTION.size :]
+    )
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path / "none"))
     with pytest.raises(api.registry.ModelNotFound):
         api.decompress(plain)
@@ -244,20 +298,31 @@ def test_embedded_model_makes_a_collection_readable_where_it_is_not_installed(
     np.testing.assert_array_equal(api.open(stream)[[3, 1]], whole[[3, 1]])
     merged = merge(tmp_path, stream, stream)  # each model once
     assert merged.exit_code == 0
-    assert len((tmp_path / "m.aez").read_bytes()) < 2 * len(stream) - len(helpers.tiny_bundle()) + 100
+    assert (
+        len((tmp_path / "m.aez").read_bytes()) < 2 * len(stream) - len(helpers.tiny_bundle()) + 100
+    )
     np.testing.assert_array_equal(api.decompress((tmp_path / "m.aez").read_bytes())[COUNT:], whole)
 
 
-def test_embedded_model_is_believed_only_under_its_own_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_embedded_model_is_believed_only_under_its_own_hash(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plain = api.compress(helpers.drawn(3), quality=QUALITY, effort=1)
-    other = bitstream.pack_collection_header([helpers.tiny_bundle(1)]) + plain[bitstream.COLLECTION.size :]
+    other = (
+        bitstream.pack_collection_header([helpers.tiny_bundle(1)])
+        + plain[bitstream.COLLECTION.size :]
+    )
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path))
     with pytest.raises(api.registry.ModelNotFound):
         api.decompress(other)
 
 
-def test_flipped_bit_in_an_embedded_model_is_found_by_the_check_of_the_header(whole: np.ndarray) -> None:
-    stream = bytearray(api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, embed_model=True))
+def test_flipped_bit_in_an_embedded_model_is_found_by_the_check_of_the_header(
+    whole: np.ndarray,
+) -> None:
+    stream = bytearray(
+        api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, embed_model=True)
+    )
     stream[len(helpers.tiny_bundle()) // 2] ^= 16
     with pytest.raises(ChecksumMismatch, match="header"):
         api.open(bytes(stream))
@@ -267,14 +332,19 @@ def test_flipped_bit_in_an_embedded_model_is_found_by_the_check_of_the_header(wh
 
 @pytest.mark.parametrize(
     ("area", "error"),
-    [(bitstream.pack_varint(1 << 25) + b"x", "at most 16777216"), (bitstream.pack_varint(9) + b"x", "1 are left"),
-     (b"\x80", "ends inside a number"), (b"\x80\x80\x80\x80\x80\x80", "more than 5 bytes")],
-)  # fmt: skip
+    [
+        (bitstream.pack_varint(1 << 25) + b"x", "at most 16777216"),
+        (bitstream.pack_varint(9) + b"x", "1 are left"),
+        (b"\x80", "ends inside a number"),
+        (b"\x80\x80\x80\x80\x80\x80", "more than 5 bytes"),
+    ],
+)
 def test_absurd_embedded_models_are_refused_before_they_are_taken(area: bytes, error: str) -> None:
     start = b"\xae\x5a\x1c"
     extension = bitstream.pack_extension({bitstream.EXTENSION_MODELS: area})
     header = start + bytes([bitstream.crc8(start + extension)]) + extension
-    assert bitstream.unpack_collection_header(header) == len(header)  # ignorable: of no concern until a model is missing
+    # ignorable: of no concern until a model is missing
+    assert bitstream.unpack_collection_header(header) == len(header)
     with pytest.raises(BitstreamError, match=error):
         bitstream.unpack_models(header)
 

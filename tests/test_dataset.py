@@ -20,11 +20,12 @@ import codec
 from codec import parallel
 from codec.dataset import AezDataset
 from codec.errors import BitstreamError, CorruptPayload, UsageError
-from codec.model import Model
+from codec.model.ladder import Model
 
 pytestmark = [
     pytest.mark.usefixtures("shipped"),
-    # Of a machine with one core, and of Python 3.12 and on where a process with threads forks, as PyTorch's do.
+    # Of a machine with one core, and of Python 3.12 and on where a process with threads forks, as
+    # PyTorch's do.
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
@@ -65,14 +66,20 @@ def test_items_are_images_and_the_numbers_of_their_folders(path: Path) -> None:
     assert dataset.targets.tolist() == LABELS
     for i in (0, 17, 49, -1, np.int64(3), torch.tensor(5)):
         image, label = dataset[i]
-        assert (image.dtype, tuple(image.shape), label) == (torch.uint8, (1, 28, 28), LABELS[int(i)])
+        assert (image.dtype, tuple(image.shape), label) == (
+            torch.uint8,
+            (1, 28, 28),
+            LABELS[int(i)],
+        )
         np.testing.assert_array_equal(image[0].numpy(), expected[int(i)])
 
 
 def test_a_batch_is_decoded_in_one_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, decode = [], Model.decode
 
-    def counted(self: Model, messages: list[bytes], count: int, quality: int, **options: Any) -> Any:
+    def counted(
+        self: Model, messages: list[bytes], count: int, quality: int, **options: Any
+    ) -> Any:
         calls.append(count)
         return decode(self, messages, count, quality, **options)
 
@@ -103,7 +110,10 @@ def test_transforms_are_applied(path: Path) -> None:
 
 @pytest.mark.parametrize("preload", [False, True])
 def test_latents_come_with_the_images_if_they_are_wanted(path: Path, preload: bool) -> None:
-    dataset, latents = AezDataset(path, return_latents=True, preload=preload), codec.latents(path.read_bytes())
+    dataset, latents = (
+        AezDataset(path, return_latents=True, preload=preload),
+        codec.latents(path.read_bytes()),
+    )
     assert sum(int(np.prod(shape)) for shape in dataset.latent_shapes) == latents.shape[1]
     for (image, found, label), i in zip(dataset.__getitems__([9, 33]), [9, 33], strict=True):
         assert found.dtype == torch.int16
@@ -115,14 +125,18 @@ def test_a_preloaded_set_decodes_no_more(path: Path, monkeypatch: pytest.MonkeyP
     plain, dataset = AezDataset(path), AezDataset(path, preload=True)
     expected = plain.__getitems__([9, 33])
     monkeypatch.setattr(Model, "decode", None)
-    for (image, label), (wanted, number) in zip(dataset.__getitems__([9, 33]), expected, strict=True):
+    for (image, label), (wanted, number) in zip(
+        dataset.__getitems__([9, 33]), expected, strict=True
+    ):
         assert torch.equal(image, wanted)
         assert label == number
     image.zero_()  # a copy: the next one to ask finds it as it was
     assert torch.equal(dataset[33][0], wanted)
 
 
-@pytest.mark.parametrize("names", [None, [f"{i}.png" for i in range(COUNT)]], ids=["unnamed", "no folders"])
+@pytest.mark.parametrize(
+    "names", [None, [f"{i}.png" for i in range(COUNT)]], ids=["unnamed", "no folders"]
+)
 def test_without_folders_there_are_no_labels_unless_they_are_given(names: list[str] | None) -> None:
     stream = collect(names)
     dataset = AezDataset(stream)
@@ -170,7 +184,9 @@ def test_single_images_and_garbage_are_refused(path: Path) -> None:
 @pytest.mark.parametrize("given", ["path", "text", "url", "bytes"])
 @pytest.mark.parametrize("preload", [False, True])
 def test_a_data_set_can_be_pickled(given: str, preload: bool, path: Path) -> None:
-    source = {"path": path, "text": str(path), "url": f"file://{path}", "bytes": path.read_bytes()}[given]
+    source = {"path": path, "text": str(path), "url": f"file://{path}", "bytes": path.read_bytes()}[
+        given
+    ]
     dataset = AezDataset(source, halved, return_latents=True, preload=preload)
     wanted = dataset[20]
     copy = pickle.loads(pickle.dumps(dataset))
@@ -189,13 +205,17 @@ def test_workers_read_what_one_process_reads(context: str, path: Path) -> None:
     batches = list(loader)
     assert [len(labels) for _, _, labels in batches] == [8] * 6 + [2]
     for k, name in enumerate(("images", "latents")):
-        assert torch.equal(torch.cat([batch[k] for batch in batches]), torch.stack([item[k] for item in expected])), name
+        assert torch.equal(
+            torch.cat([batch[k] for batch in batches]), torch.stack([item[k] for item in expected])
+        ), name
     assert torch.cat([batch[2] for batch in batches]).tolist() == LABELS[::-1]
 
 
 def test_workers_share_the_cores_and_leave_those_of_the_parent(path: Path) -> None:
     before = parallel.num_cores()
-    workers = DataLoader(AezDataset(path, cores_seen), batch_size=10, num_workers=2, multiprocessing_context="fork")
+    workers = DataLoader(
+        AezDataset(path, cores_seen), batch_size=10, num_workers=2, multiprocessing_context="fork"
+    )
     seen = {int(cores) for batch, _ in workers for cores in batch}
     assert seen == {max(1, before // 2)}
     assert parallel.num_cores() == before
@@ -210,21 +230,28 @@ def test_damage_reaches_the_loader_as_the_error_that_it_is(path: Path) -> None:
     stream[-60:-54] = bytes(6)
     damaged = bytes(stream)
     with pytest.raises(CorruptPayload, match="are damaged"):
-        for _ in DataLoader(AezDataset(damaged), batch_size=10, num_workers=1, multiprocessing_context="fork"):
+        for _ in DataLoader(
+            AezDataset(damaged), batch_size=10, num_workers=1, multiprocessing_context="fork"
+        ):
             pass
 
 
 def test_importing_loads_no_torch() -> None:
     code = "import codec.dataset, sys; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True,
-                          cwd=Path(codec.__file__).parent.parent)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(codec.__file__).parent.parent,
+    )
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 # ---- WebDataset
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its shards open
+# webdataset leaves its shards open
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_webdataset_decodes_single_images_by_one_handler(tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     shard, images = tmp_path / "shard-000.tar", helpers.drawn(5)
@@ -236,7 +263,9 @@ def test_webdataset_decodes_single_images_by_one_handler(tmp_path: Path) -> None
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     shards = webdataset.WebDataset(str(shard), shardshuffle=False)
-    pairs = list(shards.decode(webdataset.handle_extension("aez", codec.decompress)).to_tuple("aez", "cls"))
+    pairs = list(
+        shards.decode(webdataset.handle_extension("aez", codec.decompress)).to_tuple("aez", "cls")
+    )
     assert [label for _, label in pairs] == [0, 1, 2, 0, 1]
     for (pixels, _), stream in zip(pairs, streams, strict=True):
         np.testing.assert_array_equal(pixels, codec.decompress(stream))

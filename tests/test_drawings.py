@@ -15,7 +15,8 @@ def test_drawings_are_the_same_for_the_same_seed_and_others_for_another() -> Non
     assert pixels.dtype == np.uint8
     assert pixels.shape == (60, 28, 28)
     assert np.array_equal(pixels, drawings.draw(60, seed=3))
-    assert np.array_equal(pixels[:20], drawings.draw(20, seed=3))  # an image depends on the seed and its number alone
+    # an image depends on the seed and its number alone
+    assert np.array_equal(pixels[:20], drawings.draw(20, seed=3))
     assert (pixels != drawings.draw(60, seed=4)).any(axis=(1, 2)).mean() > 0.9
 
 
@@ -58,9 +59,18 @@ def test_the_training_set_is_a_mixture_that_can_be_trained_on(tmp_path: Path) ->
     np.save(tmp_path / "black.npy", black)
     np.save(tmp_path / "white.npy", white)
     out = tmp_path / "generic.npy"
-    arguments = [str(out), "--mnist", str(tmp_path / "black.npy"), "--fashion", str(tmp_path / "white.npy"), "--count", "200"]
+    arguments = [
+        str(out),
+        "--mnist",
+        str(tmp_path / "black.npy"),
+        "--fashion",
+        str(tmp_path / "white.npy"),
+        "--count",
+        "200",
+    ]
     drawings.main(arguments)
-    expected = drawings.generic_images(black[:-10], white[:-10], 200, seed=0)  # without those that are held out
+    # without those that are held out
+    expected = drawings.generic_images(black[:-10], white[:-10], 200, seed=0)
     assert np.array_equal(np.load(out), expected)
     with pytest.raises(SystemExit):  # an output is not overwritten
         drawings.main(arguments)

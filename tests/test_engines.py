@@ -1,4 +1,6 @@
-"""Which engine runs: with no library, a broken one or another's, as $AEZ_ENGINE says, in forks; and how it is built."""
+"""Which engine runs: with no library, a broken one or another's, as $AEZ_ENGINE says, in forks; and
+how it is built.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +46,25 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package without a library."""
     folder = tmp_path_factory.mktemp("bare")
-    shutil.copytree(PACKAGE, folder / "codec", ignore=shutil.ignore_patterns(build.LIBRARY, "__pycache__", "train"))
+    shutil.copytree(
+        PACKAGE,
+        folder / "codec",
+        ignore=shutil.ignore_patterns(build.LIBRARY, "__pycache__", "train"),
+    )
     return folder
 
 
 def aez(where: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`aez` of the package in `where`."""
     env = {**os.environ, "PYTHONPATH": str(where), **environment}
-    return subprocess.run([sys.executable, "-m", "codec", *args], env=env, capture_output=True, text=True, cwd=where, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "codec", *args],
+        env=env,
+        capture_output=True,
+        text=True,
+        cwd=where,
+        check=False,
+    )
 
 
 def compile_stub(path: Path, code: str) -> None:
@@ -63,14 +76,19 @@ def compile_stub(path: Path, code: str) -> None:
 # ---- what lies in the place of the library
 
 
-def test_without_a_library_numpy_works_and_native_is_an_error(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_library_numpy_works_and_native_is_an_error(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert kernels.active() is None
     assert kernels.engines() == ["numpy"]
     assert kernels.description() == "numpy: no library was built"
     assert kernels.source_hash() is None
     for engine in ("native", "native-avx2"):
         monkeypatch.setenv("AEZ_ENGINE", engine)
-        with pytest.raises(UsageError, match=f"AEZ_ENGINE is '{engine}', but no library was built; `python -m codec.kernels`"):
+        with pytest.raises(
+            UsageError,
+            match=f"AEZ_ENGINE is '{engine}', but no library was built; `python -m codec.kernels`",
+        ):
             kernels.active()
 
 
@@ -91,7 +109,9 @@ def test_a_library_of_others_leaves_the_work_to_numpy(library: Path) -> None:
 
 
 @needs_compiler
-def test_a_library_of_another_version_leaves_the_work_to_numpy(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_another_version_leaves_the_work_to_numpy(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = "int aez_kernels_version(void) { return 999; }\n"
     compile_stub(library, code + 'const char *aez_instruction_sets(void) { return "sse2"; }')
     assert kernels.active() is None
@@ -103,18 +123,24 @@ def test_a_library_of_another_version_leaves_the_work_to_numpy(library: Path, mo
 
 
 @needs_compiler
-def test_on_a_processor_without_avx2_the_baseline_runs(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_processor_without_avx2_the_baseline_runs(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What `aez_instruction_sets` of such a processor says is all that there is."""
-    code = f'int aez_kernels_version(void) {{ return {kernels.VERSION}; }}\n'
+    code = f"int aez_kernels_version(void) {{ return {kernels.VERSION}; }}\n"
     compile_stub(library, code + 'const char *aez_instruction_sets(void) { return "sse2"; }')
     assert kernels.engines() == ["numpy", "native-sse2"]
     assert kernels.description() == "native sse2"
     monkeypatch.setenv("AEZ_ENGINE", "native-avx2")
-    with pytest.raises(UsageError, match="AEZ_ENGINE is 'native-avx2', but this processor has sse2"):
+    with pytest.raises(
+        UsageError, match="AEZ_ENGINE is 'native-avx2', but this processor has sse2"
+    ):
         kernels.active()
 
 
-def test_with_numpy_forced_no_library_is_loaded(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_numpy_forced_no_library_is_loaded(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AEZ_ENGINE", "numpy")
     monkeypatch.setattr(ctypes, "CDLL", None)
     library.write_bytes(b"never looked at")
@@ -123,7 +149,9 @@ def test_with_numpy_forced_no_library_is_loaded(library: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("engine", ["nonsense", "-avx2", "numpy-avx2", "native-mmx", "Native"])
-def test_an_engine_that_does_not_exist_is_a_usage_error(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_does_not_exist_is_a_usage_error(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AEZ_ENGINE", engine)
     with pytest.raises(UsageError, match=f"AEZ_ENGINE is '{engine}'"):
         kernels.active()
@@ -156,11 +184,21 @@ def test_version_says_why_numpy_works(bare: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["nonsense", "native", "native-avx2"])
-def test_the_command_line_says_in_one_line_that_an_engine_is_not_there(bare: Path, tmp_path: Path, engine: str) -> None:
+def test_the_command_line_says_in_one_line_that_an_engine_is_not_there(
+    bare: Path, tmp_path: Path, engine: str
+) -> None:
     image = tmp_path / "x.npy"
     np.save(image, helpers.drawn(2))
-    for args in (["--version"], ["compress", str(image), "-o", str(tmp_path / "x.aez"), "-m", "tiny0"]):
-        done = aez(bare, *args, AEZ_ENGINE=engine, AEZ_WEIGHTS=str(helpers.install(tmp_path / "weights").parent))
+    for args in (
+        ["--version"],
+        ["compress", str(image), "-o", str(tmp_path / "x.aez"), "-m", "tiny0"],
+    ):
+        done = aez(
+            bare,
+            *args,
+            AEZ_ENGINE=engine,
+            AEZ_WEIGHTS=str(helpers.install(tmp_path / "weights").parent),
+        )
         assert done.returncode == 2, done.stderr
         assert done.stdout == ""
         assert done.stderr.startswith(f"aez: AEZ_ENGINE is '{engine}'")
@@ -181,8 +219,17 @@ def test_a_package_without_library_in_a_read_only_place_works_and_writes_nothing
     try:
         image, out = tmp_path / "x.npy", tmp_path / "x.aez"
         np.save(image, helpers.drawn(3))
-        done = aez(place, "compress", str(image), "-o", str(out), "-m", "tiny0",
-                   AEZ_WEIGHTS=str(tiny_weights), PYTHONDONTWRITEBYTECODE="1")  # fmt: skip
+        done = aez(
+            place,
+            "compress",
+            str(image),
+            "-o",
+            str(out),
+            "-m",
+            "tiny0",
+            AEZ_WEIGHTS=str(tiny_weights),
+            PYTHONDONTWRITEBYTECODE="1",
+        )
     finally:
         for folder in folders:
             folder.chmod(0o755)
@@ -199,7 +246,8 @@ def work(_: int) -> list[bytes]:
 
 
 @needs_library
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of Python 3.12 on, in a process with threads
+# of Python 3.12 on, in a process with threads
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_started_after_the_kernels_were_used_find_the_same(method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
@@ -216,28 +264,43 @@ def test_the_library_was_built_from_these_sources() -> None:
     if COMPILER is None and not NATIVE:
         pytest.skip("no C compiler here, and no library")
     assert NATIVE, f"{kernels.description()}: run `python -m codec.kernels`"
-    assert kernels.source_hash() == build.source_hash(), "the library is not of these sources: run `python -m codec.kernels`"
+    assert kernels.source_hash() == build.source_hash(), (
+        "the library is not of these sources: run `python -m codec.kernels`"
+    )
 
 
-def test_without_a_compiler_a_build_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_a_build_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(build.BuildError, match="no C compiler was found"):
         build.build(tmp_path / "x.so")
-    for compiler, said in (("/nowhere/cc -O1", "/nowhere/cc: No such file or directory"), ('"', "CC: No closing quotation")):
+    for compiler, said in (
+        ("/nowhere/cc -O1", "/nowhere/cc: No such file or directory"),
+        ('"', "CC: No closing quotation"),
+    ):
         monkeypatch.setenv("CC", compiler)
         with pytest.raises(build.BuildError, match=said):
             build.build(tmp_path / "x.so")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("script", "said"), [
-    ("exit 3", "exit code 3"),
-    ("echo notes >&2; echo 'x.c:1: error: no such thing' >&2; echo more >&2; exit 1", "x.c:1: error: no such thing"),
-    ("printf '\\377\\n' >&2; exit 1", "\N{REPLACEMENT CHARACTER}"),
-    ("exit 0", "No such file or directory"),
-])  # fmt: skip
-def test_a_compiler_that_fails_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 3", "exit code 3"),
+        (
+            "echo notes >&2; echo 'x.c:1: error: no such thing' >&2; echo more >&2; exit 1",
+            "x.c:1: error: no such thing",
+        ),
+        ("printf '\\377\\n' >&2; exit 1", "\N{REPLACEMENT CHARACTER}"),
+        ("exit 0", "No such file or directory"),
+    ],
+)
+def test_a_compiler_that_fails_gives_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
     compiler, out = tmp_path / "cc", tmp_path / "out"
     compiler.write_text(f"#!/bin/sh\n{script}\n")
     compiler.chmod(0o755)
@@ -253,12 +316,19 @@ def test_a_compiler_that_fails_gives_one_line(tmp_path: Path, monkeypatch: pytes
 def test_building_by_hand_says_in_one_line_that_it_failed(bare: Path) -> None:
     environment = {**os.environ, "CC": "false", "PYTHONPATH": str(bare)}
     command = [sys.executable, "-m", "codec.kernels"]
-    done = subprocess.run(command, env=environment, cwd=bare, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=bare, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
-    assert done.stderr == "aez: the kernels were not built, numpy will do their work: false failed: exit code 1\n"
+    assert (
+        done.stderr
+        == "aez: the kernels were not built, numpy will do their work: false failed: exit code 1\n"
+    )
 
 
-def test_flags_of_others_cannot_take_law_l1_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_of_others_cannot_take_law_l1_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of options that contradict each other the last one counts."""
     commands: list[list[str]] = []
     monkeypatch.setattr(build, "_run", commands.append)
@@ -274,7 +344,9 @@ def test_flags_of_others_cannot_take_law_l1_back(tmp_path: Path, monkeypatch: py
 
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[dict[str, Any], list[str]]]:
-    """Runs the hook of the package's build for a target, without hatchling -> build data, lines shown."""
+    """Runs the hook of the package's build for a target, without hatchling -> build data, lines
+    shown.
+    """
     plugin = types.ModuleType("hatchling.builders.hooks.plugin.interface")
     plugin.BuildHookInterface = object  # type: ignore[attr-defined]
     name = plugin.__name__
@@ -298,15 +370,21 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[dict[str, Any
     return run
 
 
-def test_a_wheel_without_compiler_is_made_all_the_same(hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_without_compiler_is_made_all_the_same(
+    hook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CC", "false")
     data, shown = hook("wheel")
     assert data == {"artifacts": [], "pure_python": True}
-    assert shown == ["aez: the kernels were not built, numpy will do their work: false failed: exit code 1"]
+    assert shown == [
+        "aez: the kernels were not built, numpy will do their work: false failed: exit code 1"
+    ]
     assert hook("sdist") == ({"artifacts": [], "pure_python": True}, [])
 
 
-def test_a_wheel_for_a_mac_is_for_the_family_that_was_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_for_a_mac_is_for_the_family_that_was_compiled_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(build.sysconfig, "get_platform", lambda: "macosx-11.0-universal2")
     monkeypatch.setenv("ARCHFLAGS", "-arch arm64")

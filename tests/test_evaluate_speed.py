@@ -12,10 +12,13 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, evaluate_collections, evaluate_speed, images, kernels, parallel
+from codec import api, kernels, parallel
 from codec.errors import AezError
-from codec.evaluate_speed import Case, Size
-from codec.search import DEFAULT_EFFORT
+from codec.files import images
+from codec.measure import reading
+from codec.measure import speed as evaluate_speed
+from codec.measure.speed import Case, Size
+from codec.model.ladder_search import DEFAULT_EFFORT
 
 TINY = Size(
     images=8,
@@ -160,7 +163,7 @@ def test_random_images_share_no_group(shipped, tmp_path, monkeypatch):
         "_decode_groups",
         lambda self, *args: decoded.append(args) or real(self, *args),
     )
-    evaluate_collections.random_access_ms(path, 300)
+    reading.random_access_ms(path, 300)
     assert len(decoded) == 7
 
 

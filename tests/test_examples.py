@@ -16,54 +16,87 @@ import pytest
 from PIL import Image
 
 import codec
-from codec import registry
-from codec.model import Model
+from codec.model import registry
+from codec.model.ladder import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-draw, neighbours, sample, sizes = (SimpleNamespace(**runpy.run_path(str(EXAMPLES / f"{name}.py")))
-                                   for name in ("draw", "neighbours", "sample", "sizes"))  # fmt: skip
+draw, neighbours, sample, sizes = (
+    SimpleNamespace(**runpy.run_path(str(EXAMPLES / f"{name}.py")))
+    for name in ("draw", "neighbours", "sample", "sizes")
+)
 
 
 def run(*words: object) -> str:
-    return subprocess.run([sys.executable, "-W", "error", *map(str, words)], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-W", "error", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def test_samples_are_drawn_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
     for file, seed in zip(files, (1, 1, 2), strict=True):
-        run(EXAMPLES / "sample.py", "-m", "fashion", "-q", "10,90", "-n", 3, "--seed", seed, "-o", file)
+        run(
+            EXAMPLES / "sample.py",
+            "-m",
+            "fashion",
+            "-q",
+            "10,90",
+            "-n",
+            3,
+            "--seed",
+            seed,
+            "-o",
+            file,
+        )
     with Image.open(files[0]) as picture:
         assert (picture.mode, picture.size) == ("L", (2 * (3 * 29 - 1), 2 * (2 * 29 - 1)))
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
 
 
 def test_samples_cost_the_model_few_bits() -> None:
-    """What is drawn from the prior is what the model expects: it costs far fewer bytes than the same pixels shuffled."""
+    """What is drawn from the prior is what the model expects: it costs far fewer bytes than the
+    same pixels shuffled.
+    """
     model = registry.by_name("mnist")
     assert isinstance(model, Model)
     pixels = sample.draw(model, 50, 16, np.random.default_rng(0))
     assert (pixels.dtype, pixels.shape) == (np.uint8, (16, 28, 28))
     assert len(np.unique(pixels, axis=0)) == 16
-    shuffled = np.random.default_rng(0).permutation(pixels.reshape(16, 784), axis=1).reshape(pixels.shape)
+    shuffled = (
+        np.random.default_rng(0).permutation(pixels.reshape(16, 784), axis=1).reshape(pixels.shape)
+    )
     assert 4 * model.encode(pixels, 50).ideal_bits < model.encode(shuffled, 50).ideal_bits
 
 
 def test_nearest_finds_what_a_full_sort_finds() -> None:
     rng = np.random.default_rng(0)
-    gallery, queries = rng.integers(0, 256, (60, 4, 5)).astype(np.uint8), rng.integers(0, 256, (9, 4, 5)).astype(np.uint8)
+    gallery, queries = (
+        rng.integers(0, 256, (60, 4, 5)).astype(np.uint8),
+        rng.integers(0, 256, (9, 4, 5)).astype(np.uint8),
+    )
     distances = ((queries[:, None].astype(int) - gallery) ** 2).sum(axis=(2, 3))
-    np.testing.assert_array_equal(neighbours.nearest(queries, gallery, 5), distances.argsort(axis=1)[:, :5])
+    np.testing.assert_array_equal(
+        neighbours.nearest(queries, gallery, 5), distances.argsort(axis=1)[:, :5]
+    )
 
 
 def test_look_alikes_of_drawn_digits_have_their_labels(tmp_path: Path) -> None:
-    digits = {name: pixels for name, pixels in draw.draw_all().items() if name.startswith("digits/")}
+    digits = {
+        name: pixels for name, pixels in draw.draw_all().items() if name.startswith("digits/")
+    }
     pixels, labels = np.stack(list(digits.values())), [int(name[len("digits/")]) for name in digits]
-    pixels[-1] = np.random.default_rng(0).integers(0, 256, (28, 28))  # which a guard would have coded without latents
+    # which a guard would have coded without latents
+    pixels[-1] = np.random.default_rng(0).integers(0, 256, (28, 28))
     for part in ("train", "t10k"):
         images = struct.pack(">4I", 0x803, len(pixels), 28, 28) + pixels.tobytes()
         (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
-        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2I", 0x801, 30) + bytes(labels)))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(struct.pack(">2I", 0x801, 30) + bytes(labels))
+        )
     out = tmp_path / "x.png"
     printed = run(EXAMPLES / "neighbours.py", tmp_path, "-o", out)
     # Each image is in the gallery itself, at no distance.
@@ -82,11 +115,17 @@ def test_sizes_are_those_of_files_and_the_pictures_what_they_decode_to() -> None
         np.testing.assert_array_equal(coded[name][1], pixels)
     picture = np.asarray(sizes.draw([pixels, pixels]))
     corner = sizes.GAP  # of the first image, the PNG
-    shown = picture[corner : corner + 28 * sizes.SCALE : sizes.SCALE, corner : corner + 28 * sizes.SCALE : sizes.SCALE, 0]
+    shown = picture[
+        corner : corner + 28 * sizes.SCALE : sizes.SCALE,
+        corner : corner + 28 * sizes.SCALE : sizes.SCALE,
+        0,
+    ]
     np.testing.assert_array_equal(shown, pixels)
 
 
-@pytest.mark.parametrize("path", sorted((EXAMPLES / "pictures").glob("*.png")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((EXAMPLES / "pictures").glob("*.png")), ids=lambda path: path.name
+)
 def test_pictures_are_small_and_in_the_readme(path: Path) -> None:
     assert path.stat().st_size < 40_000
     assert f"(examples/pictures/{path.name})" in (ROOT / "README.md").read_text()

@@ -1,9 +1,11 @@
-"""FORMAT.md and codec/bitstream.py say the same, byte for byte.
+"""FORMAT.md and codec/format/bitstream.py say the same, byte for byte.
 
-Tables, constants, registry and section numbers of the document are compared with the code; its example dumps are unpacked and
-decoded. Then hand-worked bytes of every structure, and every error of bitstream.py with its class and offset.
+Tables, constants, registry and section numbers of the document are compared with the code; its
+example dumps are unpacked and decoded. Then hand-worked bytes of every structure, and every error
+of bitstream.py with its class and offset.
 
-`python tests/test_format.py` prints the dumps of section 12, to be pasted into the document in place of the placeholders.
+`python tests/test_format.py` prints the dumps of section 12, to be pasted into the document in
+place of the placeholders.
 """
 
 import hashlib
@@ -19,8 +21,19 @@ import numpy as np
 import pytest
 
 import codec
-from codec import bitstream, pixel_model, rate, registry
-from codec.bitstream import (
+from codec.encoder import goal
+from codec.errors import (
+    BadMagic,
+    BitstreamError,
+    ChecksumMismatch,
+    LimitExceeded,
+    ReservedBitsSet,
+    TrailingData,
+    Truncated,
+    UnsupportedVersion,
+)
+from codec.format import bitstream
+from codec.format.bitstream import (
     BLOCK,
     BlockHeader,
     Footer,
@@ -39,17 +52,9 @@ from codec.bitstream import (
     unpack_image_header,
     unpack_varint,
 )
-from codec.errors import (
-    BadMagic,
-    BitstreamError,
-    ChecksumMismatch,
-    LimitExceeded,
-    ReservedBitsSet,
-    TrailingData,
-    Truncated,
-    UnsupportedVersion,
-)
-from codec.parts import only_part, pack_index, unpack_index
+from codec.format.index import only_part, pack_index, unpack_index
+from codec.model import pixels as pixel_model
+from codec.model import registry
 
 PACKAGE = Path(codec.__file__).parent
 TEXT = (PACKAGE / "FORMAT.md").read_text("utf-8")
@@ -97,25 +102,42 @@ def test_field_tables_of_document_and_code_agree(number: str, name: str) -> None
 
 
 def test_every_fields_table_of_the_code_is_documented() -> None:
-    assert {name for name in vars(bitstream) if name.endswith("_FIELDS")} == set(FIELD_TABLES.values())
+    assert {name for name in vars(bitstream) if name.endswith("_FIELDS")} == set(
+        FIELD_TABLES.values()
+    )
     assert TEXT.count("| Field | Offset | Bytes | Meaning | Valid values |") == len(FIELD_TABLES)
 
 
 def test_constants_of_document_and_code_agree() -> None:
-    names = ("bitstream", "rans", "integer_net", "bundle", "model", "pixel_model")
+    names = (
+        "format.bitstream",
+        "coding.rans",
+        "model.layers",
+        "model.bundle",
+        "model.ladder",
+        "model.pixels",
+    )
     modules = [importlib.import_module(f"codec.{name}") for name in names]
     documented = rows("1.2", "Constant")
     assert len(documented) > 30
     for name, value, _ in documented:
         found = {repr(getattr(module, name)) for module in modules if hasattr(module, name)}
         is_bytes = re.fullmatch("`([0-9a-f]{2} )*[0-9a-f]{2}`", value)
-        wanted = bytes.fromhex(value[1:-1]) if is_bytes else value[1:-1] if value[0] == "`" else int(value, 0)
+        wanted = (
+            bytes.fromhex(value[1:-1])
+            if is_bytes
+            else value[1:-1]
+            if value[0] == "`"
+            else int(value, 0)
+        )
         assert found == {repr(wanted)}, name
 
 
 def test_limits_flags_and_magics_of_the_code_are_documented() -> None:
     documented = {row[0] for row in rows("1.2", "Constant")}
-    pattern = re.compile("MAX_.*|.*MAGIC|FLAG_.*|BLOCK_FLAG_.*|RESERVED_.*|EXTENSION_.*|.*_BYTES|VERSION|.*GROUP_.*")
+    pattern = re.compile(
+        "MAX_.*|.*MAGIC|FLAG_.*|BLOCK_FLAG_.*|RESERVED_.*|EXTENSION_.*|.*_BYTES|VERSION|.*GROUP_.*"
+    )
     assert {name for name in vars(bitstream) if pattern.fullmatch(name)} <= documented
 
 
@@ -135,7 +157,9 @@ def test_cited_sections_exist() -> None:
     headings = set(re.findall(r"^#+ ([0-9.]+) ", TEXT, re.MULTILINE))
     cited = set()
     for path in PACKAGE.rglob("*.py"):
-        for citation in re.findall(r"FORMAT\.md (\d[\d.]*(?:(?:,| and| to) \d[\d.]*)*)", path.read_text("utf-8")):
+        for citation in re.findall(
+            r"FORMAT\.md (\d[\d.]*(?:(?:,| and| to) \d[\d.]*)*)", path.read_text("utf-8")
+        ):
             cited |= {number.rstrip(".") for number in re.findall(r"\d[\d.]*", citation)}
     prose = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
     inner = set(re.findall(r"\((\d+\.\d)[),;]|\b(?:section|of|by|see) (\d+\.\d)\b", prose)) | set(
@@ -159,7 +183,9 @@ def test_fixed_collection_header_of_the_document_is_right() -> None:
 
 
 def test_rounding_example_of_the_document_is_right() -> None:
-    """867787 * 29 = 1.5 * 2**24 - 1: the float32 product is 1.5, which is rounded to the even 2; exact rounding gives 1."""
+    """867787 * 29 = 1.5 * 2**24 - 1: the float32 product is 1.5, which is rounded to the even 2;
+    exact rounding gives 1.
+    """
     assert "s = 867787, m = 29" in section("6.1")
     assert 867787 * 29 == 3 * 2**23 - 1
     assert np.rint(np.float32(867787) * np.float32(29 * 2.0**-24)) == 2
@@ -167,26 +193,44 @@ def test_rounding_example_of_the_document_is_right() -> None:
 
 def test_tensors_of_the_document_are_those_of_a_lossless_model() -> None:
     """Names, types and shapes of 8.6, with the sizes of the tiny model."""
-    sizes = {"ZF": helpers.Z, "ZS": helpers.Z, "ZL": 4, "E": 3, "H": helpers.Z, "P": helpers.PALETTES}
+    sizes = {
+        "ZF": helpers.Z,
+        "ZS": helpers.Z,
+        "ZL": 4,
+        "E": 3,
+        "H": helpers.Z,
+        "P": helpers.PALETTES,
+    }
 
     def number(text: str) -> int:
         text = re.sub(r"\b[A-Z]+\b", lambda name: str(sizes[name[0]]), text.removeprefix("any "))
-        return sum(int(np.prod([int(factor) for factor in term.split("*")])) for term in text.split("+"))
+        return sum(
+            int(np.prod([int(factor) for factor in term.split("*")])) for term in text.split("+")
+        )
 
     def expand(cell: str) -> list[str]:
         names = [name for part in cell.split(",") for name in re.findall(r"[\w.]+\w", part)[:1]]
-        return [re.sub(r"\bJ\b", j, name) for name in names for j in ("01" if re.search(r"\bJ\b", name) else "0")]
+        return [
+            re.sub(r"\bJ\b", j, name)
+            for name in names
+            for j in ("01" if re.search(r"\bJ\b", name) else "0")
+        ]
 
     documented = {}
     for cell, inputs, outputs in rows("8.6", "Layer"):
         for name in expand(re.split(", J from|, as many", cell)[0]):
             o, k = number(outputs), number(inputs)
             parts = {"weight": (o, k), "bias": (o,), "shift": (1, o), "multiplier": (1, o)}
-            documented |= {f"{name}.{part}": ("int8" if part == "weight" else "int32", shape) for part, shape in parts.items()}
+            documented |= {
+                f"{name}.{part}": ("int8" if part == "weight" else "int32", shape)
+                for part, shape in parts.items()
+            }
     for cell, kind, shape, _ in rows("8.6", "Other tensor"):
         shapes = tuple(number(size) for size in shape.strip("()").split(", "))
         documented |= {name: (kind.replace("I", "int"), shapes) for name in expand(cell)}
-    assert documented == {name: (t.dtype.name, t.shape) for name, t in helpers.tiny_pixel_tensors().items()}
+    assert documented == {
+        name: (t.dtype.name, t.shape) for name, t in helpers.tiny_pixel_tensors().items()
+    }
 
 
 def test_neighbours_of_document_and_code_agree() -> None:
@@ -202,7 +246,9 @@ def tiny_lossless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def minimal_decode(stream: bytes, weights: Path) -> np.ndarray:
     """What the second decoder, written from the document, makes of a stream."""
-    spec = importlib.util.spec_from_file_location("minimal_decoder", PACKAGE.parent / "examples" / "minimal_decoder.py")
+    spec = importlib.util.spec_from_file_location(
+        "minimal_decoder", PACKAGE.parent / "examples" / "minimal_decoder.py"
+    )
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -213,12 +259,16 @@ def minimal_decode(stream: bytes, weights: Path) -> np.ndarray:
 def test_minimal_decoder_reads_lossless_collections(tiny_lossless: Path) -> None:
     """A full group and a smaller one, stored images in both."""
     pixels = helpers.drawn(19)
-    stream = codec.compress(pixels, model=str(tiny_lossless), lossless=True, names=[str(i) for i in range(19)])
+    stream = codec.compress(
+        pixels, model=str(tiny_lossless), lossless=True, names=[str(i) for i in range(19)]
+    )
     np.testing.assert_array_equal(minimal_decode(stream, tiny_lossless.parent), pixels)
 
 
 @pytest.mark.parametrize(("image", "quality"), [(0, 100), (2, 101), (3, 101), (4, 100)])
-def test_minimal_decoder_reads_lossless_and_stored_images(tiny_lossless: Path, image: int, quality: int) -> None:
+def test_minimal_decoder_reads_lossless_and_stored_images(
+    tiny_lossless: Path, image: int, quality: int
+) -> None:
     """Strokes; noise, stored raw; a gradient, stored as a zstd frame; blank."""
     pixels = helpers.drawn(8)[image]
     stream = codec.compress(pixels, model=str(tiny_lossless), lossless=True)
@@ -234,10 +284,12 @@ def test_minimal_decoder_reads_an_embedded_model(tiny_lossless: Path, tmp_path: 
         minimal_decode(codec.compress(pixels, model=str(tiny_lossless), lossless=True), tmp_path)
 
 
-def test_minimal_decoder_reads_blocks_of_several_parts(tiny_lossless: Path, shipped_lossless: pixel_model.PixelModel) -> None:
+def test_minimal_decoder_reads_blocks_of_several_parts(
+    tiny_lossless: Path, shipped_lossless: pixel_model.PixelModel
+) -> None:
     """Images of many qualities, and lossless ones where no quality is good enough."""
     pixels = helpers.drawn(40)
-    reached = rate.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 60).pixels)
+    reached = goal.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 60).pixels)
     stream = codec.compress(pixels, model="tiny0", min_psnr=float(np.sort(reached)[20]))
     with codec.open(stream) as collection:
         qualities = {part.quality for part in collection.parts(0)}
@@ -249,7 +301,9 @@ def test_minimal_decoder_reads_blocks_of_several_parts(tiny_lossless: Path, ship
 
 
 def test_collection_header_with_models_has_exact_bytes() -> None:
-    """Flags: collection and extension, 1c; area of 9 bytes: type 80, 7 bytes: a model of 2, one of 3 (a length of 1 each)."""
+    """Flags: collection and extension, 1c; area of 9 bytes: type 80, 7 bytes: a model of 2, one of
+    3 (a length of 1 each).
+    """
     area = bytes.fromhex("09 80 07 02 61 62 03 63 64 65")
     start = bytes.fromhex("ae 5a 1c")
     header = pack_collection_header([b"ab", b"cde"])
@@ -269,7 +323,10 @@ def test_crc8_of_long_messages_is_that_of_the_table(size: int) -> None:
     assert crc8(bytes(300) + message) == crc
 
 
-@pytest.mark.parametrize("payload", [b"", bytes(783), bytes(785), pixel_model.stored_bytes(np.zeros((28, 28), np.uint8)) + b"?"])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", bytes(783), bytes(785), pixel_model.stored_bytes(np.zeros((28, 28), np.uint8)) + b"?"],
+)
 def test_minimal_decoder_refuses_bad_stored_bytes(payload: bytes, tmp_path: Path) -> None:
     stream = pack_image(ImageHeader(0, 101), payload, b"")
     with pytest.raises(ValueError, match=r"zstd|too long"):
@@ -306,7 +363,11 @@ def fields_of(stream: bytes) -> Iterator[tuple[str, bytes]]:
     for _ in footer.blocks:
         header = unpack_block_header(stream[at:], at)
         yield from table(bitstream.BLOCK_FIELDS)
-        for name, size in (("Names", header.names_bytes), ("Index", header.index_bytes), ("Payload", header.payload_bytes)):
+        for name, size in (
+            ("Names", header.names_bytes),
+            ("Index", header.index_bytes),
+            ("Payload", header.payload_bytes),
+        ):
             yield take(name, size)
     yield from table(bitstream.FOOTER_FIELDS)
     for _ in footer.blocks:
@@ -316,7 +377,9 @@ def fields_of(stream: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def dump(stream: bytes) -> str:
-    """Lines of `offset  bytes  field`, 16 bytes to a line at most; only the first line of a field names it."""
+    """Lines of `offset  bytes  field`, 16 bytes to a line at most; only the first line of a field
+    names it.
+    """
     lines, at = [], 0
     for name, value in fields_of(stream):
         for i in range(0, len(value), 16):
@@ -334,10 +397,15 @@ def example(kind: str) -> tuple[str, str]:
 
 
 def parse_dump(lines: str) -> tuple[bytes, list[tuple[int, str]]]:
-    """-> stream, (offset, field) of each line that names a field.  Notes after the field's name are ignored."""
+    """-> stream, (offset, field) of each line that names a field.
+
+    Notes after the field's name are ignored.
+    """
     stream, fields = b"", []
     for line in lines.splitlines():
-        match = re.fullmatch(r"([0-9a-f]{4})  ((?:[0-9a-f]{2} )*[0-9a-f]{2}) *(?:  (\w+)(?:[ :,;(].*)?)?", line)
+        match = re.fullmatch(
+            r"([0-9a-f]{4})  ((?:[0-9a-f]{2} )*[0-9a-f]{2}) *(?:  (\w+)(?:[ :,;(].*)?)?", line
+        )
         assert match, f"not a line of a dump: {line!r}"
         assert int(match[1], 16) == len(stream), line
         if match[3]:
@@ -400,13 +468,27 @@ def test_parse_dump_inverts_dump(stream: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("value", "packed"),
-    [(0, "00"), (1, "01"), (127, "7f"), (128, "80 01"), (300, "ac 02"), (16383, "ff 7f"), (16384, "80 80 01"),
-     (2**32 - 1, "ff ff ff ff 0f")],
-)  # fmt: skip
+    [
+        (0, "00"),
+        (1, "01"),
+        (127, "7f"),
+        (128, "80 01"),
+        (300, "ac 02"),
+        (16383, "ff 7f"),
+        (16384, "80 80 01"),
+        (2**32 - 1, "ff ff ff ff 0f"),
+    ],
+)
 def test_varint_has_exact_bytes(value: int, packed: str) -> None:
-    """300 = 2 * 128 + 44: first 44 | 0x80 = 0xac, then 2.  2**32 - 1: four times seven ones, then four."""
+    """300 = 2 * 128 + 44: first 44 | 0x80 = 0xac, then 2.
+
+    2**32 - 1: four times seven ones, then four.
+    """
     assert pack_varint(value) == bytes.fromhex(packed)
-    assert unpack_varint(b"\xff" + pack_varint(value) + b"\xff", 1) == (value, 1 + len(pack_varint(value)))
+    assert unpack_varint(b"\xff" + pack_varint(value) + b"\xff", 1) == (
+        value,
+        1 + len(pack_varint(value)),
+    )
 
 
 def test_unpack_varint_takes_superfluous_zero_groups() -> None:
@@ -414,25 +496,40 @@ def test_unpack_varint_takes_superfluous_zero_groups() -> None:
 
 
 def test_crc8_of_single_bits_is_a_shift_register() -> None:
-    """CRC of 0x01: eight shifts bring x**8 = 0x2f.  Each further bit is one more shift: doubling, and xor 0x2f on overflow:
-    2f 5e bc, 178 -> 78 ^ 2f = 57, ae, 15c -> 5c ^ 2f = 73, e6, 1cc -> cc ^ 2f = e3.
+    """CRC of 0x01: eight shifts bring x**8 = 0x2f.  Each further bit is one more shift: doubling,
+    and xor 0x2f on overflow: 2f 5e bc, 178 -> 78 ^ 2f = 57, ae, 15c -> 5c ^ 2f = 73, e6, 1cc -> cc
+    ^ 2f = e3.
     """
-    assert [crc8(bytes([1 << i])) for i in range(8)] == [0x2F, 0x5E, 0xBC, 0x57, 0xAE, 0x73, 0xE6, 0xE3]
+    assert [crc8(bytes([1 << i])) for i in range(8)] == [
+        0x2F,
+        0x5E,
+        0xBC,
+        0x57,
+        0xAE,
+        0x73,
+        0xE6,
+        0xE3,
+    ]
     assert crc8(b"") == crc8(bytes(9)) == 0
     assert crc8(b"\x01\x2f") == 0  # a message with its CRC behind it has CRC 0
-    assert crc8(b"123456789") == 0x3E  # the published check value of polynomial 0x2f, start 0, no final xor
+    # the published check value of polynomial 0x2f, start 0, no final xor
+    assert crc8(b"123456789") == 0x3E
 
 
 def test_collection_header_has_exact_bytes() -> None:
-    """CRC-8, with the single bits of the test above: ae = 80+20+08+04+02 -> e3^73^57^bc^5e = 25; 25 ^ 5a = 7f, all bits but
-    the highest -> 2f^5e^bc^57^ae^73^e6 = a1; a1 ^ 18 = b9 = 80+20+10+08+01 -> e3^73^ae^57^2f = 46.
+    """CRC-8, with the single bits of the test above: ae = 80+20+08+04+02 -> e3^73^57^bc^5e = 25; 25
+    ^ 5a = 7f, all bits but the highest -> 2f^5e^bc^57^ae^73^e6 = a1; a1 ^ 18 = b9 = 80+20+10+08+01
+    -> e3^73^ae^57^2f = 46.
     """
     assert pack_collection_header() == bytes.fromhex("ae 5a 18 46")
     assert unpack_collection_header(bytes.fromhex("ae 5a 18 46")) == 4
 
 
 def test_image_header_has_exact_bytes() -> None:
-    """Version 1 in the upper half: 10; with an extension 14.  Quality 75 = 4b.  The area: 10 bytes, type 1, 8 bytes."""
+    """Version 1 in the upper half: 10; with an extension 14.
+
+    Quality 75 = 4b.  The area: 10 bytes, type 1, 8 bytes.
+    """
     assert ImageHeader(1, 75).pack() == bytes.fromhex("ae 5a 10 01 4b 00")
     extended = ImageHeader(0, 99, 0xFE, HASH)
     assert extended.pack() == bytes.fromhex("ae 5a 14 00 63 fe 0a 01 08 01 23 45 67 89 ab cd ef")
@@ -440,9 +537,9 @@ def test_image_header_has_exact_bytes() -> None:
 
 
 def test_image_check_has_exact_value() -> None:
-    """A model hash of zeros leaves CRC 0.  ae 5a -> a1 (see the collection header); a1 ^ 10 = b1 = 80+20+10+01 ->
-    e3^73^ae^2f = 11; 11 ^ 01 = 10 -> ae; ae ^ 32 = 9c = 80+10+08+04 -> e3^ae^57^bc = a6; the Check byte is left out;
-    a6 ^ 07 = a1 = 80+20+01 -> e3^73^2f = bf.
+    """A model hash of zeros leaves CRC 0.  ae 5a -> a1 (see the collection header); a1 ^ 10 = b1 =
+    80+20+10+01 -> e3^73^ae^2f = 11; 11 ^ 01 = 10 -> ae; ae ^ 32 = 9c = 80+10+08+04 -> e3^ae^57^bc =
+    a6; the Check byte is left out; a6 ^ 07 = a1 = 80+20+01 -> e3^73^2f = bf.
     """
     stream = pack_image(ImageHeader(1, 50), b"\x07", bytes(32))
     assert stream == bytes.fromhex("ae 5a 10 01 32 bf 07")
@@ -451,7 +548,9 @@ def test_image_check_has_exact_value() -> None:
 
 
 def test_extension_has_exact_bytes() -> None:
-    """Fields in order of type: 0x81 with 200 bytes has a length of two bytes, c8 01; 10 + 203 = 213 = d5 01."""
+    """Fields in order of type: 0x81 with 200 bytes has a length of two bytes, c8 01; 10 + 203 = 213
+    = d5 01.
+    """
     packed = pack_extension({0x81: bytes(200), 0x01: HASH})
     assert packed == bytes.fromhex("d5 01  01 08 0123456789abcdef  81 c8 01") + bytes(200)
     assert unpack_extension(b"??" + packed + b"?", 2) == ({0x01: HASH}, 2 + len(packed))
@@ -474,7 +573,9 @@ def test_collection_header_with_extension_is_checked_with_it() -> None:
 def test_block_header_has_exact_bytes() -> None:
     """26 bytes of fields; BLAKE2b of 4 bytes over them; Checksum as given."""
     header = BlockHeader(HASH, 75, True, 33, 0x010203, 5, 0x04030201, bytes(range(16)))
-    start = bytes.fromhex("61 65 7a 42  01 23 45 67 89 ab cd ef  4b 01  21 00  03 02 01 00  05 00  01 02 03 04")
+    start = bytes.fromhex(
+        "61 65 7a 42  01 23 45 67 89 ab cd ef  4b 01  21 00  03 02 01 00  05 00  01 02 03 04"
+    )
     header_check = hashlib.blake2b(start, digest_size=4).digest()
     assert len(start) == 26
     assert header.pack() == start + header_check + bytes(range(16))
@@ -493,10 +594,16 @@ def test_header_check_has_pinned_value() -> None:
 
 
 def test_footer_has_exact_bytes() -> None:
-    """Two blocks, 0x1234 bytes with 4096 images and 99 bytes with 7: 4103 = 0x1007 images; 16 + 2 * 6 + 24 = 52 bytes."""
+    """Two blocks, 0x1234 bytes with 4096 images and 99 bytes with 7: 4103 = 0x1007 images; 16 + 2 *
+    6 + 24 = 52 bytes.
+    """
     footer = Footer(((0x1234, 4096), (99, 7)))
-    start = bytes.fromhex("61 65 7a 46  07 10 00 00 00 00 00 00  02 00 00 00  34 12 00 00 00 10  63 00 00 00 07 00")
-    end = hashlib.blake2b(start, digest_size=16).digest() + bytes.fromhex("34 00 00 00  61 65 7a 45")
+    start = bytes.fromhex(
+        "61 65 7a 46  07 10 00 00 00 00 00 00  02 00 00 00  34 12 00 00 00 10  63 00 00 00 07 00"
+    )
+    end = hashlib.blake2b(start, digest_size=16).digest() + bytes.fromhex(
+        "34 00 00 00  61 65 7a 45"
+    )
     assert footer.pack() == start + end
     assert unpack_footer_end(footer.pack()[-24:], 4 + 0x1234 + 99 + 52) == 52
     assert unpack_footer(footer.pack(), 4 + 0x1234 + 99, 0x1234 + 99) == footer
@@ -521,13 +628,16 @@ def test_lossless_index_has_exact_bytes() -> None:
 
 
 def test_lossy_index_has_exact_bytes() -> None:
-    """15 images of quality 75 are three groups of 5. Mean 100 (64): 0, -3 and 3 from it are the gaps 1, 6 and 7, the least limit
-    is 14 (0e), and 2**r <= 14 / 3: r = 2. Less 1 the gaps are 0, 5, 6: quotients 0, 1, 1 (1 01 01), remainders 00 01 10: 10101000
-    110, filled up with zeros.  Below quality 50 the same images are one group."""
+    """15 images of quality 75 are three groups of 5. Mean 100 (64): 0, -3 and 3 from it are the
+    gaps 1, 6 and 7, the least limit is 14 (0e), and 2**r <= 14 / 3: r = 2. Less 1 the gaps are 0,
+    5, 6: quotients 0, 1, 1 (1 01 01), remainders 00 01 10: 10101000 110, filled up with zeros.
+    Below quality 50 the same images are one group."""
     header = of_quality(75, 15, 4, 300)
     assert pack_index([(only_part(header), [100, 97, 103])]) == bytes.fromhex("64 0e a8 c0")
     assert unpack_index(bytes.fromhex("64 0e a8 c0"), header, 100)[1] == [100, 97, 103]
-    assert [only_part(of_quality(quality, 15, 0, 0)).num_groups for quality in (0, 49, 50, 99, 100)] == [1, 1, 3, 3, 1]
+    assert [
+        only_part(of_quality(quality, 15, 0, 0)).num_groups for quality in (0, 49, 50, 99, 100)
+    ] == [1, 1, 3, 3, 1]
 
 
 # Errors: class and offset of each
@@ -547,9 +657,13 @@ def image(start: str, rest: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize(
     ("stream", "max_bytes", "error"),
-    [(b"?", 5, Truncated), (b"?\x80", 5, Truncated), (b"?\x80\x80\x80\x80\x80\x00", 5, LimitExceeded),
-     (b"?\x80\x80\x80\x00", 3, LimitExceeded)],
-)  # fmt: skip
+    [
+        (b"?", 5, Truncated),
+        (b"?\x80", 5, Truncated),
+        (b"?\x80\x80\x80\x80\x80\x00", 5, LimitExceeded),
+        (b"?\x80\x80\x80\x00", 3, LimitExceeded),
+    ],
+)
 def test_unpack_varint_raises(stream: bytes, max_bytes: int, error: type[BitstreamError]) -> None:
     fault(error, 1, lambda: unpack_varint(stream, 1, max_bytes=max_bytes))
 
@@ -592,7 +706,9 @@ def test_unpack_extension_raises(area: str, error: type[BitstreamError], offset:
         ("ae 5a 1b 46", ReservedBitsSet, 2),
     ],
 )
-def test_start_of_any_stream_raises(unpack: object, stream: str, error: type[BitstreamError], offset: int) -> None:
+def test_start_of_any_stream_raises(
+    unpack: object, stream: str, error: type[BitstreamError], offset: int
+) -> None:
     fault(error, offset, unpack, bytes.fromhex(stream))
 
 
@@ -610,12 +726,15 @@ def test_start_of_any_stream_raises(unpack: object, stream: str, error: type[Bit
         (image("ae 5a 10 01 ff 00"), ReservedBitsSet, 4),
         (image("ae 5a 10 00 4b 00"), ReservedBitsSet, 3),  # no hash
         (image("ae 5a 14 00 4b 00 00"), ReservedBitsSet, 3),
-        (image("ae 5a 14 01 4b 00", pack_extension({1: HASH})), ReservedBitsSet, 3),  # number and hash
+        # number and hash
+        (image("ae 5a 14 01 4b 00", pack_extension({1: HASH})), ReservedBitsSet, 3),
         (image("ae 5a 14 00 4b 00"), Truncated, 6),
         (image("ae 5a 14 01 4b 00", b"\x02\x02\x00"), UnsupportedVersion, 7),
     ],
 )
-def test_unpack_image_header_raises(stream: bytes, error: type[BitstreamError], offset: int) -> None:
+def test_unpack_image_header_raises(
+    stream: bytes, error: type[BitstreamError], offset: int
+) -> None:
     fault(error, offset, unpack_image_header, stream)
 
 
@@ -624,12 +743,20 @@ def test_image_stream_may_be_as_long_as_the_limit() -> None:
 
 
 def test_image_header_of_a_lossless_and_of_a_stored_image() -> None:
-    """Quality 100 = 64 with a model, 101 = 65 with none; other extension fields may stand there all the same."""
+    """Quality 100 = 64 with a model, 101 = 65 with none; other extension fields may stand there all
+    the same.
+    """
     assert unpack_image_header(image("ae 5a 10 03 64 00", b"?")) == (ImageHeader(3, 100), 6)
-    assert unpack_image_header(image("ae 5a 14 00 64 00", pack_extension({1: HASH}))) == (ImageHeader(0, 100, 0, HASH), 17)
+    assert unpack_image_header(image("ae 5a 14 00 64 00", pack_extension({1: HASH}))) == (
+        ImageHeader(0, 100, 0, HASH),
+        17,
+    )
     assert ImageHeader(0, 101).pack() == bytes.fromhex("ae 5a 10 00 65 00")
     assert unpack_image_header(image("ae 5a 10 00 65 00", b"?")) == (ImageHeader(0, 101), 6)
-    assert unpack_image_header(image("ae 5a 14 00 65 00", pack_extension({0x80: b"x"}))) == (ImageHeader(0, 101), 10)
+    assert unpack_image_header(image("ae 5a 14 00 65 00", pack_extension({0x80: b"x"}))) == (
+        ImageHeader(0, 101),
+        10,
+    )
 
 
 def test_stored_image_has_exact_check() -> None:
@@ -654,7 +781,9 @@ def test_block_header_takes_the_quality_of_lossless_blocks() -> None:
         ("ae 5a 1c 46 02 02 00", UnsupportedVersion, 5),
     ],
 )
-def test_unpack_collection_header_raises(stream: str, error: type[BitstreamError], offset: int) -> None:
+def test_unpack_collection_header_raises(
+    stream: str, error: type[BitstreamError], offset: int
+) -> None:
     fault(error, offset, unpack_collection_header, bytes.fromhex(stream))
 
 
@@ -683,12 +812,18 @@ def flagged(flags: int) -> bytes:
         (replace(GOOD, image_count=16, payload_bytes=2**20 + 1).pack(), LimitExceeded, 1016),
     ],
 )
-def test_unpack_block_header_raises(stream: bytes, error: type[BitstreamError], offset: int) -> None:
+def test_unpack_block_header_raises(
+    stream: bytes, error: type[BitstreamError], offset: int
+) -> None:
     fault(error, offset, unpack_block_header, stream, 1000)
 
 
 def test_unpack_block_header_takes_what_is_just_within_the_limits() -> None:
-    for header in (GOOD, replace(GOOD, image_count=1, payload_bytes=2**20), replace(GOOD, has_names=True, names_bytes=2**24)):
+    for header in (
+        GOOD,
+        replace(GOOD, image_count=1, payload_bytes=2**20),
+        replace(GOOD, has_names=True, names_bytes=2**24),
+    ):
         assert unpack_block_header(header.pack(), 1000) == header
 
 
@@ -737,13 +872,20 @@ def claiming(total: int, count: int) -> bytes:
         (claiming(7, 1), 130, LimitExceeded, 146),
         (claiming(7, 2**32 - 1), 130, LimitExceeded, 146),
         (FOOTER_BYTES[:20] + b"\xff" + FOOTER_BYTES[21:], 130, ChecksumMismatch, 134),
-        (FOOTER_BYTES[:28] + bytes([FOOTER_BYTES[28] ^ 1]) + FOOTER_BYTES[29:], 130, ChecksumMismatch, 134),
+        (
+            FOOTER_BYTES[:28] + bytes([FOOTER_BYTES[28] ^ 1]) + FOOTER_BYTES[29:],
+            130,
+            ChecksumMismatch,
+            134,
+        ),
         (claiming(8, 2), 130, LimitExceeded, 138),
         (FOOTER_BYTES, 131, TrailingData, 134),
         (FOOTER_BYTES, 129, Truncated, 134),
     ],
 )
-def test_unpack_footer_raises(footer: bytes, blocks_bytes: int, error: type[BitstreamError], offset: int) -> None:
+def test_unpack_footer_raises(
+    footer: bytes, blocks_bytes: int, error: type[BitstreamError], offset: int
+) -> None:
     fault(error, offset, unpack_footer, footer, 134, blocks_bytes)
 
 

@@ -1,4 +1,6 @@
-"""Hostile bytes end in pixels or in an AezError, within bounded time; damage never ends in other pixels unnoticed."""
+"""Hostile bytes end in pixels or in an AezError, within bounded time; damage never ends in other
+pixels unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec import api, bitstream, registry
-from codec.bitstream import BlockHeader, Footer, ImageHeader
+from codec import api
 from codec.errors import AezError, BitstreamError, ModelNotFound
+from codec.format import bitstream
+from codec.format.bitstream import BlockHeader, Footer, ImageHeader
+from codec.model import registry
 
 pytestmark = pytest.mark.usefixtures("shipped")
 QUALITY = 75
@@ -48,7 +52,9 @@ def test_every_bit_flip_of_a_single_image_is_refused(single: bytes) -> None:
     assert refused(helpers.flips(single)) == 8 * len(single)
 
 
-def test_every_bit_flip_and_truncation_of_a_foreign_single_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_bit_flip_and_truncation_of_a_foreign_single_image_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(registry, "MODEL_IDS", {})
     stream = api.compress(helpers.drawn(1)[0], quality=QUALITY, model="tiny0")
     assert stream[3] == 0
@@ -75,7 +81,9 @@ def test_bytes_after_a_single_image_are_refused(single: bytes) -> None:
 
 
 def check_salvage(stream: bytes, whole: np.ndarray) -> None:
-    """Assert that what `decode_blocks` gives as intact is so wherever no fault is told, and that the fault is told."""
+    """Assert that what `decode_blocks` gives as intact is so wherever no fault is told, and that
+    the fault is told.
+    """
     blocks = []
     try:
         blocks = list(api.decode_blocks(io.BytesIO(stream)))
@@ -105,8 +113,12 @@ def test_every_bit_flip_of_a_collection_is_refused(collection: bytes) -> None:
         check_salvage(stream, whole)
 
 
-def test_every_bit_flip_of_a_collection_leaves_random_access_right_or_refused(collection: bytes) -> None:
-    """The payload is guarded by a check of 8 bits for each group: 1 flip in some hundreds may pass it."""
+def test_every_bit_flip_of_a_collection_leaves_random_access_right_or_refused(
+    collection: bytes,
+) -> None:
+    """The payload is guarded by a check of 8 bits for each group: 1 flip in some hundreds may pass
+    it.
+    """
     whole = api.decompress(collection)
     wrong = count = 0
     for stream in list(helpers.flips(collection))[::3]:
@@ -119,7 +131,9 @@ def test_every_bit_flip_of_a_collection_leaves_random_access_right_or_refused(co
 
 
 @given(st.binary(max_size=80), st.integers(0, 99))
-def test_any_payload_after_a_valid_header_is_pixels_or_an_error(payload: bytes, quality: int) -> None:
+def test_any_payload_after_a_valid_header_is_pixels_or_an_error(
+    payload: bytes, quality: int
+) -> None:
     stream = bitstream.pack_image(ImageHeader(1, quality), payload, helpers.tiny_model().sha256)
     try:
         pixels = api.decompress(stream)
@@ -130,7 +144,8 @@ def test_any_payload_after_a_valid_header_is_pixels_or_an_error(payload: bytes, 
 
 @given(st.binary(max_size=80))
 def test_any_stored_payload_is_pixels_or_an_error(payload: bytes) -> None:
-    for start in (b"", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\x60\x10\x02"):  # zstd; zstd of 784 bytes
+    # zstd; zstd of 784 bytes
+    for start in (b"", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\x60\x10\x02"):
         try:
             pixels = api.decompress(bitstream.pack_image(ImageHeader(0, 101), start + payload, b""))
         except BitstreamError:
@@ -140,7 +155,13 @@ def test_any_stored_payload_is_pixels_or_an_error(payload: bytes) -> None:
 
 @given(st.binary(max_size=120))
 def test_any_bytes_are_pixels_or_an_error(stream: bytes) -> None:
-    for start in (b"", bitstream.MAGIC, bitstream.MAGIC + b"\x10", bitstream.MAGIC + b"\x14", bitstream.pack_collection_header()):
+    for start in (
+        b"",
+        bitstream.MAGIC,
+        bitstream.MAGIC + b"\x10",
+        bitstream.MAGIC + b"\x14",
+        bitstream.pack_collection_header(),
+    ):
         for reader in (api.decompress, api.info):
             try:
                 reader(start + stream)
@@ -193,8 +214,11 @@ def test_large_junk_is_refused_in_little_time() -> None:
     rng = np.random.default_rng(0)
     junk = rng.bytes(1 << 21)
     header = BlockHeader(bytes(8), 0, False, 1, 0, 1, 0).pack()
-    for stream in (junk, bitstream.pack_collection_header() + junk,
-                   bitstream.pack_collection_header() + header[:20] * (len(junk) // 20)):  # fmt: skip
+    for stream in (
+        junk,
+        bitstream.pack_collection_header() + junk,
+        bitstream.pack_collection_header() + header[:20] * (len(junk) // 20),
+    ):
         begun = time.monotonic()
         assert refused([stream])
         assert time.monotonic() - begun < 20

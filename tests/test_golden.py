@@ -1,4 +1,6 @@
-"""Streams written once and kept: they decode to the same pixels, and the same input gives the same bytes."""
+"""Streams written once and kept: they decode to the same pixels, and the same input gives the same
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,20 @@ def raise_faults(stream: bytes) -> None:
 
 
 def minimal_decoder():
-    spec = importlib.util.spec_from_file_location("minimal_decoder", golden_tool.HERE.parent / "examples" / "minimal_decoder.py")
+    spec = importlib.util.spec_from_file_location(
+        "minimal_decoder", golden_tool.HERE.parent / "examples" / "minimal_decoder.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_golden_files_and_their_list_agree():
-    assert {path.name for path in golden_tool.GOLDEN.glob("*.aez")} == set(GOLDEN) == set(golden_tool.recipes())
+    assert (
+        {path.name for path in golden_tool.GOLDEN.glob("*.aez")}
+        == set(GOLDEN)
+        == set(golden_tool.recipes())
+    )
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -73,19 +81,32 @@ def test_decoding_is_exact_on_every_kernel(core_type, threads, chunk):
     env = {**os.environ, "OPENBLAS_CORETYPE": core_type, "OPENBLAS_NUM_THREADS": str(threads)}
     command = [sys.executable, str(golden_tool.HERE / "decode_golden.py"), str(chunk)]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert dict(line.split() for line in run.stdout.splitlines()) == {n: g["pixels_sha256"] for n, g in GOLDEN.items()}
+    assert dict(line.split() for line in run.stdout.splitlines()) == {
+        n: g["pixels_sha256"] for n, g in GOLDEN.items()
+    }
 
 
 def test_openblas_core_type_really_switches_the_kernel():
     # Without this, the test above could pass while the variable is ignored.
     pytest.importorskip("threadpoolctl")
-    code = "import numpy, threadpoolctl; print([i.get('architecture') for i in threadpoolctl.threadpool_info()])"
+    code = (
+        "import numpy, threadpoolctl; print([i.get('architecture') for i in "
+        "threadpoolctl.threadpool_info()])"
+    )
     seen = set()
     for core_type in ("Prescott", "Haswell"):
-        run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OPENBLAS_CORETYPE": core_type},
-                             capture_output=True, text=True, check=True)  # fmt: skip
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OPENBLAS_CORETYPE": core_type},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         seen.add(run.stdout)
-    if "Prescott" not in "".join(seen) and "openblas" not in np.show_config("dicts")["Build Dependencies"]["blas"]["name"]:
+    if (
+        "Prescott" not in "".join(seen)
+        and "openblas" not in np.show_config("dicts")["Build Dependencies"]["blas"]["name"]
+    ):
         pytest.skip("this numpy is not built on OpenBLAS")
     assert len(seen) == 2
 

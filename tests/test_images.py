@@ -1,4 +1,6 @@
-"""codec.images: what is taken is taken exactly; everything else is an ImageError that begins with the file's name."""
+"""codec.files.images: what is taken is taken exactly; everything else is an ImageError that begins
+with the file's name.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from codec.errors import ImageError
-from codec.images import is_array_file, is_image_file, pack_idx, pack_npy, pack_png, read_array, read_image
+from codec.files.images import (
+    is_array_file,
+    is_image_file,
+    pack_idx,
+    pack_npy,
+    pack_png,
+    read_array,
+    read_image,
+)
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("AEZ_DATA", ROOT.parent / "shared" / "data"))
@@ -67,14 +77,21 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 def png(width: int, height: int, depth: int, colour: int, raw: bytes, more: bytes = b"") -> bytes:
     header = struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0)
-    chunks = png_chunk(b"IHDR", header) + more + png_chunk(b"IDAT", zlib.compress(raw)) + png_chunk(b"IEND", b"")
+    chunks = (
+        png_chunk(b"IHDR", header)
+        + more
+        + png_chunk(b"IDAT", zlib.compress(raw))
+        + png_chunk(b"IEND", b"")
+    )
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 # Images, taken exactly
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "BMP", "GIF", "PPM", "TIFF", "TGA", "JPEG2000", "PCX", "SGI"])
+@pytest.mark.parametrize(
+    "image_format", ["PNG", "BMP", "GIF", "PPM", "TIFF", "TGA", "JPEG2000", "PCX", "SGI"]
+)
 def test_read_image_takes_grey_exactly_in_every_lossless_format(image_format: str) -> None:
     pixels = read_image(saved(Image.fromarray(GREY), image_format))
     assert pixels.dtype == np.uint8
@@ -113,14 +130,20 @@ def test_read_image_takes_one_bit_as_black_and_white() -> None:
 
 
 @pytest.mark.parametrize(("depth", "values"), [(2, [0, 85, 170, 255]), (4, [0, 17, 238, 255])])
-def test_read_image_spreads_png_of_few_bits_over_the_whole_range(depth: int, values: list[int]) -> None:
+def test_read_image_spreads_png_of_few_bits_over_the_whole_range(
+    depth: int, values: list[int]
+) -> None:
     samples = [value * (2**depth - 1) // 255 for value in values] * 7
-    row = int("".join(f"{sample:0{depth}b}" for sample in samples), 2).to_bytes(28 * depth // 8, "big")
+    row = int("".join(f"{sample:0{depth}b}" for sample in samples), 2).to_bytes(
+        28 * depth // 8, "big"
+    )
     pixels = read_image(io.BytesIO(png(28, 28, depth, 0, (b"\0" + row) * 28)))
     np.testing.assert_array_equal(pixels, [values * 7] * 28)
 
 
-@pytest.mark.parametrize("image", [Image.fromarray(GREY), Image.fromarray(np.dstack([GREY] * 3)), palette_image()])
+@pytest.mark.parametrize(
+    "image", [Image.fromarray(GREY), Image.fromarray(np.dstack([GREY] * 3)), palette_image()]
+)
 def test_read_image_takes_a_transparent_colour_that_no_pixel_has(image: Image.Image) -> None:
     unused = next(value for value in range(256) if value not in GREY)
     key = {"L": unused, "RGB": (unused,) * 3, "P": 255 - unused}[image.mode]
@@ -141,7 +164,9 @@ def test_read_image_takes_a_path_and_a_pipe(tmp_path: Path) -> None:
 SIXTEEN = np.full((28, 28), 0x1234, np.uint16)
 FRAMES = [Image.fromarray(pixels) for pixels in PIXELS[:3]]
 COLOUR = np.dstack([GREY, GREY, 255 - GREY])
-SEE_THROUGH = np.dstack([GREY, np.where(ALPHA.cumsum().reshape(28, 28) == 255, 254, 255).astype(np.uint8)])
+SEE_THROUGH = np.dstack(
+    [GREY, np.where(ALPHA.cumsum().reshape(28, 28) == 255, 254, 255).astype(np.uint8)]
+)
 
 REFUSED = {
     "640x480 pixels, aez takes 28x28": saved(Image.new("L", (640, 480)), "PNG").getvalue(),
@@ -154,18 +179,27 @@ REFUSED = {
     "has transparen": saved(palette_image(), "PNG", transparency=255 - int(GREY[9, 9])).getvalue(),
     "has transpare": png(28, 28, 4, 0, (b"\0" + b"\xff" * 14) * 28, png_chunk(b"tRNS", b"\0\x0f")),
     "16 bits a pixel, aez takes 8": saved(Image.fromarray(SIXTEEN), "PNG").getvalue(),
-    "16 bits a pixel, aez takes": png(28, 28, 16, 2, bytes(28 * (1 + 6 * 28))),  # Pillow opens it as 8-bit RGB
+    # Pillow opens it as 8-bit RGB
+    "16 bits a pixel, aez takes": png(28, 28, 16, 2, bytes(28 * (1 + 6 * 28))),
     "16 bits a pixel, aez": png(28, 28, 16, 4, bytes(28 * (1 + 4 * 28))),  # and this as 8-bit LA
     "16 bits a pixel,": b"P6 28 28 65535\n" + bytes(28 * 28 * 6),
     "16 bits a pixel": b"P5 28 28 65535\n" + bytes(28 * 28 * 2),
-    "32 bits a pixel, aez takes 8": saved(Image.fromarray(GREY.astype(np.float32)), "TIFF").getvalue(),
-    "is animated (3 frames)": saved(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]).getvalue(),
-    "is animated (3 frames": saved(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]).getvalue(),
+    "32 bits a pixel, aez takes 8": saved(
+        Image.fromarray(GREY.astype(np.float32)), "TIFF"
+    ).getvalue(),
+    "is animated (3 frames)": saved(
+        FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]
+    ).getvalue(),
+    "is animated (3 frames": saved(
+        FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]
+    ).getvalue(),
     "has 3 pages": saved(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]).getvalue(),
     "is truncated or damaged: ": pack_png(GREY)[:400],
     "is not an image that Pillow can read": b"aez" * 99,
     "is not an image that Pillow can": b"",
-    "is not an image that Pillow": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\n",
+    "is not an image that Pillow": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\n"
+    ),
 }
 
 
@@ -184,7 +218,9 @@ def test_read_image_says_what_it_refuses(said: str, stream: bytes, tmp_path: Pat
 @pytest.mark.parametrize("side", [5_000, 12_000, 60_000])
 @pytest.mark.parametrize("action", ["error", "ignore"])
 @pytest.mark.filterwarnings("default")
-def test_read_image_never_decodes_a_bomb(side: int, action: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_image_never_decodes_a_bomb(
+    side: int, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import warnings
 
     warnings.simplefilter(action)  # type: ignore[arg-type]
@@ -219,7 +255,9 @@ def test_read_image_ends_in_pixels_or_image_error_at_every_truncation() -> None:
 
 @given(st.sampled_from(["PNG", "GIF", "TIFF", "BMP"]), st.integers(0), st.integers(0, 7))
 @settings(deadline=None, max_examples=200)
-def test_read_image_ends_in_pixels_or_image_error_after_a_bit_flip(image_format: str, place: int, bit: int) -> None:
+def test_read_image_ends_in_pixels_or_image_error_after_a_bit_flip(
+    image_format: str, place: int, bit: int
+) -> None:
     stream = bytearray(saved(Image.fromarray(GREY), image_format).getvalue())
     stream[place % len(stream)] ^= 1 << bit
     try:
@@ -229,7 +267,10 @@ def test_read_image_ends_in_pixels_or_image_error_after_a_bit_flip(image_format:
 
 
 def test_importing_images_leaves_pillow_alone() -> None:
-    script = "import sys, codec.images; sys.exit(any(m == 'PIL' or m.startswith('PIL.') for m in sys.modules))"
+    script = (
+        "import sys, codec.files.images; sys.exit(any(m == 'PIL' or m.startswith('PIL.') for m in "
+        "sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
 
 
@@ -290,19 +331,24 @@ ARRAYS_REFUSED = {
     "is truncated: claims 3920 bytes of pixels, 3919 are there": gzip.compress(IDX[:-1]),
     "is truncated: 10 bytes of an IDX header of 16": IDX[:10],
     "is truncated: claims 3367254359280 bytes": idx_header(2**32 - 1, 28, 28) + IDX[16:],
-    "is truncated: claims 3367254359280 byte": gzip.compress(idx_header(2**32 - 1, 28, 28) + IDX[16:]),
+    "is truncated: claims 3367254359280 byte": gzip.compress(
+        idx_header(2**32 - 1, 28, 28) + IDX[16:]
+    ),
     "is truncated: claims 3920 bytes": npy(PIXELS)[:-1],
     "goes on after its last pixel": IDX + b"\0",
     "goes on after its last pixe": gzip.compress(IDX + b"\0"),
     "goes on after its last pix": gzip.compress(IDX) * 2,
     "goes on after its last pi": npy(PIXELS) + b"\0",
     "is truncated or damaged: Compressed file ended": gzip.compress(IDX)[:-9],
-    "is truncated or damaged: CRC check failed": gzip.compress(IDX)[:-8] + bytes(4) + gzip.compress(IDX)[-4:],
+    "is truncated or damaged: CRC check failed": gzip.compress(IDX)[:-8]
+    + bytes(4)
+    + gzip.compress(IDX)[-4:],
     "is truncated or damaged: ": npz(x=PIXELS)[:-9],
     "is truncated or damaged: EOF": npy(PIXELS)[:40],
     "is truncated or damaged: NPY version (4, 0)": b"\x93NUMPY\4\0" + npy(PIXELS)[8:],
     "IDX labels, not images": idx_header(5, magic=0x801) + bytes(5),
-    "IDX with magic 0x00000d03, aez takes images, 0x00000803": idx_header(5, 28, 28, magic=0xD03) + bytes(5 * 784 * 4),
+    "IDX with magic 0x00000d03, aez takes images, 0x00000803": idx_header(5, 28, 28, magic=0xD03)
+    + bytes(5 * 784 * 4),
     "32x30 pixels, aez takes 28x28": idx_header(1, 30, 32) + bytes(960),
     "is no NPY, NPZ or IDX file": pack_png(GREY),
     "is no NPY, NPZ or IDX fil": b"",
@@ -312,10 +358,14 @@ ARRAYS_REFUSED = {
     "dtype object, aez takes uint8": npy(np.array([GREY, None], object)),
     "shape (5, 32, 32), aez takes (N, 28, 28)": npy(np.zeros((5, 32, 32), np.uint8)),
     "shape (784,), aez takes (N, 28, 28)": npy(np.zeros(784, np.uint8)),
-    "0 arrays of images, aez takes one uint8 (N, 28, 28); it holds y int64 (5,)": npz(y=np.arange(5)),
-    "2 arrays of images, aez takes one uint8 (N, 28, 28); it holds a uint8 (5, 28, 28), b uint8 (28, 28)": npz(
-        a=PIXELS, b=GREY
+    "0 arrays of images, aez takes one uint8 (N, 28, 28); it holds y int64 (5,)": npz(
+        y=np.arange(5)
     ),
+    (
+        "2 arrays of images, aez takes one uint8 (N, 28, 28); it holds a uint8 (5, 28, 28), b "
+        "uint8 "
+        "(28, 28)"
+    ): npz(a=PIXELS, b=GREY),
     "0 arrays of images, aez takes one uint8 (N, 28, 28); it holds nothing": npz(),
 }
 
@@ -335,10 +385,14 @@ def test_read_array_lists_what_is_no_array_in_a_zip() -> None:
         read_array(stream, "x.npz")
 
 
-def test_read_array_stops_a_gzip_bomb_one_byte_after_its_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_array_stops_a_gzip_bomb_one_byte_after_its_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     bomb = gzip.compress(idx_header(1, 28, 28) + bytes(20_000_000))
     taken, read = [], gzip.GzipFile.read
-    monkeypatch.setattr(gzip.GzipFile, "read", lambda self, size: taken.append(size) or read(self, size))
+    monkeypatch.setattr(
+        gzip.GzipFile, "read", lambda self, size: taken.append(size) or read(self, size)
+    )
     with pytest.raises(ImageError, match="goes on after its last pixel"):
         read_array(io.BytesIO(bomb))
     assert sum(taken) == 16 + 784 + 1
@@ -355,10 +409,14 @@ def test_read_array_refuses_every_truncation(stream: bytes) -> None:
 
 
 @given(
-    st.sampled_from([IDX, gzip.compress(IDX), npy(PIXELS), npz(x=PIXELS)]), st.integers(0, 300), st.binary(min_size=1)
+    st.sampled_from([IDX, gzip.compress(IDX), npy(PIXELS), npz(x=PIXELS)]),
+    st.integers(0, 300),
+    st.binary(min_size=1),
 )
 @settings(deadline=None, max_examples=200)
-def test_read_array_ends_in_pixels_or_image_error_on_hostile_heads(stream: bytes, place: int, patch: bytes) -> None:
+def test_read_array_ends_in_pixels_or_image_error_on_hostile_heads(
+    stream: bytes, place: int, patch: bytes
+) -> None:
     try:
         pixels = read_array(io.BytesIO(stream[:place] + patch + stream[place + len(patch) :]))
         assert pixels.shape[1:] == (28, 28)
@@ -370,14 +428,21 @@ def test_read_array_ends_in_pixels_or_image_error_on_hostile_heads(stream: bytes
 
 
 def test_pack_png_gives_exactly_these_bytes_around_the_pixels() -> None:
-    """Signature; IHDR of 13 bytes: 28, 28, depth 8, colour type 0; IDAT; IEND. Each row: filter 0, then 28 pixels."""
+    """Signature; IHDR of 13 bytes: 28, 28, depth 8, colour type 0; IDAT; IEND.
+
+    Each row: filter 0, then 28 pixels.
+    """
     stream = pack_png(GREY)
-    head = bytes.fromhex("89504e470d0a1a0a 0000000d 49484452 0000001c 0000001c 08 00 00 00 00 57668048")
+    head = bytes.fromhex(
+        "89504e470d0a1a0a 0000000d 49484452 0000001c 0000001c 08 00 00 00 00 57668048"
+    )
     tail = bytes.fromhex("0000000049454e44ae426082")
     assert stream.startswith(head)
     assert stream.endswith(tail)
     assert stream[len(head) + 4 : len(head) + 8] == b"IDAT"
-    rows = np.frombuffer(zlib.decompress(stream[len(head) + 8 : -len(tail) - 4]), np.uint8).reshape(28, 29)
+    rows = np.frombuffer(zlib.decompress(stream[len(head) + 8 : -len(tail) - 4]), np.uint8).reshape(
+        28, 29
+    )
     assert not rows[:, 0].any()
     np.testing.assert_array_equal(rows[:, 1:], GREY)
     assert pack_png(GREY[::-1][::-1]) == stream  # a view, not C order
@@ -391,7 +456,9 @@ def test_pack_png_is_what_pillow_reads() -> None:
 
 
 def test_pack_idx_gives_exactly_these_bytes() -> None:
-    """00 00, type 08 (uint8), 3 dimensions; then 2, 28, 28, each in 4 bytes, big-endian; then the pixels."""
+    """00 00, type 08 (uint8), 3 dimensions; then 2, 28, 28, each in 4 bytes, big-endian; then the
+    pixels.
+    """
     stream = pack_idx(np.full((2, 28, 28), 7, np.uint8))
     assert stream == bytes.fromhex("00000803 00000002 0000001c 0000001c") + b"\7" * 1568
 
@@ -426,14 +493,19 @@ def test_pack_npy_gives_the_bytes_of_numpy() -> None:
     ],
 )
 def test_kind_of_file_follows_its_name(name: str, is_array: bool, is_image: bool) -> None:
-    assert (is_array_file(Path("a.png") / name), is_image_file(Path("a.npy") / name)) == (is_array, is_image)
+    assert (is_array_file(Path("a.png") / name), is_image_file(Path("a.npy") / name)) == (
+        is_array,
+        is_image,
+    )
 
 
 # The images of examples/
 
 
 def test_draw_gives_the_committed_images_again(tmp_path: Path) -> None:
-    """Letters are drawn with a font, and FreeType's pixels are its version's own: only their presence is compared."""
+    """Letters are drawn with a font, and FreeType's pixels are its version's own: only their
+    presence is compared.
+    """
     spec = importlib.util.spec_from_file_location("draw", ROOT / "examples" / "draw.py")
     assert spec is not None
     assert spec.loader is not None
@@ -442,7 +514,9 @@ def test_draw_gives_the_committed_images_again(tmp_path: Path) -> None:
     draw.main(tmp_path)
     committed = ROOT / "examples" / "images"
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
-    assert names == sorted(path.relative_to(committed).as_posix() for path in committed.rglob("*.png"))
+    assert names == sorted(
+        path.relative_to(committed).as_posix() for path in committed.rglob("*.png")
+    )
     assert 36 <= len(names) <= 48
     for name in names:
         drawn, kept = read_image(tmp_path / name), read_image(committed / name)

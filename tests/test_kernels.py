@@ -1,4 +1,6 @@
-"""The native kernels against numpy, on every engine that this processor has: the same numbers, bytes and verdicts."""
+"""The native kernels against numpy, on every engine that this processor has: the same numbers,
+bytes and verdicts.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +18,21 @@ import numpy as np
 import pytest
 from helpers import Sizes
 
-from codec import api, kernels, rans
-from codec.groups import Compact, GroupDecoder, to_lanes
-from codec.integer_net import ACTIVATION_MAX, EXACT_LIMIT, MULTIPLIER_BITS, POSITIONS, ROWS, Layer
+from codec import api, kernels
+from codec.coding import rans
+from codec.coding.lanes import Compact, GroupDecoder, to_lanes
+from codec.coding.lanes_native import NativeGroupDecoder, _address, encode_groups
 from codec.kernels import build
-from codec.model import DEQUANTIZED_MAX, Block, Model
-from codec.native import (
-    NativeGroupDecoder,
-    NativeLadder,
-    Packer,
-    _address,
-    _blocks,
-    _Level,
-    encode_groups,
-    padded,
-)
+from codec.model.ladder import DEQUANTIZED_MAX, Block, Model
+from codec.model.ladder_native import NativeLadder, Packer, _blocks, _Level, padded
+from codec.model.layers import ACTIVATION_MAX, EXACT_LIMIT, MULTIPLIER_BITS, POSITIONS, ROWS, Layer
 
 NATIVE = [engine for engine in kernels.engines() if engine != "numpy"]
 ONE = 1 << MULTIPLIER_BITS
 TELLING = 40
 GOLDEN = json.loads(golden_tool.LIST.read_text())
-# Widths on both sides of multiples of 4, 8 and 16; several widths in one stage; one channel; no 7x7 level, and three.
+# Widths on both sides of multiples of 4, 8 and 16; several widths in one stage; one channel; no 7x7
+# level, and three.
 MODELS = {
     "one of each": Sizes(1, 1, (1,), 1, 1, 1, 1, (1,)),
     "tiny": Sizes(),
@@ -63,8 +59,16 @@ def native() -> kernels.Kernels:
 # ---- single layers and blocks
 
 
-def random_layer(rng: np.random.Generator, kind: str, outputs: int, inputs: int, *, film: bool = False,
-                 by_position: bool = False, result: float = 500.0) -> Layer:  # fmt: skip
+def random_layer(
+    rng: np.random.Generator,
+    kind: str,
+    outputs: int,
+    inputs: int,
+    *,
+    film: bool = False,
+    by_position: bool = False,
+    result: float = 500.0,
+) -> Layer:
     """A layer whose sums reach to the bound itself, its results about `result` in size at most."""
     taps = 9 if kind == "conv" else 1
     most = min(127, (EXACT_LIMIT // 2) // (inputs * taps * ACTIVATION_MAX))
@@ -75,8 +79,11 @@ def random_layer(rng: np.random.Generator, kind: str, outputs: int, inputs: int,
     reach = np.abs(weight).reshape(outputs, -1).sum(axis=1) * ACTIVATION_MAX
     shift = rng.integers(-1000, 1001, (ROWS if film else 1, outputs))
     room = EXACT_LIMIT - 1 - reach - np.abs(shift).max(axis=0)
-    bias = np.rint(rng.uniform(-1, 1, (POSITIONS, outputs) if by_position else outputs) * room).astype(np.int64)
-    bias[..., 0], bias[..., -1] = room[0], -room[-1]  # all inputs at their end: the sum is 2**24 - 1
+    bias = np.rint(
+        rng.uniform(-1, 1, (POSITIONS, outputs) if by_position else outputs) * room
+    ).astype(np.int64)
+    # all inputs at their end: the sum is 2**24 - 1
+    bias[..., 0], bias[..., -1] = room[0], -room[-1]
     middle = ONE * result / EXACT_LIMIT
     multiplier = rng.uniform(middle / 2, middle * 2, shift.shape).clip(1, ONE).astype(np.int64)
     return Layer("probe", kind, weight, bias.T, shift, multiplier)
@@ -84,11 +91,15 @@ def random_layer(rng: np.random.Generator, kind: str, outputs: int, inputs: int,
 
 def identity(channels: int) -> Layer:
     nothing = np.zeros((1, channels), int)
-    return Layer("identity", "point", np.eye(channels, dtype=int), nothing[0], nothing, nothing + ONE)
+    return Layer(
+        "identity", "point", np.eye(channels, dtype=int), nothing[0], nothing, nothing + ONE
+    )
 
 
 def natively(layer: Layer, x: np.ndarray, quality: int, low: int, high: int) -> np.ndarray:
-    """`layer` of kind "point" on x (K, 49, N), |x| <= ACTIVATION_MAX, by a kernel: behind a layer that changes nothing."""
+    """`layer` of kind "point" on x (K, 49, N), |x| <= ACTIVATION_MAX, by a kernel: behind a layer
+    that changes nothing.
+    """
     channels, _, n = x.shape
     packer = Packer(native())
     first = packer.layer(identity(channels), quality, -ACTIVATION_MAX, ACTIVATION_MAX)
@@ -96,7 +107,9 @@ def natively(layer: Layer, x: np.ndarray, quality: int, low: int, high: int) -> 
     level = _Level(posterior0=first, posterior1=second, channels=layer.outputs)
     rows = as_rows(x)
     y = np.empty((layer.outputs, POSITIONS, n), np.int32)
-    native().posterior(ctypes.addressof(level), n, _address(rows), channels, _address(rows), 0, _address(y))
+    native().posterior(
+        ctypes.addressof(level), n, _address(rows), channels, _address(rows), 0, _address(y)
+    )
     return y
 
 
@@ -117,12 +130,16 @@ def extremes(rng: np.random.Generator, channels: int, n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("by_position", [False, True])
 @pytest.mark.parametrize("film", [False, True])
-def test_layers_of_any_shape_are_those_of_numpy_up_to_the_bound(engine: str, film: bool, by_position: bool) -> None:
+def test_layers_of_any_shape_are_those_of_numpy_up_to_the_bound(
+    engine: str, film: bool, by_position: bool
+) -> None:
     rng = np.random.default_rng([film, by_position])
     largest = 0
     for _ in range(12):
         outputs, inputs = rng.integers(1, 71, 2).tolist()
-        layer = random_layer(rng, "point", outputs, inputs, film=film, by_position=by_position, result=2.0**23)
+        layer = random_layer(
+            rng, "point", outputs, inputs, film=film, by_position=by_position, result=2.0**23
+        )
         x = extremes(rng, inputs, 3)
         for quality, low, high in ((0, -EXACT_LIMIT, EXACT_LIMIT), (50, -1023, 1023), (98, 0, 63)):
             expected = layer(x, quality, low, high)
@@ -132,7 +149,9 @@ def test_layers_of_any_shape_are_those_of_numpy_up_to_the_bound(engine: str, fil
 
 
 def test_sums_at_the_bound_and_sums_of_each_size_are_exact(engine: str) -> None:
-    sums = np.concatenate([np.arange(EXACT_LIMIT - 1025, EXACT_LIMIT - 1023), 2 ** np.arange(23), [0]])
+    sums = np.concatenate(
+        [np.arange(EXACT_LIMIT - 1025, EXACT_LIMIT - 1023), 2 ** np.arange(23), [0]]
+    )
     sums = np.concatenate([sums, -sums])
     nothing = np.zeros((1, len(sums)), int)
     layer = Layer("sums", "point", np.sign(sums)[:, None] | 1, sums, nothing, nothing + ONE)
@@ -145,19 +164,26 @@ def test_sums_at_the_bound_and_sums_of_each_size_are_exact(engine: str) -> None:
 def test_halves_round_to_even(engine: str) -> None:
     halves = np.arange(-300, 301)
     nothing = np.zeros((1, len(halves)), int)
-    layer = Layer("halves", "point", np.ones((len(halves), 1), int), halves, nothing, nothing + ONE // 2)
+    layer = Layer(
+        "halves", "point", np.ones((len(halves), 1), int), halves, nothing, nothing + ONE // 2
+    )
     found = natively(layer, np.zeros((1, POSITIONS, 1), np.float32), 0, -1000, 1000)
-    np.testing.assert_array_equal(found[:, 7, 0], [round(h / 2) for h in halves.tolist()])  # `round` ties to even
+    # `round` ties to even
+    np.testing.assert_array_equal(found[:, 7, 0], [round(h / 2) for h in halves.tolist()])
 
 
 @cache
 def telling_sums(largest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and multipliers, in units of 2**-24, up to `largest`, whose result depends on the product being rounded to 24 bits
-    before it is rounded to a whole number: a compiler that keeps more bits of it, or fuses it with a sum, gives another one."""
+    """Sums and multipliers, in units of 2**-24, up to `largest`, whose result depends on the
+    product being rounded to 24 bits before it is rounded to a whole number: a compiler that keeps
+    more bits of it, or fuses it with a sum, gives another one."""
     rng = np.random.default_rng(0)
     sums = rng.integers(1 << 22, EXACT_LIMIT - 1, 4_000_000)
     multipliers = rng.integers(largest // 4, largest, len(sums))
-    twice = np.rint(sums.astype(np.float32) * (multipliers.astype(np.float32) * np.float32(2.0**-MULTIPLIER_BITS)))
+    twice = np.rint(
+        sums.astype(np.float32)
+        * (multipliers.astype(np.float32) * np.float32(2.0**-MULTIPLIER_BITS))
+    )
     product = sums * multipliers  # below 2**48, exact
     whole, rest = product >> MULTIPLIER_BITS, product & (ONE - 1)
     once = whole + ((rest > ONE // 2) | ((rest == ONE // 2) & (whole & 1 == 1)))
@@ -167,28 +193,59 @@ def telling_sums(largest: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("largest", [1 << 10, 1 << 16, 1 << 23])
-def test_products_are_rounded_before_they_are_rounded_to_integers(engine: str, largest: int) -> None:
+def test_products_are_rounded_before_they_are_rounded_to_integers(
+    engine: str, largest: int
+) -> None:
     """Law L1: see `telling_sums`, which proves that each of these numbers would notice."""
     sums, multipliers = telling_sums(largest)
-    layer = Layer("law", "point", np.zeros((TELLING, 3), int), sums, np.zeros((1, TELLING), int), multipliers[None])
+    layer = Layer(
+        "law",
+        "point",
+        np.zeros((TELLING, 3), int),
+        sums,
+        np.zeros((1, TELLING), int),
+        multipliers[None],
+    )
     x = np.zeros((3, POSITIONS, 2), np.float32)
     expected = layer(x, 0, -EXACT_LIMIT, EXACT_LIMIT)[:, :, :1]
     exact = helpers.requantize(sums, multipliers, MULTIPLIER_BITS)  # in integers
     np.testing.assert_array_equal(expected[:, 0, 0], exact)
     assert (exact != np.rint(sums * multipliers / ONE)).all()  # in float64 the product is exact
-    np.testing.assert_array_equal(natively(layer, x, 0, -EXACT_LIMIT, EXACT_LIMIT)[:, :, :1], expected)
+    np.testing.assert_array_equal(
+        natively(layer, x, 0, -EXACT_LIMIT, EXACT_LIMIT)[:, :, :1], expected
+    )
 
 
 def test_a_product_is_not_fused_with_what_is_added_to_it(engine: str) -> None:
     """Law L1 where a sum follows: t + rint(product), not rint(t + product)."""
     sums, multipliers = telling_sums(1 << 10)
     nothing = np.zeros((1, TELLING), int)
-    small = Layer("reduce", "point", np.zeros((1, TELLING), int), np.zeros(1, int), nothing[:, :1], nothing[:, :1] + 1)
-    spatial = Layer("spatial", "conv", np.zeros((1, 1, 3, 3), int), np.zeros(1, int), nothing[:, :1], nothing[:, :1] + 1)
-    restore = Layer("restore", "point", np.zeros((TELLING, 1), int), sums, nothing, multipliers[None])
+    small = Layer(
+        "reduce",
+        "point",
+        np.zeros((1, TELLING), int),
+        np.zeros(1, int),
+        nothing[:, :1],
+        nothing[:, :1] + 1,
+    )
+    spatial = Layer(
+        "spatial",
+        "conv",
+        np.zeros((1, 1, 3, 3), int),
+        np.zeros(1, int),
+        nothing[:, :1],
+        nothing[:, :1] + 1,
+    )
+    restore = Layer(
+        "restore", "point", np.zeros((TELLING, 1), int), sums, nothing, multipliers[None]
+    )
     t = np.random.default_rng(1).integers(-300, 301, (TELLING, POSITIONS, 4)).astype(np.float32)
     product = helpers.requantize(sums, multipliers, MULTIPLIER_BITS)
-    expected = np.clip(t + np.clip(product, -ACTIVATION_MAX, ACTIVATION_MAX)[:, None, None], -ACTIVATION_MAX, ACTIVATION_MAX)
+    expected = np.clip(
+        t + np.clip(product, -ACTIVATION_MAX, ACTIVATION_MAX)[:, None, None],
+        -ACTIVATION_MAX,
+        ACTIVATION_MAX,
+    )
     fused = np.rint(t.astype(np.float64) + (sums * multipliers / ONE)[:, None, None])
     assert (expected != fused).mean() > 0.5
     check_blocks([Block(small, spatial, restore)], t, expected)
@@ -212,7 +269,9 @@ def test_blocks_of_any_widths_are_those_of_numpy_up_to_the_bound(engine: str, se
     for i in range(4):
         width = int(rng.integers(1, 71))
         inner = width if i % 2 else int(rng.integers(1, 71))
-        reduce = random_layer(rng, "point", width, channels, film=True, by_position=i == 2, result=1200)
+        reduce = random_layer(
+            rng, "point", width, channels, film=True, by_position=i == 2, result=1200
+        )
         spatial = random_layer(rng, "conv", inner, width, by_position=bool(i % 2), result=1200)
         restore = random_layer(rng, "point", channels, inner, by_position=i == 1, result=700)
         for k, layer in enumerate((reduce, spatial, restore)):
@@ -229,19 +288,29 @@ def test_blocks_of_any_widths_are_those_of_numpy_up_to_the_bound(engine: str, se
 
 
 def to_the_bound(tensors: helpers.Tensors, seed: int) -> helpers.Tensors:
-    """The same layers, of numbers as large as a model may have: a sum may be 2**24 - 1, and much is clipped."""
+    """The same layers, of numbers as large as a model may have: a sum may be 2**24 - 1, and much is
+    clipped.
+    """
     rng = np.random.default_rng(seed)
     for name in [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]:
         weight, bias, shift = (tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift"))
-        input_max = DEQUANTIZED_MAX if name == "start0" or name.endswith("merge") else ACTIVATION_MAX
+        input_max = (
+            DEQUANTIZED_MAX if name == "start0" or name.endswith("merge") else ACTIVATION_MAX
+        )
         size = weight[0].size
         most = max(1, min(127, EXACT_LIMIT * 3 // 4 // (size * input_max)))
         weight[...] = rng.choice([-most, most], weight.shape) * (rng.random(weight.shape) < 0.9)
-        room = EXACT_LIMIT - 1 - np.abs(weight.astype(int)).reshape(len(weight), -1).sum(axis=1) * input_max
+        room = (
+            EXACT_LIMIT
+            - 1
+            - np.abs(weight.astype(int)).reshape(len(weight), -1).sum(axis=1) * input_max
+        )
         shift[...] = rng.integers(-1, 2, shift.shape) * np.minimum(room // 2, 100)
         room -= np.abs(shift).max(axis=0)
         sign = rng.choice([-1, 0, 1], bias.shape)
-        bias[...] = sign * (room[:, None] if bias.ndim == 2 else room) // rng.integers(1, 30, bias.shape)
+        bias[...] = (
+            sign * (room[:, None] if bias.ndim == 2 else room) // rng.integers(1, 30, bias.shape)
+        )
         multiplier = tensors[f"{name}.multiplier"]
         multiplier[...] = np.clip(multiplier * rng.uniform(0.5, 40, multiplier.shape), 1, ONE)
     return tensors
@@ -266,7 +335,9 @@ def walk(model: Model, n: int, quality: int) -> Iterator[np.ndarray]:
     channels = {"e": model.encoder.input.outputs, "t": model.channels}
 
     def features(x: np.ndarray, which: str) -> np.ndarray:
-        return x if net is model else x[..., : channels[which]].transpose(2, 1, 0).astype(np.float32)
+        return (
+            x if net is model else x[..., : channels[which]].transpose(2, 1, 0).astype(np.float32)
+        )
 
     e = net.analysis(pixels, quality)
     yield features(e, "e").copy()
@@ -285,7 +356,9 @@ def walk(model: Model, n: int, quality: int) -> Iterator[np.ndarray]:
             mean, row, t = steps.send((y + far).astype(np.int32))
         except StopIteration as stop:
             yield stop.value
-    g_pixels = rng.standard_normal((n, 28, 28)).astype(np.float32) * 10.0 ** rng.integers(-6, 4, (n, 1, 1)).astype(np.float32)
+    g_pixels = rng.standard_normal((n, 28, 28)).astype(np.float32) * 10.0 ** rng.integers(
+        -6, 4, (n, 1, 1)
+    ).astype(np.float32)
     g_pixels[0] = 0
     g_rows = [rng.standard_normal(shape).astype(np.float32) for shape in shapes[1:]]
     yield from net.backward(g_pixels, g_rows, quality, trace)
@@ -294,7 +367,9 @@ def walk(model: Model, n: int, quality: int) -> Iterator[np.ndarray]:
 @pytest.mark.parametrize("n", [1, 2, 5, 16, 48, 53])
 @pytest.mark.parametrize("bound", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_transforms_and_gradients_are_those_of_numpy(engine: str, name: str, bound: bool, n: int) -> None:
+def test_transforms_and_gradients_are_those_of_numpy(
+    engine: str, name: str, bound: bool, n: int
+) -> None:
     quality = {1: 0, 2: 99}.get(n, 50 + n // 2)
     expected = walked(name, bound, n, quality)
     found = list(walk(model_of(name, bound), n, quality))
@@ -314,12 +389,17 @@ def coded(name: str, bound: bool, n: int, effort: int, group: int) -> tuple[Any,
 
 
 CODED = [
-    ("tiny", False), ("several widths", True), ("wide", False), ("other widths behind the 3x3", False), ("dense alone", False),
+    ("tiny", False),
+    ("several widths", True),
+    ("wide", False),
+    ("other widths behind the 3x3", False),
+    ("dense alone", False),
 ]
 
 
 @pytest.mark.parametrize(
-    ("n", "effort", "group"), [(1, 7, 1), (2, 5, 16), (5, 2, 5), (16, 6, 16), (48, 4, 1), (53, 3, 5), (53, 1, 16)]
+    ("n", "effort", "group"),
+    [(1, 7, 1), (2, 5, 16), (5, 2, 5), (16, 6, 16), (48, 4, 1), (53, 3, 5), (53, 1, 16)],
 )
 @pytest.mark.parametrize(("name", "bound"), CODED)
 def test_messages_and_what_they_decode_to_are_those_of_numpy(
@@ -338,7 +418,9 @@ def test_messages_and_what_they_decode_to_are_those_of_numpy(
     np.testing.assert_array_equal(pixels, expected.pixels)
     latents = model.decode_latents(expected.messages, n, quality, group=group)
     with kernels.use("numpy"):
-        for one, other in zip(latents, model.decode_latents(expected.messages, n, quality, group=group), strict=True):
+        for one, other in zip(
+            latents, model.decode_latents(expected.messages, n, quality, group=group), strict=True
+        ):
             np.testing.assert_array_equal(one, other)
 
 
@@ -375,7 +457,9 @@ def test_damaged_and_random_messages_get_the_verdict_of_numpy(engine: str, group
 # ---- the coder
 
 
-def coder_case(rng: np.random.Generator, n: int, steps: int) -> tuple[rans.CdfTable, np.ndarray, np.ndarray]:
+def coder_case(
+    rng: np.random.Generator, n: int, steps: int
+) -> tuple[rans.CdfTable, np.ndarray, np.ndarray]:
     """A table whose row 0 is certain; rows and codes (steps, n), half of them of row 0."""
     symbols = int(rng.integers(2, 256))
     table = helpers.random_table(rng, 9, symbols)
@@ -386,7 +470,9 @@ def coder_case(rng: np.random.Generator, n: int, steps: int) -> tuple[rans.CdfTa
     return table, rows, helpers.random_symbols(rng, table, rows)
 
 
-def lanes_by_numpy(table: rans.CdfTable, rows: np.ndarray, codes: np.ndarray, group: int, check: np.ndarray) -> list[bytes]:
+def lanes_by_numpy(
+    table: rans.CdfTable, rows: np.ndarray, codes: np.ndarray, group: int, check: np.ndarray
+) -> list[bytes]:
     rows, codes = to_lanes(rows, group, 0), to_lanes(codes, group, 0)
     where = Compact(rows != 0)
     picked = where.take(rows, 0), where.take(codes, 0)
@@ -396,7 +482,9 @@ def lanes_by_numpy(table: rans.CdfTable, rows: np.ndarray, codes: np.ndarray, gr
 @pytest.mark.parametrize("n", [1, 2, 5, 16, 33, 53])
 @pytest.mark.parametrize("group", [1, 5, 16])
 def test_the_coder_is_that_of_numpy(engine: str, group: int, n: int) -> None:
-    """Last groups are short, messages of certain symbols empty; and what was damaged decodes to the same codes as well."""
+    """Last groups are short, messages of certain symbols empty; and what was damaged decodes to the
+    same codes as well.
+    """
     rng = np.random.default_rng([group, n])
     for steps in (2, 7, 90):
         table, rows, codes = coder_case(rng, n, steps)
@@ -431,7 +519,9 @@ def test_the_dearest_symbols_fit_the_room_for_messages(engine: str) -> None:
         assert 2 * 7 * 300 <= sum(map(len, messages)) <= 2 * 7 * 300 + 4 * len(messages)
 
 
-@pytest.mark.parametrize("fault", ["row", "negative row", "code", "checks", "shape", "no frequency"])
+@pytest.mark.parametrize(
+    "fault", ["row", "negative row", "code", "checks", "shape", "no frequency"]
+)
 def test_what_would_leave_the_table_is_refused(engine: str, fault: str) -> None:
     table, rows, codes = coder_case(np.random.default_rng(0), 5, 6)
     rows[2, 3], codes[2, 3] = 1, 0
@@ -457,7 +547,9 @@ def test_what_would_leave_the_table_is_refused(engine: str, fault: str) -> None:
 
 
 @pytest.mark.parametrize("messages", [[], [b""] * 4, [b""] * 6])
-def test_messages_that_are_not_as_many_as_the_lanes_are_refused(engine: str, messages: list[bytes]) -> None:
+def test_messages_that_are_not_as_many_as_the_lanes_are_refused(
+    engine: str, messages: list[bytes]
+) -> None:
     table, rows, _ = coder_case(np.random.default_rng(0), 5, 6)
     with pytest.raises(ValueError, match="rows of 5 images"):
         NativeGroupDecoder(messages, 1, native()).decode(table, rows.astype(np.int32))
@@ -477,15 +569,25 @@ def test_goldens_decode_and_encode_to_the_listed_bytes(any_engine: str, name: st
 
 
 def test_threads_share_a_model_from_the_first_call_on(engine: str) -> None:
-    """The first calls of a quality build what it needs: they all get the same, whoever comes first."""
+    """The first calls of a quality build what it needs: they all get the same,
+    whoever comes first.
+    """
     pixels, tensors, rounds = helpers.drawn(6), helpers.tiny_tensors(0, MODELS["several widths"]), 4
     stream, encoder = helpers.pack_pair(tensors)
-    expected = {quality: Model(stream, encoder).encode(pixels, quality, effort=6).messages for quality in (10, 70)}
+    expected = {
+        quality: Model(stream, encoder).encode(pixels, quality, effort=6).messages
+        for quality in (10, 70)
+    }
     for _ in range(rounds):
         model, start = Model(stream, encoder), threading.Barrier(6)
         found: list[tuple[int, list[bytes], np.ndarray]] = []
 
-        def work(quality: int, model: Model = model, start: threading.Barrier = start, found: list[Any] = found) -> None:
+        def work(
+            quality: int,
+            model: Model = model,
+            start: threading.Barrier = start,
+            found: list[Any] = found,
+        ) -> None:
             start.wait()
             messages = model.encode(pixels, quality, effort=6).messages
             found.append((quality, messages, model.decode(messages, len(pixels), quality)[1]))
@@ -528,5 +630,15 @@ def test_what_is_built_for_a_quality_is_built_once(engine: str) -> None:
 def test_the_compiler_is_told_to_keep_to_law_l1() -> None:
     assert "-ffp-contract=off" in build.FLAGS
     assert "-fno-fast-math" in build.FLAGS
-    flags = {*build.FLAGS, *(flag for flags in build.X86.values() for flag in flags), *build.SANITIZERS}
-    assert not flags & {"-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-fassociative-math", "-march=native"}
+    flags = {
+        *build.FLAGS,
+        *(flag for flags in build.X86.values() for flag in flags),
+        *build.SANITIZERS,
+    }
+    assert not flags & {
+        "-ffast-math",
+        "-Ofast",
+        "-funsafe-math-optimizations",
+        "-fassociative-math",
+        "-march=native",
+    }

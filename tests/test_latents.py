@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import codec
-from codec import api, model
-from codec.bundle import Bundle
+from codec import api
+from codec.commands.decompress import merge
+from codec.commands.inputs import Report
 from codec.errors import BitstreamError, ChecksumMismatch, UsageError
-from codec.model import DEQUANTIZED_MAX, STEP_UNIT, Dequantizer, Model
-from codec.plan import Report
-from codec.restore import merge
+from codec.model import ladder
+from codec.model.bundle import Bundle
+from codec.model.ladder import DEQUANTIZED_MAX, STEP_UNIT, Dequantizer, Model
 
 QUALITY = 40
 SHAPES = ((helpers.K,), *((k, 7, 7) for k in helpers.LEVELS))
@@ -22,7 +23,9 @@ NUM_LATENTS = helpers.K + 49 * sum(helpers.LEVELS)
 
 
 def latents_of(pixels: np.ndarray, quality: int = QUALITY) -> np.ndarray:
-    """What `pixels`, uint8 (N, 28, 28), have as latents: the encoder's symbols, through the decoder's network."""
+    """What `pixels`, uint8 (N, 28, 28), have as latents: the encoder's symbols, through the
+    decoder's network.
+    """
     tiny, n = helpers.tiny_model(), len(pixels)
     all_symbols, _, _ = tiny.quantize(pixels, quality)
     network = tiny.synthesis(quality, n)
@@ -30,7 +33,9 @@ def latents_of(pixels: np.ndarray, quality: int = QUALITY) -> np.ndarray:
     mean, _, _ = next(network)
     for i, symbols in enumerate(all_symbols):
         y = symbols.reshape(mean.shape) * STEP_UNIT + mean
-        dequantize = Dequantizer(Bundle(dict(tensors)), "dequantizer" if i == 0 else f"levels.{i - 1}.dequantizer")
+        dequantize = Dequantizer(
+            Bundle(dict(tensors)), "dequantizer" if i == 0 else f"levels.{i - 1}.dequantizer"
+        )
         levels.append(dequantize(y, quality).reshape(-1, n).T)
         try:
             mean, _, _ = network.send(y)
@@ -64,8 +69,8 @@ def test_latents_of_one_image_are_a_row_of_its_own() -> None:
 def test_latents_do_not_depend_on_parts_chunks_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = collect(70)
     whole = codec.latents(stream)
-    monkeypatch.setattr(model, "PART_IMAGES", 32)
-    monkeypatch.setattr(model, "CHUNK_IMAGES", 5)
+    monkeypatch.setattr(ladder, "PART_IMAGES", 32)
+    monkeypatch.setattr(ladder, "CHUNK_IMAGES", 5)
     np.testing.assert_array_equal(codec.latents(stream), whole)
     monkeypatch.setattr(api, "BLOCK_IMAGES", 20)
     blocks = collect(70)
@@ -109,7 +114,10 @@ def test_lossless_and_stored_images_have_no_latents() -> None:
     noise = helpers.drawn(3)[2]
     stored = codec.compress(noise, lossless=True)
     assert codec.info(stored).quality == 101
-    lossless = (codec.compress(helpers.drawn(3), lossless=True), codec.compress(helpers.drawn(3)[0], lossless=True))
+    lossless = (
+        codec.compress(helpers.drawn(3), lossless=True),
+        codec.compress(helpers.drawn(3)[0], lossless=True),
+    )
     for stream in (stored, *lossless):
         with pytest.raises(UsageError, match="what a lossy stream has"):
             codec.latents(stream)
@@ -128,7 +136,9 @@ def test_a_collection_of_two_models_has_no_latents_in_common(tmp_path: Path) -> 
         codec.latents((tmp_path / "both.aez").read_bytes())
 
 
-def test_a_model_that_is_given_serves_what_names_it(foreign: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_model_that_is_given_serves_what_names_it(
+    foreign: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     stream, image = collect(5), codec.compress(helpers.drawn(5)[0], model="tiny0", effort=1)
     monkeypatch.delenv("AEZ_WEIGHTS")
     path = helpers.install(tmp_path)

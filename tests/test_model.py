@@ -16,11 +16,11 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec import rans
-from codec.bundle import unpack_bundle
+from codec.coding import rans
 from codec.errors import BadModel, EncoderNotFound
-from codec.integer_net import ROWS
-from codec.model import LATENT_MAX, NUM_SIGMAS, Model, log2_lmbda, patches, unpatches
+from codec.model.bundle import unpack_bundle
+from codec.model.ladder import LATENT_MAX, NUM_SIGMAS, Model, log2_lmbda, patches, unpatches
+from codec.model.layers import ROWS
 
 QUALITIES = (0, 1, 50, 75, 99)
 
@@ -34,7 +34,9 @@ def model() -> Model:
 
 
 def test_the_tiny_model_is_a_fair_subject(model: Model) -> None:
-    """Symbols of many sizes and rows, row 0 among them, and pixels that follow them; else the tests below prove little."""
+    """Symbols of many sizes and rows, row 0 among them, and pixels that follow them; else the tests
+    below prove little.
+    """
     symbols, rows, pixels = model.quantize(helpers.drawn(40), 40)
     assert len(symbols) == len(rows) == 3
     assert all((s.min() < 0) and (s.max() > 0) for s in symbols)
@@ -44,13 +46,15 @@ def test_the_tiny_model_is_a_fair_subject(model: Model) -> None:
 
 
 @pytest.mark.parametrize("group", [1, 16])
-def test_coding_part_by_part_changes_nothing(model: Model, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coding_part_by_part_changes_nothing(
+    model: Model, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels = helpers.drawn(83)
     encoded = model.encode(pixels, 60, group=group)
     messages = [*encoded.messages[:-1], encoded.messages[-1] + b"x"]
     wanted, bad = model.decode(messages, 83, 60, group=group)
     assert bad[-1]
-    monkeypatch.setattr("codec.model.PART_IMAGES", 32)
+    monkeypatch.setattr("codec.model.ladder.PART_IMAGES", 32)
     got, bad_in_parts = model.decode(messages, 83, 60, group=group)
     np.testing.assert_array_equal(got, wanted)
     np.testing.assert_array_equal(bad_in_parts, bad)
@@ -73,7 +77,9 @@ def test_decode_inverts_encode(model: Model, count: int, group: int, quality: in
 
 
 @pytest.mark.parametrize("quality", [0, 60])
-def test_the_other_images_of_a_batch_change_neither_pixels_nor_bytes(model: Model, quality: int) -> None:
+def test_the_other_images_of_a_batch_change_neither_pixels_nor_bytes(
+    model: Model, quality: int
+) -> None:
     pixels = helpers.drawn(70)
     whole = model.encode(pixels, quality, group=1)
     for part in (slice(0, 1), slice(3, 10), slice(30, 70), slice(None, None, -1)):
@@ -90,7 +96,10 @@ def test_the_other_images_of_a_batch_change_neither_pixels_nor_bytes(model: Mode
 def test_encode_is_a_function_of_its_input(model: Model) -> None:
     pixels = helpers.drawn(33).copy()
     first = model.encode(pixels, 70)
-    assert first.messages == Model(helpers.tiny_bundle(), helpers.tiny_encoder()).encode(pixels, 70).messages
+    assert (
+        first.messages
+        == Model(helpers.tiny_bundle(), helpers.tiny_encoder()).encode(pixels, 70).messages
+    )
     np.testing.assert_array_equal(pixels, helpers.drawn(33))
 
 
@@ -110,11 +119,15 @@ def test_analysis_equals_the_same_network_in_int64(model: Model) -> None:
     pixels = helpers.drawn(16)
     for quality in QUALITIES:
         e = reference.layer("input", "point", helpers.reference_input(pixels), quality, -1023, 1023)
-        np.testing.assert_array_equal(model.analysis(pixels, quality), reference.blocks("analysis", e, quality))
+        np.testing.assert_array_equal(
+            model.analysis(pixels, quality), reference.blocks("analysis", e, quality)
+        )
 
 
 @pytest.mark.parametrize("effort", [1, 3])
-def test_images_side_by_side_at_qualities_of_their_own_are_coded_as_each_alone(model: Model, effort: int) -> None:
+def test_images_side_by_side_at_qualities_of_their_own_are_coded_as_each_alone(
+    model: Model, effort: int
+) -> None:
     pixels, qualities = helpers.drawn(60), np.resize([7, 90, 7, 33, 7, 90], 60)
     qualities[:3] = 0, 99, 50  # of these one image each
     found = model.symbols(pixels, qualities, effort)
@@ -126,9 +139,14 @@ def test_images_side_by_side_at_qualities_of_their_own_are_coded_as_each_alone(m
 
 
 @pytest.mark.parametrize("group", [1, 16])
-def test_parts_packed_side_by_side_give_the_messages_of_each_alone(model: Model, group: int) -> None:
+def test_parts_packed_side_by_side_give_the_messages_of_each_alone(
+    model: Model, group: int
+) -> None:
     pixels = helpers.drawn(60)
-    parts = [model.symbols(pixels[at:end], quality) for at, end, quality in ((0, 33, 20), (33, 34, 99), (34, 60, 60))]
+    parts = [
+        model.symbols(pixels[at:end], quality)
+        for at, end, quality in ((0, 33, 20), (33, 34, 99), (34, 60, 60))
+    ]
     together = model.pack_parts(parts, group)
     for part, encoded in zip(parts, together, strict=True):
         alone = model.pack(part, group)
@@ -149,12 +167,16 @@ def test_symbols_are_the_nearest_that_their_row_can_code(model: Model) -> None:
 def test_ideal_bits_are_a_little_less_than_the_payload(model: Model) -> None:
     encoded = model.encode(helpers.drawn(64), 50)
     coded = 8 * sum(map(len, encoded.messages))
-    assert encoded.ideal_bits - 1 <= coded <= 1.005 * encoded.ideal_bits + 24 * len(encoded.messages)
+    assert (
+        encoded.ideal_bits - 1 <= coded <= 1.005 * encoded.ideal_bits + 24 * len(encoded.messages)
+    )
     assert encoded.ideal_bits > 64 * 40
 
 
 def test_rows_that_are_certain_without_being_row_0_cost_nothing_and_come_back() -> None:
-    """The encoder skips steps of frequency 2**16, the decoder those of row 0: the two must still agree."""
+    """The encoder skips steps of frequency 2**16, the decoder those of row 0: the two must still
+    agree.
+    """
     tensors = helpers.tiny_tensors()
     tensors["cdf"][:, 1:12, 1:] = rans.TOTAL
     model = helpers.model_of(tensors)
@@ -166,8 +188,11 @@ def test_rows_that_are_certain_without_being_row_0_cost_nothing_and_come_back() 
 
 
 def test_a_model_without_7x7_levels_still_codes() -> None:
-    tensors = {name: tensor for name, tensor in helpers.tiny_tensors().items()
-               if not name.startswith(("levels.", "synthesis.1", "synthesis.2"))}  # fmt: skip
+    tensors = {
+        name: tensor
+        for name, tensor in helpers.tiny_tensors().items()
+        if not name.startswith(("levels.", "synthesis.1", "synthesis.2"))
+    }
     tensors["cdf"] = tensors["cdf"][:1]
     model = helpers.model_of(tensors)
     encoded = model.encode(helpers.drawn(20), 20)
@@ -175,7 +200,9 @@ def test_a_model_without_7x7_levels_still_codes() -> None:
 
 
 def test_a_model_codes_the_same_from_many_threads(model: Model) -> None:
-    """More images than one chunk run on several threads; the caches of a fresh model fill up under them."""
+    """More images than one chunk run on several threads; the caches of a fresh model fill up under
+    them.
+    """
     fresh, pixels = helpers.model_of(helpers.tiny_tensors()), helpers.drawn(200)
     assert fresh.encode(pixels, 33).messages == model.encode(pixels, 33).messages
 
@@ -184,14 +211,18 @@ def test_a_model_codes_the_same_from_many_threads(model: Model) -> None:
 
 
 @pytest.mark.parametrize("group", [1, 16])
-def test_damaged_messages_are_flagged_and_their_neighbours_are_not(model: Model, group: int) -> None:
+def test_damaged_messages_are_flagged_and_their_neighbours_are_not(
+    model: Model, group: int
+) -> None:
     count, quality = 3 * group, 30
     encoded = model.encode(helpers.drawn(count), quality, group=group)
     rng = np.random.default_rng(group)
     tried = missed = 0
     damaged = [*helpers.cuts(encoded.messages[1]), *helpers.flips(encoded.messages[1])]
     for stream in [damaged[i] for i in rng.permutation(len(damaged))[: 150 if group == 1 else 50]]:
-        pixels, bad = model.decode([encoded.messages[0], stream, encoded.messages[2]], count, quality, group=group)
+        pixels, bad = model.decode(
+            [encoded.messages[0], stream, encoded.messages[2]], count, quality, group=group
+        )
         assert bad[[0, 2]].tolist() == [False, False]
         np.testing.assert_array_equal(pixels[:group], encoded.pixels[:group])
         np.testing.assert_array_equal(pixels[2 * group :], encoded.pixels[2 * group :])
@@ -200,8 +231,14 @@ def test_damaged_messages_are_flagged_and_their_neighbours_are_not(model: Model,
     assert missed <= 1 + tried // 50  # a hash of 8 bits: 1 in 256 is what chance allows
 
 
-@given(st.lists(st.binary(max_size=60), min_size=1, max_size=9), st.sampled_from(QUALITIES), st.sampled_from([1, 2]))
-def test_any_messages_decode_to_some_pixels(messages: list[bytes], quality: int, group: int) -> None:
+@given(
+    st.lists(st.binary(max_size=60), min_size=1, max_size=9),
+    st.sampled_from(QUALITIES),
+    st.sampled_from([1, 2]),
+)
+def test_any_messages_decode_to_some_pixels(
+    messages: list[bytes], quality: int, group: int
+) -> None:
     messages = messages[: 16 // group]  # one chunk: threads take time to start
     count = group * len(messages) - (group == 2)
     pixels, bad = helpers.tiny_model().decode(messages, count, quality, group=group)
@@ -229,7 +266,15 @@ def test_a_missing_tensor_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["extra", "input.weight2", "levels.0.more", "levels.9.merge.weight", "synthesis.0.0.reduce.gain", ""]
+    "name",
+    [
+        "extra",
+        "input.weight2",
+        "levels.0.more",
+        "levels.9.merge.weight",
+        "synthesis.0.0.reduce.gain",
+        "",
+    ],
 )
 def test_an_unknown_tensor_is_refused(name: str) -> None:
     with pytest.raises(BadModel):
@@ -243,7 +288,9 @@ def test_a_tensor_of_another_shape_is_refused(name: str, change: str) -> None:
     tensor = tensors[name]
     changes: dict[str, Callable[[], np.ndarray]] = {
         "longer": lambda: np.concatenate([tensor, tensor]),
-        "one channel more": lambda: np.concatenate([tensor, tensor[:, :1]], axis=1) if tensor.ndim > 1 else tensor[:-1],
+        "one channel more": lambda: (
+            np.concatenate([tensor, tensor[:, :1]], axis=1) if tensor.ndim > 1 else tensor[:-1]
+        ),
         "transposed": lambda: tensor[None] if tensor.T.shape == tensor.shape else tensor.T,
         "empty": lambda: tensor[:0],
         "scalar": lambda: np.array(7, tensor.dtype),
@@ -264,18 +311,31 @@ def test_a_tensor_that_holds_no_integers_is_refused(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["output.weight", "output.bias", "output.shift", "output.multiplier", "cdf", "prior_mean", "dequantizer"]
+    "name",
+    [
+        "output.weight",
+        "output.bias",
+        "output.shift",
+        "output.multiplier",
+        "cdf",
+        "prior_mean",
+        "dequantizer",
+    ],
 )
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
 def test_integers_of_another_width_are_refused(name: str, dtype: Any) -> None:
-    """The bounds are proven in int64: what is wider could wrap around there, and there is one spelling of a model only."""
+    """The bounds are proven in int64: what is wider could wrap around there, and there is one
+    spelling of a model only.
+    """
     tensors = helpers.tiny_tensors()
     tensors[name] = tensors[name].astype(dtype)
     with pytest.raises(BadModel, match=f"tensor {name} is {np.dtype(dtype)}, wanted int"):
         helpers.model_of(tensors)
 
 
-@pytest.mark.parametrize("name", [n.removesuffix(".bias") for n in sorted(helpers.tiny_tensors()) if n.endswith(".bias")])
+@pytest.mark.parametrize(
+    "name", [n.removesuffix(".bias") for n in sorted(helpers.tiny_tensors()) if n.endswith(".bias")]
+)
 def test_a_layer_that_breaks_the_exactness_bound_is_refused_by_name(name: str) -> None:
     tensors = helpers.tiny_tensors()
     tensors[f"{name}.bias"].flat[-1] = 1 << 24
@@ -329,14 +389,18 @@ def _first_row(cdf: np.ndarray) -> None:
         (lambda cdf: cdf.__imul__(-1), "does not run from 0"),
     ],
 )
-def test_a_cdf_row_that_cannot_be_coded_is_refused(change: Callable[[np.ndarray], None], message: str) -> None:
+def test_a_cdf_row_that_cannot_be_coded_is_refused(
+    change: Callable[[np.ndarray], None], message: str
+) -> None:
     tensors = helpers.tiny_tensors()
     change(tensors["cdf"])
     with pytest.raises(BadModel, match=message):
         helpers.model_of(tensors)
 
 
-@pytest.mark.parametrize("shape", [(2, 64, 64), (3, 63, 64), (3, 64, 1), (3, 64, 300), (3, 64), (3, 64, 64, 1)])
+@pytest.mark.parametrize(
+    "shape", [(2, 64, 64), (3, 63, 64), (3, 64, 1), (3, 64, 300), (3, 64), (3, 64, 64, 1)]
+)
 def test_cdf_tables_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(BadModel, match="cdf has shape"):
         helpers.model_of({**helpers.tiny_tensors(), "cdf": np.zeros(shape, np.int32)})
@@ -345,7 +409,9 @@ def test_cdf_tables_of_another_shape_are_refused(shape: tuple[int, ...]) -> None
 def test_layers_that_do_not_fit_together_are_refused() -> None:
     tensors = helpers.tiny_tensors()
     for part in ("weight", "bias", "shift", "multiplier"):
-        tensors[f"start0.{part}"] = np.concatenate([tensors[f"start0.{part}"]] * 2, axis=0 if part in ("weight", "bias") else 1)
+        tensors[f"start0.{part}"] = np.concatenate(
+            [tensors[f"start0.{part}"]] * 2, axis=0 if part in ("weight", "bias") else 1
+        )
     with pytest.raises(BadModel, match="do not fit together"):
         helpers.model_of(tensors)
 
@@ -358,7 +424,11 @@ def test_a_dense_layer_with_a_bias_by_position_is_refused() -> None:
 
 
 def test_stages_that_do_not_fit_the_levels_are_refused() -> None:
-    tensors = {name: tensor for name, tensor in helpers.tiny_tensors().items() if not name.startswith("synthesis.2")}
+    tensors = {
+        name: tensor
+        for name, tensor in helpers.tiny_tensors().items()
+        if not name.startswith("synthesis.2")
+    }
     with pytest.raises(BadModel, match="2 levels in 2 stages"):
         helpers.model_of(tensors)
 
@@ -415,7 +485,10 @@ def test_a_damaged_header_is_refused(change: Callable[[dict[str, Any]], Any]) ->
         Model(_with_header(change))
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "U16", "U64", "C64", "BOOL", "X9"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "U16", "U64", "C64", "BOOL", "X9"],
+)
 def test_a_tensor_whose_type_is_renamed_ends_in_bad_model_or_a_model(dtype: str) -> None:
     sizes = {"BF16": 2, "U16": 2, "U64": 8, "C64": 8, "F4": 0.5, "F6_E2M3": 0.75}
 
@@ -442,7 +515,11 @@ def test_a_bundle_with_flipped_bits_is_refused_or_another_model() -> None:
     stream = helpers.tiny_bundle()
     (header_bytes,) = struct.unpack_from("<Q", stream)
     rng = np.random.default_rng(0)
-    bits = [*range(64), *rng.integers(64, 64 + 8 * header_bytes, 300), *rng.integers(0, 8 * len(stream), 100)]
+    bits = [
+        *range(64),
+        *rng.integers(64, 64 + 8 * header_bytes, 300),
+        *rng.integers(0, 8 * len(stream), 100),
+    ]
     models = refused = 0
     for bit in map(int, bits):
         damaged = bytearray(stream)
@@ -481,7 +558,12 @@ def test_features_of_an_encoder_may_have_more_channels_than_those_of_the_model()
         tensors[name] = np.insert(tensors[name], at, value, axis=axis)
 
     for name in ("input", "analysis.0.restore"):
-        for part, axis, value in (("weight", 0, 1), ("bias", 0, 5), ("shift", 1, 3), ("multiplier", 1, 9)):
+        for part, axis, value in (
+            ("weight", 0, 1),
+            ("bias", 0, 5),
+            ("shift", 1, 3),
+            ("multiplier", 1, 9),
+        ):
             more(f"{name}.{part}", axis, value=value)
     for name in ("analysis.0.reduce", "squeeze", "levels.0.posterior0", "levels.1.posterior0"):
         more(f"{name}.weight", 1)
@@ -522,7 +604,9 @@ def test_an_encoder_with_a_tensor_of_a_model_or_the_card_of_another_is_refused()
 
 
 def test_patches_and_unpatches_are_inverse_and_lie_as_they_say() -> None:
-    """Pixel (y, x) = (9, 14): patch row 2, column 3 -> position 17; inside it (1, 2) -> channel 6."""
+    """Pixel (y, x) = (9, 14): patch row 2, column 3 -> position 17; inside it (1, 2)
+    -> channel 6.
+    """
     pixels = helpers.drawn(3)
     x = patches(pixels)
     np.testing.assert_array_equal(x, helpers.reference_input(pixels))
@@ -540,9 +624,17 @@ def test_encoding_in_threads_gives_the_same_bytes_and_leaves_blas_as_it_was(fore
     pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)
     wanted = foreign.encode(pixels, 50).messages
     with threadpoolctl.threadpool_limits(2, "blas"):
-        before = [(lib["filepath"], lib["num_threads"]) for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+        before = [
+            (lib["filepath"], lib["num_threads"])
+            for lib in threadpoolctl.threadpool_info()
+            if lib["user_api"] == "blas"
+        ]
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda _: foreign.encode(pixels, 50).messages, range(16)))
-        after = [(lib["filepath"], lib["num_threads"]) for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+        after = [
+            (lib["filepath"], lib["num_threads"])
+            for lib in threadpoolctl.threadpool_info()
+            if lib["user_api"] == "blas"
+        ]
     assert found == [wanted] * 16
     assert after == before

@@ -1,4 +1,6 @@
-"""Names are data from strangers: nothing is ever written outside the output directory, and nothing over something else."""
+"""Names are data from strangers: nothing is ever written outside the output directory, and nothing
+over something else.
+"""
 
 from __future__ import annotations
 
@@ -10,48 +12,80 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import api, images, names, restore
+from codec import api
+from codec.commands import decompress
+from codec.commands.inputs import Report
 from codec.errors import UsageError
-from codec.plan import Report
+from codec.files import images
+from codec.format import names
 
 pytestmark = pytest.mark.usefixtures("shipped")
 
 
-def extract(tmp_path: Path, called: list[str], *, out: str = "out", force: bool = False, jobs: int = 1) -> Report:
+def extract(
+    tmp_path: Path, called: list[str], *, out: str = "out", force: bool = False, jobs: int = 1
+) -> Report:
     """Restore a collection with these names, all of one image, into tmp_path/`out`."""
     stream = tmp_path / "x.aez"
     stream.write_bytes(api.compress(helpers.drawn(len(called)), names=called))
     report = Report()
-    restore.decompress([str(stream)], str(tmp_path / out), force=force, jobs=jobs, report=report)
+    decompress.decompress([str(stream)], str(tmp_path / out), force=force, jobs=jobs, report=report)
     return report
 
 
 def written(tmp_path: Path) -> set[str]:
-    return {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir() and path.name != "x.aez"}
+    return {
+        str(path.relative_to(tmp_path))
+        for path in tmp_path.rglob("*")
+        if not path.is_dir() and path.name != "x.aez"
+    }
 
 
 HOSTILE = [
-    "../out.png", "a/../../x.png", "/abs.png", "//abs.png", "C:\\x.png", "C:x.png", "c:/x.png", "a\\..\\x.png", "\\\\host\\x.png",
-    "..", ".", "", "a//b.png", "./a.png", "a/.", "~/../x/../../y.png", "x" * 300, "é" * 200 + "/a.png", "\udcff.png",
-]  # fmt: skip
+    "../out.png",
+    "a/../../x.png",
+    "/abs.png",
+    "//abs.png",
+    "C:\\x.png",
+    "C:x.png",
+    "c:/x.png",
+    "a\\..\\x.png",
+    "\\\\host\\x.png",
+    "..",
+    ".",
+    "",
+    "a//b.png",
+    "./a.png",
+    "a/.",
+    "~/../x/../../y.png",
+    "x" * 300,
+    "é" * 200 + "/a.png",
+    "\udcff.png",
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_hostile_name_is_refused_by_name_and_costs_no_other(tmp_path: Path, name: str, jobs: int) -> None:
+def test_hostile_name_is_refused_by_name_and_costs_no_other(
+    tmp_path: Path, name: str, jobs: int
+) -> None:
     report = extract(tmp_path, ["first.png", name, "last.png"], jobs=jobs)
     assert written(tmp_path) == {"out/first.png", "out/last.png"}
     assert (report.images, len(report.failed), report.exit_code) == (2, 1, 3)
     assert "unsafe name" in report.failed[0][1]
 
 
-def test_processes_refuse_the_same_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path) -> None:
+def test_processes_refuse_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path
+) -> None:
     """Blocks enough for two processes: the names are judged before the work is given away."""
     monkeypatch.setattr(api, "BLOCK_IMAGES", 1)
     report = extract(tmp_path, ["a.png", "../b.png", "c.png", "d/e.png", "a.png", "f.png"], jobs=2)
     assert written(tmp_path) == {"out/a.png", "out/c.png", "out/d/e.png", "out/f.png"}
-    assert [reason.split(":")[0] for _, reason in report.failed] == ["unsafe name", f"{tmp_path}/out/a.png is also the output of "
-                                                                     "image 0"]  # fmt: skip
+    assert [reason.split(":")[0] for _, reason in report.failed] == [
+        "unsafe name",
+        f"{tmp_path}/out/a.png is also the output of image 0",
+    ]
 
 
 def test_nul_cannot_be_in_a_name() -> None:
@@ -75,7 +109,9 @@ def test_file_in_the_place_of_a_directory_fails_by_name(tmp_path: Path) -> None:
     assert report.exit_code == 3
 
 
-@pytest.mark.parametrize("where", ["folder", "deep folder", "root", "file", "dangling file", "loop"])
+@pytest.mark.parametrize(
+    "where", ["folder", "deep folder", "root", "file", "dangling file", "loop"]
+)
 @pytest.mark.parametrize("force", [False, True])
 def test_links_in_the_target_tree_lead_nowhere(tmp_path: Path, where: str, force: bool) -> None:
     elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
@@ -100,7 +136,9 @@ def test_links_in_the_target_tree_lead_nowhere(tmp_path: Path, where: str, force
         (out / "sub").symlink_to("sub")
     report = extract(tmp_path, ["sub/b.png", "sub/deep/b.png", "good.png"], force=force)
     assert (elsewhere / "b.png").read_bytes() == b"precious"
-    assert {path.name for path in elsewhere.iterdir()} == ({"b.png", "sub", "good.png"} if where == "root" else {"b.png"})
+    assert {path.name for path in elsewhere.iterdir()} == (
+        {"b.png", "sub", "good.png"} if where == "root" else {"b.png"}
+    )
     assert (out / "good.png").is_file()
     if where in ("file", "dangling file"):
         link = out / "sub" / "b.png"
@@ -120,7 +158,16 @@ def test_names_that_differ_in_case_fail_where_the_system_takes_them_for_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names, "folds_case", lambda directory: True)
-    called = ["a.png", "A.png", "d/x.png", "D/x.png", "Straße.png", "STRASSE.png", "\u00e9.png", "e\u0301.png"]
+    called = [
+        "a.png",
+        "A.png",
+        "d/x.png",
+        "D/x.png",
+        "Straße.png",
+        "STRASSE.png",
+        "\u00e9.png",
+        "e\u0301.png",
+    ]
     report = extract(tmp_path, called, force=True)
     assert written(tmp_path) == {f"out/{name}" for name in called[::2]}
     assert [name.rpartition(": ")[2] for name, _ in report.failed] == called[1::2]
@@ -128,7 +175,9 @@ def test_names_that_differ_in_case_fail_where_the_system_takes_them_for_one(
 
 
 @pytest.mark.parametrize("folds", [False, True])
-def test_case_is_probed_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: bool) -> None:
+def test_case_is_probed_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: bool
+) -> None:
     asked: list[Path] = []
     monkeypatch.setattr(os.path, "exists", lambda path: asked.append(path) or folds)
     assert names.folds_case(tmp_path / "not" / "there") is folds
@@ -139,9 +188,25 @@ def test_case_is_probed_without_a_trace(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     "name",
-    ["aux", "AUX.png", "d/nul.tar.png", "com1", "LPT9.x", "con .png", "a.", "a ", "d./x.png", "ab:c", "a*b", "a\x01b", 'a"b'],
+    [
+        "aux",
+        "AUX.png",
+        "d/nul.tar.png",
+        "com1",
+        "LPT9.x",
+        "con .png",
+        "a.",
+        "a ",
+        "d./x.png",
+        "ab:c",
+        "a*b",
+        "a\x01b",
+        'a"b',
+    ],
 )
-def test_names_that_windows_does_not_take_are_refused_there_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_windows_does_not_take_are_refused_there_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert names.safe_parts(name) == tuple(name.split("/"))
     monkeypatch.setattr(names, "ON_WINDOWS", True)
     with pytest.raises(UsageError, match="Windows"):
@@ -149,14 +214,23 @@ def test_names_that_windows_does_not_take_are_refused_there_alone(name: str, mon
 
 
 @pytest.mark.parametrize("name", ["auxiliary", "com10.png", "a.b", "console", ".hidden", "nul1"])
-def test_names_like_those_are_taken_on_windows_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_like_those_are_taken_on_windows_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(names, "ON_WINDOWS", True)
     assert names.safe_parts(name) == (name,)
 
 
 @settings(max_examples=60)
-@given(called=st.lists(st.text(st.sampled_from("ab./\\:~é\udc80C"), max_size=8), min_size=1, max_size=6), force=st.booleans())
-def test_any_names_stay_below_the_output(tmp_path_factory: pytest.TempPathFactory, called: list[str], force: bool) -> None:
+@given(
+    called=st.lists(
+        st.text(st.sampled_from("ab./\\:~é\udc80C"), max_size=8), min_size=1, max_size=6
+    ),
+    force=st.booleans(),
+)
+def test_any_names_stay_below_the_output(
+    tmp_path_factory: pytest.TempPathFactory, called: list[str], force: bool
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     report = extract(folder, called, out="deep/er/out", force=force)
     assert all(name.startswith("deep/er/out/") for name in written(folder))
@@ -174,5 +248,9 @@ def test_collisions_are_all_found_and_nothing_else(keys: list[str]) -> None:
 def test_restored_name_is_that_of_pathlib_with_png(name: str) -> None:
     """The quick way for names that end in .png gives what the slow one does."""
     if "/" not in name and name not in ("", ".", ".."):
-        assert names.restored(name) == (str(Path(name).with_suffix("")) if images.is_image_file(Path(name)) else name) + ".png"
+        assert (
+            names.restored(name)
+            == (str(Path(name).with_suffix("")) if images.is_image_file(Path(name)) else name)
+            + ".png"
+        )
         assert images.is_image_file(name) == images.is_image_file(Path(name))

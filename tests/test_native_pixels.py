@@ -11,10 +11,12 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import kernels, parallel, pixel_model, rans
-from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS
-from codec.native_rans import encode_lanes
-from codec.pixel_model import PixelModel
+from codec import kernels, parallel
+from codec.coding import rans
+from codec.coding.rans_native import encode_lanes
+from codec.model import pixels as pixel_model
+from codec.model.layers import ACTIVATION_MAX, MULTIPLIER_BITS
+from codec.model.pixels import PixelModel
 
 NATIVE = [engine for engine in kernels.engines() if engine != "numpy"]
 pytestmark = pytest.mark.skipif(not NATIVE, reason="no library was built")

@@ -10,20 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec import api, bitstream
-from codec.bitstream import BlockHeader
-from codec.collection import Writer, pack_encoded
+from codec import api
+from codec.collection.reader import Writer, pack_encoded
 from codec.errors import BitstreamError, CorruptPayload, LimitExceeded, ReservedBitsSet, Truncated
-from codec.model import Model
-from codec.parts import Part, _unpack, pack_index, pack_parts, unpack_index, unpack_parts
-from codec.pixel_model import PixelModel
+from codec.format import bitstream
+from codec.format.bitstream import BlockHeader
+from codec.format.index import Part, _unpack, pack_index, pack_parts, unpack_index, unpack_parts
+from codec.model.ladder import Model
+from codec.model.pixels import PixelModel
 
 HASHES = [bytes([k] * 8) for k in range(4)]
 
 
 def shared_out(owners: np.ndarray) -> list[Part]:
     """Part k has the images that k owns."""
-    return [Part(HASHES[k % 4], k % 101, np.flatnonzero(owners == k)) for k in range(owners.max() + 1)]
+    return [
+        Part(HASHES[k % 4], k % 101, np.flatnonzero(owners == k)) for k in range(owners.max() + 1)
+    ]
 
 
 def header_of(parts: list[Part]) -> BlockHeader:
@@ -41,7 +44,9 @@ def same(one: list[Part], other: list[Part]) -> None:
 def test_unpack_inverts_pack(images: int, num_parts: int, seed: int) -> None:
     num_parts = min(images, num_parts)
     rng = np.random.default_rng(seed)
-    owners = rng.permutation(np.concatenate([np.arange(num_parts), rng.integers(0, num_parts, images - num_parts)]))
+    owners = rng.permutation(
+        np.concatenate([np.arange(num_parts), rng.integers(0, num_parts, images - num_parts)])
+    )
     parts = shared_out(owners)
     area = pack_parts(parts)
     found, end = unpack_parts(area + b"index", header_of(parts), 0)
@@ -53,15 +58,19 @@ def test_a_block_of_as_many_parts_as_may_be() -> None:
     parts = shared_out(np.arange(4096) % bitstream.MAX_PARTS)
     area = pack_parts(parts)
     same(unpack_parts(area, header_of(parts), 0)[0], parts)
-    assert len(area) + 8 * bitstream.MAX_PARTS + 3 * 4096 // 8 < 1 << 16  # Index_Bytes has room for them and for all lengths
+    # Index_Bytes has room for them and for all lengths
+    assert len(area) + 8 * bitstream.MAX_PARTS + 3 * 4096 // 8 < 1 << 16
 
 
 def test_pack_parts_has_exact_bytes() -> None:
-    """Ten images, 2, 5 and 9 in part 1: n = 3, left = 10, r = 1 as 2**1 <= 3. Gaps 2, 2, 3: quotients 1, 1, 1 (01 01 01), then
-    remainders 0, 0, 1: 01010100 1, filled up with zeros. Part 2 has image 4, of seven left number 3: n = 1, r = 2, gap 3:
-    quotient 0 (1), remainder 11: 111."""  # fmt: skip
-    parts = [Part(HASHES[0], 75, np.array([0, 1, 3, 6, 7, 8])), Part(HASHES[1], 100, np.array([2, 5, 9])),
-             Part(HASHES[0], 90, np.array([4]))]  # fmt: skip
+    """Ten images, 2, 5 and 9 in part 1: n = 3, left = 10, r = 1 as 2**1 <= 3. Gaps 2, 2, 3:
+    quotients 1, 1, 1 (01 01 01), then remainders 0, 0, 1: 01010100 1, filled up with zeros. Part 2
+    has image 4, of seven left number 3: n = 1, r = 2, gap 3: quotient 0 (1), remainder 11: 111."""
+    parts = [
+        Part(HASHES[0], 75, np.array([0, 1, 3, 6, 7, 8])),
+        Part(HASHES[1], 100, np.array([2, 5, 9])),
+        Part(HASHES[0], 90, np.array([4])),
+    ]
     area = pack_parts(parts)
     wanted = b"\x01" + HASHES[1] + bytes.fromhex("02  01 64 03 54 80  00 5a 01 e0")
     assert area == wanted + bitstream.checksum(wanted, size=4)
@@ -101,7 +110,9 @@ GOOD = pack_parts(shared_out(np.array([0, 1, 0, 2, 0, 0, 1, 0])))
         (b"\x00\x01\x00\x05\x03\x54\x00", LimitExceeded, "goes on to 8 of 8"),
     ],
 )
-def test_parts_that_break_the_format_are_refused(area: bytes, error: type[BitstreamError], message: str) -> None:
+def test_parts_that_break_the_format_are_refused(
+    area: bytes, error: type[BitstreamError], message: str
+) -> None:
     header = BlockHeader(HASHES[0], 75, False, 8, 0, 0, 0, has_parts=True)
     with pytest.raises(error, match=message):
         unpack_parts(area, header, 1000)
@@ -116,7 +127,9 @@ def test_any_bytes_share_out_all_images_or_are_refused(junk: bytes, keep: int, c
         return
     assert end <= keep + len(junk)
     assert all(len(part.images) and (np.diff(part.images) > 0).all() for part in parts)
-    np.testing.assert_array_equal(np.sort(np.concatenate([part.images for part in parts])), np.arange(count))
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([part.images for part in parts])), np.arange(count)
+    )
 
 
 # ---- lengths
@@ -125,10 +138,15 @@ def test_any_bytes_share_out_all_images_or_are_refused(junk: bytes, keep: int, c
 def one_part(quality: int, lengths: list[int]) -> tuple[Part, BlockHeader]:
     """The part and the header of a block that has so many groups, the last one of one image."""
     images = (len(lengths) - 1) * bitstream.group_images(quality) + 1
-    return Part(HASHES[0], quality, np.arange(images)), BlockHeader(HASHES[0], quality, False, images, 0, 0, sum(lengths))
+    return Part(HASHES[0], quality, np.arange(images)), BlockHeader(
+        HASHES[0], quality, False, images, 0, 0, sum(lengths)
+    )
 
 
-@given(st.lists(st.integers(0, 70_000), min_size=1, max_size=256), st.sampled_from([0, 49, 50, 99, 100]))
+@given(
+    st.lists(st.integers(0, 70_000), min_size=1, max_size=256),
+    st.sampled_from([0, 49, 50, 99, 100]),
+)
 def test_unpack_index_inverts_pack(lengths: list[int], quality: int) -> None:
     part, header = one_part(quality, lengths)
     parts, found = unpack_index(pack_index([(part, lengths)]), header, 0)
@@ -137,8 +155,11 @@ def test_unpack_index_inverts_pack(lengths: list[int], quality: int) -> None:
 
 
 def test_the_index_of_several_parts_has_their_lengths_in_order() -> None:
-    parts = [Part(HASHES[0], 75, np.arange(0, 30, 2)), Part(HASHES[1], 100, np.arange(1, 40, 2)),
-             Part(HASHES[0], 20, np.arange(30, 40, 2))]  # fmt: skip
+    parts = [
+        Part(HASHES[0], 75, np.arange(0, 30, 2)),
+        Part(HASHES[1], 100, np.arange(1, 40, 2)),
+        Part(HASHES[0], 20, np.arange(30, 40, 2)),
+    ]
     lengths = [[200, 190, 231], [1300, 600], [77]]
     header = BlockHeader(HASHES[0], 75, False, 40, 0, 0, sum(map(sum, lengths)), has_parts=True)
     found, joined = unpack_index(pack_index(list(zip(parts, lengths, strict=True))), header, 0)
@@ -165,7 +186,9 @@ def test_any_bytes_are_lengths_or_are_refused(index: bytes, quality: int, groups
 
 
 def mixed(names: list[str] | None = None) -> tuple[bytes, np.ndarray]:
-    """A collection of 60 images in one block: lossy at two qualities and lossless, turn by turn -> stream, its pixels."""
+    """A collection of 60 images in one block: lossy at two qualities and lossless, turn by turn ->
+    stream, its pixels.
+    """
     lossy, lossless = helpers.tiny_model(), helpers.tiny_pixel_model()
     pixels, kinds = helpers.drawn(60), np.arange(60) % 3
     wanted, coded = pixels.copy(), []
@@ -198,7 +221,9 @@ def test_a_block_of_parts_keeps_the_order_of_images_and_names() -> None:
     assert info.model == "tiny0, tiny0-lossless"
 
 
-def test_random_access_reads_no_other_part(shipped_lossless: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_access_reads_no_other_part(
+    shipped_lossless: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream, wanted = mixed()
     decoded = []
     decode = Model.decode
@@ -208,8 +233,11 @@ def test_random_access_reads_no_other_part(shipped_lossless: PixelModel, monkeyp
         return decode(self, messages, count, quality, **options)
 
     monkeypatch.setattr(Model, "decode", counted)
-    monkeypatch.setattr(PixelModel, "decode", lambda *args, **options: pytest.fail("a lossless image was decoded"))
-    np.testing.assert_array_equal(api.open(stream)[[58, 1]], wanted[[58, 1]])  # images 0 and 19 of a part of 20
+    monkeypatch.setattr(
+        PixelModel, "decode", lambda *args, **options: pytest.fail("a lossless image was decoded")
+    )
+    # images 0 and 19 of a part of 20
+    np.testing.assert_array_equal(api.open(stream)[[58, 1]], wanted[[58, 1]])
     assert decoded == [(5 + 5, 80)]
     assert shipped_lossless.lossless
 

@@ -16,9 +16,17 @@ import pytest
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 import codec
-from codec import api, bitstream, pillow_plugin
-from codec.errors import BadModel, ChecksumMismatch, CorruptPayload, ImageError, ModelNotFound, UsageError
-from codec.model import Model
+from codec import api, pillow_plugin
+from codec.errors import (
+    BadModel,
+    ChecksumMismatch,
+    CorruptPayload,
+    ImageError,
+    ModelNotFound,
+    UsageError,
+)
+from codec.format import bitstream
+from codec.model.ladder import Model
 
 pytestmark = pytest.mark.usefixtures("shipped_lossless")
 QUALITY = 40
@@ -58,8 +66,12 @@ def many(tmp_path: Path) -> Path:
 # ---- one image
 
 
-@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"quality": 100}, {"max_bytes": 60}, {"effort": 1}])
-def test_an_image_is_saved_as_compress_makes_it_and_opened_as_decompress_does(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"lossless": True}, {"quality": 100}, {"max_bytes": 60}, {"effort": 1}]
+)
+def test_an_image_is_saved_as_compress_makes_it_and_opened_as_decompress_does(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "x.aez"
     grey(ONE).save(path, **options)
     assert path.read_bytes() == codec.compress(ONE, **options)
@@ -142,7 +154,9 @@ REFUSED = [
 def test_what_is_not_28x28_grey_is_refused_as_pillow_refuses(
     image: Image.Image, why: str, save_all: bool, tmp_path: Path
 ) -> None:
-    with pytest.raises(OSError, match=f"cannot write as AEZ: (the image|frame 0): .*{why}") as caught:
+    with pytest.raises(
+        OSError, match=f"cannot write as AEZ: (the image|frame 0): .*{why}"
+    ) as caught:
         image.save(tmp_path / "x.aez", save_all=save_all)
     assert isinstance(caught.value.__cause__, ImageError)
     assert not list(tmp_path.iterdir())
@@ -201,7 +215,9 @@ def test_neighbours_are_decoded_together(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(api, "BLOCK_IMAGES", 20)  # groups of 16, 4, 16 and 4
     image, counts, decode = Image.open(io.BytesIO(collection())), [], Model.decode
 
-    def counted(self: Model, messages: list[bytes], count: int, quality: int, **options: Any) -> Any:
+    def counted(
+        self: Model, messages: list[bytes], count: int, quality: int, **options: Any
+    ) -> Any:
         counts.append(count)
         return decode(self, messages, count, quality, **options)
 
@@ -223,7 +239,9 @@ def test_save_all_writes_a_collection(tmp_path: Path) -> None:
     options = {"quality": 70, "effort": 1}
     images[0].save(path, save_all=True, append_images=iter(images[1:]), names=NAMES[:20], **options)
     assert path.read_bytes() == codec.compress(helpers.drawn(20), names=NAMES[:20], **options)
-    assert saved(images[0], save_all=True, **options) == codec.compress(helpers.drawn(20)[:1], **options)
+    assert saved(images[0], save_all=True, **options) == codec.compress(
+        helpers.drawn(20)[:1], **options
+    )
     embedded = saved(images[0], save_all=True, embed_model=True, **options)
     assert embedded == codec.compress(helpers.drawn(20)[:1], embed_model=True, **options)
 
@@ -240,7 +258,9 @@ def test_save_all_takes_all_frames_of_what_it_is_given_and_leaves_them_where_the
 def test_save_without_all_takes_the_frame_at_hand() -> None:
     image = Image.open(io.BytesIO(collection()))
     image.seek(7)
-    np.testing.assert_array_equal(codec.decompress(saved(image, lossless=True)), codec.decompress(collection())[7])
+    np.testing.assert_array_equal(
+        codec.decompress(saved(image, lossless=True)), codec.decompress(collection())[7]
+    )
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], []])
@@ -260,8 +280,17 @@ def test_a_bad_frame_is_named_and_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_faults_of_a_header_are_syntax_errors_and_the_file_is_unidentified() -> None:
-    damaged = [single()[:4], single()[:2] + b"\x20" + single()[3:], collection()[:-1], collection()[:60]]
-    damaged += [(Path(__file__).parent / "golden" / "errors" / "UnsupportedVersion-critical-field.aez").read_bytes()]
+    damaged = [
+        single()[:4],
+        single()[:2] + b"\x20" + single()[3:],
+        collection()[:-1],
+        collection()[:60],
+    ]
+    damaged += [
+        (
+            Path(__file__).parent / "golden" / "errors" / "UnsupportedVersion-critical-field.aez"
+        ).read_bytes()
+    ]
     for stream in damaged:
         with pytest.raises(SyntaxError) as caught:
             pillow_plugin.AezImageFile(io.BytesIO(stream))
@@ -305,7 +334,9 @@ def test_damaged_names_cost_no_pixels() -> None:
     assert image.info == {}
 
 
-def test_a_missing_model_is_an_os_error_when_pixels_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_an_os_error_when_pixels_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     streams = [codec.compress(ONE, model="tiny1"), codec.compress(ONE[None], model="tiny1")]
     monkeypatch.setenv("AEZ_WEIGHTS", "")
     for stream in streams:
@@ -351,7 +382,13 @@ def test_pickling_keeps_the_frame_at_hand(many: Path) -> None:
         copied = image.copy()
     for each in (kept, copied):
         np.testing.assert_array_equal(np.array(each), expected[5])
-    assert (kept.mode, kept.size, kept.info["name"], kept.n_frames, kept.tell()) == ("L", (28, 28), NAMES[5], 1, 0)
+    assert (kept.mode, kept.size, kept.info["name"], kept.n_frames, kept.tell()) == (
+        "L",
+        (28, 28),
+        NAMES[5],
+        1,
+        0,
+    )
     kept.seek(0)
     with pytest.raises(EOFError):
         kept.seek(1)
@@ -365,12 +402,18 @@ def test_imageio_reads_and_writes_through_pillow(tmp_path: Path) -> None:
     imageio.imwrite(one, ONE, plugin="pillow", quality=QUALITY)
     assert one.read_bytes() == single()
     np.testing.assert_array_equal(imageio.imread(one, plugin="pillow"), codec.decompress(single()))
-    imageio.imwrite(all_of_them, helpers.drawn(20), plugin="pillow", is_batch=True, quality=QUALITY, effort=1)
+    imageio.imwrite(
+        all_of_them, helpers.drawn(20), plugin="pillow", is_batch=True, quality=QUALITY, effort=1
+    )
     assert all_of_them.read_bytes() == collection(20)
     expected = codec.decompress(collection(20))
-    np.testing.assert_array_equal(imageio.imread(all_of_them, plugin="pillow", index=7), expected[7])
+    np.testing.assert_array_equal(
+        imageio.imread(all_of_them, plugin="pillow", index=7), expected[7]
+    )
     np.testing.assert_array_equal(imageio.imread(all_of_them, plugin="pillow", index=...), expected)
-    np.testing.assert_array_equal(np.stack(list(imageio.imiter(all_of_them, plugin="pillow"))), expected)
+    np.testing.assert_array_equal(
+        np.stack(list(imageio.imiter(all_of_them, plugin="pillow"))), expected
+    )
 
 
 def test_importing_the_codec_leaves_pillow_alone_until_it_is_registered(tiny_weights: Path) -> None:
@@ -382,5 +425,7 @@ from PIL import Image
 print(Image.registered_extensions()[".aez"], "torch" in sys.modules)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(codec.__file__).parent.parent)}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True
+    )
     assert (done.stdout, done.stderr) == ("AEZ False\n", "")

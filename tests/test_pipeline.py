@@ -16,9 +16,12 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, images, parallel, pipeline, registry
+from codec import api, parallel
+from codec.commands import work
+from codec.commands.work import BlockTask, spread
 from codec.errors import AezError, BadModel, EncoderNotFound, ImageError
-from codec.pipeline import BlockTask, spread
+from codec.files import images
+from codec.model import registry
 
 
 def double(number: int) -> int:
@@ -65,13 +68,16 @@ def test_results_come_in_order_and_tasks_are_taken_as_they_are_needed() -> None:
     results = []
     for result in spread(double, tasks(), 2, 40):
         results.append(result)
-        assert len(taken) - len(results) <= 4  # three under way, and one that was taken to see whether there is one
+        # three under way, and one that was taken to see whether there is one
+        assert len(taken) - len(results) <= 4
     assert results == [2 * number for number in range(40)]
     assert children() == 0
 
 
 @pytest.mark.parametrize(("jobs", "num_tasks", "expected"), [(1, 3, 1), (5, 1, 5)])
-def test_one_worker_is_this_process_and_has_all_the_cores(jobs: int, num_tasks: int, expected: int) -> None:
+def test_one_worker_is_this_process_and_has_all_the_cores(
+    jobs: int, num_tasks: int, expected: int
+) -> None:
     assert list(spread(cores, [0], jobs, num_tasks)) == [expected]
     assert parallel.num_cores() == len(os.sched_getaffinity(0))
 
@@ -118,38 +124,49 @@ def test_workers_end_at_once_when_nobody_wants_results_any_more() -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_bytes_do_not_depend_on_jobs(tmp_path: Path, tiny_weights: Path, jobs: int) -> None:
-    model = pipeline.model_ref(helpers.tiny_model())
-    assert model == (helpers.tiny_bundle(), helpers.tiny_encoder())  # no release has it: it travels as files
-    tasks = [BlockTask(helpers.drawn(50)[i : i + 10], (), None, api.request(75), (model,)) for i in range(0, 50, 10)]
-    blocks = [result.block for result in spread(pipeline.encode_block, tasks, jobs, len(tasks))]
-    assert blocks == [api.encode_block([helpers.tiny_model()], task.pixels, task.asked, None)[0] for task in tasks]
+    model = work.model_ref(helpers.tiny_model())
+    # no release has it: it travels as files
+    assert model == (helpers.tiny_bundle(), helpers.tiny_encoder())
+    tasks = [
+        BlockTask(helpers.drawn(50)[i : i + 10], (), None, api.request(75), (model,))
+        for i in range(0, 50, 10)
+    ]
+    blocks = [result.block for result in spread(work.encode_block, tasks, jobs, len(tasks))]
+    assert blocks == [
+        api.encode_block([helpers.tiny_model()], task.pixels, task.asked, None)[0] for task in tasks
+    ]
 
 
 @pytest.mark.usefixtures("shipped")
 def test_shipped_model_travels_as_its_hash() -> None:
-    ref = pipeline.model_ref(helpers.tiny_model())
+    ref = work.model_ref(helpers.tiny_model())
     assert ref == (helpers.tiny_model().hash, helpers.tiny_model().encoder_hash)
-    assert pipeline.model_of(ref).stream == helpers.tiny_bundle()
+    assert work.model_of(ref).stream == helpers.tiny_bundle()
 
 
 @pytest.mark.usefixtures("shipped")
 def test_shipped_model_with_an_encoder_of_its_own_travels_as_its_files(tmp_path: Path) -> None:
-    """And where a worker has another encoder, it says so: bytes must not depend on who does the work."""
+    """And where a worker has another encoder, it says so: bytes must not depend on who does the
+    work.
+    """
     path = helpers.install(tmp_path)
     tensors = helpers.tiny_tensors()
     tensors["squeeze.bias"] += 1
     other = helpers.pack_encoder(tensors, helpers.tiny_bundle())
     registry.encoder_path(path).write_bytes(other)
-    ref = pipeline.model_ref(registry.by_name(str(path)))
+    ref = work.model_ref(registry.by_name(str(path)))
     assert ref == (helpers.tiny_bundle(), other)
     other_hash = hashlib.sha256(other).digest()[:8]
-    assert pipeline.model_of(ref).encoder_hash == other_hash
+    assert work.model_of(ref).encoder_hash == other_hash
     with pytest.raises(BadModel, match="model tiny0 has another encoder here"):
-        pipeline.model_of(pipeline.ModelRef(helpers.tiny_model().hash, other_hash))
+        work.model_of(work.ModelRef(helpers.tiny_model().hash, other_hash))
 
 
 def test_model_travels_between_processes_as_its_files(tmp_path: Path) -> None:
-    """As bytes: the other process may be on another machine.  One that only decodes goes as well."""
+    """As bytes: the other process may be on another machine.
+
+    One that only decodes goes as well.
+    """
     size = len(helpers.tiny_bundle()) + len(helpers.tiny_encoder())
     installed = registry.load(helpers.install(tmp_path / "one"))
     packed = [pickle.dumps(model) for model in (helpers.tiny_model(), installed)]
@@ -170,17 +187,17 @@ def test_model_travels_between_processes_as_its_files(tmp_path: Path) -> None:
 
 def test_identity_changes_with_size_time_and_existence(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    seen = {pipeline.identity([str(path)])}
+    seen = {work.identity([str(path)])}
     path.write_bytes(b"one")
-    seen.add(pipeline.identity([str(path)]))
+    seen.add(work.identity([str(path)]))
     path.write_bytes(b"three")
-    seen.add(pipeline.identity([str(path)]))
+    seen.add(work.identity([str(path)]))
     os.utime(path, ns=(1, 1))
-    seen.add(pipeline.identity([str(path)]))
-    seen.add(pipeline.identity([str(path), str(path)]))
+    seen.add(work.identity([str(path)]))
+    seen.add(work.identity([str(path), str(path)]))
     assert len(seen) == 5
     os.utime(path, ns=(1, 1))
-    assert pipeline.identity([str(path), str(path)]) in seen
+    assert work.identity([str(path), str(path)]) in seen
 
 
 @pytest.mark.usefixtures("shipped")
@@ -192,13 +209,15 @@ def test_block_of_files_leaves_out_what_cannot_be_read_and_says_what(tmp_path: P
     Path(paths[1]).write_bytes(b"")
     Path(paths[2]).unlink()
     names = [f"{i}" for i in range(4)]
-    refs = (pipeline.model_ref(helpers.tiny_model()),)
-    result = pipeline.encode_block(BlockTask(None, paths, names, api.request(60), refs))
-    block, stats = api.encode_block([helpers.tiny_model()], helpers.drawn(4)[[0, 3]], api.request(60), ["0", "3"])
+    refs = (work.model_ref(helpers.tiny_model()),)
+    result = work.encode_block(BlockTask(None, paths, names, api.request(60), refs))
+    block, stats = api.encode_block(
+        [helpers.tiny_model()], helpers.drawn(4)[[0, 3]], api.request(60), ["0", "3"]
+    )
     assert (result.block, result.stats) == (block, stats)
     assert [at for at, _ in result.failed] == [1, 2]
     assert result.bytes_in == sum(Path(paths[i]).stat().st_size for i in (0, 3))
-    nothing = pipeline.encode_block(BlockTask(None, paths[1:3], names[1:3], api.request(60), refs))
+    nothing = work.encode_block(BlockTask(None, paths[1:3], names[1:3], api.request(60), refs))
     assert (nothing.block, nothing.stats.images, len(nothing.failed)) == (b"", 0, 2)
 
 
@@ -208,4 +227,6 @@ def test_cores_are_counted_and_limited() -> None:
         assert parallel.num_cores() == 1
         assert list(parallel.in_threads(lambda item: item + 1, [1, 2, 3])) == [2, 3, 4]
     assert parallel.num_cores() == whole
-    np.testing.assert_array_equal(list(parallel.in_threads(lambda item: item + 1, [1, 2, 3])), [2, 3, 4])
+    np.testing.assert_array_equal(
+        list(parallel.in_threads(lambda item: item + 1, [1, 2, 3])), [2, 3, 4]
+    )

@@ -1,4 +1,6 @@
-"""The lossless model: every image comes back, damage is noticed, and a bundle that breaks a bound is refused."""
+"""The lossless model: every image comes back, damage is noticed, and a bundle that breaks a bound
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import kernels, parallel, pixel_model, rans
+from codec import kernels, parallel
+from codec.coding import rans
 from codec.errors import BadModel, CorruptPayload
-from codec.pixel_model import PixelModel, stored_bytes, stored_image
+from codec.model import pixels as pixel_model
+from codec.model.pixels import PixelModel, stored_bytes, stored_image
 
 
 @pytest.fixture
@@ -36,11 +40,23 @@ def checkerboards() -> np.ndarray:
 
 
 def kinds() -> np.ndarray:
-    """Drawn digits and shapes, their negatives, noise, flat and alternating images: uint8 (N, 28, 28)."""
+    """Drawn digits and shapes, their negatives, noise, flat and alternating images: uint8 (N, 28,
+    28).
+    """
     examples, _ = golden_tool.sources()
     noise = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
     flat = np.stack([np.full((28, 28), value, np.uint8) for value in (0, 255, 1, 128)])
-    return np.concatenate([examples[::3], 255 - examples[::6], noise, flat, single_pixels(), checkerboards(), noise // 64])
+    return np.concatenate(
+        [
+            examples[::3],
+            255 - examples[::6],
+            noise,
+            flat,
+            single_pixels(),
+            checkerboards(),
+            noise // 64,
+        ]
+    )
 
 
 def check_round_trip(model: PixelModel, pixels: np.ndarray, group: int) -> list[bytes]:
@@ -79,12 +95,16 @@ def test_the_other_images_of_a_batch_change_no_byte(model: PixelModel, group: in
     for first in (0, 3, 7):
         part = slice(first * group, (first + 1) * group)
         assert model.encode(pixels[part], group=group).messages == [whole[first]]
-        np.testing.assert_array_equal(model.decode([whole[first]], group, group=group)[0], pixels[part])
+        np.testing.assert_array_equal(
+            model.decode([whole[first]], group, group=group)[0], pixels[part]
+        )
     assert model.encode(pixels[: 5 * group], group=group).messages == whole[:5]
     picked = [whole[5], whole[2]]
     decoded, bad = model.decode(picked, 2 * group, group=group)
     assert not bad.any()
-    np.testing.assert_array_equal(decoded, np.concatenate([pixels[g * group : (g + 1) * group] for g in (5, 2)]))
+    np.testing.assert_array_equal(
+        decoded, np.concatenate([pixels[g * group : (g + 1) * group] for g in (5, 2)])
+    )
 
 
 def test_work_is_split_by_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +114,9 @@ def test_work_is_split_by_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyP
             assert len(pixel_model._parts(640, 16)) == cores
 
 
-def test_parts_of_any_size_give_the_same_bytes(model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_any_size_give_the_same_bytes(
+    model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels = helpers.drawn(130)
     whole = model.encode(pixels).messages
     monkeypatch.setattr(pixel_model, "PART_IMAGES", 20)
@@ -103,20 +125,33 @@ def test_parts_of_any_size_give_the_same_bytes(model: PixelModel, monkeypatch: p
 
 def test_encode_is_a_function_of_its_input(model: PixelModel) -> None:
     pixels = helpers.drawn(20).copy()
-    assert model.encode(pixels).messages == PixelModel(helpers.tiny_pixel_bundle()).encode(pixels).messages
+    assert (
+        model.encode(pixels).messages
+        == PixelModel(helpers.tiny_pixel_bundle()).encode(pixels).messages
+    )
     np.testing.assert_array_equal(pixels, helpers.drawn(20))
 
 
 def test_ideal_bits_are_about_the_payload(model: PixelModel) -> None:
-    """It may be a little less: the blank end of an image is coded first, while the state is small and zeros are free."""
+    """It may be a little less: the blank end of an image is coded first, while the state is small
+    and zeros are free.
+    """
     encoded = model.encode(kinds())
     coded = 8 * sum(map(len, encoded.messages))
-    assert 0.98 * encoded.ideal_bits <= coded <= 1.005 * encoded.ideal_bits + 24 * len(encoded.messages)
+    assert (
+        0.98 * encoded.ideal_bits
+        <= coded
+        <= 1.005 * encoded.ideal_bits + 24 * len(encoded.messages)
+    )
 
 
 def test_the_frequencies_of_every_step_are_a_distribution(model: PixelModel) -> None:
     pixels = kinds().reshape(-1, 784)
-    network, step, symbols = model.steps(np.ones(len(pixels), np.bool_), np.arange(len(pixels)) % 3), None, None
+    network, step, symbols = (
+        model.steps(np.ones(len(pixels), np.bool_), np.arange(len(pixels)) % 3),
+        None,
+        None,
+    )
     seen = {2: 0, 256: 0}
     while True:
         try:
@@ -137,7 +172,9 @@ def test_the_frequencies_of_every_step_are_a_distribution(model: PixelModel) -> 
 
 
 def test_what_the_model_would_expand_is_stored(model: PixelModel) -> None:
-    """Both kinds are in the images here, else the tests above prove little; and no message is much longer than stored."""
+    """Both kinds are in the images here, else the tests above prove little; and no message is much
+    longer than stored.
+    """
     pixels = kinds()
     sizes = [len(m) for m in model.encode(pixels, group=1).messages]
     stored = [len(stored_bytes(image)) for image in pixels]
@@ -149,7 +186,9 @@ def test_what_the_model_would_expand_is_stored(model: PixelModel) -> None:
 def test_a_group_of_stored_images_and_others_comes_back(model: PixelModel) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (40, 28, 28), np.uint8)
     messages = check_round_trip(model, noise, 16)
-    assert [len(m) for m in messages] == pytest.approx([784 * n + 4 * n for n in (16, 16, 8)], abs=10)
+    assert [len(m) for m in messages] == pytest.approx(
+        [784 * n + 4 * n for n in (16, 16, 8)], abs=10
+    )
     mixed = np.where(np.arange(40)[:, None, None] % 3 == 0, noise, helpers.drawn(40))
     check_round_trip(model, mixed.astype(np.uint8), 16)
 
@@ -174,7 +213,9 @@ def test_any_stored_bytes_are_an_image_or_corrupt(stream: bytes) -> None:
 
 
 @pytest.mark.parametrize("group", [1, 4])
-def test_damaged_messages_are_flagged_and_their_neighbours_are_not(model: PixelModel, group: int) -> None:
+def test_damaged_messages_are_flagged_and_their_neighbours_are_not(
+    model: PixelModel, group: int
+) -> None:
     """All in one call: the message as it was before and after each damaged one."""
     pixels = np.concatenate([golden_tool.sources()[0][:2], helpers.drawn(8)[1:3]])[:group]
     (message,) = model.encode(pixels, group=group).messages
@@ -184,7 +225,9 @@ def test_damaged_messages_are_flagged_and_their_neighbours_are_not(model: PixelM
     messages = [m for stream in damaged for m in (stream, message)]
     decoded, bad = model.decode(messages, len(messages) * group, group=group)
     assert not bad[1::2].any()
-    np.testing.assert_array_equal(decoded.reshape(len(messages), group, 28, 28)[1::2], np.stack([pixels] * len(damaged)))
+    np.testing.assert_array_equal(
+        decoded.reshape(len(messages), group, 28, 28)[1::2], np.stack([pixels] * len(damaged))
+    )
     missed = np.count_nonzero(~bad[::2])
     assert missed <= 1 + len(damaged) // 50  # a hash of 8 bits: 1 in 256 is what chance allows
 
@@ -192,7 +235,8 @@ def test_damaged_messages_are_flagged_and_their_neighbours_are_not(model: PixelM
 def test_random_messages_decode_in_bounded_time_and_are_mostly_flagged(model: PixelModel) -> None:
     rng = np.random.default_rng(0)
     messages = [rng.bytes(int(size)) for size in rng.integers(0, 2000, 60)]
-    messages += [b"\xff" * 5000, bytes(5000), b"\xff\xff\xff" + rng.bytes(3000)]  # the first state says "stored"
+    # the first state says "stored"
+    messages += [b"\xff" * 5000, bytes(5000), b"\xff\xff\xff" + rng.bytes(3000)]
     for group in (1, 16):
         count = len(messages) * group - (group > 1)
         begun = time.monotonic()
@@ -236,7 +280,9 @@ def test_a_model_names_itself_and_its_kind(model: PixelModel) -> None:
     ],
     ids=["missing", "shorter", "longer", "one more axis", "wider"],
 )
-def test_a_tensor_that_is_not_as_it_should_be_is_refused(name: str, change: Callable[[np.ndarray], np.ndarray | None]) -> None:
+def test_a_tensor_that_is_not_as_it_should_be_is_refused(
+    name: str, change: Callable[[np.ndarray], np.ndarray | None]
+) -> None:
     tensors = helpers.tiny_pixel_tensors()
     changed = change(tensors.pop(name))
     refuse(tensors if changed is None else {**tensors, name: changed})
@@ -273,44 +319,61 @@ def test_a_number_out_of_range_is_refused(name: str, at: int, value: int, messag
 def test_layers_that_do_not_fit_together_are_refused() -> None:
     tensors = helpers.tiny_pixel_tensors()
     for part in ("weight", "bias", "shift", "multiplier"):
-        tensors[f"links.0.{part}"] = np.concatenate([tensors[f"links.0.{part}"]] * 2, axis=0 if part in ("weight", "bias") else 1)
+        tensors[f"links.0.{part}"] = np.concatenate(
+            [tensors[f"links.0.{part}"]] * 2, axis=0 if part in ("weight", "bias") else 1
+        )
     refuse(tensors, "do not fit together")
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_extreme_tables_still_give_every_image_back(seed: int) -> None:
-    """Every table at the ends of its range: sums stay within 32 bits, frequencies stay a distribution."""
+    """Every table at the ends of its range: sums stay within 32 bits, frequencies stay a
+    distribution.
+    """
     rng = np.random.default_rng(seed)
     tensors = helpers.tiny_pixel_tensors()
     for name, tensor in tensors.items():
         if tensor.dtype == np.int16:
-            ends = {"palette.costs.table": (0, 1023), "value.near.table": (-1023, 1023)}.get(name, (-(1 << 15), (1 << 15) - 1))
+            ends = {"palette.costs.table": (0, 1023), "value.near.table": (-1023, 1023)}.get(
+                name, (-(1 << 15), (1 << 15) - 1)
+            )
             tensors[name] = rng.choice(np.array(ends, np.int16), tensor.shape)
         elif name.startswith(("links", "head")) and name.endswith("multiplier"):
             tensor[:] = 1 << 24
-    check_round_trip(PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE)), kinds()[::2], 16)
+    check_round_trip(
+        PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE)), kinds()[::2], 16
+    )
 
 
 # ---- palettes
 
 
 def test_the_palette_of_an_image_is_the_cheapest() -> None:
-    """Worked by hand: 784 pixels of value 2 cost 17,248, 0 and 7,840 in palettes 0, 1 and 2, of value 3 17,248, 278,320 and
-    7,840, of value 100 17,248, 0 and 31,360; naming a palette costs 25, 25 and 79."""
+    """Worked by hand: 784 pixels of value 2 cost 17,248, 0 and 7,840 in palettes 0, 1 and 2, of
+    value 3 17,248, 278,320 and 7,840, of value 100 17,248, 0 and 31,360; naming a palette costs 25,
+    25 and 79."""
     tensors = helpers.tiny_pixel_tensors()
     flat = np.stack([np.full((28, 28), value, np.uint8) for value in (2, 3, 100, 101)])
-    chosen = pixel_model.choose_palettes(flat, tensors["palette.costs.table"], tensors["palette.freq"])
+    chosen = pixel_model.choose_palettes(
+        flat, tensors["palette.costs.table"], tensors["palette.freq"]
+    )
     assert chosen.tolist() == [1, 2, 1, 0]
 
 
-def test_a_value_outside_the_palette_is_coded_all_the_same(monkeypatch: pytest.MonkeyPatch, model: PixelModel) -> None:
+def test_a_value_outside_the_palette_is_coded_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, model: PixelModel
+) -> None:
     odd = np.where(helpers.drawn(4) > 0, np.uint8(77), np.uint8(0))
-    monkeypatch.setattr(pixel_model, "choose_palettes", lambda pixels, costs, freq: np.ones(len(pixels), np.int64))
+    monkeypatch.setattr(
+        pixel_model, "choose_palettes", lambda pixels, costs, freq: np.ones(len(pixels), np.int64)
+    )
     check_round_trip(model, odd, 1)
 
 
 def test_a_palette_has_no_frequency_to_spare_for_what_it_lacks(model: PixelModel) -> None:
-    """Palette 1 knows even values only: the odd ones keep the least frequency, the even ones share what palette 0 gave them."""
+    """Palette 1 knows even values only: the odd ones keep the least frequency, the even ones share
+    what palette 0 gave them.
+    """
     networks = [model.steps(np.ones(3, np.bool_), np.full(3, palette)) for palette in (0, 1)]
     steps = [next(network) for network in networks]
     while steps[0].freq.shape[1] == 2:  # until pixel 0 turned out not to be 0

@@ -13,17 +13,24 @@ import pytest
 from typer.testing import CliRunner
 
 import codec
-from codec import api, bitstream, images, metrics, rate, registry
-from codec.bundle import unpack_bundle
+from codec import api, metrics
 from codec.cli import app
+from codec.encoder import goal
+from codec.encoder.goal import Target
 from codec.errors import ImageError, UsageError
-from codec.model import Model, Symbols
-from codec.rate import Target
-from codec.search import DEFAULT_EFFORT
-from codec.train.export import pack_encoder
+from codec.files import images
+from codec.format import bitstream
+from codec.model import registry
+from codec.model.bundle import unpack_bundle
+from codec.model.ladder import Model, Symbols
+from codec.model.ladder_search import DEFAULT_EFFORT
+from codec.train.lossy.export import pack_encoder
 
-LOSSY = [model_hash for model_hash in registry.MODEL_IDS.values() if "lossless" not in
-         (registry.path_of(bytes.fromhex(model_hash)) or Path("lossless")).name]  # fmt: skip
+LOSSY = [
+    model_hash
+    for model_hash in registry.MODEL_IDS.values()
+    if "lossless" not in (registry.path_of(bytes.fromhex(model_hash)) or Path("lossless")).name
+]
 
 
 def psnr_of(pixels: np.ndarray, decoded: np.ndarray) -> float:
@@ -44,8 +51,12 @@ def size_at(model: Model, image: np.ndarray, quality: int) -> int:
 
 
 @pytest.mark.parametrize("model_hash", LOSSY)
-def test_every_step_of_quality_costs_bytes_and_gains_psnr_with_each_shipped_model(model_hash: str) -> None:
-    """On example images, for the model of digits on the digits among them: on what it does not know, it need not."""
+def test_every_step_of_quality_costs_bytes_and_gains_psnr_with_each_shipped_model(
+    model_hash: str,
+) -> None:
+    """On example images, for the model of digits on the digits among them: on what it does not
+    know, it need not.
+    """
     model = registry.by_hash(bytes.fromhex(model_hash))
     pixels, names = golden_tool.sources()
     if model.name.startswith("mnist"):
@@ -66,7 +77,9 @@ def test_every_step_of_quality_costs_bytes_and_gains_psnr_with_each_shipped_mode
 
 
 @pytest.mark.parametrize("max_bytes", [30, 45, 80])
-def test_max_bytes_holds_for_every_image_and_the_next_quality_would_not_fit(shipped: Model, max_bytes: int) -> None:
+def test_max_bytes_holds_for_every_image_and_the_next_quality_would_not_fit(
+    shipped: Model, max_bytes: int
+) -> None:
     pixels = helpers.drawn(24)
     fitting = pixels[[size_at(shipped, image, 0) <= max_bytes for image in pixels]]
     assert len(fitting) >= 8
@@ -97,13 +110,15 @@ def test_an_image_that_does_not_fit_at_quality_0_is_an_error_that_names_it(shipp
     assert len(codec.compress(np.delete(pixels, worst, 0), max_bytes=limit)) > 0
 
 
-@pytest.mark.parametrize("options", [{"max_bytes": 40}, {"max_bytes": 40, "effort": 3}, {"min_psnr": 0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"max_bytes": 40}, {"max_bytes": 40, "effort": 3}, {"min_psnr": 0}], ids=str
+)
 def test_images_of_a_collection_have_the_quality_that_each_would_have_as_a_file(
     shipped_lossless: object, options: dict[str, float]
 ) -> None:
     pixels = helpers.drawn(24)
     if "min_psnr" in options:
-        reached = rate.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 60).pixels)
+        reached = goal.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 60).pixels)
         options = {"min_psnr": float(np.median(reached))}
     singles = [codec.compress(image, **options) for image in pixels]  # type: ignore[arg-type]
     stream = codec.compress(pixels, **options)  # type: ignore[arg-type]
@@ -140,11 +155,18 @@ def test_min_psnr_holds_for_every_image(shipped: Model, effort: int) -> None:
 def test_min_psnr_takes_no_more_quality_than_it_needs(shipped: Model) -> None:
     pixels = helpers.drawn(24)
     wanted = 5.35  # the tiny model gives hardly more
-    found = rate.search(shipped, pixels, Target(min_psnr=wanted))
-    for quality, psnr_db, kept, image in zip(found.qualities.tolist(), found.psnr_db, found.kept, pixels, strict=True):
-        assert psnr_db == pytest.approx(psnr_of(image, shipped.encode(image[None], quality).pixels[0]))
+    found = goal.search(shipped, pixels, Target(min_psnr=wanted))
+    for quality, psnr_db, kept, image in zip(
+        found.qualities.tolist(), found.psnr_db, found.kept, pixels, strict=True
+    ):
+        assert psnr_db == pytest.approx(
+            psnr_of(image, shipped.encode(image[None], quality).pixels[0])
+        )
         assert kept == (psnr_db >= wanted)
-        assert quality in (0, 99) or psnr_of(image, shipped.encode(image[None], quality - 1).pixels[0]) < wanted
+        assert (
+            quality in (0, 99)
+            or psnr_of(image, shipped.encode(image[None], quality - 1).pixels[0]) < wanted
+        )
     assert len(np.unique(found.qualities)) > 4
 
 
@@ -158,9 +180,13 @@ def test_min_psnr_beyond_the_lossy_range_falls_back_to_lossless(shipped_lossless
     np.testing.assert_array_equal(codec.decompress(stream), pixels)
 
 
-def test_one_image_that_needs_lossless_leaves_the_others_of_its_block_lossy(shipped_lossless: object) -> None:
+def test_one_image_that_needs_lossless_leaves_the_others_of_its_block_lossy(
+    shipped_lossless: object,
+) -> None:
     pixels = helpers.drawn(24)
-    reached = np.sort([psnr_of(image, helpers.tiny_model().encode(image[None], 60).pixels[0]) for image in pixels])
+    reached = np.sort(
+        [psnr_of(image, helpers.tiny_model().encode(image[None], 60).pixels[0]) for image in pixels]
+    )
     stream = codec.compress(pixels, min_psnr=float(reached[12]))
     with codec.open(stream) as collection:
         assert {100} < {part.quality for part in collection.parts(0)}
@@ -175,7 +201,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     calls: list[tuple[str, int]] = []
     symbols = Model.symbols
 
-    def counting(model: Model, pixels: np.ndarray, quality: int | np.ndarray, effort: int = 1) -> Symbols:
+    def counting(
+        model: Model, pixels: np.ndarray, quality: int | np.ndarray, effort: int = 1
+    ) -> Symbols:
         calls.extend((model.name, int(q)) for q in np.broadcast_to(quality, len(pixels)))
         return symbols(model, pixels, quality, effort)
 
@@ -183,23 +211,29 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return calls
 
 
-@pytest.mark.parametrize("options", [{"max_bytes": 12}, {"max_bytes": 25}, {"min_psnr": 24}, {"min_psnr": 30}], ids=str)
-def test_a_search_takes_four_to_five_tries_an_image(monkeypatch: pytest.MonkeyPatch, options: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"max_bytes": 12}, {"max_bytes": 25}, {"min_psnr": 24}, {"min_psnr": 30}], ids=str
+)
+def test_a_search_takes_four_to_five_tries_an_image(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
+) -> None:
     pixels, names = golden_tool.sources()
     pixels = pixels[[name.startswith("digits/") for name in names]]
     calls = counted(monkeypatch)
-    found = rate.search(registry.by_name("mnist"), pixels, Target(**options))
+    found = goal.search(registry.by_name("mnist"), pixels, Target(**options))
     assert found.kept.mean() > 0.9
     assert len(np.unique(found.qualities)) > 5
     assert len(calls) < 4.75 * len(pixels)
 
 
-def test_what_was_seen_to_choose_a_model_is_not_encoded_again(two_shipped: list[Model], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_seen_to_choose_a_model_is_not_encoded_again(
+    two_shipped: list[Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels = helpers.drawn(40)
     limit = max(size_at(model, image, 0) for model in two_shipped for image in pixels)
     calls = counted(monkeypatch)
     codec.compress(pixels, max_bytes=limit)
-    first = rate.first_quality(two_shipped, Target(max_bytes=limit))
+    first = goal.first_quality(two_shipped, Target(max_bytes=limit))
     assert [sum(call == (model.name, first) for call in calls) for model in two_shipped] == [40, 40]
     assert len(calls) > 120
 
@@ -214,30 +248,61 @@ def carded(curve: list[dict[str, float]]) -> Model:
 
 def test_the_first_try_is_where_the_curve_in_the_card_meets_the_target() -> None:
     half = carded([*line("psnr_db", 10, 30), {"quality": 40, "psnr_db": 25}])
-    assert rate.first_quality([half], Target(min_psnr=25)) == 40
-    assert rate.first_quality([half], Target(min_psnr=17.5)) == 20
-    assert rate.first_quality([half], Target(min_psnr=77)) == 99
-    assert rate.first_quality([half], Target(max_bytes=9)) == rate.FIRST_QUALITY  # the card says nothing of bytes
-    assert rate.first_quality([carded(line("bytes", 3, 5)), half, carded(line("bytes", 20, 30))], Target(max_bytes=9)) == 50
-    assert rate.first_quality([carded(line("bytes", 7, 255))], Target(max_bytes=63)) in range(59, 61)  # octaves of bits
+    assert goal.first_quality([half], Target(min_psnr=25)) == 40
+    assert goal.first_quality([half], Target(min_psnr=17.5)) == 20
+    assert goal.first_quality([half], Target(min_psnr=77)) == 99
+    # the card says nothing of bytes
+    assert goal.first_quality([half], Target(max_bytes=9)) == goal.FIRST_QUALITY
+    assert (
+        goal.first_quality(
+            [carded(line("bytes", 3, 5)), half, carded(line("bytes", 20, 30))], Target(max_bytes=9)
+        )
+        == 50
+    )
+    # octaves of bits
+    assert goal.first_quality([carded(line("bytes", 7, 255))], Target(max_bytes=63)) in range(
+        59, 61
+    )
 
 
-@pytest.mark.parametrize("curve", [
-    line("bytes", 50, 2) + line("psnr_db", 30, 3), line("bytes", 1e308, -1e308) + line("psnr_db", -1e308, 1e308),
-    line("bytes", 9, 9) + line("psnr_db", 9, 9), [{"quality": -1e308, "bytes": 0}, {"quality": 1e308, "bytes": 1e-300}],
-], ids=["falling", "huge", "flat", "far"])  # fmt: skip
-@pytest.mark.parametrize("options", [{"max_bytes": 40}, {"min_psnr": 5.35}, {"max_bytes": 10**30}, {"min_psnr": 150}], ids=str)
-def test_a_curve_that_misleads_costs_tries_but_no_promise(curve: list[dict[str, float]], options: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "curve",
+    [
+        line("bytes", 50, 2) + line("psnr_db", 30, 3),
+        line("bytes", 1e308, -1e308) + line("psnr_db", -1e308, 1e308),
+        line("bytes", 9, 9) + line("psnr_db", 9, 9),
+        [{"quality": -1e308, "bytes": 0}, {"quality": 1e308, "bytes": 1e-300}],
+    ],
+    ids=["falling", "huge", "flat", "far"],
+)
+@pytest.mark.parametrize(
+    "options",
+    [{"max_bytes": 40}, {"min_psnr": 5.35}, {"max_bytes": 10**30}, {"min_psnr": 150}],
+    ids=str,
+)
+def test_a_curve_that_misleads_costs_tries_but_no_promise(
+    curve: list[dict[str, float]], options: dict[str, int]
+) -> None:
     target = Target(**options)
     pixels = helpers.drawn(16)
     misled, model = carded(curve), helpers.tiny_model()
-    found = rate.search(misled, pixels, target)
+    found = goal.search(misled, pixels, target)
     step = 1 if target.min_psnr is None else -1
-    for image, quality, kept in zip(pixels, found.qualities.tolist(), found.kept.tolist(), strict=True):
-        next_one = model.encode(image[None], min(max(quality + step * (1 if kept else -1), 0), 99), group=1)
+    for image, quality, kept in zip(
+        pixels, found.qualities.tolist(), found.kept.tolist(), strict=True
+    ):
+        next_one = model.encode(
+            image[None], min(max(quality + step * (1 if kept else -1), 0), 99), group=1
+        )
         here = model.encode(image[None], quality, group=1)
-        holds = [bool(target.holds(np.array([len(e.messages[0])]), rate.image_psnr_db(image[None], e.pixels))[0])
-                 for e in (here, next_one)]  # fmt: skip
+        holds = [
+            bool(
+                target.holds(
+                    np.array([len(e.messages[0])]), goal.image_psnr_db(image[None], e.pixels)
+                )[0]
+            )
+            for e in (here, next_one)
+        ]
         assert holds[0] == kept
         assert quality in (0, 99) or holds == [True, False]
     assert target.min_psnr == 150 or found.kept.sum() > 8
@@ -247,12 +312,14 @@ def test_a_curve_that_misleads_costs_tries_but_no_promise(curve: list[dict[str, 
 def test_a_coarse_search_finds_the_first_of_its_grid_that_reaches_the_target(step: int) -> None:
     model, pixels = helpers.tiny_model(), helpers.drawn(12)
     grid = [q for q in range(100) if (99 - q) % step == 0]
-    every = [rate.image_psnr_db(pixels, model.symbols(pixels, q).pixels) for q in grid]
+    every = [goal.image_psnr_db(pixels, model.symbols(pixels, q).pixels) for q in grid]
     target = Target(min_psnr=float(np.median(every)))
-    found = rate.search(model, pixels, target, first=grid[3], step=step)
+    found = goal.search(model, pixels, target, first=grid[3], step=step)
     assert found.kept.sum() > 8
     assert len(set(found.qualities.tolist())) > 2
-    for i, (quality, kept) in enumerate(zip(found.qualities.tolist(), found.kept.tolist(), strict=True)):
+    for i, (quality, kept) in enumerate(
+        zip(found.qualities.tolist(), found.kept.tolist(), strict=True)
+    ):
         at = grid.index(quality)
         assert kept == (every[at][i] >= (target.min_psnr or 0))
         assert at == 0 or not kept or every[at - 1][i] < (target.min_psnr or 0)
@@ -260,8 +327,8 @@ def test_a_coarse_search_finds_the_first_of_its_grid_that_reaches_the_target(ste
 
 def test_the_figures_of_a_model_are_those_of_its_encoder_once_that_is_trained_anew() -> None:
     model = carded(line("psnr_db", 10, 30))
-    assert rate.first_quality([model], Target(min_psnr=19.9)) == 49  # nothing of its own
-    assert rate.first_quality([Model(model.stream)], Target(min_psnr=19.9)) == 49  # no encoder
+    assert goal.first_quality([model], Target(min_psnr=19.9)) == 49  # nothing of its own
+    assert goal.first_quality([Model(model.stream)], Target(min_psnr=19.9)) == 49  # no encoder
     figures = {"curve": line("psnr_db", 20, 69.5)}
     _, tensors, card = unpack_bundle(model.encoder.stream)
     del card["model_hash"]
@@ -269,8 +336,11 @@ def test_the_figures_of_a_model_are_those_of_its_encoder_once_that_is_trained_an
     better = Model(model.stream, encoder)
     assert better.figures == figures
     assert better.hash == model.hash
-    assert rate.first_quality([better], Target(min_psnr=30)) == 20
-    assert Model(model.stream, pack_encoder(tensors, model.stream, {**card, "figures": 3})).figures == model.figures
+    assert goal.first_quality([better], Target(min_psnr=30)) == 20
+    assert (
+        Model(model.stream, pack_encoder(tensors, model.stream, {**card, "figures": 3})).figures
+        == model.figures
+    )
 
 
 # ---- effort and requests
@@ -279,8 +349,8 @@ def test_the_figures_of_a_model_are_those_of_its_encoder_once_that_is_trained_an
 def test_effort_with_a_target_keeps_the_promise_and_is_no_worse(shipped: Model) -> None:
     pixels = helpers.drawn(24)[[size_at(shipped, image, 0) <= 60 for image in helpers.drawn(24)]]
     target = Target(max_bytes=60)
-    one = rate.search(shipped, pixels, target)
-    more = rate.refine(shipped, pixels, one, target, 4)
+    one = goal.search(shipped, pixels, target)
+    more = goal.refine(shipped, pixels, one, target, 4)
     assert more.kept.all()
     assert (more.num_bytes <= 60).all()
     assert (more.psnr_db >= one.psnr_db).all()
@@ -290,18 +360,33 @@ def test_effort_with_a_target_keeps_the_promise_and_is_no_worse(shipped: Model) 
 def test_more_effort_makes_other_streams_that_decode(shipped: Model) -> None:
     pixels = helpers.drawn(20)
     efforts = (1, DEFAULT_EFFORT, DEFAULT_EFFORT + 1, None)
-    one, usual, more, default = (codec.compress(pixels, quality=40, effort=effort) for effort in efforts)
+    one, usual, more, default = (
+        codec.compress(pixels, quality=40, effort=effort) for effort in efforts
+    )
     assert default == usual
     assert len({one, usual, more}) == 3
     for stream in (one, usual, more):
         assert codec.decompress(stream).shape == pixels.shape
 
 
-@pytest.mark.parametrize("options", [
-    {"max_bytes": 9, "min_psnr": 30}, {"max_bytes": 9, "quality": 50}, {"min_psnr": 30, "lossless": True}, {"max_bytes": -1},
-    {"min_psnr": -1}, {"min_psnr": float("nan")}, {"effort": 0}, {"effort": 10}, {"effort": 2.5},
-], ids=str)  # fmt: skip
-def test_requests_that_contradict_themselves_are_refused(shipped: Model, options: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_bytes": 9, "min_psnr": 30},
+        {"max_bytes": 9, "quality": 50},
+        {"min_psnr": 30, "lossless": True},
+        {"max_bytes": -1},
+        {"min_psnr": -1},
+        {"min_psnr": float("nan")},
+        {"effort": 0},
+        {"effort": 10},
+        {"effort": 2.5},
+    ],
+    ids=str,
+)
+def test_requests_that_contradict_themselves_are_refused(
+    shipped: Model, options: dict[str, object]
+) -> None:
     with pytest.raises(UsageError):
         codec.compress(helpers.drawn(2), **options)  # type: ignore[arg-type]
 
@@ -311,13 +396,23 @@ def test_a_model_to_be_embedded_excludes_min_psnr(shipped: Model) -> None:
         codec.compress(helpers.drawn(2), min_psnr=20, embed_model=True)
 
 
-def test_the_command_line_searches_each_file_and_reports_qualities(shipped: Model, tmp_path: Path) -> None:
+def test_the_command_line_searches_each_file_and_reports_qualities(
+    shipped: Model, tmp_path: Path
+) -> None:
     pixels = helpers.drawn(8)
     sizes = [size_at(shipped, image, 0) for image in pixels]
     limit = sorted(sizes)[-2]
     for i, image in enumerate(pixels):
         (tmp_path / f"{i}.png").write_bytes(images.pack_png(image))
-    args = ["compress", *(str(tmp_path / f"{i}.png") for i in range(8)), "--max-bytes", str(limit), "--json", "-e", "1"]
+    args = [
+        "compress",
+        *(str(tmp_path / f"{i}.png") for i in range(8)),
+        "--max-bytes",
+        str(limit),
+        "--json",
+        "-e",
+        "1",
+    ]
     result = CliRunner().invoke(app, args)
     assert result.exit_code == 3
     figures = json.loads(result.stdout)
@@ -331,7 +426,9 @@ def test_the_command_line_searches_each_file_and_reports_qualities(shipped: Mode
         assert str(stream[4]) in figures["qualities"]
 
 
-def test_parts_of_a_collection_have_the_quality_that_each_needs(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_collection_have_the_quality_that_each_needs(
+    shipped: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(api, "BLOCK_IMAGES", 4)
     pixels = helpers.drawn(16)[[4, 4, 4, 4, 0, 5, 6, 7]]  # four blank ones, four of strokes
     limit = max(size_at(shipped, image, 0) for image in pixels)
@@ -342,5 +439,8 @@ def test_parts_of_a_collection_have_the_quality_that_each_needs(shipped: Model, 
         parts = [part for block in range(2) for part in collection.parts(block)]
     assert len(parts) > 2
     assert len(parts[0].images) == 4  # blank, all alike
-    qualities = {str(q): sum(len(part.images) for part in parts if part.quality == q) for q in {part.quality for part in parts}}
+    qualities = {
+        str(q): sum(len(part.images) for part in parts if part.quality == q)
+        for q in {part.quality for part in parts}
+    }
     assert writer.stats.qualities == qualities

@@ -13,11 +13,11 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import model as model_module
-from codec import registry
 from codec.errors import BadModel, EncoderNotFound, ModelNotFound, UsageError
-from codec.model import Model
-from codec.pixel_model import PixelModel
+from codec.model import ladder as model_module
+from codec.model import registry
+from codec.model.ladder import Model
+from codec.model.pixels import PixelModel
 
 
 @pytest.fixture
@@ -32,17 +32,23 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_models_are_looked_for_in_the_package_beside_it_and_in_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = Path(registry.__file__).parent
+    package = Path(registry.__file__).parents[1]
     monkeypatch.delenv("AEZ_WEIGHTS", raising=False)
     assert registry.directories() == [package / "weights", package.parent / "weights"]
-    monkeypatch.setenv("AEZ_WEIGHTS", os.pathsep.join([str(tmp_path / "a"), "", str(tmp_path / "b")]))
+    monkeypatch.setenv(
+        "AEZ_WEIGHTS", os.pathsep.join([str(tmp_path / "a"), "", str(tmp_path / "b")])
+    )
     assert registry.directories()[2:] == [tmp_path / "a", tmp_path / "b"]
 
 
-def test_files_are_those_of_directories_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_those_of_directories_that_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = helpers.install(tmp_path / "a", 0), helpers.install(tmp_path / "b", 1)
     (tmp_path / "b" / "notes.txt").write_text("no model")
-    monkeypatch.setenv("AEZ_WEIGHTS", os.pathsep.join(str(tmp_path / d) for d in ("b", "none", "a")))
+    monkeypatch.setenv(
+        "AEZ_WEIGHTS", os.pathsep.join(str(tmp_path / d) for d in ("b", "none", "a"))
+    )
     assert registry.files()[-2:] == [second, first]
 
 
@@ -80,7 +86,9 @@ def test_an_extra_model_is_tried_first_and_only_if_it_is_the_one(weights: Path) 
 
 
 def test_a_missing_model_error_says_which_and_what_to_do(weights: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"model 0011223344556677 is not installed: .*-m FILE.*\$AEZ_WEIGHTS") as caught:
+    with pytest.raises(
+        ModelNotFound, match=r"model 0011223344556677 is not installed: .*-m FILE.*\$AEZ_WEIGHTS"
+    ) as caught:
         registry.by_hash(bytes.fromhex("0011223344556677"))
     assert caught.value.model_hash == "0011223344556677"
 
@@ -112,7 +120,9 @@ def test_load_picks_the_class_by_the_architecture_and_names_a_damaged_file(tmp_p
 def test_an_architecture_from_the_future_is_named_with_those_known(tmp_path: Path) -> None:
     path = tmp_path / "new.safetensors"
     path.write_bytes(helpers.pack(helpers.tiny_tensors(), architecture="ladder-2"))
-    with pytest.raises(BadModel, match="architecture 'ladder-2', this version knows 'ladder-1' and 'pixels-3'"):
+    with pytest.raises(
+        BadModel, match="architecture 'ladder-2', this version knows 'ladder-1' and 'pixels-3'"
+    ):
         registry.load(path)
 
 
@@ -122,7 +132,8 @@ def test_shipped_models_are_of_one_kind_and_the_other_is_not_loaded(
     assert [m.name for m in registry.shipped()] == ["tiny0"]
     assert [m.name for m in registry.shipped(lossless=True)] == ["tiny0-lossless"]
     assert [registry.id_of(registry.by_id(i)) for i in (1, 3)] == [1, 3]
-    for lossless in (False, True):  # of the kind not asked for there is but a file that cannot be loaded
+    # of the kind not asked for there is but a file that cannot be loaded
+    for lossless in (False, True):
         broken = tmp_path / f"broken{lossless}"
         helpers.install(broken, lossless=lossless)
         helpers.install(broken, lossless=not lossless).write_bytes(b"no model")
@@ -153,7 +164,11 @@ def test_a_name_leads_to_the_kind_wanted(weights: Path) -> None:
     assert registry.by_name("tiny0").name == registry.by_name("tiny0", None).name == "tiny0"
     for name in ("tiny0", "tiny0-lossless", str(lossless)):
         assert registry.by_name(name, lossless=True).name == "tiny0-lossless"
-    assert registry.by_name("tiny0-lossless", None).name == registry.by_name(str(lossless), None).name == "tiny0-lossless"
+    assert (
+        registry.by_name("tiny0-lossless", None).name
+        == registry.by_name(str(lossless), None).name
+        == "tiny0-lossless"
+    )
     for name in ("tiny0-lossless", str(lossless)):
         with pytest.raises(UsageError, match=f"model {name} is lossless, a lossy one is wanted"):
             registry.by_name(name)
@@ -178,11 +193,15 @@ def test_a_name_leads_to_its_latest_file(weights: Path) -> None:
     (weights / "letters-big-22222222.safetensors").write_bytes(helpers.tiny_bundle(0))
     assert registry.by_name("letters").name == "tiny1"
     assert registry.by_name("letters-big").name == "tiny0"
-    with pytest.raises(ModelNotFound, match=r"no model is called 'big'; installed: .*letters, letters-big"):
+    with pytest.raises(
+        ModelNotFound, match=r"no model is called 'big'; installed: .*letters, letters-big"
+    ):
         registry.by_name("big")
 
 
-def test_a_path_leads_to_its_file(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_leads_to_its_file(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = helpers.install(tmp_path)
     assert registry.by_name(str(path)).hash == helpers.tiny_model().hash
     monkeypatch.chdir(tmp_path)
@@ -334,7 +353,9 @@ def test_an_encoder_of_another_model_is_refused_by_name(weights: Path) -> None:
 
 def test_the_registry_has_numbers_of_a_byte_and_each_model_once() -> None:
     assert all(1 <= number <= 255 for number in registry.MODEL_IDS)
-    assert all(re.fullmatch("[0-9a-f]{16}", model_hash) for model_hash in registry.MODEL_IDS.values())
+    assert all(
+        re.fullmatch("[0-9a-f]{16}", model_hash) for model_hash in registry.MODEL_IDS.values()
+    )
     assert len(set(registry.MODEL_IDS.values())) == len(registry.MODEL_IDS)
 
 
@@ -342,7 +363,9 @@ def test_every_shipped_model_is_there_under_its_own_number(monkeypatch: pytest.M
     monkeypatch.delenv("AEZ_WEIGHTS", raising=False)
     models = [registry.by_id(number) for number in registry.MODEL_IDS]
     assert [registry.id_of(model) for model in models] == list(registry.MODEL_IDS)
-    assert {model.hash for model in models if not model.lossless} == {model.hash for model in registry.shipped()}
+    assert {model.hash for model in models if not model.lossless} == {
+        model.hash for model in registry.shipped()
+    }
     assert all(model.name.endswith("-lossless") == model.lossless for model in models)
     for model in models:
         assert model.num_bytes <= 3_000_000

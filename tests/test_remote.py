@@ -11,9 +11,12 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, batch, images, remote, restore
+from codec import api
+from codec.commands import compress as batch
+from codec.commands import decompress as restore
+from codec.commands.inputs import Report
 from codec.errors import UsageError
-from codec.plan import Report
+from codec.files import images, urls
 
 pytestmark = pytest.mark.usefixtures("shipped")
 
@@ -78,7 +81,7 @@ def test_collection_at_a_url_is_restored_to_disk_and_to_a_url(
     assert (again.images, len(again.failed), again.exit_code) == (0, 9, 1)
     assert decompress("memory://out/d.aez", out="memory://out/tree", force=True).exit_code == 0
     assert decompress("memory://out/d.aez", out="memory://out/d.npy").exit_code == 0
-    assert len(np.load(remote.open_file("memory://out/d.npy"))) == 9
+    assert len(np.load(urls.open_file("memory://out/d.npy"))) == 9
     report = Report()
     assert restore.check(["memory://out/d.aez"], report, jobs=2) == [("memory://out/d.aez", 9)]
 
@@ -115,7 +118,9 @@ def test_interrupted_upload_leaves_nothing_and_is_gone_on_with(
     assert any("going on after block 1 of 1" in note for note in notes)
 
 
-def test_existing_and_impossible_outputs_are_refused(store: fsspec.AbstractFileSystem, tree: str, tmp_path: Path) -> None:
+def test_existing_and_impossible_outputs_are_refused(
+    store: fsspec.AbstractFileSystem, tree: str, tmp_path: Path
+) -> None:
     store.pipe_file("/out/d.aez", b"there")
     report = compress(tree, out="memory://out/d.aez")
     assert report.exit_code == 1
@@ -128,13 +133,17 @@ def test_existing_and_impossible_outputs_are_refused(store: fsspec.AbstractFileS
         with pytest.raises(UsageError, match=message):
             compress(*inputs, out=out)
     report = compress(tree, out=str(tmp_path / "x.aez"), scheduler="tcp://127.0.0.1:9")
-    assert [(name, "no cluster can read it" in reason) for name, reason in report.failed] == [(tree, True)]
+    assert [(name, "no cluster can read it" in reason) for name, reason in report.failed] == [
+        (tree, True)
+    ]
     with pytest.raises(UsageError, match="--rm needs files"):
         compress(tree, out=str(tmp_path / "x.aez"), remove=True)
     assert store.cat_file("/out/d.aez") == b"there"
 
 
-def test_names_in_a_stream_never_lead_out_of_a_url(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+def test_names_in_a_stream_never_lead_out_of_a_url(
+    store: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
     stream = api.compress(helpers.drawn(2), names=["../out.png", "good.png"])
     (tmp_path / "x.aez").write_bytes(stream)
     report = decompress(str(tmp_path / "x.aez"), out="memory://out/deep")
@@ -142,7 +151,9 @@ def test_names_in_a_stream_never_lead_out_of_a_url(store: fsspec.AbstractFileSys
     assert store.find("/") == ["/out/deep/good.png"]
 
 
-def test_without_fsspec_or_the_protocol_the_message_says_so(tree: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fsspec_or_the_protocol_the_message_says_so(
+    tree: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="nosuch"):
         compress("nosuch://a/b.png")
     monkeypatch.setitem(sys.modules, "fsspec", None)
@@ -150,7 +161,16 @@ def test_without_fsspec_or_the_protocol_the_message_says_so(tree: str, monkeypat
         compress(tree)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("s3://b/x", True), ("memory://x", True), ("C://x", False), ("a/b", False),
-                                               ("-", False), (None, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("s3://b/x", True),
+        ("memory://x", True),
+        ("C://x", False),
+        ("a/b", False),
+        ("-", False),
+        (None, False),
+    ],
+)
 def test_urls_are_told_from_paths(name: str | None, expected: bool) -> None:
-    assert remote.is_url(name) is expected
+    assert urls.is_url(name) is expected

@@ -12,8 +12,8 @@ import helpers
 import numpy as np
 import pytest
 
-from codec.model import Model, log2_lmbda
-from codec.search import EFFORTS, BitTable, Search, Trial
+from codec.model.ladder import Model, log2_lmbda
+from codec.model.ladder_search import EFFORTS, BitTable, Search, Trial
 
 
 @pytest.fixture
@@ -33,20 +33,31 @@ def costs(model: Model, pixels: np.ndarray, quality: int, effort: int) -> np.nda
 
 def search_of(model: Model, pixels: np.ndarray, quality: int) -> tuple[Search, np.ndarray]:
     symbols, _, _ = model.quantize(pixels, quality)
-    search = Search(model, [BitTable(table) for table in model.tables], pixels, quality, 2.0 ** log2_lmbda(quality))
+    search = Search(
+        model,
+        [BitTable(table) for table in model.tables],
+        pixels,
+        quality,
+        2.0 ** log2_lmbda(quality),
+    )
     return search, np.concatenate(symbols)
 
 
 @pytest.mark.parametrize("quality", [20, 90])
 def test_more_effort_never_costs_an_image_more_and_saves_in_all(model: Model, quality: int) -> None:
-    """Flips go on where those of a lower effort ended, so none costs more; rounds follow them, and begin where they ended."""
+    """Flips go on where those of a lower effort ended, so none costs more; rounds follow them, and
+    begin where they ended.
+    """
     pixels = helpers.drawn(16)
     found = {effort: costs(model, pixels, quality, effort) for effort in range(1, 8)}
     tolerance = 0.2  # the search counts bits in 256ths
     flips_alone = [effort for effort in found if not EFFORTS[effort - 1].rounds]
     last = flips_alone[-1]
     assert flips_alone == [1, 2, 3, 4, 5]
-    for less, more in [*pairwise(flips_alone), *((last, effort) for effort in found if effort > last)]:
+    for less, more in [
+        *pairwise(flips_alone),
+        *((last, effort) for effort in found if effort > last),
+    ]:
         assert (found[more] <= found[less] + tolerance).all()
         assert found[more].sum() < found[less].sum() - 10
     assert found[last].sum() < found[1].sum() * 0.994
@@ -54,7 +65,9 @@ def test_more_effort_never_costs_an_image_more_and_saves_in_all(model: Model, qu
 
 
 @pytest.mark.parametrize("quality", [0, 50, 99])
-def test_what_was_refined_decodes_to_the_pixels_that_were_judged(model: Model, quality: int) -> None:
+def test_what_was_refined_decodes_to_the_pixels_that_were_judged(
+    model: Model, quality: int
+) -> None:
     encoded = model.encode(helpers.drawn(20), quality, effort=4)
     pixels, bad = model.decode(encoded.messages, 20, quality)
     assert not bad.any()
@@ -72,20 +85,33 @@ def test_refinement_gives_the_same_bytes_with_every_kernel() -> None:
     """Of BLAS and of numpy: other orders of summation, with and without fused multiply-add."""
     code = """
 import hashlib, helpers
-print(hashlib.sha256(b"".join(helpers.tiny_model().encode(helpers.drawn(20), 60, effort=5).messages)).hexdigest())
+encoded = helpers.tiny_model().encode(helpers.drawn(20), 60, effort=5)
+print(hashlib.sha256(b"".join(encoded.messages)).hexdigest())
 """
-    plain = {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 X86_V3 AVX512F AVX512_SKX X86_V4"}
+    plain = {
+        "OPENBLAS_CORETYPE": "Prescott",
+        "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 X86_V3 AVX512F AVX512_SKX X86_V4",
+    }
     digests = set()
     for settings in ({}, plain):
         environment = {**os.environ, **settings, "PYTHONPATH": str(Path(__file__).parent)}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         digests.add(done.stdout)
     assert len(digests) == 1
 
 
 def test_a_model_without_7x7_levels_is_refined_too() -> None:
-    tensors = {name: tensor for name, tensor in helpers.tiny_tensors().items()
-               if not name.startswith(("levels.", "synthesis.1", "synthesis.2"))}  # fmt: skip
+    tensors = {
+        name: tensor
+        for name, tensor in helpers.tiny_tensors().items()
+        if not name.startswith(("levels.", "synthesis.1", "synthesis.2"))
+    }
     tensors["cdf"] = tensors["cdf"][:1]
     model = helpers.model_of(tensors)
     encoded = model.encode(helpers.drawn(20), 20, effort=3)
@@ -108,7 +134,9 @@ def test_symbols_that_their_row_cannot_code_are_brought_into_reach(model: Model)
 
 
 def test_the_slope_is_that_of_the_pixels(model: Model) -> None:
-    """A backward pass against differences: latents of the last level moved by an eighth of a step."""
+    """A backward pass against differences: latents of the last level moved by an
+    eighth of a step.
+    """
     quality, n = 60, 12
     pixels = helpers.drawn(n)
     symbols, _, _ = model.quantize(pixels, quality)
@@ -122,7 +150,9 @@ def test_the_slope_is_that_of_the_pixels(model: Model) -> None:
         for i, s in enumerate(symbols):
             moved = sign * moves if i == len(symbols) - 1 else 0
             try:
-                mean, _, _ = steps.send(((s * 256 + moved).reshape(mean.shape) + mean).astype(np.int32))
+                mean, _, _ = steps.send(
+                    ((s * 256 + moved).reshape(mean.shape) + mean).astype(np.int32)
+                )
             except StopIteration as stop:
                 pixels = stop.value
         return np.asarray(pixels, float)
@@ -134,20 +164,27 @@ def test_the_slope_is_that_of_the_pixels(model: Model) -> None:
     assert trace == []
     predicted = (slopes[-1].reshape(moves.shape) * moves).sum(axis=0)
     measured = ((decoded(1) - decoded(-1)) / 2 * direction).sum(axis=(1, 2))
-    assert np.corrcoef(predicted, measured)[0, 1] > 0.8  # pixels are whole numbers and clipped, hence not 1
+    # pixels are whole numbers and clipped, hence not 1
+    assert np.corrcoef(predicted, measured)[0, 1] > 0.8
 
 
 def test_the_gradient_of_a_layer_is_its_matrix_turned_around(model: Model) -> None:
     """<g, W x> = <W^T g, x> for each kind, up to the rounding of g to some ten bits."""
     rng = np.random.default_rng(1)
     block = model._synthesis[0][0]
-    for layer, shape in ((block.reduce, (49, 5)), (block.spatial, (49, 5)), (model._start[1], (5,))):
+    for layer, shape in (
+        (block.reduce, (49, 5)),
+        (block.spatial, (49, 5)),
+        (model._start[1], (5,)),
+    ):
         x = rng.integers(-40, 40, (layer.inputs, *shape)).astype(np.float32)
         g = rng.standard_normal((layer.outputs, *shape)).astype(np.float32)
         forward = layer(x, 30, -(1 << 23), 1 << 23) - layer(0 * x, 30, -(1 << 23), 1 << 23)
         axes = tuple(range(x.ndim - 1))
         one, other = (g * forward).sum(axis=axes), (layer.transposed(g, 30) * x).sum(axis=axes)
-        np.testing.assert_allclose(one, other, atol=0.02 * np.abs(one).max() + 3 * np.sqrt(g[..., 0].size))
+        np.testing.assert_allclose(
+            one, other, atol=0.02 * np.abs(one).max() + 3 * np.sqrt(g[..., 0].size)
+        )
 
 
 def test_gradients_are_whole_multiples_that_add_up_exactly(model: Model) -> None:

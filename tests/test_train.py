@@ -1,4 +1,6 @@
-"""Training: data, loss, checkpoints, and that the exported integers are the network that was trained."""
+"""Training: data, loss, checkpoints, and that the exported integers are the network that was
+trained.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,51 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 import codec
-from codec import images, registry
-from codec.bundle import unpack_bundle
 from codec.cli import app
 from codec.errors import AezError, BadModel, EncoderNotFound, ImageError, ModelNotFound, UsageError
-from codec.integer_net import ACTIVATION_MAX, MULTIPLIER_BITS, interpolate
-from codec.model import DEQUANTIZED_MAX, DEQUANTIZER_BITS, LATENT_MAX, NUM_SIGMAS, STEP_UNIT, Model, log2_lmbda
-from codec.train import command, data, loop, networks, others, warm_start
-from codec.train.export import export, integer_tensors, normal_cdf, pack_bundle, pack_model, pmf_to_cdf
-from codec.train.loop import LadderTrainer, evaluate, is_flat, price, rate_distortion_loss, save, schedule
+from codec.files import images
+from codec.model import registry
+from codec.model.bundle import unpack_bundle
+from codec.model.ladder import (
+    DEQUANTIZED_MAX,
+    DEQUANTIZER_BITS,
+    LATENT_MAX,
+    NUM_SIGMAS,
+    STEP_UNIT,
+    Model,
+    log2_lmbda,
+)
+from codec.model.layers import ACTIVATION_MAX, MULTIPLIER_BITS, interpolate
+from codec.train import command, data, loop, networks, others
+from codec.train.loop import (
+    LadderTrainer,
+    evaluate,
+    is_flat,
+    price,
+    rate_distortion_loss,
+    save,
+    schedule,
+)
+from codec.train.lossy import warm_start
+from codec.train.lossy.export import (
+    export,
+    integer_tensors,
+    normal_cdf,
+    pack_bundle,
+    pack_model,
+    pmf_to_cdf,
+)
 from codec.train.networks import Config, Ladder
 
-CONFIG = Config(channels=8, hidden=4, head=6, dense_latents=4, latents=(2, 3), analysis_blocks=1, synthesis_blocks=(1, 1, 1))
+CONFIG = Config(
+    channels=8,
+    hidden=4,
+    head=6,
+    dense_latents=4,
+    latents=(2, 3),
+    analysis_blocks=1,
+    synthesis_blocks=(1, 1, 1),
+)
 CARD: dict[str, Any] = {"name": "probe", "trained_on": "strokes"}
 Pair = tuple[bytes, bytes]  # the file of a model, and that of its encoder
 
@@ -51,14 +86,18 @@ def one_seed() -> Iterator[None]:
 
 
 def small_net(seed: int = 0) -> Ladder:
-    """A network with every parameter stirred, as after some training: initial zeros would hide exchanged rows."""
+    """A network with every parameter stirred, as after some training: initial zeros would hide
+    exchanged rows.
+    """
     torch.manual_seed(seed)
     pixels = torch.from_numpy(helpers.drawn(64, any_ink=True).copy()).float()
     net = Ladder(pixels.mean(0).round(), CONFIG)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             scale = 0.3 if name.endswith("gain") else 0.1
-            parameter += torch.randn_like(parameter) * (scale if parameter.ndim == 2 and "weight" not in name else 0.02)
+            parameter += torch.randn_like(parameter) * (
+                scale if parameter.ndim == 2 and "weight" not in name else 0.02
+            )
     return net
 
 
@@ -74,18 +113,30 @@ def exported() -> tuple[Ladder, Pair]:
 
 
 class TorchSynthesis:
-    """The decoder of a bundle run by torch in float32, in the layout (N, C, 7, 7): a second opinion on `integer_net`."""
+    """The decoder of a bundle run by torch in float32, in the layout (N, C, 7, 7): a second opinion
+    on `integer_net`.
+    """
 
     def __init__(self, tensors: helpers.Tensors) -> None:
         self._tensors = tensors
 
     def layer(self, name: str, x: torch.Tensor, quality: int, low: int, high: int) -> torch.Tensor:
-        weight, bias, shift, multiplier = (self._tensors[f"{name}.{p}"] for p in ("weight", "bias", "shift", "multiplier"))
+        weight, bias, shift, multiplier = (
+            self._tensors[f"{name}.{p}"] for p in ("weight", "bias", "shift", "multiplier")
+        )
         w = torch.from_numpy(weight.astype(np.float32))
-        y = F.linear(x, w) if x.ndim == 2 else F.conv2d(x, w if w.ndim == 4 else w[:, :, None, None], padding=w.ndim // 4)
-        added = bias.astype(np.int64) + (interpolate(shift, quality)[:, None] if bias.ndim == 2 else interpolate(shift, quality))
+        y = (
+            F.linear(x, w)
+            if x.ndim == 2
+            else F.conv2d(x, w if w.ndim == 4 else w[:, :, None, None], padding=w.ndim // 4)
+        )
+        added = bias.astype(np.int64) + (
+            interpolate(shift, quality)[:, None] if bias.ndim == 2 else interpolate(shift, quality)
+        )
         b = torch.from_numpy(added.astype(np.float32))
-        m = torch.from_numpy(interpolate(multiplier, quality).astype(np.float32) * np.float32(2.0**-MULTIPLIER_BITS))
+        m = torch.from_numpy(
+            interpolate(multiplier, quality).astype(np.float32) * np.float32(2.0**-MULTIPLIER_BITS)
+        )
         if x.ndim == 4:
             b, m = b.view(-1, 7, 7) if b.ndim == 2 else b[:, None, None], m[:, None, None]
         return torch.round((y + b) * m).clamp(low, high)
@@ -98,18 +149,28 @@ class TorchSynthesis:
 
     def block(self, name: str, t: torch.Tensor, quality: int) -> torch.Tensor:
         h = self._relu(f"{name}.spatial", self._relu(f"{name}.reduce", t, quality), quality)
-        return (t + self._clip(f"{name}.restore", h, quality)).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+        return (t + self._clip(f"{name}.restore", h, quality)).clamp(
+            -ACTIVATION_MAX, ACTIVATION_MAX
+        )
 
     def dequantize(self, name: str, y: torch.Tensor, quality: int) -> torch.Tensor:
-        row = interpolate(self._tensors[name], quality).astype(np.float32) * np.float32(2.0**-DEQUANTIZER_BITS)
+        row = interpolate(self._tensors[name], quality).astype(np.float32) * np.float32(
+            2.0**-DEQUANTIZER_BITS
+        )
         multiplier = torch.from_numpy(row).view(1, -1, *[1] * (y.ndim - 2))
         return torch.round(y * multiplier).clamp(-DEQUANTIZED_MAX, DEQUANTIZED_MAX)
 
     def pixels(self, symbols: list[np.ndarray], quality: int) -> np.ndarray:
         n = symbols[0].shape[1]
-        mean = torch.from_numpy(interpolate(self._tensors["prior_mean"], quality).astype(np.float32))
+        mean = torch.from_numpy(
+            interpolate(self._tensors["prior_mean"], quality).astype(np.float32)
+        )
         y = torch.from_numpy(symbols[0].T.astype(np.float32)) * STEP_UNIT + mean
-        h = self._relu("start1", self._relu("start0", self.dequantize("dequantizer", y, quality), quality), quality)
+        h = self._relu(
+            "start1",
+            self._relu("start0", self.dequantize("dequantizer", y, quality), quality),
+            quality,
+        )
         t = self._clip("widen", h.view(n, -1, 7, 7), quality)
         for i in range(len(symbols)):
             t = self.block(f"synthesis.{i}.0", t, quality)
@@ -118,35 +179,66 @@ class TorchSynthesis:
             name = f"levels.{i}"
             h = self._relu(f"{name}.prior0", t, quality)
             means = self.layer(f"{name}.prior_mean", h, quality, -LATENT_MAX, LATENT_MAX)
-            y = torch.from_numpy(symbols[i + 1].reshape(-1, 49, n).astype(np.float32)).permute(2, 0, 1).reshape(n, -1, 7, 7)
-            merged = self._clip(f"{name}.merge", self.dequantize(f"{name}.dequantizer", y * STEP_UNIT + means, quality), quality)
+            y = (
+                torch.from_numpy(symbols[i + 1].reshape(-1, 49, n).astype(np.float32))
+                .permute(2, 0, 1)
+                .reshape(n, -1, 7, 7)
+            )
+            merged = self._clip(
+                f"{name}.merge",
+                self.dequantize(f"{name}.dequantizer", y * STEP_UNIT + means, quality),
+                quality,
+            )
             t = (t + merged).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
         out = self.layer("output", t, quality, 0, 255)
-        return F.pixel_shuffle(out, 4)[:, 0].numpy().astype(np.uint8)  # channel 4 * y + x, as in a patch
+        # channel 4 * y + x, as in a patch
+        return F.pixel_shuffle(out, 4)[:, 0].numpy().astype(np.uint8)
 
 
 @torch.no_grad()
-def twin(net: Ladder, pixels: np.ndarray, quality: int, symbols: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> tuple:
-    """The float network with the latents that `symbols` stand for -> x_hat (N, 28, 28), distance of its own symbols."""
+def twin(
+    net: Ladder,
+    pixels: np.ndarray,
+    quality: int,
+    symbols: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple:
+    """The float network with the latents that `symbols` stand for -> x_hat (N, 28, 28), distance of
+    its own symbols.
+    """
     n, own = len(pixels), []
 
-    def quantize(y: torch.Tensor, mean: torch.Tensor, log_sigma: torch.Tensor, hard: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def quantize(
+        y: torch.Tensor, mean: torch.Tensor, log_sigma: torch.Tensor, hard: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         given = torch.from_numpy(symbols[len(own)].astype(np.float32))
         given = given.T if y.ndim == 2 else given.view(-1, 49, n).permute(2, 1, 0).reshape(y.shape)
         difference = (torch.round(y - mean) - given).abs()
-        own.append((difference.T if y.ndim == 2 else difference.flatten(1, 2).permute(2, 1, 0).reshape(-1, n)).numpy())
+        own.append(
+            (
+                difference.T
+                if y.ndim == 2
+                else difference.flatten(1, 2).permute(2, 1, 0).reshape(-1, n)
+            ).numpy()
+        )
         return mean + given, torch.zeros_like(y)
 
     monkeypatch.setattr(networks, "quantize", quantize)
-    x_hat, _ = net(torch.from_numpy(pixels.copy()).float(), torch.full((n,), log2_lmbda(quality)), hard=True)
+    x_hat, _ = net(
+        torch.from_numpy(pixels.copy()).float(), torch.full((n,), log2_lmbda(quality)), hard=True
+    )
     return x_hat.numpy(), own
 
 
 @pytest.mark.parametrize("quality", [0, 40, 75, 99])
-def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(exported: tuple[Ladder, Pair], quality: int) -> None:
+def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(
+    exported: tuple[Ladder, Pair], quality: int
+) -> None:
     for model in (Model(*exported[1]), helpers.tiny_model()):
         symbols, _, pixels = model.quantize(helpers.drawn(24, any_ink=True), quality)
-        np.testing.assert_array_equal(TorchSynthesis(unpack_bundle(model.stream)[1]).pixels(symbols, quality), pixels)
+        np.testing.assert_array_equal(
+            TorchSynthesis(unpack_bundle(model.stream)[1]).pixels(symbols, quality), pixels
+        )
         assert np.ptp(pixels, axis=0).max() > 10
 
 
@@ -156,8 +248,9 @@ def test_the_float_network_agrees_with_its_integers(
 ) -> None:
     """Not bit for bit: activations are rounded to 1/128, latents and means to 1/256 of a step.
 
-    Fed the same symbols, pixels are those of the float network rounded (mean error 1/4), nearly all within two levels. Most
-    symbols are the same, the others neighbours (but for those at the end of their row).
+    Fed the same symbols, pixels are those of the float network rounded (mean error 1/4), nearly all
+    within two levels. Most symbols are the same, the others neighbours (but for those at the end of
+    their row).
     """
     net, streams = exported
     pixels = helpers.drawn(24, any_ink=True)
@@ -180,14 +273,19 @@ def test_weights_on_the_grid_are_the_integers_of_the_bundle(exported: tuple[Ladd
     net, _ = exported
     tensors = integer_tensors(net)
     layer = net.levels[1].merge
-    np.testing.assert_allclose(tensors["levels.1.merge.weight"] * layer.weight_step().numpy()[:, None],
-                               layer.used_weight().detach().numpy(), rtol=1e-5, atol=1e-9)  # fmt: skip
+    np.testing.assert_allclose(
+        tensors["levels.1.merge.weight"] * layer.weight_step().numpy()[:, None],
+        layer.used_weight().detach().numpy(),
+        rtol=1e-5,
+        atol=1e-9,
+    )
     for name, tensor in tensors.items():
         if name.endswith(".weight"):
             assert tensor.dtype == np.int8
             sums = np.abs(tensor.astype(int)).reshape(len(tensor), -1).sum(axis=1) * ACTIVATION_MAX
             largest = np.abs(tensor.astype(int)).reshape(len(tensor), -1).max(axis=1)
-            assert ((largest == 127) | (sums > 0.85 * 2**24)).all(), name  # int8 or the accumulator is used to the full
+            # int8 or the accumulator is used to the full
+            assert ((largest == 127) | (sums > 0.85 * 2**24)).all(), name
             assert (sums < 0.95 * 2**24).all(), name
 
 
@@ -199,11 +297,16 @@ def test_export_gives_the_same_bytes_for_the_same_network(exported: tuple[Ladder
     assert export(again, CARD, helpers.drawn(40, any_ink=True)) == streams
 
 
-def test_what_decoding_needs_makes_the_model_and_all_else_its_encoder(exported: tuple[Ladder, Pair]) -> None:
+def test_what_decoding_needs_makes_the_model_and_all_else_its_encoder(
+    exported: tuple[Ladder, Pair],
+) -> None:
     net, streams = exported
     both = [set(unpack_bundle(stream)[1]) for stream in streams]
     assert both[0] | both[1] == {*integer_tensors(net), "cdf"}
-    assert all(not {"posterior0", "posterior1", "input", "analysis", "squeeze"} & set(name.split(".")) for name in both[0])
+    assert all(
+        not {"posterior0", "posterior1", "input", "analysis", "squeeze"} & set(name.split("."))
+        for name in both[0]
+    )
     assert unpack_bundle(streams[1])[2] == {**CARD, "model_hash": Model(*streams).hash.hex()}
 
 
@@ -211,15 +314,20 @@ def test_a_bundle_is_packed_alike_every_time_and_in_every_process() -> None:
     """A model is named by the hash of its bytes: equal weights must give equal bytes."""
     code = """
 import hashlib, numpy as np
-from codec.train.export import pack_bundle
+from codec.train.lossy.export import pack_bundle
 t = {"b": np.arange(3, dtype=np.int8), "a": np.ones((2, 2), np.int32)}
-packed = [pack_bundle(dict(sorted(t.items(), reverse=i % 2)), {"name": "x", "a": [1]}) for i in range(40)]
+card = {"name": "x", "a": [1]}
+packed = [pack_bundle(dict(sorted(t.items(), reverse=i % 2)), card) for i in range(40)]
 print({hashlib.sha256(stream).hexdigest() for stream in packed})
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(codec.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
     tensors = {"a": np.ones((2, 2), np.int32), "b": np.arange(3, dtype=np.int8)}
-    here = {hashlib.sha256(pack_bundle(tensors, {"a": [1], "name": "x"})).hexdigest() for _ in range(40)}
+    here = {
+        hashlib.sha256(pack_bundle(tensors, {"a": [1], "name": "x"})).hexdigest() for _ in range(40)
+    }
     assert done.stderr == ""
     assert len(here) == 1
     assert done.stdout.strip() == str(here)
@@ -235,18 +343,22 @@ def test_an_exported_model_codes_images_and_carries_its_card(exported: tuple[Lad
         np.testing.assert_array_equal(pixels, encoded.pixels)
 
 
-def test_calibrated_tables_cost_no_more_than_normal_ones_on_their_images(exported: tuple[Ladder, Pair]) -> None:
+def test_calibrated_tables_cost_no_more_than_normal_ones_on_their_images(
+    exported: tuple[Ladder, Pair],
+) -> None:
     net, streams = exported
     plain = Model(*pack_model({**integer_tensors(net), "cdf": np.stack([normal_cdf()] * 3)}, CARD))
     calibrated = Model(*streams)
     pixels = helpers.drawn(40, any_ink=True)
-    bits = {m: sum(m.encode(pixels, q).ideal_bits for q in (15, 45, 75)) for m in (plain, calibrated)}
+    bits = {
+        m: sum(m.encode(pixels, q).ideal_bits for q in (15, 45, 75)) for m in (plain, calibrated)
+    }
     assert bits[calibrated] < bits[plain]
 
 
 def test_cdf_rows_worked_out_by_hand() -> None:
-    """pmf 1/2 1/4 1/4: of 65536 - 3 a half is 32766, a quarter 16383; the first takes what is left: 32770. An impossible
-    symbol keeps a frequency of 1."""
+    """pmf 1/2 1/4 1/4: of 65536 - 3 a half is 32766, a quarter 16383; the first takes what is left:
+    32770. An impossible symbol keeps a frequency of 1."""
     assert pmf_to_cdf(np.array([0.5, 0.25, 0.25])).tolist() == [0, 32770, 49153, 65536]
     assert pmf_to_cdf(np.array([1.0, 0.0, 0.0])).tolist() == [0, 65534, 65535, 65536]
     table = normal_cdf()
@@ -261,55 +373,78 @@ def test_cdf_rows_worked_out_by_hand() -> None:
 # ---- and back
 
 
-def test_a_network_from_a_bundle_is_the_one_that_was_exported(exported: tuple[Ladder, Pair]) -> None:
-    """Whatever mean image it is given: bytes within a percent, PSNR within 0.1 dB; a wrong sign or order costs far more."""
+def test_a_network_from_a_bundle_is_the_one_that_was_exported(
+    exported: tuple[Ladder, Pair],
+) -> None:
+    """Whatever mean image it is given: bytes within a percent, PSNR within 0.1 dB; a wrong sign or
+    order costs far more.
+    """
     net, streams = exported
     back = warm_start.ladder(Model(*streams), torch.full((28, 28), 100.0))
     assert back.config == CONFIG
     back.set_quantized(True)
     pixels = torch.from_numpy(helpers.drawn(60, any_ink=True).copy())
-    for ours, its in zip(*(evaluate(n, pixels, [0.0, 3.3, 7.0, 10.0]) for n in (net, back)), strict=True):
+    for ours, its in zip(
+        *(evaluate(n, pixels, [0.0, 3.3, 7.0, 10.0]) for n in (net, back)), strict=True
+    ):
         assert its["estimated_bytes"] == pytest.approx(ours["estimated_bytes"], rel=0.01)
         assert its["psnr_db"] == pytest.approx(ours["psnr_db"], abs=0.1)
         assert its["level_bytes"] == pytest.approx(ours["level_bytes"], rel=0.02, abs=0.1)
 
 
-def test_a_network_from_a_bundle_exports_to_nearly_the_same_integers(exported: tuple[Ladder, Pair]) -> None:
+def test_a_network_from_a_bundle_exports_to_nearly_the_same_integers(
+    exported: tuple[Ladder, Pair],
+) -> None:
     tensors = unpack_bundle(exported[1][0])[1] | unpack_bundle(exported[1][1])[1]
     again = integer_tensors(warm_start.ladder(Model(*exported[1]), exported[0].mean_image))
     for name in again:
         assert again[name].shape == tensors[name].shape
         size = np.abs(tensors[name]).max()
-        assert np.abs(again[name].astype(np.int64) - tensors[name]).max() <= max(2, 0.02 * size), name
+        assert np.abs(again[name].astype(np.int64) - tensors[name]).max() <= max(2, 0.02 * size), (
+            name
+        )
 
 
 def test_rows_that_were_clipped_are_fitted_as_beyond_the_clip() -> None:
-    """A line from 0 to 10, clipped at 8, and one clipped at both ends; and one that is clipped everywhere."""
+    """A line from 0 to 10, clipped at 8, and one clipped at both ends; and one that is clipped
+    everywhere.
+    """
     lines = np.linspace(0, 10, 34)[:, None] * [1.0, 2.0] - [0.0, 5.0]
     clipped = lines.clip(0, 8)
     found = warm_start.BASIS @ warm_start.fit(clipped, 0, 8).T
     free = (clipped > 0) & (clipped < 8)
     np.testing.assert_allclose(found[free], lines[free], atol=0.1)
     assert (np.abs(found.clip(0, 8) - clipped) < 0.1).all()
-    np.testing.assert_allclose(warm_start.BASIS @ warm_start.fit(np.full((34, 1), 8.0), 0, 8).T, 8, atol=1e-9)
+    np.testing.assert_allclose(
+        warm_start.BASIS @ warm_start.fit(np.full((34, 1), 8.0), 0, 8).T, 8, atol=1e-9
+    )
 
 
 def test_only_a_lossy_model_that_can_be_trained_is_started_from() -> None:
     with pytest.raises(BadModel, match="a lossy model, 'ladder-1', is wanted"):
         warm_start.ladder(helpers.tiny_pixel_model(), torch.zeros(28, 28))
-    with pytest.raises(BadModel, match="no network that can be trained has these sizes"):  # it squeezes to 2 channels, not 16
+    # it squeezes to 2 channels, not 16
+    with pytest.raises(BadModel, match="no network that can be trained has these sizes"):
         warm_start.ladder(helpers.tiny_model(), torch.zeros(28, 28))
     with pytest.raises(EncoderNotFound, match="tiny0 came without its encoder"):
         warm_start.ladder(Model(helpers.tiny_bundle()), torch.zeros(28, 28))
 
 
-def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when_resumed(exported: tuple[Ladder, Pair]) -> None:
+def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when_resumed(
+    exported: tuple[Ladder, Pair],
+) -> None:
     pixels = helpers.drawn(120, any_ink=True).copy()
-    cold, warm = LadderTrainer(pixels, config=CONFIG), LadderTrainer(pixels, start=Model(*exported[1]))
+    cold, warm = (
+        LadderTrainer(pixels, config=CONFIG),
+        LadderTrainer(pixels, start=Model(*exported[1])),
+    )
     parent = Model(*exported[1])
     assert warm.net.config == CONFIG
-    assert warm.cost(warm.figures()) == pytest.approx(command.curve_cost(parent, warm.held_out.numpy()), rel=0.05)
-    assert warm.loss(0.0).item() == pytest.approx(warm.loss(0.5).item(), rel=0.2)  # no level silent or at a discount
+    assert warm.cost(warm.figures()) == pytest.approx(
+        command.curve_cost(parent, warm.held_out.numpy()), rel=0.05
+    )
+    # no level silent or at a discount
+    assert warm.loss(0.0).item() == pytest.approx(warm.loss(0.5).item(), rel=0.2)
     cold.load(warm.state())
     assert cold.warm
 
@@ -351,7 +486,9 @@ def test_every_parameter_in_use_gets_a_gradient(fraction: float) -> None:
     net.set_quantized(fraction >= 0.75)
     pixels = torch.from_numpy(helpers.drawn(16, any_ink=True).copy()).float()
     rate_distortion_loss(net, pixels, torch.full((16,), 5.0), fraction).backward()
-    silent = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    silent = {
+        name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    }
     assert {name.split(".")[0] for name in silent} == ({"levels"} if fraction == 0 else set())
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
@@ -379,18 +516,24 @@ def test_a_trainer_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path
 
 
 def test_the_same_seed_trains_the_same_network_and_another_does_not() -> None:
-    losses = [LadderTrainer(helpers.drawn(120, any_ink=True).copy(), seed=seed, config=CONFIG).step(0.5) for seed in (1, 1, 2)]
+    losses = [
+        LadderTrainer(helpers.drawn(120, any_ink=True).copy(), seed=seed, config=CONFIG).step(0.5)
+        for seed in (1, 1, 2)
+    ]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_two_steps_of_training_export_and_decode(tmp_path: Path) -> None:
-    trainer = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG, log=tmp_path / "log")
+    trainer = LadderTrainer(
+        helpers.drawn(120, any_ink=True).copy(), config=CONFIG, log=tmp_path / "log"
+    )
     trainer.run(1e-9, checkpoint=tmp_path / "checkpoint.pt")
     assert trainer.steps == 1  # one step takes longer than that
     assert torch.load(tmp_path / "checkpoint.pt")["steps"] == 1
     trainer.step(1.0)
     trainer.report(1.5)
-    assert (tmp_path / "log").read_text().count('"loss"') == 2  # an epoch of these few images is one step
+    # an epoch of these few images is one step
+    assert (tmp_path / "log").read_text().count('"loss"') == 2
     model = Model(*export(trainer.net, CARD, helpers.drawn(20, any_ink=True)))
     encoded = model.encode(helpers.drawn(20, any_ink=True), 75)
     np.testing.assert_array_equal(model.decode(encoded.messages, 20, 75)[0], encoded.pixels)
@@ -400,7 +543,10 @@ def test_two_steps_of_training_export_and_decode(tmp_path: Path) -> None:
 
 
 def test_the_schedule_runs_over_the_budget_or_once_flat_over_a_part_of_the_time_spent() -> None:
-    """Flat after 100 of 1000 s, at a tenth of the schedule: the other nine tenths take 30 s. After 900 s: the 100 s left."""
+    """Flat after 100 of 1000 s, at a tenth of the schedule: the other nine tenths take 30 s.
+
+    After 900 s: the 100 s left.
+    """
     assert [schedule(s, 1000) for s in (0, 250, 1000, 1100)] == [0, 0.25, 1, 1]
     assert [schedule(s, 1000, 100) for s in (100, 110, 130, 131)] == pytest.approx([0.1, 0.4, 1, 1])
     assert [schedule(s, 1000, 900) for s in (900, 950, 1000)] == pytest.approx([0.9, 0.95, 1])
@@ -411,16 +557,23 @@ def test_the_schedule_runs_over_the_budget_or_once_flat_over_a_part_of_the_time_
 def test_costs_are_flat_when_the_last_quarter_of_the_time_won_less_than_half_a_percent() -> None:
     falling = [(s, 100 * math.exp(-s / 1000)) for s in range(10, 101, 10)]
     assert not is_flat(falling, 100)
-    assert is_flat([*falling[:7], (80, 93.0), (90, 92.9), (100, 92.8)], 100)  # 93.2 after 70 s; 92.8 is within half a percent
+    # 93.2 after 70 s; 92.8 is within half a percent
+    assert is_flat([*falling[:7], (80, 93.0), (90, 92.9), (100, 92.8)], 100)
     assert not is_flat([*falling[:7], (80, 93.0), (90, 92.7), (100, 93.0)], 100)
     assert is_flat([*falling[:7], (80, 95.0), (90, 97.0), (100, 99.0)], 100)  # it rose
     assert not is_flat([(50, 93.0)], 60)
     assert not is_flat([], 10)
 
 
-def scripted(costs: list[float], monkeypatch: pytest.MonkeyPatch, start: Model | None = None) -> Any:
-    """A trainer whose steps take 0.1 s each by its clock, do nothing, and whose costs on held-out images are these in turn."""
-    trainer: Any = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG, start=start)
+def scripted(
+    costs: list[float], monkeypatch: pytest.MonkeyPatch, start: Model | None = None
+) -> Any:
+    """A trainer whose steps take 0.1 s each by its clock, do nothing, and whose costs on held-out
+    images are these in turn.
+    """
+    trainer: Any = LadderTrainer(
+        helpers.drawn(120, any_ink=True).copy(), config=CONFIG, start=start
+    )
     now, left = [0.0], list(costs)
 
     def step(fraction: float) -> float:
@@ -433,7 +586,9 @@ def scripted(costs: list[float], monkeypatch: pytest.MonkeyPatch, start: Model |
 
     trainer.fractions = []
     monkeypatch.setattr(trainer, "step", step)
-    monkeypatch.setattr(trainer, "figures", lambda: {"estimated_bytes": left.pop(0) if len(left) > 1 else left[0]})
+    monkeypatch.setattr(
+        trainer, "figures", lambda: {"estimated_bytes": left.pop(0) if len(left) > 1 else left[0]}
+    )
     monkeypatch.setattr(trainer, "cost", lambda figures: figures["estimated_bytes"])
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
     return trainer
@@ -464,10 +619,13 @@ def test_where_the_cost_rises_the_best_weights_are_kept(monkeypatch: pytest.Monk
     trainer.run(100)
     assert trainer.flat is not None
     best = [seconds for seconds, cost in trainer.costs if cost == 30]
-    assert trainer.net.gain.max().item() == pytest.approx(best[0] * 10 + 1)  # a validation belongs to the step before it
+    # a validation belongs to the step before it
+    assert trainer.net.gain.max().item() == pytest.approx(best[0] * 10 + 1)
 
 
-def test_interrupted_training_leaves_a_checkpoint_of_its_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_training_leaves_a_checkpoint_of_its_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = scripted([1.0], monkeypatch)
     step = trainer.step
 
@@ -482,17 +640,28 @@ def test_interrupted_training_leaves_a_checkpoint_of_its_last_step(tmp_path: Pat
     assert torch.load(tmp_path / "checkpoint.pt")["steps"] == 7
 
 
-def test_interrupted_aez_train_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_aez_train_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(self: LadderTrainer, fraction: float) -> float:
         raise KeyboardInterrupt
 
     np.save(tmp_path / "strokes.npy", helpers.drawn(120, any_ink=True))
     monkeypatch.setattr(command, "LadderTrainer", functools.partial(LadderTrainer, config=CONFIG))
     monkeypatch.setattr(LadderTrainer, "step", interrupted)
-    command_line = ["train", str(tmp_path / "strokes.npy"), "-o", str(tmp_path / "own.safetensors"), "--from", "none"]
+    command_line = [
+        "train",
+        str(tmp_path / "strokes.npy"),
+        "-o",
+        str(tmp_path / "own.safetensors"),
+        "--from",
+        "none",
+    ]
     result = CliRunner().invoke(app, command_line)
     assert result.exit_code == 130
-    assert result.stdout.endswith("own.checkpoint.pt holds all there is: the same command with --resume goes on from it\n")
+    assert result.stdout.endswith(
+        "own.checkpoint.pt holds all there is: the same command with --resume goes on from it\n"
+    )
     assert (tmp_path / "own.checkpoint.pt").exists()
     assert not (tmp_path / "own.safetensors").exists()
     assert (
@@ -510,7 +679,9 @@ def test_interrupted_aez_train_says_how_to_go_on(tmp_path: Path, monkeypatch: py
         ({"net": {}}, "checkpoint.pt is of a network of another size"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_a_checkpoint_of_something_else_is_refused(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
     trainer = LadderTrainer(helpers.drawn(120, any_ink=True).copy(), config=CONFIG)
     save({**trainer.state(), **change}, tmp_path / "checkpoint.pt")
     with pytest.raises(UsageError, match=said):
@@ -540,7 +711,9 @@ def test_data_loads_folders_arrays_and_idx_in_an_order_of_its_own(tmp_path: Path
     (tmp_path / "b.idx").write_bytes(images.pack_idx(pixels[100:129]))
     (tmp_path / "c.png").write_bytes(images.pack_png(pixels[129]))
     loaded = data.load([folder, tmp_path / "a.npy", tmp_path / "b.idx", tmp_path / "c.png"])
-    by_hash = sorted((hashlib.sha256(image.tobytes()).digest(), image.tobytes()) for image in pixels)
+    by_hash = sorted(
+        (hashlib.sha256(image.tobytes()).digest(), image.tobytes()) for image in pixels
+    )
     assert loaded.tobytes() == b"".join(image for _, image in by_hash)
     assert data.sha256(loaded) == hashlib.sha256(loaded.tobytes()).hexdigest()
 
@@ -551,7 +724,9 @@ def test_one_idx_file_keeps_its_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.load([tmp_path / "a-idx3-ubyte"]), pixels)
 
 
-def test_what_is_held_out_does_not_depend_on_the_order_of_the_images_and_equal_ones_stay_together(tmp_path: Path) -> None:
+def test_what_is_held_out_does_not_depend_on_the_order_of_the_images_and_equal_ones_stay_together(
+    tmp_path: Path,
+) -> None:
     """240 images sorted by class, each there twice: a twelfth, 20, is held out."""
     dark, bright = helpers.drawn(60, any_ink=True) // 4, helpers.drawn(60, any_ink=True)
     pixels = np.concatenate([dark, dark, bright, bright])
@@ -567,14 +742,24 @@ def test_what_is_held_out_does_not_depend_on_the_order_of_the_images_and_equal_o
 def test_of_an_npz_file_with_several_arrays_that_for_training_is_taken(tmp_path: Path) -> None:
     pixels = helpers.drawn(150, any_ink=True)
     labels = np.zeros(120, np.uint8)
-    np.savez_compressed(tmp_path / "keras.npz", x_train=pixels[:120], y_train=labels, x_test=pixels[120:], y_test=labels[:30])
+    np.savez_compressed(
+        tmp_path / "keras.npz",
+        x_train=pixels[:120],
+        y_train=labels,
+        x_test=pixels[120:],
+        y_test=labels[:30],
+    )
     np.savez(tmp_path / "one.npz", anything=pixels[:120], labels=labels)
     np.savez(tmp_path / "two.npz", a=pixels[:120], b=pixels[120:])
     np.savez(tmp_path / "colour.npz", train_images=np.zeros((120, 28, 28, 3), np.uint8))
-    np.testing.assert_array_equal(data.load([tmp_path / "keras.npz"]), data.load([tmp_path / "one.npz"]))
+    np.testing.assert_array_equal(
+        data.load([tmp_path / "keras.npz"]), data.load([tmp_path / "one.npz"])
+    )
     with pytest.raises(ImageError, match=r"two\.npz: 2 arrays of images"):
         data.load([tmp_path / "two.npz"])
-    with pytest.raises(ImageError, match=r"colour\.npz: 0 arrays of images.*train_images uint8 \(120, 28, 28, 3\)"):
+    with pytest.raises(
+        ImageError, match=r"colour\.npz: 0 arrays of images.*train_images uint8 \(120, 28, 28, 3\)"
+    ):
         data.load([tmp_path / "colour.npz"])
     (tmp_path / "no.npz").write_bytes(b"PK nothing")
     with pytest.raises(ImageError, match=r"no\.npz: is truncated or damaged"):
@@ -586,7 +771,9 @@ def test_files_that_cannot_be_trained_on_are_named(tmp_path: Path) -> None:
         (tmp_path / f"{i:03}.png").write_bytes(images.pack_png(image))
     (tmp_path / "big.png").write_bytes(images.pack_png(np.zeros((32, 30), np.uint8)))
     (tmp_path / "cut.png").write_bytes((tmp_path / "000.png").read_bytes()[:60])
-    with pytest.raises(ImageError, match=r"2 of 112 files cannot be .*big\.png: 30x32 pixels.*; .*cut\.png: ") as caught:
+    with pytest.raises(
+        ImageError, match=r"2 of 112 files cannot be .*big\.png: 30x32 pixels.*; .*cut\.png: "
+    ) as caught:
         data.load([tmp_path])
     assert "more" not in str(caught.value)
     for i in range(7):
@@ -609,7 +796,9 @@ def test_too_few_images_equal_ones_and_empty_folders_are_refused(tmp_path: Path)
         data.load([tmp_path / "empty"])
 
 
-@pytest.mark.parametrize(("count", "held_out"), [(100, 10), (240, 20), (10_000, 833), (60_000, 5000), (70_000, 5000)])
+@pytest.mark.parametrize(
+    ("count", "held_out"), [(100, 10), (240, 20), (10_000, 833), (60_000, 5000), (70_000, 5000)]
+)
 def test_the_last_images_are_held_out(count: int, held_out: int) -> None:
     pixels = np.arange(count, dtype=np.int64)[:, None, None]
     train, held = data.split(pixels)  # type: ignore[arg-type]
@@ -624,7 +813,13 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
     np.save(data_file, helpers.drawn(120, any_ink=True))
     monkeypatch.setattr(command, "CARD_QUALITIES", (0, 99))
     monkeypatch.setattr(command, "LadderTrainer", functools.partial(LadderTrainer, config=CONFIG))
-    options: dict[str, Any] = {"start": "none", "minutes": 0.01, "seed": 3, "resume": False, "quiet": False}
+    options: dict[str, Any] = {
+        "start": "none",
+        "minutes": 0.01,
+        "seed": 3,
+        "resume": False,
+        "quiet": False,
+    }
     with pytest.raises(UsageError, match="no checkpoint"):
         command.train_command([data_file], out, **{**options, "resume": True})
     encoder = tmp_path / "strokes.encoder.safetensors"
@@ -636,13 +831,18 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
     encoder.unlink()
     command.train_command([data_file], out, **options)
     printed = capsys.readouterr().out
-    assert "120 images, 110 to train on, 10 held out; starting from nothing\nthese are few" in printed
+    assert (
+        "120 images, 110 to train on, 10 held out; starting from nothing\nthese are few" in printed
+    )
     assert re.search(r"^  PNG \d+\.\d, WebP lossless \d+\.\d$", printed, re.MULTILINE)
     assert re.search(r"^  WebP q0 \d+\.\d B \d+\.\d dB, q20 ", printed, re.MULTILINE)
     assert printed.endswith(f"use it with: aez compress -m {out} INPUT...\n")
     assert max(map(len, printed.splitlines()[:-1])) <= 100
     pixels = helpers.drawn(5, any_ink=True)
-    assert codec.decompress(codec.compress(pixels, model=str(out)), model=str(out)).shape == pixels.shape
+    assert (
+        codec.decompress(codec.compress(pixels, model=str(out)), model=str(out)).shape
+        == pixels.shape
+    )
     card = unpack_bundle(out.read_bytes())[2]
     assert card["command"] == f"aez train {data_file} -o {out} --minutes 0.01 --seed 3 --from none"
     assert [row["quality"] for row in card["figures"]["curve"]] == [0, 99]
@@ -663,8 +863,12 @@ def test_aez_train_makes_a_model_that_compresses_and_resumes_only_from_its_check
     assert out.exists()
 
 
-def test_streams_of_a_model_of_your_own_name_it_by_hash_and_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From `aez train` to `aez decompress`: with -m, from $AEZ_WEIGHTS, and what is said where neither helps."""
+def test_streams_of_a_model_of_your_own_name_it_by_hash_and_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From `aez train` to `aez decompress`: with -m, from $AEZ_WEIGHTS, and what is said where
+    neither helps.
+    """
     monkeypatch.setattr(command, "CARD_QUALITIES", (0, 99))
     monkeypatch.setattr(command, "LadderTrainer", functools.partial(LadderTrainer, config=CONFIG))
     monkeypatch.delenv("AEZ_WEIGHTS", raising=False)
@@ -687,7 +891,12 @@ def test_streams_of_a_model_of_your_own_name_it_by_hash_and_need_it(tmp_path: Pa
     assert f"model {model.hash.hex()} is not installed: give its file with -m FILE" in failed.stderr
     assert "$AEZ_WEIGHTS" in failed.stderr
     assert not (tmp_path / "no.npy").exists()
-    assert aez("decompress", stream, "-o", tmp_path / "given.npy", "--format", "npy", "-m", own).exit_code == 0
+    assert (
+        aez(
+            "decompress", stream, "-o", tmp_path / "given.npy", "--format", "npy", "-m", own
+        ).exit_code
+        == 0
+    )
     monkeypatch.setenv("AEZ_WEIGHTS", str(own.parent))
     assert aez("decompress", stream, "-o", tmp_path / "found.npy", "--format", "npy").exit_code == 0
     for name in ("given.npy", "found.npy"):
@@ -701,7 +910,9 @@ def test_auto_starts_from_the_shipped_model_that_does_best(monkeypatch: pytest.M
     assert command.starting_model("auto", digits, False) is both[1]
     assert command.starting_model("none", digits, False) is None
     assert command.starting_model("fashion", digits, False) is both[0]
-    with pytest.raises(UsageError, match="model fashion-lossless is lossless, a lossy one is wanted"):
+    with pytest.raises(
+        UsageError, match="model fashion-lossless is lossless, a lossy one is wanted"
+    ):
         command.starting_model("fashion-lossless", digits, False)
     with pytest.raises(ModelNotFound, match="no model is called 'nist'"):
         command.starting_model("nist", digits, False)
@@ -722,7 +933,9 @@ def test_bytes_at_a_psnr_lie_between_those_of_the_neighbours() -> None:
 
 
 def test_others_are_measured_as_single_files() -> None:
-    """White and black images alike: one file of each, whatever their number; no codec is off by much, and none by nothing."""
+    """White and black images alike: one file of each, whatever their number; no codec is off by
+    much, and none by nothing.
+    """
     pixels = np.repeat(helpers.drawn(2, any_ink=True), 300, axis=0)
     found, two = others.measure(pixels), others.measure(pixels[[0, -1]])
     assert found.png == pytest.approx(two.png)
@@ -742,8 +955,22 @@ def test_own_data_measures_one_model_against_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "x.npy", golden_tool.sources()[0][:21])  # digits
-    monkeypatch.setattr(sys, "argv", ["own_data", str(tmp_path / "x.npy"), "--model", "mnist", "--lossless", "mnist-lossless",
-                                      "--against", "fashion", "--last", "20"])  # fmt: skip
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "own_data",
+            str(tmp_path / "x.npy"),
+            "--model",
+            "mnist",
+            "--lossless",
+            "mnist-lossless",
+            "--against",
+            "fashion",
+            "--last",
+            "20",
+        ],
+    )
     ruler = own_data()
     monkeypatch.setattr(ruler, "QUALITIES", (5, 35, 65, 95))
     ruler.main()
@@ -757,7 +984,9 @@ def test_own_data_measures_one_model_against_another(
 
 
 def test_own_data_tells_bytes_at_equal_psnr() -> None:
-    """Half the bytes everywhere: -50 percent, also where one curve has another number of points, and one that is worse."""
+    """Half the bytes everywhere: -50 percent, also where one curve has another number of points,
+    and one that is worse.
+    """
     rows = [{"bytes": 10.0 * 2**i, "psnr_db": 20.0 + 3 * i} for i in range(5)]
     half = [{**row, "bytes": row["bytes"] / 2} for row in rows]
     rate = own_data().bd_rate_percent
@@ -769,7 +998,9 @@ def test_own_data_tells_bytes_at_equal_psnr() -> None:
 
 
 def own_data() -> Any:
-    spec = importlib.util.spec_from_file_location("own_data", Path(codec.__file__).parents[1] / "examples" / "own_data.py")
+    spec = importlib.util.spec_from_file_location(
+        "own_data", Path(codec.__file__).parents[1] / "examples" / "own_data.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -12,15 +12,16 @@ import pytest
 import torch
 from test_train import CARD, Pair, small_net
 
-from codec import registry
-from codec.bundle import unpack_bundle
 from codec.errors import EncoderNotFound, UsageError
-from codec.model import Model, log2_lmbda
-from codec.train import data, encoder
+from codec.model import registry
+from codec.model.bundle import unpack_bundle
+from codec.model.ladder import Model, log2_lmbda
+from codec.train import data
 from codec.train.command import CARD_QUALITIES
-from codec.train.encoder import EncoderNet, EncoderTrainer
-from codec.train.export import export
 from codec.train.loop import save
+from codec.train.lossy import encoder
+from codec.train.lossy.encoder import EncoderNet, EncoderTrainer
+from codec.train.lossy.export import export
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +218,7 @@ def test_the_command_writes_an_encoder_and_nothing_else(
         "name": "probe",
         "model_hash": hashlib.sha256(files[0]).hexdigest()[:16],
         "trained_on": f"110 images, sha256 {data.sha256(train)}",
-        "command": f"python -m codec.train.encoder {' '.join(command)} --seed 0",
+        "command": f"python -m codec.train.lossy.encoder {' '.join(command)} --seed 0",
         "training": {**card["training"], "steps": 1, "seed": 0, "from": f"probe {old}"},
         "figures": {"on": "10 held-out images, not trained on", "curve": card["figures"]["curve"]},
     }

@@ -1,4 +1,6 @@
-"""Training of the lossless model: the float network is the integer one, and what it needs of the image is only the past."""
+"""Training of the lossless model: the float network is the integer one, and what it needs of the
+image is only the past.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,22 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import codec  # noqa: E402
-from codec.bundle import unpack_bundle  # noqa: E402
 from codec.errors import BadModel, UsageError  # noqa: E402
-from codec.pixel_model import PixelModel, Step, choose_palettes  # noqa: E402
-from codec.train import command, palettes, pixels_export, warm_start_pixels  # noqa: E402
+from codec.model.bundle import unpack_bundle  # noqa: E402
+from codec.model.pixels import PixelModel, Step, choose_palettes  # noqa: E402
+from codec.train import command  # noqa: E402
 from codec.train.loop import save  # noqa: E402
-from codec.train.pixels import PixelConfig, PixelNet, PixelTrainer, Tokens, evaluate  # noqa: E402
+from codec.train.lossless import export, palettes, warm_start  # noqa: E402
+from codec.train.lossless.pixels import PixelConfig, PixelNet, PixelTrainer, Tokens, evaluate  # noqa: E402
 
 CONFIG = PixelConfig(hidden=16, layers=2, links=4, sums=6, embedding=3, flag=4)
 
 
 # Two palettes: any value at all, and none but the multiples of 3.
 TABLES = palettes.Palettes(
-    np.stack([np.zeros(256), np.where(np.arange(256) % 3, palettes.IMPOSSIBLE, 0)]).astype(np.float32),
+    np.stack([np.zeros(256), np.where(np.arange(256) % 3, palettes.IMPOSSIBLE, 0)]).astype(
+        np.float32
+    ),
     np.stack([np.full(256, 30), np.where(np.arange(256) % 3, 355, 0)]).astype(np.int16),
     np.array([40000, 25536], np.int32),
 )
@@ -51,7 +56,10 @@ def symbols_of(step: Step, pixels: np.ndarray) -> np.ndarray:
 def ideal_bytes(model: PixelModel, pixels: np.ndarray) -> float:
     """Bytes an image by the model's frequencies, whether or not storing would be better."""
     palette = choose_palettes(pixels, TABLES.costs, TABLES.freq)
-    network, bits = model.steps(np.ones(len(pixels), np.bool_), palette), float(np.sum(16 - np.log2(TABLES.freq[palette])))
+    network, bits = (
+        model.steps(np.ones(len(pixels), np.bool_), palette),
+        float(np.sum(16 - np.log2(TABLES.freq[palette]))),
+    )
     step = next(network)
     try:
         while True:
@@ -66,7 +74,7 @@ def ideal_bytes(model: PixelModel, pixels: np.ndarray) -> float:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_integer_model_codes_in_the_bits_that_the_network_counts(seed: int) -> None:
     pixels, net = helpers.drawn(20), random_net(seed)
-    model = PixelModel(pixels_export.export(net, {"name": "any-lossless"}))
+    model = PixelModel(export.export(net, {"name": "any-lossless"}))
     # Half a percent is for activations in 1/128; a wrong context or table costs far more.
     palette = torch.tensor(TABLES.choose(pixels))
     assert set(palette.tolist()) == {0, 1}
@@ -92,9 +100,15 @@ def test_links_come_from_the_neighbours_that_are_tokens() -> None:
     pixels[1, 3, 4:7] = 9
     tokens = Tokens(torch.tensor(pixels))
     where = {int(p): t for t, p in enumerate(tokens.pixel)}
-    assert set(where) == {3 * 28 + x for x in range(4, 8)} | {4 * 28 + x for x in range(3, 8)}  # those three and what sees them
+    # those three and what sees them
+    assert set(where) == {3 * 28 + x for x in range(4, 8)} | {4 * 28 + x for x in range(3, 8)}
     at = 4 * 28 + 5
-    assert tokens.linked()[where[at]].tolist() == [where[at - 1], where[at - 28], where[at - 29], where[at - 27]]
+    assert tokens.linked()[where[at]].tolist() == [
+        where[at - 1],
+        where[at - 28],
+        where[at - 29],
+        where[at - 27],
+    ]
     assert tokens.linked()[where[3 * 28 + 4]].tolist() == [len(where)] * 4
 
 
@@ -114,7 +128,10 @@ def test_stretched_images_are_given_their_palette(brightest: int) -> None:
 
 def test_images_of_two_kinds_fall_into_clusters() -> None:
     random = np.random.default_rng(0)
-    dark, bright = (random.choice(values, (400, 28, 28)).astype(np.uint8) for values in ([0, 3, 31, 59], [0, 201, 230, 244]))
+    dark, bright = (
+        random.choice(values, (400, 28, 28)).astype(np.uint8)
+        for values in ([0, 3, 31, 59], [0, 201, 230, 244])
+    )
     learned = palettes.learn(np.concatenate([dark, bright]))
     chosen = learned.choose(dark[:50]), learned.choose(bright[:50])
     assert not set(chosen[0].tolist()) & set(chosen[1].tolist())
@@ -122,11 +139,18 @@ def test_images_of_two_kinds_fall_into_clusters() -> None:
     assert learned.freq.min() >= 1
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(1, [256]), (2, [61, 256]), (3, [61, 101, 256]), (4, [61, 101, 178, 256])])
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(1, [256]), (2, [61, 256]), (3, [61, 101, 256]), (4, [61, 101, 178, 256])]
+)
 def test_there_are_no_more_palettes_than_wanted(most: int, sizes: list[int]) -> None:
-    """Of stretched palettes with 300, 200, 100 and 50 images the most used are kept, and that of all values."""
+    """Of stretched palettes with 300, 200, 100 and 50 images the most used are kept, and that of
+    all values.
+    """
     random = np.random.default_rng(0)
-    many = [random.integers(0, m + 1, (n, 28, 28)) * 255 // m for m, n in ((60, 300), (100, 200), (177, 100), (255, 50))]
+    many = [
+        random.integers(0, m + 1, (n, 28, 28)) * 255 // m
+        for m, n in ((60, 300), (100, 200), (177, 100), (255, 50))
+    ]
     learned = palettes.learn(np.concatenate(many).astype(np.uint8), most)
     assert np.count_nonzero(learned.logits == 0, axis=1).tolist() == sizes
     assert learned.freq.sum() == 1 << 16
@@ -134,7 +158,11 @@ def test_there_are_no_more_palettes_than_wanted(most: int, sizes: list[int]) -> 
 
 def test_few_images_have_one_palette() -> None:
     learned = palettes.learn(helpers.drawn(60))
-    assert (learned.freq.tolist(), learned.logits.any(), learned.costs.any()) == ([1 << 16], False, False)
+    assert (learned.freq.tolist(), learned.logits.any(), learned.costs.any()) == (
+        [1 << 16],
+        False,
+        False,
+    )
 
 
 def test_nothing_of_the_rest_of_the_image_is_seen() -> None:
@@ -142,7 +170,7 @@ def test_nothing_of_the_rest_of_the_image_is_seen() -> None:
     pixels = helpers.drawn(4)
     changed = pixels.copy()
     changed[:, 15:] = 255 - changed[:, 15:]
-    model = PixelModel(pixels_export.export(random_net(2), {"name": "any-lossless"}))
+    model = PixelModel(export.export(random_net(2), {"name": "any-lossless"}))
     every = np.ones(4, np.bool_)
     networks = model.steps(every, np.zeros(4, np.int64)), model.steps(every, np.zeros(4, np.int64))
     steps = [next(network) for network in networks]
@@ -159,7 +187,10 @@ def test_a_trainer_learns_and_goes_on_from_its_checkpoint(tmp_path: Path) -> Non
     first.batch = 12  # enough for this, and a fifth of the time
     for _ in range(60):
         first.step(0.3)
-    assert evaluate(first.net, first.held_out, first.held_out_palette)["estimated_bytes"] < 0.9 * before
+    assert (
+        evaluate(first.net, first.held_out, first.held_out_palette)["estimated_bytes"]
+        < 0.9 * before
+    )
     save(first.state(), tmp_path / "checkpoint.pt")
     expected = [first.step(0.3), first.step(0.8)]
     second = PixelTrainer(pixels, seed=9, config=CONFIG)
@@ -173,16 +204,16 @@ def test_a_trainer_learns_and_goes_on_from_its_checkpoint(tmp_path: Path) -> Non
 def test_a_network_from_a_bundle_is_the_one_that_was_exported() -> None:
     """To a tenth of a percent: activations are the only thing that was finer."""
     net, pixels = random_net(4), helpers.drawn(30)
-    stream = pixels_export.export(net, {"name": "any-lossless"})
-    tables = warm_start_pixels.palettes_of(stream)
-    back = PixelNet(warm_start_pixels.config_of(stream), tables)
-    warm_start_pixels.fill(back, stream)
+    stream = export.export(net, {"name": "any-lossless"})
+    tables = warm_start.palettes_of(stream)
+    back = PixelNet(warm_start.config_of(stream), tables)
+    warm_start.fill(back, stream)
     assert back.config == CONFIG
     palette = torch.tensor(TABLES.choose(pixels))
     np.testing.assert_array_equal(tables.choose(pixels), palette)
     ours, its = (evaluate(n, torch.tensor(pixels), palette) for n in (net, back))
     assert its == pytest.approx(ours, rel=1e-3)
-    again = unpack_bundle(pixels_export.export(back, {"name": "any-lossless"}))[1]
+    again = unpack_bundle(export.export(back, {"name": "any-lossless"}))[1]
     for name, tensor in unpack_bundle(stream)[1].items():
         np.testing.assert_allclose(again[name], tensor, rtol=1e-3, atol=1, err_msg=name)
 
@@ -190,41 +221,57 @@ def test_a_network_from_a_bundle_is_the_one_that_was_exported() -> None:
 def test_palettes_that_a_bundle_has_start_as_they_are_there() -> None:
     """Here its second one, which is the first of the two that are wanted."""
     parent = random_net(4)
-    stream = pixels_export.export(parent, {"name": "any-lossless"})
-    other = palettes.Palettes(TABLES.logits[::-1].copy(), np.stack([TABLES.costs[1] + 1, TABLES.costs[0] + 3]), TABLES.freq)
+    stream = export.export(parent, {"name": "any-lossless"})
+    other = palettes.Palettes(
+        TABLES.logits[::-1].copy(),
+        np.stack([TABLES.costs[1] + 1, TABLES.costs[0] + 3]),
+        TABLES.freq,
+    )
     net = PixelNet(CONFIG, other)
-    warm_start_pixels.fill(net, stream)
+    warm_start.fill(net, stream)
     table, its = (n.value.palette.detach().numpy() for n in (net, parent))
     np.testing.assert_allclose(table[0], its[1], atol=1e-3)
-    np.testing.assert_allclose(net.value.biases().detach()[0], parent.value.biases().detach()[1], atol=0.02)
+    np.testing.assert_allclose(
+        net.value.biases().detach()[0], parent.value.biases().detach()[1], atol=0.02
+    )
     assert not net.value.palette_logits.detach()[1].any()
     assert np.abs(table[1] - its[0]).max() > 0.01
 
 
-def test_a_network_that_starts_from_a_bundle_keeps_the_palettes_of_its_own_images(tmp_path: Path) -> None:
+def test_a_network_that_starts_from_a_bundle_keeps_the_palettes_of_its_own_images(
+    tmp_path: Path,
+) -> None:
     """Each starts as the average of the bundle's two, which are chosen as 40000 to 25536."""
     parent = random_net(4)
-    model = PixelModel(pixels_export.export(parent, {"name": "any-lossless"}))
+    model = PixelModel(export.export(parent, {"name": "any-lossless"}))
     pixels = helpers.drawn(200).copy()
     trainer = command.trainer_of(pixels, model, lossless=True, seed=0, log=tmp_path / "log")
     assert isinstance(trainer, PixelTrainer)
     assert trainer.net.config == CONFIG
     assert trainer.net.tables.freq.tolist() == [1 << 16]
     table = parent.value.palette.detach().numpy()
-    np.testing.assert_allclose(trainer.net.value.palette.detach()[0], (40000 * table[0] + 25536 * table[1]) / 65536, atol=1e-3)
-    np.testing.assert_allclose(trainer.net.value.head.weight.detach(), parent.value.head.used_weight().detach(), rtol=5e-3)
+    np.testing.assert_allclose(
+        trainer.net.value.palette.detach()[0],
+        (40000 * table[0] + 25536 * table[1]) / 65536,
+        atol=1e-3,
+    )
+    np.testing.assert_allclose(
+        trainer.net.value.head.weight.detach(), parent.value.head.used_weight().detach(), rtol=5e-3
+    )
 
 
 def test_only_a_lossless_model_whose_layers_fit_is_started_from() -> None:
     with pytest.raises(BadModel, match=r"a lossless model, '.*', is wanted"):
-        warm_start_pixels.config_of(helpers.tiny_bundle())
-    stream = pixels_export.export(random_net(4), {"name": "any-lossless"})
+        warm_start.config_of(helpers.tiny_bundle())
+    stream = export.export(random_net(4), {"name": "any-lossless"})
     other = PixelNet(dataclasses.replace(CONFIG, links=5), TABLES)
     with pytest.raises(BadModel, match="no network that can be trained"):
-        warm_start_pixels.fill(other, stream)
+        warm_start.fill(other, stream)
 
 
-def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data_file, out = tmp_path / "strokes.npy", tmp_path / "strokes.safetensors"
     np.save(data_file, helpers.drawn(120))
     options: dict[str, Any] = {
@@ -239,10 +286,14 @@ def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(tmp_path: 
     with pytest.raises(UsageError, match="add --lossless"):
         command.train_command([data_file], out, **{**options, "lossless": False})
     with pytest.raises(UsageError, match="--palettes is for lossless models"):
-        command.train_command([data_file], out, **{**options, "lossless": False, "hidden": None, "most_palettes": 3})
+        command.train_command(
+            [data_file], out, **{**options, "lossless": False, "hidden": None, "most_palettes": 3}
+        )
     command.train_command([data_file], out, **options)
     with pytest.raises(UsageError, match="--hidden does not go with --from"):
-        command.train_command([data_file], tmp_path / "other.safetensors", **{**options, "start": str(out)})
+        command.train_command(
+            [data_file], tmp_path / "other.safetensors", **{**options, "start": str(out)}
+        )
     printed = capsys.readouterr().out
     assert re.search(r"^  PNG \d+\.\d, WebP lossless \d+\.\d\nthis model", printed, re.MULTILINE)
     assert "quality 100" in printed
@@ -251,7 +302,9 @@ def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(tmp_path: 
     stream = codec.compress(pixels, lossless=True, model=str(out))
     np.testing.assert_array_equal(codec.decompress(stream, model=str(out)), pixels)
     child = tmp_path / "child.safetensors"
-    command.train_command([data_file], child, **{**options, "hidden": None, "most_palettes": 1, "start": str(out)})
+    command.train_command(
+        [data_file], child, **{**options, "hidden": None, "most_palettes": 1, "start": str(out)}
+    )
     card = unpack_bundle(child.read_bytes())[2]
     assert card["training"]["from"] == f"strokes {PixelModel(out.read_bytes()).hash.hex()}"
     assert card["command"].endswith(f"--lossless --palettes 1 --from {out}")

@@ -1,14 +1,17 @@
-"""The native kernels: C functions that do what numpy does elsewhere in the package, to the bit, and faster.
+"""The native kernels: C functions that do what numpy does elsewhere in the package, to the bit, and
+faster.
 
-    with a library: model.py, pixel_model.py, rans.py, search.py ──► native twin ──► aez_kernels.so
-    without:                                                     ──► numpy
+    with a library: rans, ladder, ladder_search, pixels ──► native twin ──► aez_kernels.so
+    without:                                            ──► numpy
 
 READ ME FIRST
-- Nothing depends on the library but the speed. numpy's code is the reference; tests hold both together.
-- $AEZ_ENGINE: "numpy" or "native" forces one; "native-avx2" forces an instruction set as well. By default the best that is
-  there. `description()` says which runs, and why not the native one.
+- Nothing depends on the library but the speed. numpy's code is the reference; tests hold both
+  together.
+- $AEZ_ENGINE: "numpy" or "native" forces one; "native-avx2" forces an instruction set as well. By
+  default the best that is there. `description()` says which runs, and why not the native one.
 - ctypes lets go of the interpreter during a call, so threads run side by side.
-- The functions trust their arguments: lengths are checked by those who call them (`codec.native`).
+- The functions trust their arguments: lengths are checked by those who call them
+  (`codec.model.ladder_native`).
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ ENGINES = "numpy, native, native-vnni, native-avx512, native-avx2, native-sse2 o
 class Kernels:
     """The functions of one instruction set: `kernels.prior(...)` is the C function `prior_avx2`.
 
-    Each takes addresses and whole numbers, as SIGNATURES says, and raises MemoryError if there is none.
+    Each takes addresses and whole numbers, as SIGNATURES says, and raises MemoryError if there is
+    none.
     """
 
     def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
@@ -101,7 +105,9 @@ def _load() -> str | None:
         library.aez_instruction_sets.restype = ctypes.c_char_p
         names = library.aez_instruction_sets().decode().split()
     except OSError as error:
-        _why_not = "no library was built" if not PATH.exists() else f"{PATH} cannot be loaded ({error})"
+        _why_not = (
+            "no library was built" if not PATH.exists() else f"{PATH} cannot be loaded ({error})"
+        )
     except AttributeError:
         _why_not = f"{PATH} is no library of aez"
     else:
@@ -113,7 +119,10 @@ def _load() -> str | None:
 
 
 def active() -> Kernels | None:
-    """The kernels that are to be used; None: numpy is.  Raises UsageError if $AEZ_ENGINE asks for what is not there."""
+    """The kernels that are to be used; None: numpy is.
+
+    Raises UsageError if $AEZ_ENGINE asks for what is not there.
+    """
     engine = _forced if _forced is not None else os.environ.get("AEZ_ENGINE", "")
     if engine == "numpy":
         return None
@@ -123,7 +132,10 @@ def active() -> Kernels | None:
         raise UsageError(f"AEZ_ENGINE is {engine!r}, wanted {ENGINES}")
     if why_not is not None:
         if engine:
-            raise UsageError(f"AEZ_ENGINE is {engine!r}, but {why_not}; `python -m codec.kernels` builds the library")
+            raise UsageError(
+                f"AEZ_ENGINE is {engine!r}, but {why_not}; `python -m codec.kernels` builds the "
+                "library"
+            )
         return None
     if not instruction_set:
         return next(iter(_loaded.values()))
@@ -133,7 +145,9 @@ def active() -> Kernels | None:
 
 
 def source_hash() -> str | None:
-    """Of the C files that the library was compiled from, see `codec.kernels.build.source_hash`; None: there is none."""
+    """Of the C files that the library was compiled from, see `codec.kernels.build.source_hash`;
+    None: there is none.
+    """
     if _load() is not None:
         return None
     library = next(iter(_loaded.values()))._library
@@ -142,7 +156,9 @@ def source_hash() -> str | None:
 
 
 def engines() -> list[str]:
-    """Every engine that can run here: "numpy", and "native-..." of each instruction set, the best last."""
+    """Every engine that can run here: "numpy", and "native-..." of each instruction set, the best
+    last.
+    """
     _load()
     return ["numpy", *(f"native-{name}" for name in reversed(_loaded))]
 

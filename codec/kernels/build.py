@@ -3,10 +3,12 @@
     python -m codec.kernels
 
 READ ME FIRST
-- The C files are plain C11 without Python's headers, so one library serves every Python; it is loaded by ctypes.
-- `kernels.c` is compiled once for each instruction set of the processor family, and all of them go into one library;
-  which of them runs is decided when it is loaded.
-- No compiler, or one that fails, is no error: the package works without the library, with numpy, only slower.
+- The C files are plain C11 without Python's headers, so one library serves every Python; it is
+  loaded by ctypes.
+- `kernels.c` is compiled once for each instruction set of the processor family, and all of them go
+  into one library; which of them runs is decided when it is loaded.
+- No compiler, or one that fails, is no error: the package works without the library, with numpy,
+  only slower.
 - This file is loaded by its path while a package is built: it imports nothing of `codec`.
 
 $CC names the compiler, $CFLAGS goes in front of its options. The library remembers `source_hash()`.
@@ -26,14 +28,27 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LIBRARY = {"win32": "aez_kernels.dll", "darwin": "aez_kernels.dylib"}.get(sys.platform, "aez_kernels.so")
-# Law L1: a product is rounded before anything is added to it. The sums of the kernels are integers; no flag may say that
-# floats could be reordered, and no compiler may fuse their products and sums. $CFLAGS stands in front, so these win.
-FLAGS = ["-std=c11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=default",
-         "-Wall", "-Wextra"]  # fmt: skip
+LIBRARY = {"win32": "aez_kernels.dll", "darwin": "aez_kernels.dylib"}.get(
+    sys.platform, "aez_kernels.so"
+)
+# Law L1: a product is rounded before anything is added to it. The sums of the kernels are integers;
+# no flag may say that floats could be reordered, and no compiler may fuse their products and sums.
+# $CFLAGS stands in front, so these win.
+FLAGS = [
+    "-std=c11",
+    "-O3",
+    "-fno-fast-math",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fPIC",
+    "-fvisibility=default",
+    "-Wall",
+    "-Wextra",
+]
 AVX512 = ["-mavx512f", "-mavx512bw"]
 X86 = {"vnni": [*AVX512, "-mavx512vnni"], "avx512": AVX512, "avx2": ["-mavx2"], "sse2": []}
-SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # see tests/sanitize.py
+# see tests/sanitize.py
+SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
 class BuildError(Exception):
@@ -41,7 +56,9 @@ class BuildError(Exception):
 
 
 def machine() -> str:
-    """The processor family to compile for; on a Mac as $ARCHFLAGS says, "-arch arm64", the last if there are several."""
+    """The processor family to compile for; on a Mac as $ARCHFLAGS says, "-arch arm64", the last if
+    there are several.
+    """
     wanted = os.environ.get("ARCHFLAGS", "").split() if sys.platform == "darwin" else []
     return (wanted[-1] if wanted else platform.machine()).lower()
 
@@ -56,7 +73,8 @@ def instruction_sets() -> dict[str, list[str]]:
 def wheel_tag() -> str:
     """Of a wheel that holds the library: for this platform, and for every Python 3."""
     system = sysconfig.get_platform()
-    if sys.platform == "darwin":  # a Python for two families says "universal2", the library is for one
+    # a Python for two families says "universal2", the library is for one
+    if sys.platform == "darwin":
         system = f"{system.rpartition('-')[0]}-{machine()}"
     return f"py3-none-{system.replace('-', '_').replace('.', '_')}"
 
@@ -87,12 +105,31 @@ def build(library: Path | None = None, *, options: list[str] | None = None) -> P
             objects = []
             for name, more in instruction_sets().items():
                 objects.append(f"{folder}/{name}.o")
-                _run([*flags, *more, f"-DISA={name}", "-c", str(HERE / "kernels.c"), "-o", objects[-1]])
+                _run(
+                    [
+                        *flags,
+                        *more,
+                        f"-DISA={name}",
+                        "-c",
+                        str(HERE / "kernels.c"),
+                        "-o",
+                        objects[-1],
+                    ]
+                )
             objects.append(f"{folder}/cpu.o")
             source = f'-DAEZ_SOURCE="{source_hash()}"'
             _run([*flags, source, "-c", str(HERE / "cpu.c"), "-o", objects[-1]])
             linked = f"{folder}/{LIBRARY}"
-            _run([*flags, "-shared", *objects, "-o", linked, *([] if sys.platform == "win32" else ["-lm"])])
+            _run(
+                [
+                    *flags,
+                    "-shared",
+                    *objects,
+                    "-o",
+                    linked,
+                    *([] if sys.platform == "win32" else ["-lm"]),
+                ]
+            )
             try:
                 shutil.copy(linked, made)
                 os.replace(made, library)
@@ -116,8 +153,14 @@ def _run(command: list[str]) -> None:
     except OSError as error:
         raise BuildError(f"{command[0]}: {error.strerror}") from error
     if done.returncode:
-        said = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        lines = [line for line in said if "error" in line] or said or [f"exit code {done.returncode}"]
+        said = [
+            line.strip()
+            for line in done.stderr.decode(errors="replace").splitlines()
+            if line.strip()
+        ]
+        lines = (
+            [line for line in said if "error" in line] or said or [f"exit code {done.returncode}"]
+        )
         raise BuildError(f"{command[0]} failed: {lines[0]}")
 
 

@@ -1,4 +1,6 @@
-"""Hook of the package's build (pyproject.toml): compiles the kernels into the wheel, or says in one line why not."""
+"""Hook of the package's build (pyproject.toml): compiles the kernels into the wheel, or says in one
+line why not.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class KernelsHook(BuildHookInterface):
         try:
             build.build()
         except build.BuildError as error:
-            self.app.display_warning(f"aez: the kernels were not built, numpy will do their work: {error}")
+            self.app.display_warning(
+                f"aez: the kernels were not built, numpy will do their work: {error}"
+            )
             return
         build_data["tag"] = build.wheel_tag()
         build_data["pure_python"] = False

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from codec import registry
-from codec.bundle import BaseModel
 from codec.errors import AezError, BadModel, ModelNotFound, UsageError
-from codec.evaluate import curve
-from codec.model import log2_lmbda
-from codec.outputs import atomic
-from codec.pixel_model import MAX_PALETTES
-from codec.registry import unpack_model
-from codec.train import data, others, pixels_export, warm_start_pixels
-from codec.train.export import export
+from codec.files.atomic import atomic
+from codec.measure.curve import curve
+from codec.model import registry
+from codec.model.bundle import BaseModel
+from codec.model.ladder import log2_lmbda
+from codec.model.pixels import MAX_PALETTES
+from codec.model.registry import unpack_model
+from codec.train import data, others
 from codec.train.loop import VALIDATION_QUALITIES, LadderTrainer, Trainer, cost_of, evaluate
-from codec.train.pixels import PixelConfig, PixelTrainer
+from codec.train.lossless import export as pixels_export
+from codec.train.lossless import warm_start
+from codec.train.lossless.pixels import PixelConfig, PixelTrainer
+from codec.train.lossy.export import export
 
 DEFAULT_MINUTES = 24.0  # with the export, on one core, the whole takes less than half an hour
 CALIBRATION_IMAGES = 5000
@@ -48,10 +50,11 @@ def train_command(
 ) -> None:
     """Train on `sources`, write the model to `out`; encoder, checkpoint and log lie beside it.
 
-    lossless: a model of pixels instead of a lossy one; hidden: its width, None for the default; most_palettes: how many it has
-    at most, None for as many as there can be. start: the model to start
-    from: a name, a file, "none", or "auto" for that of the shipped ones which does best on these images. minutes: of training,
-    all sessions of a resumed run together.
+    lossless: a model of pixels instead of a lossy one; hidden: its width, None for the default;
+    most_palettes: how many it has at most, None for as many as there can be. start: the model to
+    start
+    from: a name, a file, "none", or "auto" for that of the shipped ones which does best on these
+    images. minutes: of training, all sessions of a resumed run together.
     Raises ImageError, ModelError, UsageError.
     """
     if out.suffix != ".safetensors":
@@ -63,32 +66,64 @@ def train_command(
         if value is not None and not lossless:
             raise UsageError(f"{option} is for lossless models: add --lossless")
     if hidden is not None and start not in ("auto", "none"):
-        raise UsageError("--hidden does not go with --from: the network is as wide as that of the model it starts from")
+        raise UsageError(
+            "--hidden does not go with --from: the network is as wide as that of the model it "
+            "starts from"
+        )
     minutes = DEFAULT_MINUTES if minutes is None else minutes
     pixels = data.load(sources)
     train, held_out = data.split(pixels)
     log = out.with_suffix(".log.jsonl")
     parent = starting_model("none" if start == "auto" and hidden else start, train, lossless)
-    trainer = trainer_of(pixels, parent, lossless=lossless, hidden=hidden, most_palettes=most_palettes, seed=seed, log=log)
+    trainer = trainer_of(
+        pixels,
+        parent,
+        lossless=lossless,
+        hidden=hidden,
+        most_palettes=most_palettes,
+        seed=seed,
+        log=log,
+    )
     if resume:
         go_on(trainer, checkpoint)
-    tell: Callable[[str], None] = (lambda line: None) if quiet else functools.partial(print, flush=True)
-    tell(f"{len(pixels)} images, {len(train)} to train on, {len(held_out)} held out; "
-         f"starting from {'nothing' if parent is None else 'model ' + parent.name}")  # fmt: skip
+    tell: Callable[[str], None] = (
+        (lambda line: None) if quiet else functools.partial(print, flush=True)
+    )
+    tell(
+        f"{len(pixels)} images, {len(train)} to train on, {len(held_out)} held out; "
+        f"starting from {'nothing' if parent is None else 'model ' + parent.name}"
+    )
     if len(pixels) < FEW_IMAGES:
         tell(f"these are few: with {FEW_IMAGES} and more a model is much better")
     compared = others.measure(held_out)
     tell_others(compared, lossless, tell)
     header(lossless, tell)
     try:
-        trainer.run(60 * minutes, checkpoint=checkpoint, progress=not quiet and sys.stderr.isatty(),
-                    tell=functools.partial(tell_figures, lossless, tell))  # fmt: skip
+        trainer.run(
+            60 * minutes,
+            checkpoint=checkpoint,
+            progress=not quiet and sys.stderr.isatty(),
+            tell=functools.partial(tell_figures, lossless, tell),
+        )
     except KeyboardInterrupt:
         tell(f"{checkpoint} holds all there is: the same command with --resume goes on from it")
         raise
     if trainer.flat is not None:
-        tell(f"no longer getting better after {trainer.flat / 60:.1f} minutes, finished after {trainer.seconds / 60:.1f}")
-    command = ["aez", "train", *map(str, sources), "-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
+        tell(
+            f"no longer getting better after {trainer.flat / 60:.1f} minutes, finished after "
+            f"{trainer.seconds / 60:.1f}"
+        )
+    command = [
+        "aez",
+        "train",
+        *map(str, sources),
+        "-o",
+        str(out),
+        "--minutes",
+        f"{minutes:g}",
+        "--seed",
+        str(seed),
+    ]
     command += ["--lossless"] * lossless + (["--hidden", str(hidden)] if hidden else [])
     command += ["--palettes", str(most_palettes)] if most_palettes else []
     command += ["--from", "none" if parent is None else parent.name if start == "auto" else start]
@@ -103,15 +138,18 @@ def train_command(
         for quality, num_bytes, psnr in compared.webp:
             ours = None if psnr is None else bytes_at(rows, psnr)
             if ours is not None:
-                tell(f"WebP's {psnr:.1f} dB, {num_bytes:.0f} bytes at its quality {quality}, take {ours:.1f} bytes")
+                tell(
+                    f"WebP's {psnr:.1f} dB, {num_bytes:.0f} bytes at its quality {quality}, take "
+                    f"{ours:.1f} bytes"
+                )
     tell(f"use it with: aez compress {'--lossless ' * lossless}-m {shlex.quote(str(out))} INPUT...")
 
 
 def checkpoint_of(outputs: list[Path], resume: bool) -> Path:
     """Where the checkpoint of a run lies: beside its first output.
 
-    Raises AezError if an output exists; UsageError if its folder does not, if there is no checkpoint
-    to resume from, or one that is not to be resumed from.
+    Raises AezError if an output exists; UsageError if its folder does not, if there is no
+    checkpoint to resume from, or one that is not to be resumed from.
     """
     out = outputs[0]
     if not out.parent.is_dir():
@@ -128,7 +166,10 @@ def checkpoint_of(outputs: list[Path], resume: bool) -> Path:
 
 
 def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | None:
-    """The model that `start` stands for (see `train_command`); None to start from nothing.  Raises ModelError, UsageError."""
+    """The model that `start` stands for (see `train_command`); None to start from nothing.
+
+    Raises ModelError, UsageError.
+    """
     if start == "none":
         return None
     if start != "auto":
@@ -142,21 +183,32 @@ def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | N
 
 
 def trainer_of(
-    pixels: data.U8, parent: BaseModel | None, *, lossless: bool, hidden: int | None = None, most_palettes: int | None = None,
-    seed: int, log: Path,
-) -> Trainer:  # fmt: skip
-    """A trainer of the kind wanted, its network that of `parent` if there is one.  Raises BadModel naming it."""
+    pixels: data.U8,
+    parent: BaseModel | None,
+    *,
+    lossless: bool,
+    hidden: int | None = None,
+    most_palettes: int | None = None,
+    seed: int,
+    log: Path,
+) -> Trainer:
+    """A trainer of the kind wanted, its network that of `parent` if there is one.
+
+    Raises BadModel naming it.
+    """
     try:
         if not lossless:
             return LadderTrainer(pixels, seed=seed, log=log, start=parent)
         if parent is not None:
-            config = warm_start_pixels.config_of(parent.stream)
+            config = warm_start.config_of(parent.stream)
         else:
             config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
-        trainer = PixelTrainer(pixels, seed=seed, config=config, most_palettes=most_palettes or MAX_PALETTES, log=log)
+        trainer = PixelTrainer(
+            pixels, seed=seed, config=config, most_palettes=most_palettes or MAX_PALETTES, log=log
+        )
         if parent is None:
             return trainer
-        warm_start_pixels.fill(trainer.net, parent.stream)
+        warm_start.fill(trainer.net, parent.stream)
         trainer.warm = True
         return trainer
     except BadModel as error:
@@ -191,7 +243,10 @@ def tell_others(compared: others.Others, lossless: bool, tell: Callable[[str], N
     webp = "" if compared.webp_lossless is None else f", WebP lossless {compared.webp_lossless:.1f}"
     tell(f"  PNG {compared.png:.1f}{webp}")
     if compared.webp and not lossless:
-        points = (f"q{q} {b:.1f} B {'exact' if psnr is None else f'{psnr:.1f} dB'}" for q, b, psnr in compared.webp)
+        points = (
+            f"q{q} {b:.1f} B {'exact' if psnr is None else f'{psnr:.1f} dB'}"
+            for q, b, psnr in compared.webp
+        )
         tell("  WebP " + ", ".join(points))
 
 
@@ -202,7 +257,9 @@ def header(lossless: bool, tell: Callable[[str], None]) -> None:
     tell("minutes" + "".join(f"{column:>16}" for column in columns))
 
 
-def tell_figures(lossless: bool, tell: Callable[[str], None], seconds: float, figures: dict[str, Any]) -> None:
+def tell_figures(
+    lossless: bool, tell: Callable[[str], None], seconds: float, figures: dict[str, Any]
+) -> None:
     """One line of a table: bytes and PSNR at each quality."""
     if lossless:
         cells = [f"{figures['estimated_bytes']:.1f} B"]
@@ -212,7 +269,13 @@ def tell_figures(lossless: bool, tell: Callable[[str], None], seconds: float, fi
 
 
 def write_model(
-    trainer: Trainer, pixels: data.U8, out: Path, name: str, seed: int, command: str, parent: BaseModel | None = None
+    trainer: Trainer,
+    pixels: data.U8,
+    out: Path,
+    name: str,
+    seed: int,
+    command: str,
+    parent: BaseModel | None = None,
 ) -> BaseModel:
     """Export what `trainer` holds, with a card of figures on the held-out images.
 
@@ -263,7 +326,9 @@ def card_of(
 
 
 def float_curve(trainer: Trainer, pixels: data.U8) -> list[dict[str, Any]]:
-    """The network before any rounding of weights: estimated bytes (ideal, no container) and PSNR by quality."""
+    """The network before any rounding of weights: estimated bytes (ideal, no container) and PSNR by
+    quality.
+    """
     tensor = torch.from_numpy(pixels.copy()).to(trainer.device)
     rows = evaluate(trainer.net, tensor, [log2_lmbda(q) for q in CARD_QUALITIES])
     return [
@@ -273,7 +338,9 @@ def float_curve(trainer: Trainer, pixels: data.U8) -> list[dict[str, Any]]:
 
 
 def bytes_at(rows: list[dict[str, Any]], psnr_db: float) -> float | None:
-    """Bytes at a PSNR, log bytes on the straight line between the two qualities around it; None outside the curve."""
+    """Bytes at a PSNR, log bytes on the straight line between the two qualities around it; None
+    outside the curve.
+    """
     points = sorted((row["psnr_db"], row["bytes"]) for row in rows if row["psnr_db"] is not None)
     if not points or not points[0][0] <= psnr_db <= points[-1][0]:
         return None

@@ -1,12 +1,13 @@
 """Training images: whatever `aez compress` takes, as one array, with a part held out.
 
 READ ME FIRST
-- `load` puts the images into an order that is drawn from their pixels. Folders and arrays are often sorted by class, and the
-  part held out would be of one class that training never sees. The same images come in the same order, whatever their names,
-  and equal ones side by side, so that hardly any is on both sides. One IDX file alone keeps its order: published sets are
-  mixed already, and of theirs it is the last images that this project has always held out.
-- The held-out part is the *last* images: every choice (when to stop, thresholds, which weights are best) is made on it, never
-  on a test set.
+- `load` puts the images into an order that is drawn from their pixels. Folders and arrays are often
+  sorted by class, and the part held out would be of one class that training never sees. The same
+  images come in the same order, whatever their names, and equal ones side by side, so that hardly
+  any is on both sides. One IDX file alone keeps its order: published sets are mixed already, and of
+  theirs it is the last images that this project has always held out.
+- The held-out part is the *last* images: every choice (when to stop, thresholds, which weights are
+  best) is made on it, never on a test set.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.errors import ImageError
-from codec.images import is_array_file, is_image_file, read_array, read_image
+from codec.files.images import is_array_file, is_image_file, read_array, read_image
 
 MAX_HELD_OUT = 5000
 MIN_IMAGES = 100
@@ -49,7 +50,11 @@ def load(sources: list[Path]) -> U8:
         raise ImageError(f"{len(pixels)} images are too few to train on, {MIN_IMAGES} are needed")
     if (pixels == pixels[0]).all():
         raise ImageError(f"all {len(pixels)} images are the same one, there is nothing to learn")
-    if len(sources) == 1 and is_array_file(sources[0]) and sources[0].suffix.lower() not in (".npy", ".npz"):
+    if (
+        len(sources) == 1
+        and is_array_file(sources[0])
+        and sources[0].suffix.lower() not in (".npy", ".npz")
+    ):
         return pixels
     keys = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
     return pixels[sorted(range(len(pixels)), key=keys.__getitem__)]
@@ -68,7 +73,9 @@ def _read_folder(folder: Path) -> U8:
     if faults:
         more = f"; and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
         said = "; ".join(faults[:MAX_NAMED])
-        raise ImageError(f"{folder}: {len(faults)} of {len(files)} files cannot be trained on: {said}{more}")
+        raise ImageError(
+            f"{folder}: {len(faults)} of {len(files)} files cannot be trained on: {said}{more}"
+        )
     return np.stack(images)
 
 

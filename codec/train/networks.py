@@ -1,17 +1,21 @@
 """The ladder of latents as a float network that is trained to become an integer one.
 
 READ ME FIRST
-- Features are (N, 7, 7, C): one vector for each 4x4 patch of pixels. `codec.model` holds the same network as exact
-  integers in the layout (C, 49, N); `codec.train.export` carries the weights over.
-- An activation of 1.0 here is the integer ACTIVATION_UNIT there, and every activation is clipped to the range that the
-  integer can hold, from the first step on: the integers are no surprise to the network.
-- The rate enters as `basis(log2 lambda)`: every layer marked `film` owns, for each of its channels, a small polynomial
-  in log2 lambda that scales and shifts it. Exported, a polynomial becomes a row of integers for each quality.
+- Features are (N, 7, 7, C): one vector for each 4x4 patch of pixels. `codec.model.ladder` holds the
+  same network as exact integers in the layout (C, 49, N); `codec.train.lossy.export` carries the
+  weights over.
+- An activation of 1.0 here is the integer ACTIVATION_UNIT there, and every activation is clipped to
+  the range that the integer can hold, from the first step on: the integers are no surprise to the
+  network.
+- The rate enters as `basis(log2 lambda)`: every layer marked `film` owns, for each of its channels,
+  a small polynomial in log2 lambda that scales and shifts it. Exported, a polynomial becomes a row
+  of integers for each quality.
 - Latents are coded as round(y - mean) in units of 1 / gain: one network, every rate.
 
-Ladder of latents with priors from the levels above: Kingma et al. arXiv:1606.04934, Duan et al. arXiv:2208.13056; gains
-for variable rate: Cui et al. arXiv:2003.02012; noise as quantization: Balle et al. arXiv:1611.01704; straight-through
-rounding for the synthesis: Minnen and Singh arXiv:2007.08739.
+Ladder of latents with priors from the levels above: Kingma et al. arXiv:1606.04934, Duan et al.
+arXiv:2208.13056; gains for variable rate: Cui et al. arXiv:2003.02012; noise as quantization: Balle
+et al. arXiv:1611.01704; straight-through rounding for the synthesis: Minnen and Singh
+arXiv:2007.08739.
 """
 
 from __future__ import annotations
@@ -23,12 +27,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.integer_net import ACTIVATION_MAX, ACTIVATION_UNIT
-from codec.model import MAX_LOG2_LMBDA, MAX_SIGMA, MIN_LOG2_LMBDA
+from codec.model.ladder import MAX_LOG2_LMBDA, MAX_SIGMA, MIN_LOG2_LMBDA
+from codec.model.layers import ACTIVATION_MAX, ACTIVATION_UNIT
 
 LIMIT = ACTIVATION_MAX / ACTIVATION_UNIT  # |activation| <= LIMIT
 NUM_BASIS = 5  # Chebyshev polynomials T0..T4 of log2 lambda
-MIN_SIGMA = 0.11  # of a residual in steps: below, the noise that stands for rounding is all there is
+# of a residual in steps: below, the noise that stands for rounding is all there is
+MIN_SIGMA = 0.11
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,21 @@ def ste_round(x: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """(weight * x + bias + shift(q)) * scale(q): the float side of `integer_net.Layer`.
+    """(weight * x + bias + shift(q)) * scale(q): the float side of `layers.Layer`.
 
     kind: "dense" (N, K) -> (N, O); "point" 1x1 over (N, 7, 7, K); "conv" 3x3 over the same.
     """
 
-    def __init__(self, kind: str, inputs: int, outputs: int, *, gain: float = 1.0, film: bool = False,
-                 position_bias: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        kind: str,
+        inputs: int,
+        outputs: int,
+        *,
+        gain: float = 1.0,
+        film: bool = False,
+        position_bias: bool = False,
+    ) -> None:
         super().__init__()
         self.kind, self.film, self.quantized = kind, film, False
         self.weight_max = 127  # largest |integer| that a weight may become
@@ -85,7 +98,9 @@ class Layer(nn.Module):
         self.weight = nn.Parameter(torch.randn(shape) * gain * math.sqrt(2 / math.prod(shape[1:])))
         self.bias = nn.Parameter(torch.zeros((49, outputs) if position_bias else (outputs,)))
         if film:
-            self.shift, self.scale = (nn.Parameter(torch.zeros(outputs, NUM_BASIS)) for _ in range(2))
+            self.shift, self.scale = (
+                nn.Parameter(torch.zeros(outputs, NUM_BASIS)) for _ in range(2)
+            )
         # What the rows of a bundle have beyond the polynomials, (ROWS, O): `warm_start.exact`.
         self.register_buffer("shift_rest", None)
         self.register_buffer("scale_rest", None)
@@ -98,14 +113,19 @@ class Layer(nn.Module):
         if self.shift_rest is None:
             return b @ self.shift.T, torch.exp(b @ self.scale.T)
         polynomials, rows = b[:, :NUM_BASIS], b[:, NUM_BASIS:]
-        return (polynomials @ self.shift.T + rows @ self.shift_rest,
-                torch.exp(polynomials @ self.scale.T + rows @ self.scale_rest))  # fmt: skip
+        return (
+            polynomials @ self.shift.T + rows @ self.shift_rest,
+            torch.exp(polynomials @ self.scale.T + rows @ self.scale_rest),
+        )
 
     def weight_step(self) -> Tensor:
         """The weight that integer 1 stands for, for each output (O,)."""
         w, bias = self.weight.detach().flatten(1).abs(), self.bias.detach().abs()
-        largest = w.sum(1) * ACTIVATION_MAX + (bias.amax(0) if bias.ndim == 2 else bias) * ACTIVATION_UNIT
-        # What the file can hold, and no accumulator beyond 2**24, with 10 % left for shifts and roundings.
+        largest = (
+            w.sum(1) * ACTIVATION_MAX + (bias.amax(0) if bias.ndim == 2 else bias) * ACTIVATION_UNIT
+        )
+        # What the file can hold, and no accumulator beyond 2**24, with 10 % left for shifts and
+        # roundings.
         return torch.maximum(w.amax(1) / self.weight_max, largest / (0.9 * 2**24)).clamp_min(1e-9)
 
     def used_weight(self) -> Tensor:
@@ -119,7 +139,9 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, b: Tensor | None = None) -> Tensor:
         w, dtype = self.used_weight().to(x.dtype), x.dtype
         if self.kind == "conv":
-            y = F.conv2d(x.permute(0, 3, 1, 2), w.contiguous(memory_format=torch.channels_last), padding=1)
+            y = F.conv2d(
+                x.permute(0, 3, 1, 2), w.contiguous(memory_format=torch.channels_last), padding=1
+            )
             y = y.permute(0, 2, 3, 1)
         elif self.film or self.bias.ndim == 2:
             y = F.linear(x, w)
@@ -171,7 +193,9 @@ def normal_bits(v: Tensor, sigma: Tensor) -> Tensor:
 
 
 def quantize(y: Tensor, mean: Tensor, log_sigma: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
-    """-> y_hat, bits (of each element).  hard: the bits of what is coded; else those of y under uniform noise."""
+    """-> y_hat, bits (of each element).  hard: the bits of what is coded; else those of y under
+    uniform noise.
+    """
     sigma = torch.exp(log_sigma).clamp(MIN_SIGMA, MAX_SIGMA)
     residual = y - mean
     rounded = ste_round(residual)
@@ -180,7 +204,9 @@ def quantize(y: Tensor, mean: Tensor, log_sigma: Tensor, hard: bool) -> tuple[Te
 
 
 class Level(nn.Module):
-    """One 7x7 level: prior from the features so far, posterior from those and the analysis, merge of the latents."""
+    """One 7x7 level: prior from the features so far, posterior from those and the analysis, merge
+    of the latents.
+    """
 
     def __init__(self, k: int, config: Config) -> None:
         super().__init__()
@@ -197,14 +223,19 @@ class Level(nn.Module):
         log_gain = (b @ self.gain.T)[:, None, None]
         gain = torch.exp(log_gain)
         h = rectify(self.prior0(t))
-        mean, log_sigma = self.prior_mean(h, b).float() * gain, self.prior_sigma(h, b).float() + log_gain
+        mean, log_sigma = (
+            self.prior_mean(h, b).float() * gain,
+            self.prior_sigma(h, b).float() + log_gain,
+        )
         y = self.posterior1(rectify(self.posterior0(torch.cat([e, t], 3), b)), b).float() * gain
         y_hat, bits = quantize(y, mean, log_sigma, hard)
         return clip(t + self.merge(clip(y_hat / gain).to(t.dtype))), bits.sum((1, 2, 3))
 
 
 def initial_gain(k: int) -> Tensor:
-    """Coefficients (k, NUM_BASIS) of log gain: it grows as lambda**0.35, 1 at the smallest lambda."""
+    """Coefficients (k, NUM_BASIS) of log gain: it grows as lambda**0.35,
+    1 at the smallest lambda.
+    """
     gain = torch.zeros(k, NUM_BASIS)
     gain[:, :2] = 0.35 * math.log(2) * (MAX_LOG2_LMBDA - MIN_LOG2_LMBDA) / 2
     return gain
@@ -227,7 +258,9 @@ class Ladder(nn.Module):
         self.squeeze = Layer("point", c, 16)
         self.posterior0 = Layer("dense", 16 * 49, 256, film=True)
         self.posterior1 = Layer("dense", 256, k, film=True)
-        self.prior_mean, self.prior_sigma = (nn.Parameter(torch.zeros(k, NUM_BASIS)) for _ in range(2))
+        self.prior_mean, self.prior_sigma = (
+            nn.Parameter(torch.zeros(k, NUM_BASIS)) for _ in range(2)
+        )
         self.gain = nn.Parameter(initial_gain(k))
         self.start0 = Layer("dense", k, 256, film=True)
         self.start1 = Layer("dense", 256, 16 * 49)
@@ -242,10 +275,14 @@ class Ladder(nn.Module):
             if isinstance(module, Layer):
                 module.quantized = quantized
 
-    def forward(self, pixels: Tensor, log2_lmbda: Tensor, *, hard: bool, dense_only: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """pixels (N, 28, 28) in 0..255, log2_lmbda (N,) -> x_hat (N, 28, 28) unclipped, bits (N,) of each level.
+    def forward(
+        self, pixels: Tensor, log2_lmbda: Tensor, *, hard: bool, dense_only: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """pixels (N, 28, 28) in 0..255, log2_lmbda (N,) -> x_hat (N, 28, 28) unclipped, bits (N,)
+        of each level.
 
-        hard: count the bits of rounded latents, not of noisy ones. dense_only: the 7x7 levels stay silent.
+        hard: count the bits of rounded latents, not of noisy ones. dense_only: the 7x7 levels stay
+        silent.
         """
         n, b = len(pixels), basis(log2_lmbda)
         x = patches((pixels - self.mean_image) * (4 / ACTIVATION_UNIT)).to(self.dtype)
@@ -256,7 +293,9 @@ class Ladder(nn.Module):
         y = self.posterior1(rectify(self.posterior0(h, b)), b).float()
         log_gain = b @ self.gain.T
         gain = torch.exp(log_gain)
-        y_hat, bits = quantize(y * gain, b @ self.prior_mean.T * gain, b @ self.prior_sigma.T + log_gain, hard)
+        y_hat, bits = quantize(
+            y * gain, b @ self.prior_mean.T * gain, b @ self.prior_sigma.T + log_gain, hard
+        )
         rates = [bits.sum(1)]
         h = rectify(self.start0(clip(y_hat / gain).to(self.dtype), b))
         t = clip(self.widen(rectify(self.start1(h)).view(n, 7, 7, 16)))

@@ -1,4 +1,7 @@
-"""PNG and WebP on the held-out images: what a model in training is compared with.  Bytes are those of single files."""
+"""PNG and WebP on the held-out images: what a model in training is compared with.
+
+Bytes are those of single files.
+"""
 
 from __future__ import annotations
 

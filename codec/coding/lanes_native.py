@@ -1,0 +1,119 @@
+"""Lanes on the native kernels: the twins of `lanes`, the same messages and symbols, faster.
+
+A kernel trusts its arguments. So every array is made here, or its shape and layout are checked
+here.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.coding import rans
+from codec.kernels import Kernels
+
+U8 = npt.NDArray[np.uint8]
+I16 = npt.NDArray[np.int16]
+I32 = npt.NDArray[np.int32]
+
+
+def _address(array: npt.NDArray[Any] | None) -> int | None:
+    if array is None:
+        return None
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+class NativeGroupDecoder:
+    """The twin of `lanes.GroupDecoder`."""
+
+    def __init__(self, messages: list[bytes], group: int, kernels: Kernels) -> None:
+        self._kernels, self._group = kernels, group
+        self._bytes = np.frombuffer(b"".join(messages) + b"\0", np.uint8)
+        ends = np.cumsum([len(message) for message in messages], dtype=np.int64)
+        if len(self._bytes) > np.iinfo(np.int32).max:
+            raise ValueError(f"{len(self._bytes)} bytes of messages at once")
+        self._lanes = np.zeros((len(messages), 3), np.int32)  # the structure Lane: state, at, end
+        self._lanes[:, 1], self._lanes[:, 2] = np.append(0, ends[:-1]), ends
+
+    def decode(self, table: rans.CdfTable, rows: I32) -> U8:
+        """See `GroupDecoder.decode`."""
+        steps, n = rows.shape
+        if -(-n // self._group) != len(self._lanes) or (
+            n and (rows.min() < 0 or rows.max() >= len(table.packed))
+        ):
+            raise ValueError(
+                f"rows of {n} images in groups of {self._group}, {len(self._lanes)} messages"
+            )
+        rows, codes = np.ascontiguousarray(rows, np.int32), np.empty((steps, n), np.uint8)
+        self._kernels.decode_symbols(
+            _address(table.packed),
+            table.packed.shape[1],
+            steps,
+            n,
+            self._group,
+            _address(rows),
+            _address(self._lanes),
+            _address(self._bytes),
+            _address(codes),
+        )
+        return codes
+
+    def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """See `rans.Decoder.finish`."""
+        self._kernels.refill(_address(self._lanes), len(self._lanes), _address(self._bytes))
+        return self._lanes[:, 0].view(np.uint32).astype(np.int64), self._lanes[:, 1] == self._lanes[
+            :, 2
+        ]
+
+
+def encode_groups(
+    kernels: Kernels,
+    cells: npt.NDArray[np.uint32],
+    rows: I16,
+    codes: U8,
+    group: int,
+    checks: npt.NDArray[np.int64],
+) -> list[bytes]:
+    """Code symbols (S, N), `group` neighbouring images sharing a message; row 0 is certain and not
+    coded.
+
+    cells: uint32 (rows, symbols, 2), start and freq; rows int16, codes uint8: (S, N); checks:
+    (groups,), 0..MAX_CHECK.
+    """
+    steps, n = rows.shape
+    num_lanes = -(-n // group)
+    if (
+        codes.shape != rows.shape
+        or len(checks) != num_lanes
+        or (rows.size and rows.max() >= len(cells))
+    ):
+        raise ValueError(f"rows {rows.shape}, codes {codes.shape}, {len(checks)} checks")
+    if rows.size and (rows.min() < 0 or codes.max() >= cells.shape[1]):
+        raise ValueError("a row or a code is outside the table")
+    rows, codes, first = (
+        np.ascontiguousarray(rows),
+        np.ascontiguousarray(codes),
+        checks.astype(np.uint8),
+    )
+    capacity = 2 * steps * n + 4 * num_lanes
+    messages, ends = np.empty(capacity, np.uint8), np.empty(num_lanes, np.int64)
+    kernels.encode_symbols(
+        _address(cells),
+        cells.shape[1],
+        steps,
+        n,
+        group,
+        _address(rows),
+        _address(codes),
+        _address(first),
+        _address(messages),
+        capacity,
+        _address(ends),
+    )
+    found = messages[: int(ends[-1]) if num_lanes else 0].tobytes()
+    bounds = [0, *ends.tolist()]
+    return [found[start:end] for start, end in pairwise(bounds)]

@@ -1,0 +1,46 @@
+"""rANS on the native kernels: the same messages as those of `codec.coding.rans`."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.coding.lanes_native import _address
+from codec.kernels import Kernels
+
+U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
+
+
+def encode_lanes(
+    kernels: Kernels, codes: U32, ends: I64, check: npt.NDArray[np.integer]
+) -> list[bytes]:
+    """As `rans.encode`, of lanes of any lengths.
+
+    codes: uint32 (all steps,), lane by lane, of `rans.packed`; ends: int (lanes,), where each lane
+    ends; check: int (lanes,).
+    """
+    codes, ends = np.ascontiguousarray(codes, np.uint32), np.ascontiguousarray(ends, np.int64)
+    checks = np.ascontiguousarray(check, np.int32)
+    if not len(ends):
+        return []
+    if (
+        codes.ndim != 1
+        or ends[0] < 0
+        or ends[-1] != len(codes)
+        or (np.diff(ends) < 0).any()
+        or checks.shape != ends.shape
+    ):
+        raise ValueError("lanes do not fit their codes")
+    out = np.empty(2 * len(codes) + 4 * len(ends), np.uint8)
+    begins = np.empty(len(ends), np.int64)
+    kernels.encode(
+        _address(codes),
+        len(ends),
+        _address(ends),
+        _address(checks),
+        _address(out),
+        _address(begins),
+    )
+    last = 2 * ends + 4 * np.arange(1, len(ends) + 1)
+    return [out[at:end].tobytes() for at, end in zip(begins.tolist(), last.tolist(), strict=True)]

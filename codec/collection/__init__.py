@@ -1,0 +1,1 @@
+"""Collections: blocks, random access, and what can be saved of a damaged one."""

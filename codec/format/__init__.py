@@ -1,0 +1,1 @@
+"""What lies in a stream: headers, the index of a block, names; byte for byte as FORMAT.md says."""

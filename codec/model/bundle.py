@@ -1,0 +1,228 @@
+"""Model files: safetensors of integers with a card, and what every model made of one can do.
+
+FORMAT.md 7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from codec.coding.lanes import U8, Encoded
+from codec.errors import BadModel, CorruptPayload, UsageError
+from codec.format.bitstream import LOSSLESS_QUALITY, MAX_MODEL_BYTES, MODEL_HASH_BYTES
+from codec.model.layers import ACTIVATION_MAX, Integers, Layer
+
+# What a tensor holds is said by its name.
+# by the last part of a name; of all others int32
+DTYPES = {"weight": (np.int8, np.int16), "table": (np.int16,)}
+
+
+class Bundle:
+    """Tensors by name; each must be asked for exactly once, and `finish` refuses what nobody asked
+    for.
+
+    multiply_adds: of one image, in all layers that were asked for so far.
+    """
+
+    def __init__(self, tensors: dict[str, Integers]) -> None:
+        self._tensors = tensors
+        self._names = sorted(tensors)
+        self.multiply_adds = 0
+
+    def pop(self, name: str, shape: tuple[int, ...] | None = None) -> Integers:
+        """The tensor of a name.  Raises BadModel if it is missing, or not of the `shape` wanted."""
+        if name not in self._tensors:
+            raise BadModel(f"tensor {name} is missing")
+        tensor = self._tensors.pop(name)
+        if shape is not None and tensor.shape != shape:
+            raise BadModel(f"{name} has shape {tensor.shape}, wanted {shape}")
+        return tensor
+
+    def count(self, prefix: str) -> int:
+        """How many numbered parts `prefix` has."""
+        return len(
+            {
+                name.split(".")[prefix.count(".") + 1]
+                for name in self._names
+                if name.startswith(prefix + ".")
+            }
+        )
+
+    def layer(self, name: str, kind: str, input_max: int = ACTIVATION_MAX) -> Layer:
+        """The layer of a name, its four tensors taken."""
+        parts = [self.pop(f"{name}.{part}") for part in ("weight", "bias", "shift", "multiplier")]
+        layer = Layer(name, kind, *parts, input_max=input_max)
+        self.multiply_adds += layer.multiply_adds
+        return layer
+
+    def finish(self) -> None:
+        """Raise BadModel if a tensor is left."""
+        if self._tensors:
+            raise BadModel(f"unknown tensor {min(self._tensors)}")
+
+
+class BaseModel(ABC):
+    """A model file, checked and ready.  Thread-safe: nothing changes after construction but caches.
+
+    stream: the bytes of a safetensors file as `codec.train.lossy.export` writes it. encoder: what a
+    lossy model encodes with: the bytes of a file, or the file, which is read when something is
+    encoded; None: it only decodes.  Raises BadModel.
+    """
+
+    ARCHITECTURE: ClassVar[str]
+    lossless: ClassVar[bool]
+
+    def __init__(self, stream: bytes, encoder: bytes | Path | None = None) -> None:
+        architecture, tensors, self.card = unpack_bundle(stream)
+        if architecture != self.ARCHITECTURE:
+            raise BadModel(f"architecture {architecture!r}, wanted {self.ARCHITECTURE!r}")
+        self.name = str(self.card["name"])
+        self.stream = stream
+        self.sha256 = hashlib.sha256(stream).digest()
+        self.num_bytes = len(stream)
+        self._encoder_source = encoder
+        bundle = Bundle(tensors)
+        self._take(bundle)
+        bundle.finish()
+
+    def __reduce__(self) -> tuple[type[BaseModel], tuple[bytes, bytes | Path | None]]:
+        # To another process as its files: far less than its live arrays.
+        return type(self), (self.stream, self._encoder_source)
+
+    @abstractmethod
+    def _take(self, bundle: Bundle) -> None:
+        """Make the layers and tables of the bundle live."""
+
+    @property
+    def hash(self) -> bytes:
+        """What a stream names the model by: the first MODEL_HASH_BYTES bytes of its SHA-256."""
+        return self.sha256[:MODEL_HASH_BYTES]
+
+    @property
+    def encoder_hash(self) -> bytes | None:
+        """Of its encoder's file what `hash` is of its own; None: it has none.  Raises BadModel."""
+        return None
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What its card says that it gives; {} if that is nothing.  A card is a stranger's text."""
+        figures = self.card.get("figures")
+        return figures if isinstance(figures, dict) else {}
+
+    @property
+    def kind(self) -> str:
+        """The word for what it does to pixels."""
+        return "lossless" if self.lossless else "lossy"
+
+    def check_quality(self, quality: int, offset: int) -> None:
+        """Raise CorruptPayload unless a stream of this model can have the quality that stands at
+        `offset` in it.
+        """
+        if (quality == LOSSLESS_QUALITY) != self.lossless:
+            raise CorruptPayload(
+                f"quality {quality} with model {self.name}, which is {self.kind}", offset
+            )
+
+    @abstractmethod
+    def encode(
+        self, pixels: U8, quality: int, *, group: int | None = None, effort: int = 1
+    ) -> Encoded:
+        """Encode uint8 (N, 28, 28), N >= 1, `group` neighbours sharing a coder state: in a
+        collection as the quality says.
+
+        effort: 1..MAX_EFFORT, how long a lossy model searches for symbols of a lower cost; the
+        decoder does not notice.
+        """
+
+    @abstractmethod
+    def decode(
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
+    ) -> tuple[U8, npt.NDArray[np.bool_]]:
+        """Inverse of `encode`: -> pixels uint8 (count, 28, 28), and which messages are damaged:
+        bool (messages,).
+
+        Pixels of damaged groups are meaningless; no message, however damaged, raises or runs on.
+        """
+
+    @abstractmethod
+    def multiply_adds(self, pixels: U8) -> tuple[float, float]:
+        """Products an image to encode uint8 (N, 28, 28) at effort 1, and to decode them."""
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of the latents of one image, level by level; () for a model that has none."""
+        return ()
+
+    def decode_latents(
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
+    ) -> tuple[U8, npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
+        """As `decode`, with the dequantized latents of all levels in between: int16 (count, K), |.|
+        < 2**12.
+
+        Raises UsageError for a model that has none.
+        """
+        raise UsageError(f"model {self.name} is {self.kind}: latents are what a lossy stream has")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a model file; of one that is too long just too many.  Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(MAX_MODEL_BYTES + 1)
+
+
+_MALFORMED = (
+    safetensors.SafetensorError,
+    ValueError,
+    KeyError,
+    TypeError,
+    struct.error,
+    RecursionError,
+)
+
+
+def _metadata(stream: bytes) -> dict[str, Any]:
+    (header_bytes,) = struct.unpack_from("<Q", stream)
+    metadata: dict[str, Any] = json.loads(stream[8 : 8 + header_bytes])["__metadata__"]
+    return metadata
+
+
+def architecture_of(stream: bytes) -> str:
+    """What a bundle says it is, without a look at its tensors.  Raises BadModel."""
+    try:
+        return str(_metadata(stream)["architecture"])
+    except _MALFORMED as error:
+        raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
+
+
+def unpack_bundle(stream: bytes) -> tuple[str, dict[str, Integers], dict[str, Any]]:
+    """safetensors bytes -> architecture, integer tensors by name, model card.
+
+    Raises BadModel for anything but a well-formed bundle.
+    """
+    try:
+        tensors = safetensors.numpy.load(stream)
+        metadata = _metadata(stream)
+        architecture, card = metadata["architecture"], json.loads(metadata["card"])
+        name = card["name"]
+    except _MALFORMED as error:
+        raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
+    if not isinstance(name, str):
+        raise BadModel(f"the model's name is {name!r}, wanted a text")
+    for key, tensor in tensors.items():
+        wanted = DTYPES.get(key.rsplit(".", 1)[-1], (np.int32,))
+        if tensor.dtype not in wanted:
+            raise BadModel(
+                f"tensor {key} is {tensor.dtype}, wanted "
+                f"{' or '.join(np.dtype(w).name for w in wanted)}"
+            )
+    return architecture, tensors, card

@@ -1,0 +1,243 @@
+"""Which models are installed, and how a name, a file or a hash from a stream leads to one.
+
+Models lie in `codec/weights` (inside a wheel), in `weights` beside the package (a checkout), and in
+the directories of $AEZ_WEIGHTS. Names of shipped files end in the first 8 hexadecimal digits of the
+file's SHA-256, so a model is found by its hash without opening any other; files of other names are
+hashed. The names of lossless models end in "-lossless", so one kind is chosen without loading the
+other. `MODEL_IDS` is the registry of FORMAT.md 7.1: append only, once released.
+
+The encoder of a lossy model lies beside it, `mnist-0123abcd.encoder.safetensors` beside
+`mnist-0123abcd.safetensors`; it is no model, and is read when something is encoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from functools import lru_cache
+from pathlib import Path
+
+from codec.errors import BadModel, ModelNotFound, UsageError
+from codec.model.bundle import BaseModel, architecture_of, read_file
+from codec.model.ladder import Encoder, Model
+from codec.model.pixels import PixelModel
+
+_HASHED = re.compile("-[0-9a-f]{8}$")
+_Version = tuple[int, int]  # size and st_mtime_ns of a file
+_CLASSES: dict[str, type[BaseModel]] = {c.ARCHITECTURE: c for c in (Model, PixelModel)}
+_HERE = Path(__file__).resolve().parents[1]
+SETTLED_NS = 2_000_000_000
+LOSSLESS = "-lossless"  # how the name of a lossless model ends
+ENCODER = ".encoder.safetensors"  # how the file name of an encoder ends
+GENERIC = "generic"  # the name of the model for what the others do not know
+
+# Model_ID -> Model_Hash, hexadecimal.
+MODEL_IDS: dict[int, str] = {
+    1: "1940d17a82af6b24",  # mnist
+    2: "2fabebbc125b511c",  # fashion
+    3: "93024f3c3a77c05c",  # mnist-lossless
+    4: "1420351967b8bd45",  # fashion-lossless
+    5: "763bd9cd2687bda3",  # generic
+    6: "51410133ba726b32",  # generic-lossless
+}
+
+
+def directories() -> list[Path]:
+    """Where models are looked for, in order."""
+    extra = os.environ.get("AEZ_WEIGHTS", "")
+    return [
+        _HERE / "weights",
+        _HERE.parent / "weights",
+        *(Path(d) for d in extra.split(os.pathsep) if d),
+    ]
+
+
+def files() -> list[Path]:
+    """Model files that are installed, by directory, then name; encoders are none."""
+    found: list[Path] = []
+    for directory in directories():
+        try:
+            changed = directory.stat().st_mtime_ns
+        except OSError:
+            continue
+        # A directory's time is coarse: what changed a moment ago may change again at the same time.
+        settled = time.time_ns() - changed > SETTLED_NS
+        found += _listed(directory, changed) if settled else _listed.__wrapped__(directory, changed)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _listed(directory: Path, changed: int) -> list[Path]:
+    """Model files of a directory that was last changed then."""
+    return [
+        path for path in sorted(directory.glob("*.safetensors")) if not path.name.endswith(ENCODER)
+    ]
+
+
+def encoder_path(path: Path) -> Path:
+    """Where the encoder of a model's file lies.  Raises ValueError for a path without a name."""
+    return path.with_name(path.stem + ENCODER)
+
+
+def load(path: Path) -> BaseModel:
+    """Load a model file of any architecture, without its encoder.  Raises BadModel naming it."""
+    try:
+        return unpack_model(read_file(path), encoder_path(path.absolute()))
+    except BadModel as error:
+        raise BadModel(f"{path}: {error}") from error
+    except OSError as error:
+        raise BadModel(f"{path}: {error.strerror}") from error
+
+
+def unpack_model(stream: bytes, encoder: bytes | Path | None = None) -> BaseModel:
+    """The model in the bytes of a model file; encoder: as for BaseModel.  Raises BadModel."""
+    architecture = architecture_of(stream)
+    if architecture == Encoder.ARCHITECTURE:
+        raise BadModel("the encoder of a model, and found beside it: give the model's file")
+    if architecture not in _CLASSES:
+        raise BadModel(
+            f"architecture {architecture!r}, this version knows {' and '.join(map(repr, _CLASSES))}"
+        )
+    return _CLASSES[architecture](stream, encoder)
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path, version: _Version, encoder: _Version | None) -> BaseModel:
+    return load(path)
+
+
+def load_cached(path: Path) -> BaseModel:
+    """The model in a file; loaded once as long as neither it nor its encoder's file changes.
+
+    Raises ModelNotFound, BadModel.
+    """
+    try:
+        version = _version(path)
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        raise ModelNotFound(f"{path}: {getattr(error, 'strerror', error)}", str(path)) from error
+    try:
+        encoder = _version(encoder_path(path))
+    except (OSError, ValueError):  # ValueError: a path without a name, as "/"
+        encoder = None
+    return _load(path, version, encoder)
+
+
+def _version(path: Path) -> _Version:
+    """What tells whether a file changed.  Raises OSError, ValueError."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, version: _Version) -> bytes:
+    """SHA-256 of a file.  Raises OSError.
+
+    To read and hash it at each call would take a third of the time of decoding one image.
+    """
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def by_hash(model_hash: bytes, extra: BaseModel | None = None) -> BaseModel:
+    """The model whose SHA-256 starts with `model_hash` (MODEL_HASH_BYTES bytes); `extra` is tried
+    first.
+
+    Raises ModelNotFound, BadModel.
+    """
+    if extra is not None and extra.hash == model_hash:
+        return extra
+    if path := path_of(model_hash):
+        return load_cached(path)
+    raise ModelNotFound(
+        f"model {model_hash.hex()} is not installed: give its file with -m FILE, or put it into a "
+        "directory named in "
+        "$AEZ_WEIGHTS; a model that was shipped comes with every later release of aez",
+        model_hash.hex(),
+    )
+
+
+def path_of(model_hash: bytes) -> Path | None:
+    """The file whose SHA-256 starts with `model_hash`; no file is parsed, and none of a shipped
+    one's name is read in vain.
+    """
+    found = files()
+    named = [path for path in found if path.stem.endswith("-" + model_hash.hex()[:8])]
+    others = [path for path in found if not _HASHED.search(path.stem)]
+    for path in named + others:
+        try:
+            if _sha256(path, _version(path)).startswith(model_hash):
+                return path
+        except OSError:
+            continue  # not readable is as good as not installed
+    return None
+
+
+def name_of(path: Path) -> str:
+    """`mnist-0123abcd.safetensors` -> `mnist`."""
+    return _HASHED.sub("", path.stem)
+
+
+def by_id(model_id: int) -> BaseModel:
+    """The model that a single-image stream names by number.  Raises ModelNotFound."""
+    if model_id not in MODEL_IDS:
+        raise ModelNotFound(
+            f"model number {model_id} is unknown to this version of aez; a later one may have it",
+            str(model_id),
+        )
+    return by_hash(bytes.fromhex(MODEL_IDS[model_id]))
+
+
+def id_of(model: BaseModel) -> int:
+    """Model_ID of a model, 0 if it is not in the registry."""
+    return next((i for i, h in MODEL_IDS.items() if h == model.hash.hex()), 0)
+
+
+def by_name(name: str, lossless: bool | None = False) -> BaseModel:
+    """A model by its name (`mnist`) or file, of the kind wanted; None: of either kind.
+
+    The name of a lossless model may leave out its "-lossless".  Raises ModelNotFound, BadModel,
+    UsageError for one of the other kind.
+    """
+    if name.endswith(".safetensors") or os.sep in name:
+        return _of_kind(load_cached(Path(name)), name, lossless)
+    wanted = {False: (name,), True: (name + LOSSLESS, name), None: (name, name + LOSSLESS)}[
+        lossless
+    ]
+    found = {name_of(path): path for path in files()}  # the latest of one name
+    for candidate in wanted:
+        if candidate in found:
+            return _of_kind(load_cached(found[candidate]), name, lossless)
+    installed = ", ".join(sorted(found)) or "none"
+    raise ModelNotFound(
+        f"no model is called {name!r}; installed: {installed}; a file is given as a path", name
+    )
+
+
+def _of_kind(model: BaseModel, name: str, lossless: bool | None) -> BaseModel:
+    if lossless not in (None, model.lossless):
+        raise UsageError(
+            f"model {name} is {model.kind}, a {'lossless' if lossless else 'lossy'} one is wanted"
+        )
+    return model
+
+
+def shipped(lossless: bool = False) -> list[BaseModel]:
+    """The models of the registry that are of one kind, by number; no other is loaded.
+
+    Raises ModelNotFound if there is none, or one is not installed; BadModel.
+    """
+    names = {path.stem[-8:]: name_of(path) for path in files() if _HASHED.search(path.stem)}
+    models = []
+    for model_id, model_hash in MODEL_IDS.items():
+        name = names.get(model_hash[:8])
+        # None: only the file itself can tell
+        if name is None or name.endswith(LOSSLESS) == lossless:
+            models.append(by_id(model_id))
+    models = [model for model in models if model.lossless == lossless]
+    if not models:
+        kind = "lossless model" if lossless else "model"
+        raise ModelNotFound(
+            f"no {kind} is shipped with this build: give one with -m FILE or model=", "auto"
+        )
+    return models

@@ -1,0 +1,1 @@
+"""Training of the lossless model: its networks, palettes, export to integers and back."""

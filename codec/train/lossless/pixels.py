@@ -1,0 +1,366 @@
+"""The lossless model as a float network: what `codec.model.pixels` computes, for whole images at
+once, with gradients.
+
+READ ME FIRST
+- A batch is images; its rows are their *tokens*: the pixels that the big network sees, live ones
+  and those that turned out not to be 0 against all appearances. Of the many other pixels the small
+  network learns from a sample.
+- What the coder keeps up to date pixel by pixel is at hand here for all tokens: sums over the
+  tokens before are differences of one running sum, the links of a neighbour are its row among the
+  tokens (or zeros, if it is none).
+- The loss has the floor of the integer softmax in it (every value has frequency 1 of 2**16 for
+  nothing), so that the network does not pay for tails which it gets anyway.
+- Matrices are trained by Muon, everything else by AdamW: 2 bytes ahead of AdamW alone at equal
+  time. The learning rate matters more than anything else here (Fashion-MNIST, 2.5 minutes: 281
+  bytes at 0.002, 275 at 0.004).
+
+Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.coding import rans
+from codec.model.pixels import (
+    LINKED,
+    LIVE_NEIGHBOURS,
+    MAX_PALETTES,
+    NEIGHBOURS,
+    NO_INK,
+    PIXELS,
+    RADIUS,
+    SPREAD,
+    WINDOW,
+)
+from codec.train import data
+from codec.train.loop import Trainer
+from codec.train.lossless import palettes
+from codec.train.networks import Layer, clip, rectify
+
+PLANE_WIDTH, PLANE_HEIGHT = 28 + 2 * RADIUS, 28 + RADIUS
+TOKENS = 11_000  # of a batch
+FLAG_SAMPLE = 0.25  # of the pixels that only the small network sees
+# |entry| of a table: the least that keeps int16 in units of 2**-10 far from its end
+TABLE_LIMIT = 7.99
+LEARNING_RATE, MUON_LEARNING_RATE = 6e-3, 6e-3
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """Sizes of a network.  hidden: the wider, the smaller the files and the slower."""
+
+    hidden: int = 192
+    layers: int = 4
+    links: int = 32  # that each layer passes on to later neighbours
+    sums: int = 64
+    embedding: int = 24  # of a neighbour's value
+    flag: int = 32
+    # in the file, 8 or 16; mostly 10 or 11 are used, as many as sums that stay exact leave room for
+    weight_bits: int = 16
+
+
+class Tokens:
+    """The tokens of images, and for any pixel what came before.
+
+    pixels: uint8 (I, 28, 28).  image, pixel, value: int64 (T,); near: uint8 (I, 784, neighbours).
+    """
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.count = len(pixels)
+        padded = F.pad(pixels, (RADIUS, RADIUS, RADIUS, 0))
+        self._flat = padded.reshape(-1)
+        offsets = [
+            dy * PLANE_WIDTH + dx for dy in range(-RADIUS, 1) for dx in range(-RADIUS, RADIUS + 1)
+        ]
+        self._offsets = torch.tensor(offsets[:WINDOW], device=pixels.device)
+        near = [
+            padded[:, RADIUS + dy : RADIUS + dy + 28, RADIUS + dx : RADIUS + dx + 28]
+            for dy, dx in NEIGHBOURS
+        ]
+        self.near = torch.stack([n.reshape(-1, PIXELS) for n in near], 2)
+        live = (self.near[..., :LIVE_NEIGHBOURS] > 0).any(2)
+        values = pixels.reshape(-1, PIXELS)
+        token = live | (values > 0)
+        self.image, self.pixel = token.nonzero(as_tuple=True)
+        self.other_image, self.other_pixel = (~token).nonzero(as_tuple=True)
+        self.value = values[self.image, self.pixel].long()
+        self.flagged = ~live[self.image, self.pixel]
+        # tokens of the batch before each pixel
+        rank = token.flatten().cumsum(0).view(-1, PIXELS) - token.long()
+        self._first, self._rank = rank[:, :1], rank
+        ink = values > 0
+        column = torch.where(ink, torch.arange(PIXELS, device=pixels.device) % 28, NO_INK)
+        self._left = F.pad(column, (1, -1), value=NO_INK).cummin(1).values  # before each pixel
+        self._top = torch.where(ink.any(1), ink.long().argmax(1) // 28, NO_INK)
+
+    def window(self, image: Tensor, pixel: Tensor) -> Tensor:
+        """-> uint8 (M, WINDOW)."""
+        at = (
+            image * (PLANE_WIDTH * PLANE_HEIGHT)
+            + (pixel // 28 + RADIUS) * PLANE_WIDTH
+            + pixel % 28
+            + RADIUS
+        )
+        return self._flat[at[:, None] + self._offsets]
+
+    def place_in_ink(self, image: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
+        """-> rows of the tables `top` and `left`."""
+        left = self._left[image, pixel]
+        blank = left == NO_INK
+        return torch.where(blank, 28, pixel // 28 - self._top[image]), torch.where(
+            blank, 55, pixel % 28 - left + 27
+        )
+
+    def sums_before(self, added: Tensor, image: Tensor, pixel: Tensor) -> Tensor:
+        """What each token adds (T, S) -> sums of the tokens of its image before each
+        pixel (M, S).
+        """
+        running = F.pad(added.float().cumsum(0), (0, 0, 1, 0))
+        return running[self._rank[image, pixel]] - running[self._first[image, 0]]
+
+    def linked(self) -> Tensor:
+        """Rows of the tokens at LINKED offsets (T, links), the number of tokens where there is
+        none.
+        """
+        rows = torch.full((self.count, 30, 30), len(self.image), device=self.image.device)
+        y, x = self.pixel // 28 + 1, self.pixel % 28 + 1
+        rows[self.image, y, x] = torch.arange(len(self.image), device=self.image.device)
+        return torch.stack([rows[self.image, y + dy, x + dx] for dy, dx in LINKED], 1)
+
+
+def _table(rows: int, width: int, scale: float) -> nn.Parameter:
+    return nn.Parameter(torch.randn(rows, width) * scale)
+
+
+def _waves(width: int) -> Tensor:
+    """Embeddings of the values (256, width) to begin with: a straight line, then cosines, ever
+    shorter.
+
+    Close values are alike, so that what is learned of one holds for the next. Begun by chance, it
+    took 4 bytes longer.
+    """
+    value, k = torch.arange(256)[:, None] / 255, torch.arange(width)
+    waves = 1.4 * torch.cos(
+        math.pi * 2 ** (k // 2 / 2 - 1) * value + 0.3 * k - math.pi / 2 * (k % 2)
+    )
+    waves[:, 0] = 3 * value[:, 0] - 1
+    waves[0] += torch.randn(width)  # no ink is not just a dark value
+    return waves
+
+
+class SumsNet(nn.Module):
+    """What a pixel adds to the sums over the image so far: by its place, by place times value, by
+    its value.
+    """
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.ink, self.shade = _table(PIXELS, outputs, 0.05), _table(PIXELS, outputs, 0.05)
+        self.count = _table(256, outputs, 0.05)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """-> (T, outputs); a pixel of value 0 adds nothing."""
+        pixel, value = tokens.pixel, tokens.value
+        added = F.embedding(pixel, self.ink) + F.embedding(pixel, self.shade) * (
+            value[:, None] / 128
+        )
+        return (added + F.embedding(value, self.count)) * (value > 0)[:, None]
+
+
+class FlagNet(nn.Module):
+    """The float side of `pixels.FlagNet`."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.sums = SumsNet(hidden)
+        self.window = Layer("dense", 2 * WINDOW, hidden)
+        self.position, self.top, self.left = (_table(n, hidden, 0.0) for n in (PIXELS, 29, 56))
+        self.logit = Layer("dense", hidden, 1, gain=0.3)
+        nn.init.constant_(self.logit.bias, -3.0)
+
+    def forward(
+        self, tokens: Tokens, image: Tensor, pixel: Tensor, added: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """-> logits (M,) of "not 0" at pixels of images."""
+        window = tokens.window(image, pixel)
+        x = self.window(torch.cat([window.to(dtype) / 128, (window > 0).to(dtype)], 1)).float()
+        x = x + tokens.sums_before(added, image, pixel) + F.embedding(pixel, self.position)
+        row, column = tokens.place_in_ink(image, pixel)
+        h = rectify(x + F.embedding(row, self.top) + F.embedding(column, self.left))
+        return self.logit(h.to(dtype)).float()[:, 0]
+
+
+class ValueNet(nn.Module):
+    """The float side of `pixels.ValueNet`."""
+
+    def __init__(self, config: PixelConfig, tables: palettes.Palettes) -> None:
+        super().__init__()
+        h = config.hidden
+        self.sums = SumsNet(config.sums)
+        self.near = nn.Parameter(torch.cat([_waves(config.embedding) for _ in NEIGHBOURS]))
+        self.input = Layer("dense", WINDOW + config.sums + len(NEIGHBOURS) * config.embedding, h)
+        self.position, self.palette = _table(PIXELS, h, 0.0), _table(len(tables.freq), h, 0.0)
+        self.flagged = nn.Parameter(torch.zeros(h))
+        self.links = nn.ModuleList(Layer("dense", h, config.links) for _ in range(config.layers))
+        self.hidden = nn.ModuleList(
+            Layer("dense", h + len(LINKED) * config.links, h, gain=0.7)
+            for _ in range(config.layers)
+        )
+        self.head = Layer("dense", h, 256, gain=0.3)
+        self.palette_logits = nn.Parameter(torch.tensor(tables.logits))
+        self.register_buffer("possible", torch.tensor(tables.logits > palettes.IMPOSSIBLE))
+
+    def biases(self) -> Tensor:
+        """Logits of the palettes (P, 256)."""
+        return torch.where(self.possible, self.palette_logits, palettes.IMPOSSIBLE)
+
+    def forward(self, tokens: Tokens, palette: Tensor, dtype: torch.dtype) -> Tensor:
+        """palette: int64 (I,) -> logits (T, 256)."""
+        image, pixel = tokens.image, tokens.pixel
+        sums = tokens.sums_before(self.sums(tokens), image, pixel) / 4
+        at = (
+            tokens.near[image, pixel].long()
+            + torch.arange(len(NEIGHBOURS), device=image.device) * 256
+        )
+        near = F.embedding(at, self.near).flatten(1)
+        x = torch.cat(
+            [
+                tokens.window(image, pixel).to(dtype) / 128,
+                clip(sums).to(dtype),
+                clip(near).to(dtype),
+            ],
+            1,
+        )
+        x = (
+            self.input(x)
+            + F.embedding(pixel, self.position.to(dtype))
+            + F.embedding(palette[image], self.palette.to(dtype))
+        )
+        h = clip(x + tokens.flagged[:, None].to(dtype) * self.flagged.to(dtype))
+        linked = tokens.linked()
+        for link, layer in zip(self.links, self.hidden, strict=True):
+            # the last row, of zeros: neighbours that are no tokens
+            passed = F.pad(clip(link(rectify(h))), (0, 0, 0, 1))
+            h = clip(h + layer(torch.cat([rectify(h), F.embedding(linked, passed).flatten(1)], 1)))
+        return self.head(rectify(h)).float() + F.embedding(palette[image], self.biases())
+
+
+class PixelNet(nn.Module):
+    """The float side of `pixels.PixelModel`."""
+
+    def __init__(self, config: PixelConfig, tables: palettes.Palettes) -> None:
+        super().__init__()
+        self.config, self.tables, self.dtype = config, tables, torch.float32
+        self.flag, self.value = FlagNet(config.flag), ValueNet(config, tables)
+        for module in self.modules():
+            if isinstance(module, Layer):
+                module.weight_max = 2 ** (config.weight_bits - 1) - 1
+
+    def set_quantized(self, quantized: bool) -> None:
+        """Round the weights of every layer to their integer grid, or stop doing so."""
+        for module in self.modules():
+            if isinstance(module, Layer):
+                module.quantized = quantized
+
+    def limit_tables(self) -> None:
+        """Keep the tables within what int16 can hold."""
+        for name, parameter in self.named_parameters():
+            if not name.endswith((".weight", ".bias", ".palette_logits")):
+                parameter.data.clamp_(-TABLE_LIMIT, TABLE_LIMIT)
+
+    def forward(
+        self, pixels: Tensor, palette: Tensor, *, flag_sample: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """uint8 (I, 28, 28), palettes int64 (I,) -> bits of all flags, of all values of the batch.
+
+        Of the flags only a sample is computed, and scaled up.
+        """
+        tokens = Tokens(pixels)
+        added = self.flag.sums(tokens)
+        image, pixel = tokens.other_image, tokens.other_pixel
+        if flag_sample < 1:
+            sampled = torch.rand(len(image), device=image.device) < flag_sample
+            image, pixel = image[sampled], pixel[sampled]
+        flag_bits = (
+            F.softplus(self.flag(tokens, image, pixel, added, self.dtype)).sum() / flag_sample
+        )
+        image, pixel = tokens.image[tokens.flagged], tokens.pixel[tokens.flagged]
+        flag_bits = (
+            flag_bits + F.softplus(-self.flag(tokens, image, pixel, added, self.dtype)).sum()
+        )
+        logits = self.value(tokens, palette, self.dtype)
+        p = torch.exp(-F.cross_entropy(logits, tokens.value, reduction="none"))
+        value_bits = -torch.log2(p * (SPREAD / rans.TOTAL) + 1 / rans.TOTAL).sum()
+        return flag_bits / math.log(2), value_bits
+
+
+class PixelTrainer(Trainer):
+    """Trains a PixelNet of at most `most_palettes` palettes; see Trainer.  pixels: uint8 (N, 28,
+    28), split by `data.split`.
+    """
+
+    max_gradient = 20.0
+
+    def __init__(
+        self,
+        pixels: data.U8,
+        *,
+        seed: int = 0,
+        config: PixelConfig = PixelConfig(),
+        most_palettes: int = MAX_PALETTES,
+        log: Path | None = None,
+    ) -> None:
+        torch.manual_seed(seed)
+        train, held_out = data.split(pixels)
+        tables = palettes.learn(train, most_palettes)
+        net = PixelNet(config, tables)
+        matrices = [
+            m.weight
+            for m in net.value.modules()
+            if isinstance(m, Layer) and m is not net.value.head
+        ]
+        self.start(pixels, net, LEARNING_RATE, log, muon=matrices, muon_rate=MUON_LEARNING_RATE)
+        self.palette, self.held_out_palette = (
+            torch.tensor(tables.choose(p)).to(self.device) for p in (train, held_out)
+        )
+        tokens = Tokens(self.train[torch.linspace(0, len(self.train) - 1, 200).long()])
+        self.batch = min(64, max(8, round(TOKENS / (len(tokens.image) / tokens.count))))
+
+    def loss(self, fraction: float) -> Tensor:
+        """Bytes an image."""
+        chosen = torch.randint(len(self.train), (self.batch,), device=self.device)
+        self.net.limit_tables()
+        return sum(self.net(self.train[chosen], self.palette[chosen], flag_sample=FLAG_SAMPLE)) / (
+            8 * self.batch
+        )
+
+    def figures(self) -> dict[str, object]:
+        """Bytes an image of 1,000 held-out images: ideal, float network."""
+        return evaluate(self.net, self.held_out[:1000], self.held_out_palette[:1000])
+
+
+@torch.no_grad()
+def evaluate(net: PixelNet, pixels: Tensor, palette: Tensor) -> dict[str, object]:
+    """Ideal bytes an image of the float network, for pixels uint8 (N, 28, 28) of these palettes."""
+    dtype, net.dtype = net.dtype, torch.float32
+    bits = np.zeros(2)
+    for batch, chosen in zip(pixels.split(25), palette.split(25), strict=True):
+        bits += [float(b) for b in net(batch, chosen)]
+    net.dtype = dtype
+    freq = net.tables.freq[palette.cpu().numpy()]
+    palette_bytes = float(np.sum(rans.PRECISION - np.log2(freq))) / 8 / len(pixels)
+    flags, values = (bits / 8 / len(pixels)).round(3).tolist()
+    return {
+        "palette_bytes": round(palette_bytes, 3),
+        "flag_bytes": flags,
+        "value_bytes": values,
+        "estimated_bytes": round(palette_bytes + flags + values, 3),
+    }

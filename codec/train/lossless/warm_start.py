@@ -1,0 +1,115 @@
+"""A bundle of the lossless model -> the float network that it stands for: the inverse of
+`codec.train.lossless.export`.
+
+Palettes belong to a data set, not to a network: one that is trained on other images keeps its own.
+Those that the bundle has as well start as they are there, the others as the average of the
+bundle's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from codec.errors import BadModel
+from codec.model.bundle import unpack_bundle
+from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, Integers
+from codec.model.pixels import LOGIT_UNIT, TABLE_BITS, PixelModel
+from codec.train.lossless.palettes import Palettes
+from codec.train.lossless.pixels import PixelConfig, PixelNet
+from codec.train.lossy.warm_start import set_to
+from codec.train.networks import Layer
+
+F64 = npt.NDArray[np.float64]
+
+# costs of one palette may differ by so much, since clusters are found in floating point
+SAME_COSTS = 2
+
+
+def config_of(stream: bytes) -> PixelConfig:
+    """Sizes of the network of a bundle.
+
+    Raises BadModel if it is none of the lossless architecture.
+    """
+    tensors = _tensors(stream)
+    return PixelConfig(
+        hidden=tensors["head.weight"].shape[1],
+        layers=sum(name.startswith("hidden.") and name.endswith(".weight") for name in tensors),
+        links=len(tensors["links.0.weight"]),
+        sums=tensors["value.sums.ink.table"].shape[1],
+        embedding=tensors["value.near.table"].shape[2],
+        flag=tensors["flag.sums.ink.table"].shape[1],
+        weight_bits=8 * tensors["head.weight"].dtype.itemsize,
+    )
+
+
+def palettes_of(stream: bytes) -> Palettes:
+    """The palettes of a bundle.  Raises BadModel."""
+    tensors = _tensors(stream)
+    logits = (tensors["palette.logits.table"] / LOGIT_UNIT).astype(np.float32)
+    return Palettes(
+        logits,
+        tensors["palette.costs.table"].astype(np.int16),
+        tensors["palette.freq"].astype(np.int32),
+    )
+
+
+@torch.no_grad()
+def fill(net: PixelNet, stream: bytes) -> None:
+    """Give `net`, of the sizes that `config_of` tells, the weights of a bundle; its palettes stay.
+
+    Raises BadModel.
+    """
+    tensors = {name: tensor.astype(np.float64) for name, tensor in _tensors(stream).items()}
+    flag, value = net.flag, net.value
+    try:
+        _fill_layer(flag.window, tensors, "flag.window", 1 << TABLE_BITS)
+        _fill_layer(flag.logit, tensors, "flag.logit", LOGIT_UNIT)
+        _fill_layer(value.input, tensors, "value.input", 1 << TABLE_BITS)
+        _fill_layer(value.head, tensors, "head", LOGIT_UNIT)
+        for i, (link, hidden) in enumerate(zip(value.links, value.hidden, strict=True)):
+            _fill_layer(link, tensors, f"links.{i}", ACTIVATION_UNIT)
+            _fill_layer(hidden, tensors, f"hidden.{i}", ACTIVATION_UNIT)
+        for name, sums in (("flag", flag.sums), ("value", value.sums)):
+            for part in ("ink", "shade", "count"):
+                set_to(getattr(sums, part), tensors[f"{name}.sums.{part}.table"] / 2**TABLE_BITS)
+        for part in ("position", "top", "left"):
+            set_to(getattr(flag, part), tensors[f"flag.{part}.table"] / 2**TABLE_BITS)
+        set_to(value.position, tensors["value.position.table"] / 2**TABLE_BITS)
+        set_to(value.flagged, tensors["value.flagged.table"][0] / 2**TABLE_BITS)
+        set_to(value.near, tensors["value.near.table"].reshape(value.near.shape) / ACTIVATION_UNIT)
+        _fill_palettes(net, tensors)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise BadModel(f"no network that can be trained has these sizes: {error}") from error
+
+
+def _fill_palettes(net: PixelNet, tensors: dict[str, F64]) -> None:
+    table = tensors["value.palette.table"] / 2**TABLE_BITS  # (P, H)
+    freq, logits = tensors["palette.freq"], net.value.palette_logits.double().numpy()
+    rows = np.repeat((freq @ table / freq.sum())[None], len(logits), axis=0)
+    for p, costs in enumerate(net.tables.costs):
+        distance = np.abs(tensors["palette.costs.table"] - costs).max(axis=1)
+        if distance.min() <= SAME_COSTS:
+            rows[p] = table[distance.argmin()]
+            logits[p] = tensors["palette.logits.table"][distance.argmin()] / LOGIT_UNIT
+    set_to(net.value.palette, rows)
+    set_to(net.value.palette_logits, logits)
+
+
+def _tensors(stream: bytes) -> dict[str, Integers]:
+    architecture, tensors, _ = unpack_bundle(stream)
+    if architecture != PixelModel.ARCHITECTURE:
+        raise BadModel(
+            f"architecture {architecture!r}, a lossless model, {PixelModel.ARCHITECTURE!r}, is "
+            "wanted to start from"
+        )
+    PixelModel(stream)  # whole and sound, or BadModel
+    return tensors
+
+
+def _fill_layer(layer: Layer, tensors: dict[str, F64], name: str, unit: float) -> None:
+    """Fill a layer whose 1.0 is ACTIVATION_UNIT going in and `unit` coming out."""
+    step = tensors[f"{name}.multiplier"][0] / 2**MULTIPLIER_BITS * (ACTIVATION_UNIT / unit)
+    set_to(layer.weight, tensors[f"{name}.weight"] * step[:, None])
+    set_to(layer.bias, tensors[f"{name}.bias"] * step / ACTIVATION_UNIT)

@@ -1,0 +1,1 @@
+"""Training of the lossy model: its encoder, export to integers and back."""

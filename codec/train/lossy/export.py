@@ -1,0 +1,324 @@
+"""A trained `Ladder` -> the bundles of model and encoder (FORMAT.md 7), CDF tables calibrated.
+
+Every number that decoding depends on is made here, once, and stored. Equal weights give equal
+bytes: tensors sorted by name, little-endian, the card as sorted JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from codec.coding import rans
+from codec.format.bitstream import MODEL_HASH_BYTES
+from codec.model.ladder import (
+    DEQUANTIZED_UNIT,
+    DEQUANTIZER_BITS,
+    MAX_SIGMA,
+    MAX_SYMBOLS,
+    MIN_SIGMA,
+    NUM_SIGMAS,
+    PIXEL_UNIT,
+    STEP_UNIT,
+    Encoder,
+    Model,
+    log2_lmbda,
+)
+from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
+from codec.train.networks import Ladder, Layer, basis
+
+F64 = npt.NDArray[np.float64]
+Tensors = dict[str, npt.NDArray[np.integer]]
+
+# of log sigma, from one row of a CDF table to the next
+SIGMA_STEP = math.log(MAX_SIGMA / MIN_SIGMA) / (NUM_SIGMAS - 1)
+PRIOR_COUNT = 200.0  # calibration: the normal density counts as so many observed symbols
+# Parts of the names of an encoder's tensors; keys of a model's card that its encoder's has, too.
+ENCODER_PARTS = {"input", "analysis", "squeeze", "posterior0", "posterior1"}
+ENCODER_CARD = ("name", "trained_on", "command", "training")
+
+
+def sigmas() -> F64:
+    """The widths (64,) in quantization steps that the rows of a CDF table stand for."""
+    return MIN_SIGMA * np.exp(SIGMA_STEP * np.arange(NUM_SIGMAS))
+
+
+def export(net: Ladder, card: dict[str, Any], pixels: npt.NDArray[np.uint8]) -> tuple[bytes, bytes]:
+    """-> bytes of the model file and of its encoder's.
+
+    pixels: uint8 (N, 28, 28), training images on which the CDF tables are calibrated.
+    """
+    tensors = integer_tensors(net)
+    tables = np.stack([normal_cdf() for _ in range(1 + len(net.levels))])
+    model = Model(*pack_model({**tensors, "cdf": tables}, card))
+    return pack_model({**tensors, "cdf": calibrated_cdf(model, pixels)}, card)
+
+
+def pack_model(tensors: Tensors, card: dict[str, Any]) -> tuple[bytes, bytes]:
+    """All tensors of a lossy model and its card -> bytes of the model file and of its encoder's."""
+    encoder = {name: tensor for name, tensor in tensors.items() if of_encoder(name)}
+    stream = pack_bundle({name: tensors[name] for name in tensors.keys() - encoder.keys()}, card)
+    return stream, pack_encoder(encoder, stream, {k: card[k] for k in ENCODER_CARD if k in card})
+
+
+def pack_encoder(tensors: Tensors, model: bytes, card: dict[str, Any]) -> bytes:
+    """Tensors of an encoder -> bytes of its file.
+
+    model: bytes of the file of its model; card: its `name`, and how the encoder was made.
+    """
+    model_hash = hashlib.sha256(model).hexdigest()[: 2 * MODEL_HASH_BYTES]
+    return pack_bundle(tensors, {**card, "model_hash": model_hash}, Encoder.ARCHITECTURE)
+
+
+def of_encoder(name: str) -> bool:
+    """Whether a tensor is the encoder's, as `input.weight` and `levels.1.posterior0.bias` are."""
+    parts = name.split(".")
+    return (parts[2] if parts[0] == "levels" else parts[0]) in ENCODER_PARTS
+
+
+def pack_bundle(
+    tensors: Tensors, card: dict[str, Any], architecture: str = Model.ARCHITECTURE
+) -> bytes:
+    """Tensors and card -> safetensors bytes, the same for the same input."""
+    metadata = {"architecture": architecture, "card": json.dumps(card, sort_keys=True)}
+    stream = safetensors.numpy.save(
+        {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata
+    )
+    # The library writes the metadata in random order: put it in ours, in the same bytes.
+    end = 8 + int.from_bytes(stream[:8], "little")
+    header = json.loads(stream[8:end])
+    text = json.dumps(
+        {**header, "__metadata__": metadata}, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+    return stream[:8] + text.ljust(end - 8) + stream[end:]
+
+
+@torch.no_grad()
+def integer_tensors(net: Ladder) -> Tensors:
+    """All tensors of both bundles but the CDF tables."""
+    net = net.float().cpu()
+    # (ROWS, NUM_BASIS)
+    b = basis(torch.tensor([log2_lmbda(q) for q in range(0, ROWS * ROW_STEP, ROW_STEP)]))
+    gains = [net.gain, *(level.gain for level in net.levels)]
+    log_gain, *log_gains = (b @ gain.T for gain in gains)
+    tensors = encoder_tensors(net, b, [log_gain, *log_gains])
+
+    def put(name: str, layer: Layer, **options: Any) -> None:
+        tensors.update(layer_tensors(name, layer, b, **options))
+
+    def put_dequantizer(name: str, log_gain: Tensor) -> None:
+        # A step so wide that this would pass 2**24 is wider than the range of the latents, which it
+        # only switches off.
+        step = torch.round(
+            DEQUANTIZED_UNIT / STEP_UNIT * torch.exp(-log_gain) * 2**DEQUANTIZER_BITS
+        )
+        tensors[name] = integers(step.clamp(1, 2**24), np.int32)
+
+    tensors["prior_mean"] = integers(
+        torch.round(STEP_UNIT * (b @ net.prior_mean.T) * torch.exp(log_gain)), np.int32
+    )
+    tensors["prior_sigma"] = integers(
+        torch.round(row_of(b @ net.prior_sigma.T + log_gain)).clamp(0, NUM_SIGMAS - 1), np.int32
+    )
+    put_dequantizer("dequantizer", log_gain)
+    put("start0", net.start0, input_unit=DEQUANTIZED_UNIT)
+    put("start1", _rows_by_channel(net.start1))
+    put("widen", net.widen)
+    for i, stage in enumerate(net.synthesis):
+        for j, block in enumerate(stage):
+            tensors.update(_block_tensors(f"synthesis.{i}.{j}", block, b))
+    for i, (level, log_gain) in enumerate(zip(net.levels, log_gains, strict=True)):
+        put(f"levels.{i}.prior0", level.prior0)
+        put(f"levels.{i}.merge", level.merge, input_unit=DEQUANTIZED_UNIT)
+        put(f"levels.{i}.prior_mean", level.prior_mean, unit=STEP_UNIT, extra_log_scale=log_gain)
+        put(
+            f"levels.{i}.prior_sigma",
+            level.prior_sigma,
+            unit=1 / SIGMA_STEP,
+            extra_shift=log_gain - math.log(MIN_SIGMA),
+        )
+        put_dequantizer(f"levels.{i}.dequantizer", log_gain)
+    put("output", net.output, unit=ACTIVATION_UNIT / PIXEL_UNIT, offset=_mean_of_patches(net))
+    return tensors
+
+
+@torch.no_grad()
+def encoder_tensors(net: Ladder, b: Tensor, log_gains: list[Tensor]) -> Tensors:
+    """The tensors of an encoder.
+
+    b: the basis at each row; log_gains: log gain of each level, (ROWS, K).
+    """
+    tensors: Tensors = {}
+
+    def put(name: str, layer: Layer, **options: Any) -> None:
+        tensors.update(layer_tensors(name, layer, b, **options))
+
+    centre = net.input.used_weight() @ _mean_of_patches(net)  # the bundle's input is not centred
+    put("input", net.input, offset=-centre)
+    for i, block in enumerate(net.analysis):
+        tensors.update(_block_tensors(f"analysis.{i}", block, b))
+    put("squeeze", net.squeeze)
+    put("posterior0", _columns_by_channel(net.posterior0))
+    put("posterior1", net.posterior1, unit=STEP_UNIT, extra_log_scale=log_gains[0])
+    for i, (level, log_gain) in enumerate(zip(net.levels, log_gains[1:], strict=True)):
+        put(f"levels.{i}.posterior0", level.posterior0)
+        put(f"levels.{i}.posterior1", level.posterior1, unit=STEP_UNIT, extra_log_scale=log_gain)
+    return tensors
+
+
+def layer_tensors(
+    name: str,
+    layer: Layer,
+    b: Tensor,
+    *,
+    unit: float = ACTIVATION_UNIT,
+    input_unit: float = ACTIVATION_UNIT,
+    extra_shift: Tensor | None = None,
+    extra_log_scale: Tensor | None = None,
+    offset: Tensor | None = None,
+) -> Tensors:
+    """Integer layer whose 1.0 is the integer `input_unit` going in and `unit` coming out.
+
+    See `networks.Layer`.
+    """
+    step = layer.weight_step()  # (O,)
+    weight = torch.round(layer.weight / step.view(-1, *[1] * (layer.weight.ndim - 1)))
+    per_sum = input_unit / step  # integer sums for 1.0
+    shift, scale = torch.zeros(1, len(step)), torch.ones(1, len(step))
+    if layer.film:
+        shift, scale = layer.rows(b)
+    if extra_log_scale is not None:
+        scale = scale * torch.exp(extra_log_scale)
+    if extra_shift is not None:  # is added after the scale
+        shift = shift + extra_shift / scale
+    bias = layer.bias.T if layer.bias.ndim == 2 else layer.bias
+    if offset is not None:
+        bias = bias + offset
+    column = per_sum[:, None] if bias.ndim == 2 else per_sum
+    multiplier = torch.round(scale * unit / per_sum * 2**MULTIPLIER_BITS)
+    if (most := multiplier.max() / 2**MULTIPLIER_BITS) > 1:
+        raise ValueError(f"{name}: a multiplier of {most:.2f} is more than 1")
+    return {
+        f"{name}.weight": integers(weight, np.int8),
+        f"{name}.bias": integers(torch.round(bias * column), np.int32),
+        f"{name}.shift": integers(torch.round(shift * per_sum), np.int32),
+        f"{name}.multiplier": integers(multiplier.clamp_min(1), np.int32),
+    }
+
+
+def _block_tensors(name: str, block: Any, b: Tensor) -> Tensors:
+    tensors: Tensors = {}
+    for part in ("reduce", "spatial", "restore"):
+        tensors |= layer_tensors(f"{name}.{part}", getattr(block, part), b)
+    return tensors
+
+
+def _mean_of_patches(net: Ladder) -> Tensor:
+    """The mean image by channel and position, as in the bundle, as an activation."""
+    mean = net.mean_image.view(7, 4, 7, 4).permute(1, 3, 0, 2).reshape(16, POSITIONS)
+    return mean * (PIXEL_UNIT / ACTIVATION_UNIT)
+
+
+def integers(x: Tensor, dtype: type[np.integer[Any]]) -> npt.NDArray[np.integer]:
+    """Round-valued tensor -> integers, refusing what does not fit."""
+    values = x.double().numpy()
+    if not (np.abs(values) <= np.iinfo(dtype).max).all():
+        raise ValueError(f"a value of {np.abs(values).max()} does not fit {np.dtype(dtype)}")
+    return values.astype(dtype)
+
+
+def row_of(log_sigma: Tensor) -> Tensor:
+    """log sigma -> (fractional) row of a CDF table."""
+    return (log_sigma - math.log(MIN_SIGMA)) / SIGMA_STEP
+
+
+def _columns_by_channel(layer: Layer) -> Layer:
+    """The network flattens (7, 7, C) position by position, the bundle channel by channel."""
+    twin = Layer("dense", layer.weight.shape[1], len(layer.weight), film=layer.film)
+    twin.bias, twin.shift, twin.scale = layer.bias, layer.shift, layer.scale
+    twin.shift_rest, twin.scale_rest = layer.shift_rest, layer.scale_rest
+    twin.weight.data = (
+        layer.weight.view(len(layer.weight), POSITIONS, -1)
+        .transpose(1, 2)
+        .reshape(len(layer.weight), -1)
+    )
+    return twin
+
+
+def _rows_by_channel(layer: Layer) -> Layer:
+    twin = Layer("dense", layer.weight.shape[1], len(layer.weight), film=layer.film)
+    twin.weight.data = (
+        layer.weight.view(POSITIONS, -1, layer.weight.shape[1])
+        .transpose(0, 1)
+        .reshape(layer.weight.shape)
+    )
+    twin.bias.data = layer.bias.view(POSITIONS, -1).T.reshape(-1)
+    return twin
+
+
+def pmf_to_cdf(pmf: F64) -> npt.NDArray[np.int32]:
+    """Probabilities (symbols,), the first the largest -> cumulative frequencies (symbols + 1,),
+    each at least 1.
+    """
+    freq = np.maximum(1, np.floor(pmf / pmf.sum() * (rans.TOTAL - len(pmf)))).astype(np.int64)
+    freq[0] += rans.TOTAL - freq.sum()  # the most probable symbol can spare or take the rest
+    return np.concatenate([[0], np.cumsum(freq)]).astype(np.int32)
+
+
+def symbol_limit(sigma: float) -> int:
+    """Largest |symbol| that a row codes: far enough out that clipping is rarer than 1 in 10**8."""
+    return min((MAX_SYMBOLS - 1) // 2, math.ceil(6 * sigma + 2))
+
+
+def normal_pmf(sigma: float) -> F64:
+    """Normal density over -limit..limit steps, in the order 0, -1, 1, -2, 2 ...
+    of FORMAT.md 5.3.
+    """
+    edge = lambda x: 0.5 * math.erfc(-x / sigma / math.sqrt(2))  # noqa: E731
+    values = [0] + [s for n in range(1, symbol_limit(sigma) + 1) for s in (-n, n)]
+    return np.array([max(edge(v + 0.5) - edge(v - 0.5), 1e-12) for v in values])
+
+
+def _pad(cdf: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    return np.pad(cdf, (0, MAX_SYMBOLS + 1 - len(cdf)), mode="edge")
+
+
+def normal_cdf() -> npt.NDArray[np.int32]:
+    """A table (NUM_SIGMAS, MAX_SYMBOLS + 1) of normal densities; row 0 is certain."""
+    certain = np.array([0, rans.TOTAL], np.int32)
+    return np.stack(
+        [
+            _pad(certain if i == 0 else pmf_to_cdf(normal_pmf(sigma)))
+            for i, sigma in enumerate(sigmas())
+        ]
+    )
+
+
+def calibrated_cdf(model: Model, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """Tables (levels, NUM_SIGMAS, MAX_SYMBOLS + 1) of what symbols really do in each row, on all
+    qualities.
+    """
+    counts = np.zeros((len(model.tables), NUM_SIGMAS, MAX_SYMBOLS))
+    for part, quality in zip(np.array_split(pixels, 10), range(5, 100, 10), strict=True):
+        for at in range(0, len(part), 100):
+            symbols, rows, _ = model.quantize(part[at : at + 100], quality)
+            for level, (s, r) in enumerate(zip(symbols, rows, strict=True)):
+                codes = np.where(s < 0, -2 * s - 1, 2 * s)
+                np.add.at(counts[level], (r.ravel(), codes.ravel()), 1)
+    tables = np.stack([table.cdf for table in model.tables]).astype(np.int32)
+    for level in range(len(tables)):
+        for i, sigma in enumerate(sigmas()):
+            if i:
+                pmf = normal_pmf(sigma)
+                observed = counts[level, i, : len(pmf)] + PRIOR_COUNT * pmf / pmf.sum()
+                if observed.argmax() == 0:  # the coder wants its most probable symbol first
+                    tables[level, i] = _pad(pmf_to_cdf(observed))
+    return tables
