@@ -153,6 +153,7 @@ def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
     assert json.loads(json.dumps(results)) == results
 
 
+@pytest.mark.slow
 def test_engine_and_its_yardstick_are_told_and_speeds_follow_from_efficiency(shipped_lossless, few):
     pixels = helpers.drawn(5)
     counts = {

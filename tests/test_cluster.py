@@ -77,6 +77,7 @@ def dask(tmp_path: Path, tiny_weights: Path) -> Iterator[tuple[str, list[subproc
             process.wait()
 
 
+@pytest.mark.slow
 def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
     dask: tuple[str, list[subprocess.Popen[bytes]]],
     tmp_path: Path,

@@ -194,6 +194,7 @@ def test_a_command_runs_by_the_engine_that_is_asked_for(tmp_path):
         evaluate_speed._aez("decompress", tmp_path / "one.aez", engine="abacus")
 
 
+@pytest.mark.slow
 def test_main_writes_one_json_with_engine_and_g(tmp_path, shipped_lossless, monkeypatch):
     (tmp_path / "tiny0").mkdir()
     (tmp_path / "tiny0" / "t10k-images-idx3-ubyte.gz").write_bytes(

@@ -149,6 +149,7 @@ def test_curves_are_measured_where_they_are_wanted_first(tmp_path, monkeypatch, 
     assert "kmnist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_more_effort_takes_fewer_bytes_and_more_time(tmp_path, monkeypatch):
     pytest.importorskip("bjontegaard")
     import efforts
@@ -205,6 +206,7 @@ def test_what_falls_back_is_told_for_each_set(tmp_path, monkeypatch):
     assert sets["checkerboards"]["lossless"]["psnr_db"] is None
 
 
+@pytest.mark.slow
 def test_accuracy_is_told_for_each_quality(tmp_path, monkeypatch, capsys):
     import accuracy
 

@@ -138,6 +138,7 @@ def compress_until(point: int | None, tree: str, options: batch.CompressOptions,
         file.write(f"lines {trace.lines} exit {report.exit_code}\n")
 
 
+@pytest.mark.slow
 def test_thirty_kills_leave_no_half_file_and_end_in_the_same_bytes(
     tree: Path, options: batch.CompressOptions, tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def test_thirty_kills_leave_no_half_file_and_end_in_the_same_bytes(
     assert left(tmp_path) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
     tmp_path: Path, tiny_weights: Path, number: signal.Signals
@@ -268,6 +270,7 @@ def decompress_until(point: int | None, stream: str, out: str | None, model: str
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [True, False])
 def test_a_tree_whose_restoring_is_killed_again_and_again_is_gone_on_with(
     tree: Path, options: batch.CompressOptions, tmp_path: Path, small_blocks: None, given: bool

@@ -310,6 +310,7 @@ def test_what_decoding_needs_makes_the_model_and_all_else_its_encoder(
     assert unpack_bundle(streams[1])[2] == {**CARD, "model_hash": Model(*streams).hash.hex()}
 
 
+@pytest.mark.slow
 def test_a_bundle_is_packed_alike_every_time_and_in_every_process() -> None:
     """A model is named by the hash of its bytes: equal weights must give equal bytes."""
     code = """
@@ -932,6 +933,7 @@ def test_bytes_at_a_psnr_lie_between_those_of_the_neighbours() -> None:
     assert command.bytes_at([], 20.0) is None
 
 
+@pytest.mark.slow
 def test_others_are_measured_as_single_files() -> None:
     """White and black images alike: one file of each, whatever their number; no codec is off by
     much, and none by nothing.

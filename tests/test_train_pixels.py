@@ -180,6 +180,7 @@ def test_nothing_of_the_rest_of_the_image_is_seen() -> None:
         steps = [network.send(s) for network, s in zip(networks, symbols, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_trainer_learns_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     pixels = helpers.drawn(200).copy()
     first = PixelTrainer(pixels, seed=3, config=CONFIG, log=tmp_path / "log")
@@ -238,6 +239,7 @@ def test_palettes_that_a_bundle_has_start_as_they_are_there() -> None:
     assert np.abs(table[1] - its[0]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_network_that_starts_from_a_bundle_keeps_the_palettes_of_its_own_images(
     tmp_path: Path,
 ) -> None:
@@ -269,6 +271,7 @@ def test_only_a_lossless_model_whose_layers_fit_is_started_from() -> None:
         warm_start.fill(other, stream)
 
 
+@pytest.mark.slow
 def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
