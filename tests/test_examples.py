@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import codec
@@ -121,11 +120,3 @@ def test_sizes_are_those_of_files_and_the_pictures_what_they_decode_to() -> None
         0,
     ]
     np.testing.assert_array_equal(shown, pixels)
-
-
-@pytest.mark.parametrize(
-    "path", sorted((EXAMPLES / "pictures").glob("*.png")), ids=lambda path: path.name
-)
-def test_pictures_are_small_and_in_the_readme(path: Path) -> None:
-    assert path.stat().st_size < 40_000
-    assert f"(examples/pictures/{path.name})" in (ROOT / "README.md").read_text()
