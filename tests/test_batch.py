@@ -19,7 +19,7 @@ import pytest
 from codec import api
 from codec.commands import compress, decompress, work
 from codec.commands.inputs import Report, plan_compress, refuse
-from codec.errors import AezError, ChecksumMismatch, UsageError
+from codec.errors import ChecksumMismatch, UsageError
 from codec.files import images
 from codec.files.atomic import atomic
 from codec.format import bitstream, names
@@ -435,22 +435,20 @@ def hostile(names: list[str]) -> bytes:
     "name", ["../out.png", "/tmp/aez-escaped.png", "a/../../x.png", "C:\\x.png", "a\\..\\x"]
 )
 def test_names_in_a_stream_never_lead_out_of_the_output(tmp_path: Path, name: str) -> None:
-    try:
-        stream = hostile([name, "good.png"])
-    except AezError:
-        return  # the writer refuses such a name already
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "x.aez").write_bytes(stream)
+    (tmp_path / "in" / "x.aez").write_bytes(hostile([name, "good.png"]))
     report = Report()
     decompress.decompress(
         [str(tmp_path / "in" / "x.aez")], str(tmp_path / "out" / "deep"), report=report
     )
-    assert report.exit_code in (3, 4)
-    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] in (
-        [],
-        ["out/deep/good.png"],
-    )
-    assert name in report.failed[0][0] + report.failed[0][1] or report.damaged
+    assert (report.exit_code, report.images) == (3, 1)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] == [
+        "out/deep/good.png"
+    ]
+    assert not Path("/tmp/aez-escaped.png").exists()
+    ((where, why),) = report.failed
+    assert where.endswith(f"x.aez: {name}")
+    assert why.startswith("unsafe name: ")
 
 
 def test_links_in_the_output_never_lead_out_of_it(tmp_path: Path) -> None:
