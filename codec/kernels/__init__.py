@@ -5,12 +5,11 @@ faster.
     without:                                            ──► numpy
 
 READ ME FIRST
-- Nothing depends on the library but the speed. numpy's code is the reference; tests hold both
-  together.
-- $AEZ_ENGINE: "numpy" or "native" forces one; "native-avx2" forces an instruction set as well. By
-  default the best that is there. `description()` says which runs, and why not the native one.
-- ctypes lets go of the interpreter during a call, so threads run side by side.
-- The functions trust their arguments: lengths are checked by those who call them
+- The library changes nothing but the speed. numpy's code is the reference; tests compare both.
+- $AEZ_ENGINE: "numpy" or "native" forces one; "native-avx2" forces an instruction set as well. The
+  default is the best that is there. `description()` says which runs, and why not the native one.
+- ctypes releases the interpreter lock during a call, so threads run side by side.
+- The functions trust their arguments: whoever calls them checks lengths
   (`codec.model.ladder_native`).
 """
 
@@ -27,7 +26,7 @@ from typing import Any
 from codec.errors import UsageError
 
 VERSION = 2  # of the functions' arguments and structures, as in version.h
-# As `build.LIBRARY` has it: to import what builds the library takes longer than to load it.
+# The same as `build.LIBRARY`: importing the build module takes longer than loading the library.
 LIBRARY = "aez_kernels" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 PATH = Path(__file__).resolve().parent / LIBRARY
 ENGINES = "numpy, native, native-vnni, native-avx512, native-avx2, native-sse2 or native-neon"
@@ -36,8 +35,7 @@ ENGINES = "numpy, native, native-vnni, native-avx512, native-avx2, native-sse2 o
 class Kernels:
     """The functions of one instruction set: `kernels.prior(...)` is the C function `prior_avx2`.
 
-    Each takes addresses and whole numbers, as SIGNATURES says, and raises MemoryError if there is
-    none.
+    Each takes addresses and whole numbers, as SIGNATURES says, and raises MemoryError.
     """
 
     def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
@@ -56,7 +54,7 @@ class Kernels:
 
 
 _KINDS = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64}
-# Of each function its arguments: p is an address, i an int, l an int64.
+# The arguments of each function: p is an address, i an int, l an int64.
 SIGNATURES = {
     "pack": "piiip",
     "patches": "pipp",
@@ -90,12 +88,12 @@ def _check(result: int, function: Any, arguments: Any) -> int:
 
 
 _loaded: dict[str, Kernels] = {}
-_why_not: str | None = None  # why there is no library, once it was tried
+_why_not: str | None = None  # why there is no library, after the first try
 _forced: str | None = None  # by `use`
 
 
 def _load() -> str | None:
-    """Load the library, once; returns why it cannot be."""
+    """Load the library, once; return why it cannot be loaded, or None."""
     global _why_not
     if _loaded or _why_not:
         return _why_not
@@ -119,9 +117,9 @@ def _load() -> str | None:
 
 
 def active() -> Kernels | None:
-    """The kernels that are to be used; None: numpy is.
+    """The kernels to use; None: use numpy.
 
-    Raises UsageError if $AEZ_ENGINE asks for what is not there.
+    Raises UsageError if $AEZ_ENGINE asks for an engine that is not there.
     """
     engine = _forced if _forced is not None else os.environ.get("AEZ_ENGINE", "")
     if engine == "numpy":
@@ -145,8 +143,8 @@ def active() -> Kernels | None:
 
 
 def source_hash() -> str | None:
-    """Of the C files that the library was compiled from, see `codec.kernels.build.source_hash`;
-    None: there is none.
+    """`codec.kernels.build.source_hash` of the C files that the library was compiled from; None:
+    there is no library.
     """
     if _load() is not None:
         return None
@@ -156,7 +154,7 @@ def source_hash() -> str | None:
 
 
 def engines() -> list[str]:
-    """Every engine that can run here: "numpy", and "native-..." of each instruction set, the best
+    """Every engine that can run here: "numpy", then "native-..." for each instruction set, best
     last.
     """
     _load()
@@ -172,7 +170,7 @@ def description() -> str:
 
 @contextlib.contextmanager
 def use(engine: str) -> Iterator[None]:
-    """Let an engine of `engines()` do the work inside, in all threads."""
+    """Use one of `engines()` inside the `with` block, in all threads."""
     global _forced
     before, _forced = _forced, engine
     try:

@@ -1,14 +1,14 @@
-/* Gradients back through the synthesis, for codec/search.py: the twin of `Layer.transposed` and `Model.backward`.
+/* Gradients back through the synthesis, for the encoder's search: the twin of `Layer.transposed` and `backward` in codec/model.
  *
- * A gradient is float32, in rows as the features are. Before each transposed product it is rounded to integers of so many bits
- * that all sums stay exact, on a scale of the image's own: so it comes out the same in any order and on any machine.
- * Nothing here is needed to decode.
+ * A gradient is float32, in rows like the features. Before each transposed product it is rounded to integers with few enough
+ * bits that all sums stay exact, on a scale of its own for each image. So it is the same in any order and on any machine.
+ * Decoding needs nothing of this file.
  */
 
 typedef struct {
     Layer layer;             /* the weight transposed; no bias, no multiplier */
-    const float *multiplier; /* of the outputs of the layer itself, that is of this one's inputs */
-    int32_t bits;            /* its inputs are rounded to -2**bits..2**bits */
+    const float *multiplier; /* of the outputs of the original layer, which are the inputs of this one */
+    int32_t bits;            /* inputs are rounded to -2**bits..2**bits */
 } Transposed;
 
 typedef struct {
@@ -27,7 +27,7 @@ typedef struct {
     int32_t channels;
 } StartBack;
 
-/* g = g where the mask of the trace is set, 0 elsewhere; `numbers` of them. */
+/* Keep `numbers` values of g where the mask of the trace is set, and set the others to 0. */
 static void masked(const float *g, const uint16_t *trace, ptrdiff_t numbers, float *out) {
     for (ptrdiff_t i = 0; i < numbers; i += LANES) storef(out + i, keep(loadf(g + i), *trace++));
 }
@@ -36,8 +36,8 @@ static void added(float *g, const float *more, ptrdiff_t numbers) {
     for (ptrdiff_t i = 0; i < numbers; i += LANES) storef(g + i, addf(loadf(g + i), loadf(more + i)));
 }
 
-/* Gradient by the outputs of a layer, float (rows, inputs padded), of one image -> by its inputs, float (rows, outputs).
- * For a 3x3 there are 49 rows, and q is a grid of zeros but for what is overwritten; sums: as large as out. */
+/* For one image: gradient by the outputs of a layer, float (rows, inputs padded) -> by its inputs, float (rows, outputs).
+ * A 3x3 has 49 rows, and q is a grid of zeros except where it is overwritten here; sums has the size of out. */
 static void transposed(const Transposed *back, const float *g, int rows, int16_t *q, int32_t *sums, float *out) {
     const Layer *layer = &back->layer;
     ptrdiff_t step = PADDED(layer->inputs), wide = layer->outputs;
@@ -69,7 +69,7 @@ static void transposed(const Transposed *back, const float *g, int rows, int16_t
     for (ptrdiff_t i = 0; i < rows * wide; i += LANES) storef(out + i, mulf(to_float(load(sums + i)), unscale));
 }
 
-/* Scratch for one image whose layers have at most `width` numbers a row. */
+/* Scratch memory for one image whose layers have at most `width` numbers per row. */
 typedef struct {
     float *f, *g, *h;
     int32_t *sums;
@@ -87,7 +87,7 @@ static Scratch scratch_of(Arena *arena, size_t width) {
     return s;
 }
 
-/* Memory of zeros for a scratch of one image; free(*memory) afterwards. */
+/* Zeroed memory for the scratch of one image; the caller calls free(*memory). */
 static Scratch scratch(char **memory, size_t width) {
     Arena arena = {NULL, 0};
     scratch_of(&arena, width);
@@ -117,7 +117,7 @@ int KERNEL(unpatches_backward)(const Transposed *output, int n, const float *g_p
     return 0;
 }
 
-/* Gradient by what `residuals` gave -> by what it took, float (n, 49, channels), in place; trace: what it left. */
+/* Gradient by the output of `residuals` -> by its input, float (n, 49, channels), in place; trace: the one it wrote. */
 int KERNEL(residuals_backward)(const ResidualBack *blocks, int count, int n, float *g, const uint16_t *trace) {
     if (!count) return 0;
     char *memory;
@@ -134,7 +134,7 @@ int KERNEL(residuals_backward)(const ResidualBack *blocks, int count, int n, flo
             const ResidualBack *block = blocks + b;
             ptrdiff_t wide = POSITIONS * (ptrdiff_t)channels, narrow = POSITIONS * (ptrdiff_t)block->spatial.layer.outputs;
             ptrdiff_t inner = POSITIONS * (ptrdiff_t)PADDED(block->spatial.layer.inputs);
-            if (inner != POSITIONS * (ptrdiff_t)PADDED(blocks[(b + 1) % count].spatial.layer.inputs)) /* rows of another length */
+            if (inner != POSITIONS * (ptrdiff_t)PADDED(blocks[(b + 1) % count].spatial.layer.inputs)) /* other rows */
                 memset(s.grid, 0, GRID_ROWS * most * sizeof *s.grid);
             masked(g, end - wide / LANES, wide, g);
             masked(g, end - 2 * wide / LANES, wide, s.g);
@@ -157,7 +157,7 @@ static void scatter_floats(const float *rows, ptrdiff_t step, int channels, int 
         for (int k = 0; k < channels; k++) y[((ptrdiff_t)k * positions + p) * images] = rows[p * step + k];
 }
 
-/* Of dequantized latents, in rows -> of the latents, as the coder has them. */
+/* Gradient by dequantized latents, in rows -> by the latents, in the coder's order. */
 static void dequantize_backward(const float *dequantizer, int channels, int positions, float *rows, const uint16_t *trace,
                                 float *g_y, ptrdiff_t images) {
     ptrdiff_t step = PADDED(channels);
@@ -168,8 +168,8 @@ static void dequantize_backward(const float *dequantizer, int channels, int posi
     scatter_floats(rows, step, channels, positions, g_y, images);
 }
 
-/* Gradient by t after `merge`, float (n, 49, channels) -> by t before `prior`, in place; and by the latents, g_y float
- * (k, 49, n). g_rows: by the rows of the CDF table, float (k, 49, n). The latents move with their means. */
+/* Gradient by t after `merge`, float (n, 49, channels) -> by t before `prior`, in place, and by the latents, g_y float
+ * (k, 49, n). g_rows: gradient by the rows of the CDF table, float (k, 49, n). Latents move with their means. */
 int KERNEL(level_backward)(const LevelBack *level, int n, float *g, const float *g_rows, const uint16_t *prior_trace,
                            const uint16_t *merge_trace, float *g_y) {
     char *memory;
@@ -183,7 +183,7 @@ int KERNEL(level_backward)(const LevelBack *level, int n, float *g, const float 
         masked(g, merge_trace + POSITIONS * k / LANES, wide, s.g);
         transposed(&level->merge, s.g, POSITIONS, s.q, s.sums, s.h);
         dequantize_backward(level->dequantizer, level->channels, POSITIONS, s.h, merge_trace, g_y + i, n);
-        /* s.h is the gradient by the means; that by the rows only where a row was not clipped: masks of means, then of rows. */
+        /* s.h is the gradient by the means. The one by the rows counts only where a row was not clipped. Masks: means, rows. */
         transposed(&level->mean, s.h, POSITIONS, s.q, s.sums, s.g);
         for (int p = 0; p < POSITIONS; p++)
             for (ptrdiff_t c = 0; c < k; c++) {
@@ -204,7 +204,7 @@ int KERNEL(level_backward)(const LevelBack *level, int n, float *g, const float 
     return 0;
 }
 
-/* Gradient by what `start` gave, float (n, 49, channels) -> by the dense latents, g_y float (k, n). */
+/* Gradient by the output of `start`, float (n, 49, channels) -> by the dense latents, g_y float (k, n). */
 int KERNEL(start_backward)(const StartBack *start, int n, const float *g, const uint16_t *trace, float *g_y) {
     ptrdiff_t k = PADDED(start->channels), width = PADDED(start->start0.layer.inputs), wide = PADDED(start->start1.layer.inputs);
     ptrdiff_t channels = PADDED(start->widen.layer.inputs);

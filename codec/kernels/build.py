@@ -1,17 +1,17 @@
-"""Compile the kernels: by the package's own build (a hook of hatchling), or by hand:
+"""Compile the kernels: during the package's build (a hook of hatchling), or by hand:
 
     python -m codec.kernels
 
 READ ME FIRST
-- The C files are plain C11 without Python's headers, so one library serves every Python; it is
-  loaded by ctypes.
-- `kernels.c` is compiled once for each instruction set of the processor family, and all of them go
-  into one library; which of them runs is decided when it is loaded.
-- No compiler, or one that fails, is no error: the package works without the library, with numpy,
+- The C files are plain C11 without Python's headers, so one library works with every Python; ctypes
+  loads it.
+- `kernels.c` is compiled once for each instruction set of the processor family, all into one
+  library. Which of them runs is decided at load time.
+- No compiler, or one that fails, is no error: without the library the package works with numpy,
   only slower.
-- This file is loaded by its path while a package is built: it imports nothing of `codec`.
+- The package's build loads this file by its path, so it imports nothing from `codec`.
 
-$CC names the compiler, $CFLAGS goes in front of its options. The library remembers `source_hash()`.
+$CC names the compiler, $CFLAGS goes before its options. The library remembers `source_hash()`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ LIBRARY = {"win32": "aez_kernels.dll", "darwin": "aez_kernels.dylib"}.get(
     sys.platform, "aez_kernels.so"
 )
 # Law L1: a product is rounded before anything is added to it. The sums of the kernels are integers;
-# no flag may say that floats could be reordered, and no compiler may fuse their products and sums.
-# $CFLAGS stands in front, so these win.
+# no flag may allow reordering floats, and no compiler may fuse their products and sums. These flags
+# come after $CFLAGS, so they win.
 FLAGS = [
     "-std=c11",
     "-O3",
@@ -52,35 +52,35 @@ SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recove
 
 
 class BuildError(Exception):
-    """The kernels cannot be compiled here; says why in one line."""
+    """The kernels cannot be compiled here; the message says why in one line."""
 
 
 def machine() -> str:
-    """The processor family to compile for; on a Mac as $ARCHFLAGS says, "-arch arm64", the last if
-    there are several.
+    """The processor family to compile for. On a Mac, $ARCHFLAGS decides ("-arch arm64"; the
+    last one counts).
     """
     wanted = os.environ.get("ARCHFLAGS", "").split() if sys.platform == "darwin" else []
     return (wanted[-1] if wanted else platform.machine()).lower()
 
 
 def instruction_sets() -> dict[str, list[str]]:
-    """The instruction sets to compile for, each with the compiler's options for it."""
+    """The instruction sets to compile for, each with its compiler options."""
     if machine() in ("x86_64", "amd64"):
         return X86
     return {"neon": []} if machine() in ("aarch64", "arm64") else {"plain": []}
 
 
 def wheel_tag() -> str:
-    """Of a wheel that holds the library: for this platform, and for every Python 3."""
+    """The tag of a wheel that holds the library: this platform, every Python 3."""
     system = sysconfig.get_platform()
-    # a Python for two families says "universal2", the library is for one
+    # a Python for two families says "universal2", but the library is for one
     if sys.platform == "darwin":
         system = f"{system.rpartition('-')[0]}-{machine()}"
     return f"py3-none-{system.replace('-', '_').replace('.', '_')}"
 
 
 def source_hash() -> str:
-    """Of the C files beside this one: 16 hexadecimal digits."""
+    """A hash of the C files beside this one: 16 hexadecimal digits."""
     files = sorted(path for path in HERE.iterdir() if path.suffix in (".c", ".h"))
     parts = (part for path in files for part in (path.name.encode(), path.read_bytes()))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -89,7 +89,7 @@ def source_hash() -> str:
 def build(library: Path | None = None, *, options: list[str] | None = None) -> Path:
     """Compile and link the kernels.  Raises BuildError.
 
-    library: the file to write, by default beside this one; it appears whole or not at all.
+    library: the file to write, by default beside this one; it appears complete or not at all.
     """
     library = library or HERE / LIBRARY
     found = (path for name in ("cc", "gcc", "clang") if (path := shutil.which(name)))
@@ -165,7 +165,7 @@ def _run(command: list[str]) -> None:
 
 
 def main() -> None:
-    """Build beside this file; exit code 1 and one line if that fails."""
+    """Build beside this file; if that fails, exit with code 1 and one line."""
     try:
         print(build())
     except BuildError as error:

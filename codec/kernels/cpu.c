@@ -1,4 +1,4 @@
-/* What this processor can do, and what this library is.  Compiled once, for any processor of its kind. */
+/* What this processor can do, and what this library is.  Compiled once, for any processor of its family. */
 #include "version.h"
 
 #ifndef AEZ_SOURCE
@@ -7,10 +7,10 @@
 
 int aez_kernels_version(void) { return AEZ_KERNELS_VERSION; }
 
-/* `source_hash` in build.py, of the files that this was compiled from. */
+/* `source_hash` in build.py, of the files that this library was compiled from. */
 const char *aez_kernels_source(void) { return AEZ_SOURCE; }
 
-/* The instruction sets that there are kernels for and that this processor has, the best first. */
+/* The instruction sets that this processor has and that there are kernels for, best first. */
 const char *aez_instruction_sets(void) {
 #if defined(__x86_64__) || defined(_M_X64)
     __builtin_cpu_init();

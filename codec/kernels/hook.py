@@ -1,5 +1,5 @@
 """Hook of the package's build (pyproject.toml): compiles the kernels into the wheel, or says in one
-line why not.
+line why it cannot.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ HERE = Path(__file__).resolve().parent
 
 
 class KernelsHook(BuildHookInterface):
-    """Adds the library to what is packed; editable installs find it beside the sources."""
+    """Adds the library to the wheel; editable installs find it beside the sources."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile; a wheel that holds the library is for this platform, and for every Python 3."""
+        """Compile; a wheel that holds the library is for this platform and every Python 3."""
         if self.target_name != "wheel":
             return
         spec = importlib.util.spec_from_file_location("aez_build_kernels", HERE / "build.py")

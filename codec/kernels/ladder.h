@@ -1,10 +1,10 @@
-/* The ladder of latents: the twin of `Model` in codec/model.py, stage by stage.  FORMAT.md 6.
+/* The ladder of latents: the twin of the lossy model in codec/model, stage by stage.  FORMAT.md 6.
  *
- * Of each image the features t are rows, int16 (49, channels); an image goes through all layers of a stage while it is in the
- * nearest cache. Layers without positions (`dense`) take all images at once, since each of their weights is used only once an
- * image. Latents, means and rows of the CDF table lie as the coder reads them: int32 (channels, 49, images).
+ * The features t of an image are rows, int16 (49, channels). An image goes through all layers of a stage while it is in the
+ * nearest cache. Layers without positions (`dense`) take all images at once, since they use each weight only once per image.
+ * Latents, means and rows of the CDF table are in the order in which the coder reads them: int32 (channels, 49, images).
  *
- * A trace (NULL, or uint16 masks, one image after the other) remembers what was clipped: `..._backward` needs it.
+ * A trace (NULL, or uint16 masks, one image after the other) records what was clipped; the `..._backward` functions need it.
  * Functions return 0, or -1 if there is no memory.
  */
 #include <stdlib.h>
@@ -27,7 +27,7 @@ typedef struct {
 
 enum { PIXEL_UNIT = 4, DEQUANTIZED_MAX = 4095, ACTIVATION_MAX = 1023, PATCH = 4, IMAGE_SIDE = 28 };
 
-/* One block of memory for all arrays of a call. */
+/* One allocation for all arrays of a call. */
 typedef struct {
     char *memory;
     size_t used;
@@ -39,7 +39,7 @@ static void *take(Arena *arena, size_t bytes) {
     return found;
 }
 
-/* Residual block: 1x1 to fewer channels, 3x3, 1x1 back, added to t. grid: zeros, but for what is overwritten here. */
+/* Residual: 1x1 to fewer channels, 3x3, 1x1 back, added to t. grid: zeros, except where it is overwritten here. */
 static void residual(const Residual *block, int16_t *t, int16_t *grid, int16_t *hidden, uint16_t **trace) {
     ptrdiff_t width = block->reduce.outputs, inner = block->spatial.outputs, channels = block->restore.outputs, taps[9];
     uint16_t *mask[4] = {NULL, NULL, NULL, NULL};
@@ -67,7 +67,7 @@ static void residual(const Residual *block, int16_t *t, int16_t *grid, int16_t *
     apply(&block->restore, hidden, inner, HERE, POSITIONS, &out);
 }
 
-/* t int16 (n, 49, channels) through `count` blocks, in place. */
+/* t int16 (n, 49, channels) through `count` residuals, in place. */
 int KERNEL(residuals)(const Residual *blocks, int count, int n, int16_t *t, uint16_t *trace) {
     if (!count) return 0;
     ptrdiff_t channels = blocks->restore.outputs, width = 0;
@@ -80,14 +80,14 @@ int KERNEL(residuals)(const Residual *blocks, int count, int n, int16_t *t, uint
     for (int i = 0; i < n; i++)
         for (int b = 0; b < count; b++) {
             if (blocks[b].reduce.outputs != blocks[(b + count - 1) % count].reduce.outputs)
-                memset(grid, 0, (size_t)GRID_ROWS * width * sizeof *grid); /* rows have another length */
+                memset(grid, 0, (size_t)GRID_ROWS * width * sizeof *grid); /* the next rows have another length */
             residual(blocks + b, t + i * POSITIONS * channels, grid, grid + GRID_ROWS * width, &trace);
         }
     free(grid);
     return 0;
 }
 
-/* pixels uint8 (n, 28, 28) -> e int16 (n, 49, channels) before its blocks. */
+/* pixels uint8 (n, 28, 28) -> e int16 (n, 49, channels), before its residuals. */
 int KERNEL(patches)(const Layer *input, int n, const uint8_t *pixels, int16_t *e) {
     int16_t patch[POSITIONS * PATCH * PATCH];
     for (int i = 0; i < n; i++) {
@@ -144,7 +144,7 @@ int KERNEL(start)(const Start *start, int n, const int32_t *y, int16_t *t, uint1
     ptrdiff_t k = PADDED(start->channels), width = start->start0.outputs, wide = start->start1.outputs;
     Arena arena = {NULL, 0};
     int16_t *x = NULL, *h = NULL, *grids = NULL;
-    for (int pass = 0; pass < 2; pass++) { /* first to learn the size */
+    for (int pass = 0; pass < 2; pass++) { /* the first pass only adds up the size */
         x = take(&arena, (size_t)n * k * sizeof *x);
         h = take(&arena, (size_t)n * width * sizeof *h);
         grids = take(&arena, (size_t)n * wide * sizeof *grids);

@@ -1,47 +1,47 @@
-/* Integer layers: the twin of `Layer` in codec/integer_net.py.  FORMAT.md 6.
+/* Integer layers: the twin of `Layer` in codec/model/layers.py.  FORMAT.md 6.
  *
  *     y = clip(rint(float32(sum + bias) * multiplier), low, high)          sum = weight * x
  *
  * READ ME FIRST
- * - Numbers lie in rows, one row for each position (or image), channels innermost and padded to a multiple of PAD with zeros:
- *   x int16 (rows, x_step). A weight is applied to a row from its start to its end: no axis is moved, nothing is copied.
- * - A 3x3 convolution is the same loop over nine "taps": rows before and behind, found by their distance. Its input lies in
- *   a grid with zeros around it (see GRID_ROWS), so that no tap has to be left out.
- * - `tile` is where the time goes: TILE_ROWS rows by TILE_VECTORS vectors of outputs are summed in registers.
+ * - Numbers are stored in rows, one row per position (or image), channels innermost and padded with zeros to a multiple of PAD:
+ *   x int16 (rows, x_step). Weights are applied to a row from its start to its end: no axis is moved, nothing is copied.
+ * - A 3x3 convolution is the same loop over nine "taps": earlier and later rows at fixed distances. Its input lies in a grid with
+ *   zeros around it (see GRID_ROWS), so that no tap has to be skipped at the border.
+ * - Most of the time goes into `tile`: it sums TILE_ROWS rows by TILE_VECTORS vectors of outputs in registers.
  */
 
 typedef struct {
     int32_t inputs, outputs; /* channels; outputs padded to a multiple of PAD */
     int32_t taps;            /* 1, or 9 of a 3x3 */
     int32_t bias_step;       /* 0: one bias for all rows; outputs: a bias for each row */
-    const int32_t *weight;   /* as `pack` lays it */
+    const int32_t *weight;   /* in the order that `pack` writes */
     const int32_t *bias;     /* (1 or rows, outputs) */
     const float *multiplier; /* (outputs) */
     const int32_t *low;      /* (outputs) */
     const int32_t *high;     /* (outputs) */
 } Layer;
 
-/* Where the results of a layer go; what is NULL is not asked for. */
+/* Where the results of a layer go; NULL for what is not wanted. */
 typedef struct {
     int16_t *y;           /* (rows, y_step) */
-    int32_t *wide;        /* instead, for results that need more than 16 bits */
-    int32_t *sums;        /* instead, sum + bias as it is */
+    int32_t *wide;        /* instead of y, for results that need more than 16 bits */
+    int32_t *sums;        /* instead of y, sum + bias before scaling */
     ptrdiff_t y_step;     /* numbers from one row of the result to the next */
-    const int16_t *plus;  /* is added to the result, (rows, y_step), and the sum clipped to plus_high */
+    const int16_t *plus;  /* added to the result, (rows, y_step); the sum is clipped to plus_high */
     int32_t plus_high;    /* -plus_high..plus_high */
     uint16_t *trace;      /* which results were not clipped: a mask for each vector, (rows, outputs / LANES) */
     uint16_t *plus_trace; /* the same of the sums with `plus` */
 } Output;
 
 enum { SIDE = 7, POSITIONS = SIDE * SIDE };
-/* A grid with zeros around it: 7 rows of 8, the eighth always zero: it is the right neighbour of its row and the left one of
- * the next. Position (y, x) is row GRID_AT(y, x). */
+/* A grid with zeros around it: 7 rows of 8. The eighth is always zero; it is the right neighbour of its own row and the left
+ * neighbour of the next one. Position (y, x) is row GRID_AT(y, x). */
 enum { GRID_STEP = SIDE + 1, GRID_ROWS = (SIDE + 2) * GRID_STEP + 2 };
 #define GRID_AT(y, x) (1 + ((y) + 1) * GRID_STEP + (x))
 #define PADDED(n) (((n) + PAD - 1) / PAD * PAD)
 
 /* weight int16 (outputs, inputs, taps) -> packed int32 (taps * pairs of inputs * outputs padded): for each panel of
- * TILE_VECTORS vectors of outputs, tap by tap, pair by pair, what `tile` reads in a row. */
+ * TILE_VECTORS vectors of outputs, tap by tap and pair by pair, in the order in which `tile` reads. */
 int KERNEL(pack)(const int16_t *weight, int32_t outputs, int32_t inputs, int32_t taps, int32_t *packed) {
     int32_t padded = PADDED(outputs);
     for (int32_t at = 0; at < padded; at += TILE_VECTORS * LANES) {
@@ -64,7 +64,7 @@ INLINE vint pair(const int16_t *p) {
     return splat(both);
 }
 
-/* `rows` by `vectors` results, from output `at` on. Both are constants wherever this is inlined, so the sums stay in registers. */
+/* `rows` by `vectors` results, from output `at` on. Both are constants wherever this is inlined, so sums stay in registers. */
 INLINE void tile(const int rows, const int vectors, const Layer *layer, int at, const int32_t *weight, const int16_t *x,
                  ptrdiff_t x_step, const ptrdiff_t *taps, int row, const Output *out) {
     vint sum[TILE_ROWS][TILE_VECTORS];
@@ -117,7 +117,7 @@ INLINE void tile(const int rows, const int vectors, const Layer *layer, int at, 
 
 #define TILE(rows, vectors) tile(rows, vectors, layer, at, weight, x, x_step, taps, row, out)
 
-/* Rows first..first + rows of a panel of `vectors` vectors: as many at once as registers hold. */
+/* Rows first..first + rows of a panel of `vectors` vectors, as many at once as registers hold. */
 INLINE void panel(const int vectors, const Layer *layer, int at, const int32_t *weight, const int16_t *x, ptrdiff_t x_step,
                   const ptrdiff_t *taps, int rows, const Output *out) {
     int row = 0;
@@ -134,7 +134,7 @@ INLINE void panel(const int vectors, const Layer *layer, int at, const int32_t *
     }
 }
 
-/* Rows of x, x_step numbers from one to the next -> rows of results. taps: where each tap finds its row, as a distance. */
+/* Rows of x, x_step numbers apart -> rows of results. taps: the distance from a row to the row of each tap. */
 static void apply(const Layer *layer, const int16_t *x, ptrdiff_t x_step, const ptrdiff_t *taps, int rows, const Output *out) {
     const int32_t *weight = layer->weight;
     ptrdiff_t pairs = (ptrdiff_t)layer->taps * ((layer->inputs + 1) / 2);
@@ -149,7 +149,7 @@ static void apply(const Layer *layer, const int16_t *x, ptrdiff_t x_step, const 
 
 static const ptrdiff_t HERE[1] = {0};
 
-/* A layer that is no convolution, into y int16 (rows, outputs). */
+/* A layer without convolution, into y int16 (rows, outputs). */
 static void dense(const Layer *layer, const int16_t *x, ptrdiff_t x_step, int rows, int16_t *y, uint16_t *trace) {
     Output out = {.y = y, .y_step = layer->outputs, .trace = trace};
     apply(layer, x, x_step, HERE, rows, &out);

@@ -1,11 +1,11 @@
-/* The pixel model: the twin of codec/pixel_model.py, all pixels of a part of images in one call.  FORMAT.md 8.
+/* The pixel model: the twin of the lossless model in codec/model, all pixels of a batch of images in one call.  FORMAT.md 8.
  *
  * READ ME FIRST
- * - All images stand at the same pixel and go through a layer together, CHUNK of them at a time: rows are images. Each
- *   weight is read once for a chunk, and what a chunk needs between its layers stays in the nearest cache.
- * - Encoder and decoder run the same loop, `run`. It asks the Coder for each symbol: an encoder looks it up and notes
- *   its interval, a decoder finds it in the bytes. Damaged bytes are symbols, too: any bytes decide each choice.
- * - Rows of tables and of activations are a multiple of PAD long; what follows the last number is 0.
+ * - All images are at the same pixel and go through a layer together, CHUNK of them at a time: rows are images. Each weight
+ *   is read once per chunk, and what a chunk needs between its layers stays in the nearest cache.
+ * - Encoder and decoder run the same loop, `run`. It asks the Coder for each symbol: an encoder looks it up and notes its
+ *   interval, a decoder finds it in the bytes. Damaged bytes are symbols, too: any bytes lead to some choice.
+ * - Rows of tables and of activations have a multiple of PAD numbers; the ones after the last real number are 0.
  * Functions return 0, or -1 if there is no memory.
  */
 enum {
@@ -32,7 +32,7 @@ enum {
 static const int8_t NEIGHBOURS[NUM_NEIGHBOURS][2] = {{0, -1}, {-1, 0},  {-1, -1}, {-1, 1},  {0, -2}, {-2, 0},
                                                      {-1, 2}, {-2, 1}, {-2, -1}, {-1, -2}, {0, -3}, {-3, 0}};
 
-/* Of the sums of one network: what a pixel adds, by its place, place times value, and value. */
+/* What a pixel adds to the sums of one network: by its place, by place times value, and by value. */
 typedef struct {
     const int16_t *ink, *shade; /* (PIXELS, outputs padded) */
     const int16_t *count;       /* (VALUES, outputs padded) */
@@ -48,7 +48,7 @@ typedef struct {
 
 typedef struct {
     Layer input, head;
-    const Layer *links, *hidden; /* hidden: of a row z, h and then the links of each neighbour, each of them padded */
+    const Layer *links, *hidden; /* the input of hidden is a row z: h, then the links of each neighbour, each padded */
     Sums sums;
     const int16_t *near;     /* (NUM_NEIGHBOURS, VALUES, near_width padded) */
     const int16_t *position; /* (PIXELS, h padded) */
@@ -64,30 +64,30 @@ typedef struct {
     ValueNet value;
 } PixelModel;
 
-/* What is known of n images while they are coded. */
+/* The state of n images while they are coded. */
 typedef struct {
     int n;
     const int32_t *palette;
     int16_t *canvas;                 /* (n, CANVAS) */
     uint8_t *top, *left, *flagged;   /* (n) */
     int32_t *flag_sums, *value_sums; /* (n, outputs padded) */
-    int16_t *above, *here;           /* links of the row above, and of this: (layers, LINK_COLUMNS, n, width padded) */
+    int16_t *above, *here;           /* links of the row above and of this row: (layers, LINK_COLUMNS, n, width padded) */
 } State;
 
-/* What one chunk of images needs. */
+/* Scratch memory of one chunk of images. */
 typedef struct {
     int16_t *x, *h, *z, *link;
     int32_t *wide;
     int32_t x_step, z_step;
 } Rows;
 
-/* Where symbols come from, and where they go. */
+/* Where symbols come from and where they go. */
 typedef struct {
     int32_t group;         /* images that share a lane */
     const uint8_t *pixels; /* (n, PIXELS) to encode; NULL: the lanes are decoded */
     uint32_t *codes;       /* (lanes, PIXELS, 2, group): of each pixel the flag and the value, see `code` of rans.h */
-    int64_t *costs;        /* (n), what the symbols of each image cost */
-    const int32_t *cost;   /* (TOTAL + 1), of a symbol, by its frequency */
+    int64_t *costs;        /* (n), cost of the symbols of each image */
+    const int32_t *cost;   /* (TOTAL + 1), cost of a symbol, by its frequency */
     Lane *lanes;
     const uint8_t *bytes;
 } Coder;
@@ -124,12 +124,12 @@ static int code_value(const Coder *coder, int pixel, int image, const uint32_t f
     Lane *lane = coder->lanes + image / coder->group;
     uint32_t slot = refilled(lane, coder->bytes) & (TOTAL - 1);
     int value = 0;
-    while (slot - start >= freq[value]) start += freq[value++]; /* ends: the sum of all is TOTAL, which slot is below */
+    while (slot - start >= freq[value]) start += freq[value++]; /* ends, because slot is below the sum of all, TOTAL */
     advance(lane, start, freq[value]);
     return value;
 }
 
-/* Logits, integers -> frequencies of sum TOTAL. */
+/* Integer logits -> frequencies with the sum TOTAL. */
 static void softmax(const uint32_t *exp, const int32_t logits[VALUES], uint32_t freq[VALUES]) {
     int32_t most = logits[0];
     for (int v = 1; v < VALUES; v++) most = logits[v] > most ? logits[v] : most;
@@ -143,7 +143,7 @@ static void softmax(const uint32_t *exp, const int32_t logits[VALUES], uint32_t 
     }
     uint32_t scale = ((uint32_t)SPREAD << 16) / sum; /* one weight is 2**16, so this is < 2**16 */
     for (int v = 0; v < VALUES; v++) {
-        uint32_t share = freq[v] * scale >> 16; /* the product < 2**32: a weight is at most the sum */
+        uint32_t share = freq[v] * scale >> 16; /* product < 2**32, since a weight is at most the sum */
         rest -= share;
         freq[v] = share + 1;
     }
@@ -172,7 +172,7 @@ INLINE void window(const int16_t *at, int16_t *x) {
     memcpy(x + RADIUS * ROW_WINDOW, at - RADIUS, RADIUS * sizeof *x);
 }
 
-/* The pixel gets a value, 1..255. */
+/* Set the pixel to a value, 1..255. */
 static void add_to(const Sums *sums, int pixel, int value, int32_t *sum) {
     int outputs = PADDED(sums->outputs);
     const int16_t *ink = sums->ink + (ptrdiff_t)pixel * outputs, *shade = sums->shade + (ptrdiff_t)pixel * outputs;
@@ -195,11 +195,11 @@ INLINE vint activations(vint a, int least) {
     return clip(requantize(a, splatf(0.125f)), splat(least), splat(ACTIVATION_MAX));
 }
 
-/* -> the frequency of 0 at a pixel, for m images. blank: what the window layer gives where there is no ink. */
+/* -> the frequency of 0 at a pixel, for m images. blank: the result of the window layer where there is no ink. */
 static void flag_frequencies(const FlagNet *net, int pixel, const State *s, const int32_t *images, int m,
                              const int32_t *blank, Rows *t, uint32_t *zero) {
     int width = net->window.outputs, y = pixel / IMAGE_SIDE, column = pixel % IMAGE_SIDE, inked = 0;
-    int32_t row[CHUNK]; /* of `wide`; -1 for none: around most pixels that are asked about there is nothing */
+    int32_t row[CHUNK]; /* row in `wide`, or -1: most of these pixels have nothing around them */
     for (int i = 0; i < m; i++) {
         row[i] = -1;
         if (s->top[images[i]] == NO_INK) continue;
@@ -246,7 +246,7 @@ static void value_inputs(const ValueNet *net, const int16_t *at, const int32_t *
     }
 }
 
-/* h -> its part of z, negative ones as 0. */
+/* h -> its part of z, with negative numbers as 0. */
 INLINE void rectify(const int16_t *h, int width, int m, int16_t *z, int z_step) {
     for (int i = 0; i < m; i++)
         for (int k = 0; k < width; k++) z[i * z_step + k] = h[i * width + k] > 0 ? h[i * width + k] : 0;
@@ -298,7 +298,7 @@ static void value_logits(const ValueNet *net, int pixel, State *s, const int32_t
 
 INLINE int larger(int x, int y) { return x > y ? x : y; }
 
-/* All pixels of those of n images that are `active` (uint8 (n)) -> uint8 (n, PIXELS), unless `pixels` is NULL. */
+/* All pixels of those among n images that are `active` (uint8 (n)) -> uint8 (n, PIXELS), unless `pixels` is NULL. */
 static int run(const PixelModel *model, const Coder *coder, int n, const uint8_t *active, const int32_t *palette,
                uint8_t *pixels) {
     const FlagNet *flag = &model->flag;
@@ -307,12 +307,12 @@ static int run(const PixelModel *model, const Coder *coder, int n, const uint8_t
     ptrdiff_t link = value->num_layers ? value->links->outputs : 0;
     size_t links = (size_t)value->num_layers * LINK_COLUMNS * n * link * sizeof(int16_t);
     State s = {.n = n, .palette = palette};
-    /* A row of inputs may be written past its end, by what is too much of a neighbour's numbers. */
+    /* A neighbour's padding may be written past the end of a row of inputs. */
     int32_t x_step = larger(PADDED(value->input.inputs) + PAD, FLAG_INPUTS);
     Rows t = {.x_step = x_step, .z_step = (int32_t)(width + NUM_LINKED * link)};
     int32_t *blank, *images, *asked;
     Arena arena = {NULL, 0};
-    for (int pass = 0; pass < 2; pass++) { /* first to learn the size */
+    for (int pass = 0; pass < 2; pass++) { /* the first pass only adds up the size */
         s.canvas = take(&arena, (size_t)n * CANVAS * sizeof *s.canvas);
         s.top = take(&arena, n);
         s.left = take(&arena, n);
@@ -340,7 +340,7 @@ static int run(const PixelModel *model, const Coder *coder, int n, const uint8_t
             int16_t *above = s.above;
             s.above = s.here;
             s.here = above;
-            if (links) memset(s.here, 0, links); /* nothing to pass on from pixels never looked at */
+            if (links) memset(s.here, 0, links); /* pixels where the network does not run pass on nothing */
         }
         int num_asked = 0, num_images = 0;
         for (int i = 0; i < n; i++) {
@@ -354,7 +354,7 @@ static int run(const PixelModel *model, const Coder *coder, int n, const uint8_t
             for (int i = 0; i < m; i++)
                 s.flagged[asked[at + i]] = (uint8_t)code_flag(coder, pixel, asked[at + i], zero[i]);
         }
-        for (int i = 0, next = 0; i < n; i++) { /* `asked` is in order */
+        for (int i = 0, next = 0; i < n; i++) { /* `asked` is in rising order */
             int was_asked = next < num_asked && asked[next] == i;
             next += was_asked;
             if (active[i] && (!was_asked || s.flagged[i])) images[num_images++] = i;
@@ -377,14 +377,14 @@ static int run(const PixelModel *model, const Coder *coder, int n, const uint8_t
 }
 
 /* pixels uint8 (n, PIXELS), palette int32 (n)
- * -> codes uint32 (lanes, PIXELS, 2, group), costs int64 (n); both are 0 before. */
+ * -> codes uint32 (lanes, PIXELS, 2, group), costs int64 (n); the caller sets both to 0. */
 int KERNEL(encode_pixels)(const PixelModel *model, int n, int group, const uint8_t *pixels, const uint8_t *active,
                           const int32_t *palette, const int32_t *cost, uint32_t *codes, int64_t *costs) {
     Coder coder = {.group = group, .pixels = pixels, .codes = codes, .costs = costs, .cost = cost};
     return run(model, &coder, n, active, palette, NULL);
 }
 
-/* lanes: of each group, as the head of its message left it, and at last as its last symbol does
+/* lanes: one per group, in: after the head of its message; out: after its last symbol
  * -> pixels uint8 (n, PIXELS). */
 int KERNEL(decode_pixels)(const PixelModel *model, int n, int group, const uint8_t *active, const int32_t *palette,
                           const uint8_t *bytes, Lane *lanes, uint8_t *pixels) {

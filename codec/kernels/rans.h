@@ -1,12 +1,12 @@
-/* rANS: the twin of codec/rans.py, lane by lane.  FORMAT.md 5.
+/* rANS: the twin of codec/coding/rans.py, lane by lane.  FORMAT.md 5.
  *
  * - Symbols go in last first: an encoder walks its steps backwards, so that the decoder can walk them forwards.
- * - A message is read by one rule from its first byte on: while the state is below LOWER_BOUND and bytes remain, shift one in.
+ * - One rule reads a message from its first byte: while the state is below LOWER_BOUND and bytes remain, shift one in.
  */
 enum { PRECISION = 16, TOTAL = 1 << PRECISION };
 #define LOWER_BOUND (1u << 23)
 
-/* The decoder of one message. bytes[at..end) is what is left of it; the first state is 0. */
+/* The decoder of one message. bytes[at..end) is what remains of it; the first state is 0. */
 typedef struct {
     uint32_t state;
     int32_t at, end;
@@ -24,7 +24,7 @@ INLINE void advance(Lane *lane, uint32_t start, uint32_t freq) {
 }
 
 /* Symbols of one level: rows of the CDF table int32 (steps, n) -> codes uint8 (steps, n). `group` neighbouring images share a
- * lane, their symbols in turn; row 0 is certain, its code is 0 and takes nothing. cdf: uint32 (rows, width), each from 0 to
+ * lane and take turns; row 0 is certain, so its code is 0 and takes no bits. cdf: uint32 (rows, width), each row from 0 to
  * TOTAL, so the search below ends within its row whatever the bytes are. */
 int KERNEL(decode_symbols)(const uint32_t *cdf, int width, int steps, int n, int group, const int32_t *rows, Lane *lanes,
                            const uint8_t *bytes, uint8_t *codes) {
@@ -48,13 +48,13 @@ int KERNEL(decode_symbols)(const uint32_t *cdf, int width, int steps, int n, int
     return 0;
 }
 
-/* Take in what bytes there is room for: afterwards a state is what it was when its message was begun, if all is well. */
+/* Shift in bytes as far as the rule allows. If all is well, each state is then the one with which its message began. */
 int KERNEL(refill)(Lane *lanes, int count, const uint8_t *bytes) {
     for (int i = 0; i < count; i++) refilled(lanes + i, bytes);
     return 0;
 }
 
-/* Put a symbol of an interval start..start + freq, freq > 0, into a state; what overflows goes in front of *to. */
+/* Put a symbol with the interval start..start + freq, freq > 0, into a state; bytes that overflow go in front of *to. */
 INLINE void put(uint32_t *state, uint8_t **to, uint32_t start, uint32_t freq) {
     while (*state >= freq << (31 - PRECISION)) { /* keeps the next state below 2**31 */
         *--*to = (uint8_t)*state;
@@ -63,14 +63,14 @@ INLINE void put(uint32_t *state, uint8_t **to, uint32_t start, uint32_t freq) {
     *state = (*state / freq << PRECISION) + *state % freq + start;
 }
 
-/* The state in front of what it wrote, without leading zeros: just the bytes that the decoder's rule takes back. */
+/* Write the state in front of its bytes, without leading zeros: exactly what the decoder's rule reads back. */
 INLINE void put_state(uint32_t state, uint8_t **to) {
     for (; state; state >>= 8) *--*to = (uint8_t)state;
 }
 
-/* codes uint8, rows int16 (steps, n), row 0 certain -> one message for each lane, one behind the other in `messages`, their
- * ends in `ends`; cells: start and freq of each symbol of each row, uint32 (rows, width, 2). checks: the first states.
- * capacity: bytes of `messages`, room for 2 bytes a symbol and 4 a lane. Returns -2 for a symbol of no frequency. */
+/* codes uint8, rows int16 (steps, n), row 0 certain -> one message per lane, one after the other in `messages`, with their ends
+ * in `ends`; cells: start and freq of each symbol of each row, uint32 (rows, width, 2). checks: the first states. capacity:
+ * bytes of `messages`, with room for 2 bytes per symbol and 4 per lane. Returns -2 if a symbol has no frequency. */
 int KERNEL(encode_symbols)(const uint32_t *cells, int width, int steps, int n, int group, const int16_t *rows,
                            const uint8_t *codes, const uint8_t *checks, uint8_t *messages, int64_t capacity, int64_t *ends) {
     int64_t used = 0;
@@ -93,12 +93,12 @@ int KERNEL(encode_symbols)(const uint32_t *cells, int width, int steps, int n, i
     return 0;
 }
 
-/* What an encoder is told of a symbol: start and freq in 32 bits. 0 is the symbol that does nothing, start 0 and freq TOTAL. */
+/* A symbol for the encoder: start and freq in 32 bits. 0 is the symbol that changes nothing, start 0 and freq TOTAL. */
 INLINE uint32_t code(uint32_t start, uint32_t freq) { return start << PRECISION | (freq & (TOTAL - 1)); }
 
-/* codes: lane by lane, in the order of decoding; ends int64 (lanes): where the codes of each lane end; check int32 (lanes), its
- * first state. -> the message of each lane, in bytes[begins[lane] .. ends'), where ends' = 2 * ends[lane] + 4 * (lane + 1):
- * a symbol writes at most two bytes, the last state four. bytes: uint8 (2 * all codes + 4 * lanes). */
+/* codes: lane by lane, in decoding order; ends int64 (lanes): where the codes of each lane end; check int32 (lanes): its first
+ * state. -> the message of each lane, in bytes[begins[lane] .. ends'), where ends' = 2 * ends[lane] + 4 * (lane + 1): a symbol
+ * writes at most two bytes, the last state four. bytes: uint8 (2 * all codes + 4 * lanes). */
 int KERNEL(encode)(const uint32_t *codes, int lanes, const int64_t *ends, const int32_t *check, uint8_t *bytes, int64_t *begins) {
     for (int lane = 0; lane < lanes; lane++) {
         int64_t first = lane ? ends[lane - 1] : 0;

@@ -2,11 +2,11 @@
  *
  * READ ME FIRST
  * - A lane of a "pair" vector holds two int16 numbers, of channels 2k and 2k + 1. `dot` multiplies both by those of another
- *   vector and adds the two products to a sum: all products here are such, exact as long as sums stay below 2**31 (they stay
- *   below 2**24, which codec/integer_net.py proves from the weights).
- * - `requantize` is the one place where integers become floats: float32(sum) is exact, the product rounds once, and the
- *   conversion rounds once more, to even. Nothing may be fused or reordered: the file is compiled with -ffp-contract=off.
- * - Padding: every row of numbers is a multiple of PAD long, so that whole vectors can be read and written.
+ *   vector and adds the two products to a sum. All products here are of this kind: exact as long as sums stay below 2**31 (they
+ *   stay below 2**24; codec/model/layers.py verifies this for each model).
+ * - Only `requantize` turns integers into floats: float32(sum) is exact, the product rounds once, and the conversion rounds once
+ *   more, to even. Nothing may be fused or reordered, so the file is compiled with -ffp-contract=off.
+ * - Padding: every row has a multiple of PAD numbers, so that whole vectors can be read and written.
  */
 #include <math.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@
 #define PAD 16
 #define INLINE static inline __attribute__((always_inline))
 
-/* LANES: numbers in a vector. TILE_ROWS x TILE_VECTORS: the sums that registers hold at once. */
+/* LANES: numbers in a vector. TILE_ROWS x TILE_VECTORS: sums held in registers at once. */
 
 #if defined(__AVX512BW__)
 #include <immintrin.h>

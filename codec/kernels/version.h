@@ -1,2 +1,2 @@
-/* Raised whenever a function's arguments or a structure change: codec/kernels/__init__.py refuses a library of another. */
+/* Raised when a function's arguments or a structure change: codec/kernels/__init__.py refuses a library of another version. */
 #define AEZ_KERNELS_VERSION 2
