@@ -11,7 +11,9 @@ from codec.model import registry
 from codec.model.ladder import Model
 from codec.model.pixels import PixelModel
 
-_fixtures = [HealthCheck.function_scoped_fixture]  # ours change nothing between two examples
+_fixtures = [
+    HealthCheck.function_scoped_fixture
+]  # our fixtures stay the same from one example to the next
 settings.register_profile(
     "default",
     max_examples=200,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import io
 import json
 import re
@@ -150,6 +151,10 @@ def test_links_lead_somewhere_and_files_that_are_named_exist(name: str) -> None:
             slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
             assert anchor in slugs, target
     for path in re.findall(r"`((?:codec|weights|examples|tests)/[\w/.-]*)`", text):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r"python -m\s+(codec[\w.]*)", text):
+        assert importlib.util.find_spec(module), module
+    for path in re.findall(r"python (examples/\w+\.py)", text):
         assert (ROOT / path).exists(), path
 
 
