@@ -253,7 +253,7 @@ def test_damage_in_one_part_costs_a_group_of_it_and_nothing_else() -> None:
     assert block.lost == list(range(0, 48, 3))
     intact = np.setdiff1d(np.arange(60), block.lost)
     np.testing.assert_array_equal(block.pixels[intact], wanted[intact])
-    with pytest.raises(CorruptPayload, match="images 0 and on"):
+    with pytest.raises(CorruptPayload, match="image 0 and the rest"):
         _ = api.open(damaged)[3]
 
 

@@ -315,7 +315,7 @@ def test_damage_in_one_group_of_a_collection_costs_no_other_frame() -> None:
     payload = bitstream.COLLECTION.size + header.block_bytes - header.payload_bytes
     stream[payload : payload + 8] = bytes(8)
     image = Image.open(io.BytesIO(stream))
-    with pytest.raises(OSError, match="images 0 and on are damaged") as caught:
+    with pytest.raises(OSError, match="image 0 and the rest of its group are damaged") as caught:
         image.load()
     assert isinstance(caught.value.__cause__, CorruptPayload)
     image.seek(16)

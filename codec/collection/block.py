@@ -238,6 +238,6 @@ class Block:
             # All groups but a part's last are full, and the last one comes last here too.
             lost = np.repeat(damaged, part.group_images)[: len(images)]
             pixels[lost] = 0
-            worst = f"image {numbers[np.argmax(lost)]} and others of its group are damaged"
+            worst = f"image {numbers[np.argmax(lost)]} and the rest of its group are damaged"
             fault = CorruptPayload(worst, self.offset)
         return Decoded(images=numbers, lost=lost, fault=fault, pixels=pixels, latents=found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from codec.format.headers import BlockHeader
 from codec.format.index import Part
 from codec.model.bundle import BaseModel
 from codec.model.pixels import stored_image
-
-if TYPE_CHECKING:
-    from codec.collection.reader import Collection
 
 
 @dataclass
@@ -79,6 +76,10 @@ class OldCollection:
     def headers(self: Any) -> Iterator[BlockHeader]:
         return (block.header for block in self.blocks)
 
+    def parts(self: Any, block: int) -> list[Part]:
+        found: list[Part] = self.blocks[block].parts
+        return found
+
     def names_or_numbers(self, place: Place) -> list[str]:
         return self._at(place).names_or_numbers()
 
@@ -90,7 +91,7 @@ class OldCollection:
     def decode_block(self, place: Place) -> DecodedBlock:
         return as_block(self._at(place).salvage(), first=place.first)
 
-    def decode_blocks(self: Collection) -> Iterator[DecodedBlock]:  # type: ignore[misc]
+    def decode_blocks(self: Any) -> Iterator[DecodedBlock]:
         end = 0
         for decoded in self.salvage():
             yield (block := as_block(decoded, first=end))

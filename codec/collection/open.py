@@ -111,7 +111,7 @@ def info(source: Source) -> StreamInfo:
     with open_stream(source) as stream:
         codings = stream.codings
         hashes = list(dict.fromkeys(model_hash for model_hash, _ in codings))
-        qualities = {quality for _, quality in codings}
+        qualities = sorted({quality for _, quality in codings})
         return StreamInfo(
             format_version=VERSION,
             images=len(stream),
@@ -119,7 +119,7 @@ def info(source: Source) -> StreamInfo:
             height=SIDE,
             model=", ".join(filter(None, map(_name_of, hashes))) or None,
             model_hash=", ".join(model_hash.hex() for model_hash in hashes),
-            quality=qualities.pop() if len(qualities) == 1 else None,
+            quality=qualities[0] if len(qualities) == 1 else None,
             lossless=all(quality >= LOSSLESS_QUALITY for quality in qualities),
             bytes=stream.num_bytes,
             payload_bytes=stream.payload_bytes,

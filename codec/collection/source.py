@@ -36,6 +36,8 @@ class ByteSource:
             self._file = io.BytesIO(source)
         else:
             self._file = source
+        if self._file is not None:
+            self.size = self._file.seek(0, os.SEEK_END)
         self._begin()
 
     def _begin(self) -> None:
