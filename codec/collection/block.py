@@ -25,7 +25,7 @@ from codec.format.names import unpack_names
 Read = Callable[[int, int], bytes]  # (offset in the block, size) -> bytes, fewer at the end alone
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Verdict:
     """What became of some images of a stream.
 
@@ -40,7 +40,7 @@ class Verdict:
     fault: BitstreamError | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Decoded(Verdict):
     """As a Verdict, with the pixels: uint8 (N, 28, 28), zeros where lost; and the latents, if they
     were asked for: int16 (N, K).
@@ -78,16 +78,17 @@ def _joined(parts: list[Decoded]) -> Decoded:
     """What was decoded of the parts of a block, in order of image."""
     if len(parts) == 1:
         return parts[0]
-    images = np.concatenate([part.images for part in parts])
-    order = np.argsort(images)
-    found = [part.latents for part in parts if part.latents is not None]
-    return Decoded(
-        images=images[order],
-        lost=np.concatenate([part.lost for part in parts])[order],
-        fault=next((part.fault for part in parts if part.fault is not None), None),
-        pixels=np.concatenate([part.pixels for part in parts])[order],
-        latents=np.concatenate(found)[order] if found else None,
-    )
+    images = np.sort(np.concatenate([part.images for part in parts]))
+    pixels, lost = np.empty((len(images), SIDE, SIDE), np.uint8), np.empty(len(images), np.bool_)
+    latents = [part.latents for part in parts if part.latents is not None]
+    joined = np.empty((len(images), latents[0].shape[1]), np.int16) if latents else None
+    for part in parts:
+        at = images.searchsorted(part.images)
+        pixels[at], lost[at] = part.pixels, part.lost
+        if joined is not None and part.latents is not None:
+            joined[at] = part.latents
+    fault = next((part.fault for part in parts if part.fault is not None), None)
+    return Decoded(images=images, lost=lost, fault=fault, pixels=pixels, latents=joined)
 
 
 class Block:
@@ -181,7 +182,7 @@ class Block:
             names = self._names(read)
         except BitstreamError as error:
             fault, names = error, self._numbered()
-        decoded = self._decode(read, index, range(index.num_groups), False)
+        decoded = self._decode(read, index, None, False)
         return replace(decoded, names=names, fault=fault or decoded.fault)
 
     # The body of the block, by whoever reads it
@@ -206,7 +207,9 @@ class Block:
         area = self._area(read, at, self.header.index_bytes)
         return Index(*unpack_index(area, self.header, self.offset + at))
 
-    def _decode(self, read: Read, index: Index, groups: Sequence[int], latents: bool) -> Decoded:
+    def _decode(
+        self, read: Read, index: Index, groups: Sequence[int] | None, latents: bool
+    ) -> Decoded:
         return _joined(
             [
                 self._decode_part(read, index, part, mine, images, latents)
@@ -215,7 +218,13 @@ class Block:
         )
 
     def _decode_part(
-        self, read: Read, index: Index, part: Part, groups: list[int], images: I64, latents: bool
+        self,
+        read: Read,
+        index: Index,
+        part: Part,
+        groups: Sequence[int],
+        images: I64,
+        latents: bool,
     ) -> Decoded:
         model, numbers, found = self._find_model(part.model_hash), self.first + images, None
         try:
@@ -231,7 +240,9 @@ class Block:
             pixels, damaged = model.decode(messages, len(images), part.quality)
         # What was cut off by the end of the file decodes to garbage, which the check of its group
         # may fail to see.
-        damaged |= [len(m) < size for m, (_, size) in zip(messages, spans, strict=True)]
+        cut_off = [len(m) < size for m, (_, size) in zip(messages, spans, strict=True)]
+        if any(cut_off):
+            damaged = damaged | cut_off
         if not damaged.any():
             lost, fault = np.zeros(len(images), np.bool_), None
         else:

@@ -176,7 +176,7 @@ class Collection(OldCollection):  # border: the base goes
 
     def _blocks_of(self, images: I64) -> I64:
         """The blocks of images, by number."""
-        return np.searchsorted(self._firsts, images, "right") - 1
+        return self._firsts.searchsorted(images, "right") - 1
 
     def __len__(self) -> int:
         return self.blocks[-1].first + self.blocks[-1].count if self.blocks else 0
@@ -284,7 +284,7 @@ class Collection(OldCollection):  # border: the base goes
         number = int(self._blocks_of(image))
         group = int(self.blocks[number].index.groups_of(image - self.blocks[number].first))
         decoded = self._group(number, group)
-        pixels: U8 = decoded.pixels[np.searchsorted(decoded.images, image)].copy()
+        pixels: U8 = decoded.pixels[decoded.images.searchsorted(image)].copy()
         return pixels
 
     def _group(self, block: int, group: int) -> Decoded:
@@ -302,7 +302,7 @@ class Collection(OldCollection):  # border: the base goes
                 decoded = self._group(number, groups[0])
             else:
                 decoded = block.decode(groups, latents=latents is not None)
-            found = np.searchsorted(decoded.images, wanted[at])
+            found = decoded.images.searchsorted(wanted[at])
             pixels[at] = decoded.pixels[found]
             if latents is not None and decoded.latents is not None:
                 latents[at] = decoded.latents[found]

@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -205,11 +205,6 @@ class Index:
         self._firsts = np.cumsum([0, *(part.num_groups for part in parts)]).tolist()
         self._ends = np.cumsum([0, *lengths])
 
-    @property
-    def num_groups(self) -> int:
-        """Groups of all parts."""
-        return len(self._ends) - 1
-
     def span(self, group: int) -> tuple[int, int]:
         """Where the message of a group lies in the payload: its start and its size in bytes."""
         start = int(self._ends[group])
@@ -224,19 +219,22 @@ class Index:
     @cached_property
     def _groups(self) -> I64:
         groups = np.empty(sum(len(part.images) for part in self.parts), np.int64)
-        for first, part in zip(self._firsts, self.parts, strict=False):
+        for part, (first, _) in zip(self.parts, pairwise(self._firsts), strict=True):
             groups[part.images] = first + np.arange(len(part.images)) // part.group_images
         return groups
 
-    def by_part(self, groups: Sequence[int]) -> Iterator[tuple[Part, list[int], I64]]:
-        """Groups in rising order -> of each part that has some of them: the part, its groups, and
-        the images in those, numbered in the block and rising.
+    def by_part(
+        self, groups: Sequence[int] | None = None
+    ) -> Iterator[tuple[Part, Sequence[int], I64]]:
+        """Groups in rising order, None: all -> of each part that has some of them: the part, its
+        groups, and the images in those, numbered in the block and rising.
         """
+        if groups is None:
+            for part, (first, end) in zip(self.parts, pairwise(self._firsts), strict=True):
+                yield part, range(first, end), part.images
+            return
         for number, found in groupby(groups, lambda group: bisect_right(self._firsts, group) - 1):
             part, mine = self.parts[number], list(found)
-            if len(mine) == part.num_groups:
-                yield part, mine, part.images
-                continue
             size = part.group_images
             starts = [(group - self._firsts[number]) * size for group in mine]
             images = [part.images[start : start + size] for start in starts]
