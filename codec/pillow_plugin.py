@@ -37,7 +37,8 @@ from codec.coding.lanes import U8
 from codec.collection.reader import Collection
 from codec.errors import AezError, BitstreamError, ImageError, ModelError, UsageError
 from codec.files import images
-from codec.format import bitstream
+from codec.format.constants import MAGIC, MAX_IMAGE_STREAM_BYTES
+from codec.format.headers import is_collection, unpack_image_header
 
 FORMAT, EXTENSION, MIME_TYPE = "AEZ", ".aez", "image/x-aez"
 OPTIONS = ("quality", "lossless", "model", "effort", "max_bytes", "min_psnr")
@@ -63,15 +64,15 @@ class AezImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         assert self.fp is not None
         try:
-            if bitstream.is_collection(self.fp.read(3)):
+            if is_collection(self.fp.read(3)):
                 self._collection = api.open(cast(BinaryIO, self.fp))
                 self.n_frames = len(self._collection)
                 if not self.n_frames:
                     raise SyntaxError("a collection without images")
             else:
                 self.fp.seek(0)
-                self._stream = self.fp.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1)
-                bitstream.unpack_image_header(self._stream)
+                self._stream = self.fp.read(MAX_IMAGE_STREAM_BYTES + 1)
+                unpack_image_header(self._stream)
         except BitstreamError as error:
             raise SyntaxError(str(error)) from error
         self.is_animated = self.n_frames > 1
@@ -121,7 +122,7 @@ class AezImageFile(ImageFile.ImageFile):
 
 
 def _accept(prefix: bytes) -> bool:
-    return prefix.startswith(bitstream.MAGIC)
+    return prefix.startswith(MAGIC)
 
 
 @contextlib.contextmanager

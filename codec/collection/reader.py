@@ -163,11 +163,14 @@ class Collection(OldCollection):  # border: the base goes
 
     def pixels(self) -> U8:
         """All images, uint8 (N, 28, 28).  Raises BitstreamError if anything at all is damaged."""
+        if self.fault is not None:
+            raise self.fault
         decoded = []
-        for block in self.salvage():
-            if block.fault is not None:
-                raise block.fault
-            decoded.append(block.pixels)
+        for block in self.blocks:
+            found = block.salvage()
+            if found.fault is not None:
+                raise found.fault
+            decoded.append(found.pixels)
         return np.concatenate(decoded) if decoded else np.empty((0, SIDE, SIDE), np.uint8)
 
     @cached_property
