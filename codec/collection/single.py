@@ -28,8 +28,6 @@ class SingleImage:
     BitstreamError; ModelNotFound, BadModel as soon as the model is needed.
     """
 
-    has_names = False
-
     def __init__(self, stream: bytes, find_model: FindModel, num_bytes: int | None = None) -> None:
         self.header, self._payload_at = unpack_image_header(stream)
         self._stream, self._find_model = stream, find_model
@@ -46,6 +44,20 @@ class SingleImage:
 
     def __len__(self) -> int:
         return 1
+
+    def __getitem__(self, index: int) -> U8:
+        """The image, of index 0, uint8 (28, 28).  Raises IndexError."""
+        self._check_index(index)
+        return self.pixels()
+
+    def name(self, index: int) -> str:
+        """Its name: "", as it has none.  Raises IndexError."""
+        self._check_index(index)
+        return ""
+
+    def _check_index(self, index: int) -> None:
+        if index not in (0, -1):
+            raise IndexError(f"image {index} of a stream of one")
 
     @property
     def payload_bytes(self) -> int:
