@@ -61,7 +61,6 @@ NO_EMBEDDING = (
     "min_psnr may need a lossless model as well, which embed_model does not embed: leave one of "
     "the two out"
 )
-NOT_WHAT_WAS_ENCODED = "the payload does not decode to what was encoded"
 MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
 
 
@@ -642,23 +641,20 @@ class ModelInfo:
 
 def models() -> list[ModelInfo]:
     """The models that are installed.  Raises BadModel if one, or its encoder, is damaged."""
-    found = []
-    for path in registry.files():
-        model = registry.load_cached(path)
-        trained_on = str(model.card.get("trained_on", ""))
-        encoder = model.encoder_hash
-        info = ModelInfo(
+    return [
+        ModelInfo(
             name=model.name,
             lossless=model.lossless,
             hash=model.hash.hex(),
-            encoder_hash=None if encoder is None else encoder.hex(),
+            encoder_hash=None if model.encoder_hash is None else model.encoder_hash.hex(),
             path=str(path),
-            trained_on=trained_on,
+            trained_on=str(model.card.get("trained_on", "")),
             figures=model.figures,
             bytes=model.num_bytes,
         )
-        found.append(info)
-    return found
+        for path in registry.files()
+        for model in (registry.load_cached(path),)
+    ]
 
 
 __all__ = [

@@ -105,7 +105,8 @@ def info(source: Source) -> StreamInfo:
 
     source: a path or URL, the bytes, or a seekable binary file. Raises BitstreamError.
 
-    >>> info(compress(np.zeros((28, 28), np.uint8), quality=75)).quality
+    >>> import codec, numpy as np
+    >>> codec.info(codec.compress(np.zeros((28, 28), np.uint8))).quality
     75
     """
     with open_stream(source) as stream:
