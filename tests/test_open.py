@@ -222,6 +222,7 @@ def test_a_verdict_is_all_but_the_pixels_and_some_can_be_picked(many: bytes) -> 
     assert some.names == [f"{i}.png" for i in some.images]
     np.testing.assert_array_equal(some.pixels, codec.decompress(many)[some.images])
     assert decoded.pick(~decoded.lost) is decoded
+    assert verdict.pick(decoded.images % 3 == 0).names == some.names
 
 
 def test_a_block_goes_to_another_process_by_its_path(many: bytes, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 
@@ -39,6 +40,17 @@ class Verdict:
     names: list[str] = field(default_factory=list)
     fault: BitstreamError | None = None
 
+    def pick(self, which: Bools) -> Self:
+        """Some of the images, bool (N,); the fault stays."""
+        if which.all():
+            return self
+        changes: dict[str, Any] = {
+            k: array[which] for k, array in vars(self).items() if isinstance(array, np.ndarray)
+        }
+        if self.names:
+            changes["names"] = [self.names[i] for i in np.flatnonzero(which)]
+        return replace(self, **changes)
+
 
 @dataclass(kw_only=True, eq=False)
 class Decoded(Verdict):
@@ -53,19 +65,6 @@ class Decoded(Verdict):
     def verdict(self) -> Verdict:
         """All but the pixels: what a worker process has to send."""
         return Verdict(images=self.images, lost=self.lost, names=self.names, fault=self.fault)
-
-    def pick(self, which: Bools) -> Decoded:
-        """Some of the images, bool (N,)."""
-        if which.all():
-            return self
-        return Decoded(
-            images=self.images[which],
-            lost=self.lost[which],
-            names=[self.names[i] for i in np.flatnonzero(which)] if self.names else [],
-            fault=self.fault,
-            pixels=self.pixels[which],
-            latents=None if self.latents is None else self.latents[which],
-        )
 
 
 def all_lost(images: I64, fault: BitstreamError) -> Decoded:
