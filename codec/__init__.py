@@ -6,6 +6,26 @@
         len(c), c[17], c[[3, 1, 4]], c.names
 
 Names are loaded when first used: `aez --help` and `aez --version` start without numpy.
+
+How pixels come back, function by function; below each, what it does:
+
+    api.decompress                          codec.decompress(stream) of a collection
+    collection.open.open_stream                 one image or a collection?
+    collection.reader.Collection.pixels         for each block that the footer lists:
+    collection.block.Block.salvage                  header, index, Checksum
+    collection.block.Block._decode                  for each part, a model at a quality:
+    collection.block.Block._decode_part                 the messages of its groups
+    collection.models.Models.__call__                   the model that it names
+    model.ladder.Model.decode                           messages -> pixels
+
+    api.decompress                          codec.decompress(stream) of one image
+    collection.open.open_stream                 one image or a collection?
+    collection.single.SingleImage.pixels
+    collection.single.decode_images                 images of one model and quality together:
+    collection.single.SingleImage.model                 the model that it names; Check
+    model.ladder.Model.decode                           message -> pixels
+
+What takes fields apart (`format`) and reads bytes (`collection.source`) serves them on the way.
 """
 
 from __future__ import annotations

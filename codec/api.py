@@ -12,42 +12,44 @@ falls back to a better coding (`choose`).
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import io
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, cast, overload
+from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from codec import metrics
 from codec.coding.lanes import Encoded
-from codec.collection.reader import Collection, DecodedBlock, Writer, pack_encoded
+from codec.collection.border import DecodedBlock, as_block
+from codec.collection.models import installed
+from codec.collection.open import StreamInfo, info, open_collection, open_stream
+from codec.collection.reader import Collection
+from codec.collection.single import SingleImage, decode_images
+from codec.collection.source import Source
+from codec.collection.writer import Writer
 from codec.encoder.choose import Plan, Planner
 from codec.encoder.goal import Target
 from codec.errors import (
-    BitstreamError,
-    ChecksumMismatch,
-    CorruptPayload,
     ImageError,
     ModelNotFound,
     UsageError,
 )
-from codec.files import urls
 from codec.format import bitstream
 from codec.format.bitstream import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, STORED_QUALITY, ImageHeader
+from codec.format.block import pack_block
 from codec.format.index import Part
 from codec.model import registry
 from codec.model.bundle import BaseModel
 from codec.model.ladder_search import DEFAULT_EFFORT, MAX_EFFORT
-from codec.model.pixels import PIXELS, stored_bytes, stored_image
+from codec.model.pixels import stored_bytes
 
 U8 = npt.NDArray[np.uint8]
 I16 = npt.NDArray[np.int16]
@@ -59,7 +61,6 @@ NO_EMBEDDING = (
     "min_psnr may need a lossless model as well, which embed_model does not embed: leave one of "
     "the two out"
 )
-NOT_WHAT_WAS_ENCODED = "the payload does not decode to what was encoded"
 MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
 
 
@@ -366,7 +367,7 @@ def encode_block(
         stats += _stats(
             part.model.name, part.quality, pixels[part.images], encoded, plan.fell_back[part.images]
         )
-    block = pack_encoded(packed, names)
+    block = pack_block(packed, names)
     stats.bytes_out, stats.fallback_images = (
         len(block),
         np.flatnonzero(plan.fell_back)[:MAX_LISTED].tolist(),
@@ -540,130 +541,50 @@ def compress(
     return file.getvalue()
 
 
-def _decode_image(stream: bytes, extra: BaseModel | None) -> U8:
-    return _decode_images([stream], extra)[0]
-
-
-def _decode_images(streams: list[bytes], extra: BaseModel | None) -> list[U8]:
-    """Single-image streams -> uint8 (28, 28) each; those of one model and quality side by side
-    through the network.
-    """
-    found: list[U8 | None] = [None] * len(streams)
-    together: dict[tuple[bytes, int], list[int]] = {}
-    models: dict[bytes, BaseModel] = {}
-    offsets = []
-    for i, stream in enumerate(streams):
-        header, offset, model = _checked_image(stream, extra)
-        offsets.append(offset)
-        if model is None:
-            found[i] = _decode_stored(stream[offset:], offset)
-        else:
-            models[model.sha256] = model
-            together.setdefault((model.sha256, header.quality), []).append(i)
-    for (sha256, quality), places in together.items():
-        payloads = [streams[i][offsets[i] :] for i in places]
-        pixels, bad = models[sha256].decode(payloads, len(payloads), quality, group=1)
-        if bad.any():
-            raise CorruptPayload(NOT_WHAT_WAS_ENCODED, offsets[places[int(np.argmax(bad))]])
-        for i, image in zip(places, pixels, strict=True):
-            found[i] = np.asarray(image)
-    return cast(list[U8], found)
-
-
-def _checked_image(
-    stream: bytes, extra: BaseModel | None
-) -> tuple[ImageHeader, int, BaseModel | None]:
-    """Header of a single image whose Check holds, offset of its payload, its model (None: it is
-    stored).
-    """
-    header, offset = bitstream.unpack_image_header(stream)
-    model = None
-    if header.quality != STORED_QUALITY:
-        model = (
-            registry.by_hash(header.model_hash, extra)
-            if header.model_hash
-            else registry.by_id(header.model_id)
-        )
-    if bitstream.image_check(b"" if model is None else model.sha256, stream) != header.check:
-        raise ChecksumMismatch(
-            "the stream is damaged: its bytes do not match its check", bitstream.IMAGE.size - 1
-        )
-    if model is not None:
-        model.check_quality(header.quality, 4)
-    return header, offset, model
-
-
-def _decode_stored(payload: bytes, offset: int) -> U8:
-    if len(payload) > PIXELS:
-        raise CorruptPayload(
-            f"{len(payload)} bytes of a stored image, at most {PIXELS} are allowed", offset
-        )
-    try:
-        return stored_image(payload).copy()  # of a frozen array: the others can be written to
-    except CorruptPayload as error:
-        raise CorruptPayload(error.message, offset) from error
-
-
-def _extra_model(model: str | None) -> BaseModel | None:
-    return None if model is None or model == "auto" else registry.by_name(model, None)
-
-
-def decompress(stream: bytes, *, model: str | None = None) -> U8:
+def decompress(stream: Source, *, model: str | None = None) -> U8:
     """Inverse of `compress`: uint8 (28, 28) or (N, 28, 28).
 
-    model: name or file of a model to use if the stream names it; only needed for one that is not
-    installed. Raises BitstreamError (also for a collection of which only a part is damaged),
-    ModelNotFound, BadModel.
+    stream: its bytes, a path or URL (by fsspec), or a seekable binary file. model: name or file of
+    a model to use if the stream names it; only needed for one that is not installed. Raises
+    BitstreamError (also for a collection of which only a part is damaged), ModelNotFound, BadModel.
+
+    >>> decompress(compress(np.zeros((2, 28, 28), np.uint8))).shape
+    (2, 28, 28)
     """
-    if not bitstream.is_collection(stream):
-        return _decode_image(stream, _extra_model(model))
-    blocks = []
-    for block in decode_blocks(io.BytesIO(stream), model=model):
-        if block.error is not None:
-            raise block.error
-        assert block.pixels is not None
-        blocks.append(block.pixels)
-    return np.concatenate(blocks) if blocks else np.empty((0, 28, 28), np.uint8)
+    with open_stream(stream, model=model) as opened:
+        return opened.pixels()
 
 
-def decompress_images(streams: list[bytes], *, model: str | None = None) -> U8:
+def decompress_images(streams: Sequence[bytes], *, model: str | None = None) -> U8:
     """Inverse of `compress_images`: N single-image streams -> uint8 (N, 28, 28), side by side
     through the network.
 
     Raises what `decompress` raises, for the first stream that is at fault.
     """
-    images = _decode_images(streams, _extra_model(model))
-    return np.stack(images) if images else np.empty((0, 28, 28), np.uint8)
+    find_model = installed(model)
+    return decode_images([SingleImage(stream, find_model) for stream in streams])
 
 
 @overload
-def latents(stream: bytes, *, model: str | None = None, levels: Literal[False] = False) -> I16: ...
+def latents(stream: Source, *, model: str | None = None, levels: Literal[False] = False) -> I16: ...
 @overload
-def latents(stream: bytes, *, model: str | None = None, levels: Literal[True]) -> list[I16]: ...
-def latents(stream: bytes, *, model: str | None = None, levels: bool = False) -> I16 | list[I16]:
+def latents(stream: Source, *, model: str | None = None, levels: Literal[True]) -> list[I16]: ...
+def latents(stream: Source, *, model: str | None = None, levels: bool = False) -> I16 | list[I16]:
     """The numbers that a lossy stream carries and its pixels are computed from: features of the
     images.
 
     int16 (K,) for one image, (N, K) for a collection, level after level. levels: one array for each
     level instead, int16 (N, 32) and then (N, C, 7, 7), without N for one image, coarse to fine; the
     sizes are the model's. They are dequantized, so the unit does not depend on the quality:
-    -4095..4095, 512 stands for 1. Latents of different models have nothing in common. `model` is as
-    for `decompress`; `Collection.with_latents` reads those of some images. Raises UsageError for
-    lossless and stored images and for a collection of several models, and what `decompress` raises.
+    -4095..4095, 512 stands for 1. Latents of different models have nothing in common. `stream` and
+    `model` are as for `decompress`; `Collection.with_latents` reads those of some images. Raises
+    UsageError for lossless and stored images and for a collection of several models, and what
+    `decompress` raises.
 
     >>> dense, *grids = latents(compress(np.zeros((28, 28), np.uint8)), levels=True)
     """
-    if bitstream.is_collection(stream):
-        with open(stream, model=model) as collection:
-            flat, shapes = collection.with_latents(slice(None))[1], collection.latent_shapes
-    else:
-        header, offset, found = _checked_image(stream, _extra_model(model))
-        if found is None:
-            raise UsageError("a stored image has no latents: those are what a lossy stream has")
-        _, several, bad = found.decode_latents([stream[offset:]], 1, header.quality, group=1)
-        if bad.any():
-            raise CorruptPayload(NOT_WHAT_WAS_ENCODED, offset)
-        flat, shapes = several[0], found.latent_shapes
+    with open_stream(stream, model=model) as opened:
+        flat, shapes = opened.latents(), opened.latent_shapes
     if not levels:
         return flat
     ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
@@ -673,9 +594,7 @@ def latents(stream: bytes, *, model: str | None = None, levels: bool = False) ->
     ]
 
 
-def open(
-    source: str | Path | bytes | BinaryIO, *, model: str | None = None, recover: bool = False
-) -> Collection:
+def open(source: Source, *, model: str | None = None, recover: bool = False) -> Collection:
     """Open a collection for random access: `len(c)`, `c[17]`, `c[[3, 1, 4]]`, `c.names`,
     `c.find("0/1.png")`.
 
@@ -684,137 +603,22 @@ def open(
     bytes of the file, its header, are damaged. Raises BitstreamError; a single image is no
     collection.
     """
-    if urls.is_url(source):
-        source = urls.open_file(cast(str, source))
-    return Collection(
-        Path(source) if isinstance(source, str) else source,
-        _Finder(_extra_model(model)),
-        recover=recover,
-    )
-
-
-@dataclass(frozen=True)
-class _Finder:
-    """Model_Hash -> model: a class, so that a Collection can be pickled."""
-
-    extra: BaseModel | None
-
-    def __call__(self, model_hash: bytes) -> BaseModel:
-        return registry.by_hash(model_hash, self.extra)
+    return open_collection(source, model=model, recover=recover)
 
 
 def decode_blocks(file: BinaryIO, *, model: str | None = None) -> Iterator[DecodedBlock]:
-    """Decode a stream block by block, damaged ones as far as they go; a single image is one block.
-
-    file: seekable. Raises BitstreamError where the start of the stream is unusable, ModelNotFound,
-    BadModel.
-    """
-    if (collection := recovered(file, model)) is not None:
-        yield from collection.decode_blocks()
-        return
-    file.seek(0)
-    stream = file.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1)
-    block = DecodedBlock(0, 1, None, is_single=True)
-    try:
-        block.pixels = _decode_image(stream, _extra_model(model))[None]
-    except (ChecksumMismatch, CorruptPayload) as error:
-        block.error, block.lost = error, [0]
-    yield block
+    """border: goes when commands call `open_stream(...).salvage()`."""
+    stream = open_stream(file, model=model, recover=True)
+    end, is_single = 0, not isinstance(stream, Collection)
+    for decoded in stream.salvage():
+        yield (block := as_block(decoded, is_single, end))
+        end = block.first + block.count
 
 
 def recovered(source: Path | BinaryIO, model: str | None) -> Collection | None:
-    """The collection in a path or seekable file, even if its header is damaged; None: it is a
-    single image.
-
-    Raises BitstreamError where the start of the stream is unusable: it is of a later version, or
-    nothing here is a block.
-    """
-    with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - len(bitstream.END_MAGIC)))
-        end = file.read()
-        file.seek(0)
-        start = file.read(bitstream.COLLECTION.size)
-    try:
-        if not bitstream.is_collection(start):
-            # One flipped bit makes a collection look like a single image; its end still tells.
-            if end == bitstream.END_MAGIC and size > bitstream.SMALLEST_COLLECTION:
-                with contextlib.suppress(BitstreamError):
-                    return open(source, model=model, recover=True)
-            return None
-    except BitstreamError:
-        if len(start) < bitstream.COLLECTION.size:
-            raise
-    return open(source, model=model, recover=True)
-
-
-@dataclass
-class StreamInfo:
-    """What the headers of a stream say.  bytes: the whole stream; payload_bytes: its entropy-coded
-    part.
-    """
-
-    format_version: int
-    images: int
-    width: int
-    height: int
-    model: str | None
-    model_hash: str
-    quality: int | None
-    lossless: bool
-    bytes: int
-    payload_bytes: int
-
-
-def info(source: bytes | BinaryIO) -> StreamInfo:
-    """Read the headers of a stream, never its payload.
-
-    model is None if it is not installed; several models or qualities are joined by commas, or None.
-    A stored image has quality 101, and neither a model nor a model_hash.
-    Raises BitstreamError.
-    """
-    file = io.BytesIO(source) if isinstance(source, builtins.bytes) else source
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    start = file.read(3)
-    if bitstream.is_collection(start):
-        collection = open(file)
-        headers = list(collection.headers())
-        parts = [part for block in range(len(headers)) for part in collection.parts(block)]
-        hashes = list(dict.fromkeys(part.model_hash for part in parts))
-        qualities = {part.quality for part in parts}
-        images, payload_bytes = len(collection), sum(h.payload_bytes for h in headers)
-    else:
-        file.seek(0)
-        header, offset = bitstream.unpack_image_header(
-            file.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1)
-        )
-        known = bytes.fromhex(registry.MODEL_IDS.get(header.model_id, ""))
-        hashes, qualities, images, payload_bytes = (
-            [header.model_hash or known],
-            {header.quality},
-            1,
-            size - offset,
-        )
-    lossless = all(quality >= LOSSLESS_QUALITY for quality in qualities)
-    return StreamInfo(
-        bitstream.VERSION,
-        images,
-        28,
-        28,
-        ", ".join(filter(None, map(_name_of, hashes))) or None,
-        ", ".join(h.hex() for h in hashes),
-        qualities.pop() if len(qualities) == 1 else None,
-        lossless,
-        size,
-        payload_bytes,
-    )
-
-
-def _name_of(model_hash: builtins.bytes) -> str | None:
-    """Name of an installed model, from its file name."""
-    path = registry.path_of(model_hash) if model_hash else None
-    return registry.name_of(path) if path else None
+    """border: goes when commands call `open_stream`."""
+    stream = open_stream(source, model=model, recover=True)
+    return stream if isinstance(stream, Collection) else None
 
 
 @dataclass
@@ -837,23 +641,20 @@ class ModelInfo:
 
 def models() -> list[ModelInfo]:
     """The models that are installed.  Raises BadModel if one, or its encoder, is damaged."""
-    found = []
-    for path in registry.files():
-        model = registry.load_cached(path)
-        trained_on = str(model.card.get("trained_on", ""))
-        encoder = model.encoder_hash
-        info = ModelInfo(
+    return [
+        ModelInfo(
             name=model.name,
             lossless=model.lossless,
             hash=model.hash.hex(),
-            encoder_hash=None if encoder is None else encoder.hex(),
+            encoder_hash=None if model.encoder_hash is None else model.encoder_hash.hex(),
             path=str(path),
-            trained_on=trained_on,
+            trained_on=str(model.card.get("trained_on", "")),
             figures=model.figures,
             bytes=model.num_bytes,
         )
-        found.append(info)
-    return found
+        for path in registry.files()
+        for model in (registry.load_cached(path),)
+    ]
 
 
 __all__ = [

@@ -7,10 +7,10 @@ READ ME FIRST
 - torch is imported when the first item is read, so it is no subclass of `torch.utils.data.Dataset`;
   a map-style data set needs only `len` and indexing, and `DataLoader`, `Subset` and `ConcatDataset`
   ask for no more.
-- A batch is decoded in one go (`__getitems__`), and an image with the 8 of its group (below quality
-  50, and lossless, 16): images that are wanted in random order cost up to so many times what they
-  cost in order. `preload=True` decodes everything once.
-- Workers, forked or spawned, open the collection for themselves, and share the cores among them.
+- A batch is decoded in one go (`__getitems__`), and an image with the others of its group, 5 or 16
+  in all (`codec.format.constants.group_images`): images in random order cost up to so many times
+  what they cost in order. `preload=True` decodes everything once.
+- Workers, forked or spawned, open the collection for themselves, and share the cores.
 
 Single images in the shards of WebDataset need no class:
 
@@ -31,10 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import api, parallel
+from codec.arrays import I64, Integers
 from codec.collection.reader import Collection
 from codec.errors import UsageError
-
-I64 = npt.NDArray[np.int64]
 
 
 class AezDataset:
@@ -61,7 +60,7 @@ class AezDataset:
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         *,
-        labels: Sequence[int] | npt.NDArray[np.integer] | None = None,
+        labels: Sequence[int] | Integers | None = None,
         return_latents: bool = False,
         preload: bool = False,
         model: str | None = None,

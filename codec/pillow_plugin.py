@@ -8,9 +8,9 @@
     for frame in ImageSequence.Iterator(Image.open("all.aez")): ...
 
 READ ME FIRST
-- Opening reads headers: what is wrong with those is a SyntaxError, so `Image.open` goes on to other
-  formats and ends in an UnidentifiedImageError. A frame is decoded when its pixels are first asked
-  for, together with those of its group; what is wrong with those, or a model that is not installed,
+- Opening reads headers. If they are at fault that is a SyntaxError, so `Image.open` tries the other
+  formats and then raises UnidentifiedImageError. A frame is decoded when its pixels are first asked
+  for, together with those of its group; if they are damaged, or their model is not installed, that
   is an OSError, whose `__cause__` is the codec's own error.
 - A collection is an image of several frames; `info["name"]` is the name of the frame that has been
   loaded. One without images is no image. A collection that is damaged at its start or end does not
@@ -21,7 +21,7 @@ READ ME FIRST
   a format does not have, so a misspelt one is no error.
 - Pillow empties an existing file before it asks a format to write. So save over a file only what
   has been loaded, never a collection over itself.
-- Pickling and copying keep the frame at hand alone.
+- Pickling and copying keep the current frame alone.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from typing import IO, Any, BinaryIO, cast
 from PIL import Image, ImageFile, ImageSequence
 
 from codec import api
-from codec.coding.lanes import U8
+from codec.arrays import U8
+from codec.collection.open import open_stream
 from codec.collection.reader import Collection
+from codec.collection.single import SingleImage
 from codec.errors import AezError, BitstreamError, ImageError, ModelError, UsageError
 from codec.files import images
-from codec.format import bitstream
+from codec.format.constants import MAGIC
 
 FORMAT, EXTENSION, MIME_TYPE = "AEZ", ".aez", "image/x-aez"
 OPTIONS = ("quality", "lossless", "model", "effort", "max_bytes", "min_psnr")
@@ -56,30 +58,23 @@ class AezImageFile(ImageFile.ImageFile):
     is_animated = False
     _min_frame = 0
     _frame = 0
-    _stream: bytes | None = None  # of a single image, until it is decoded
-    _collection: Collection | None = None
-    _is_pending = False  # whether the frame at hand is not yet decoded
+    _stream: Collection | SingleImage | None = None
+    _is_pending = False  # whether the current frame is not yet decoded
 
     def _open(self) -> None:
-        assert self.fp is not None
         try:
-            if bitstream.is_collection(self.fp.read(3)):
-                self._collection = api.open(cast(BinaryIO, self.fp))
-                self.n_frames = len(self._collection)
-                if not self.n_frames:
-                    raise SyntaxError("a collection without images")
-            else:
-                self.fp.seek(0)
-                self._stream = self.fp.read(bitstream.MAX_IMAGE_STREAM_BYTES + 1)
-                bitstream.unpack_image_header(self._stream)
+            self._stream = open_stream(cast(BinaryIO, self.fp))
+            self.n_frames = len(self._stream)
         except BitstreamError as error:
             raise SyntaxError(str(error)) from error
+        if not self.n_frames:
+            raise SyntaxError("a collection without images")
         self.is_animated = self.n_frames > 1
         self._mode, self._size, self._is_pending = "L", (images.WIDTH, images.HEIGHT), True
         self.tile = []  # nothing for Pillow to decode; it is None there before Pillow 11
 
     def load(self) -> Any:
-        """Decode the frame at hand, if that has not been done.  Raises OSError."""
+        """Decode the current frame, if that has not been done.  Raises OSError."""
         if self._is_pending:
             try:
                 pixels = self._pixels()
@@ -90,20 +85,22 @@ class AezImageFile(ImageFile.ImageFile):
         return super().load()
 
     def _pixels(self) -> U8:
-        if self._collection is None:
-            assert self._stream is not None
-            pixels = api.decompress(self._stream)
-            self._stream = None
-            if self._exclusive_fp and self.fp is not None:
-                self.fp.close()
-            self.fp = None
-            return pixels
-        decoded = self._collection[self._frame]
+        assert self._stream is not None
+        pixels = self._stream[self._frame]
         self.info.pop("name", None)
         with contextlib.suppress(BitstreamError):  # of damaged names; the pixels are intact
-            if name := self._collection.name(self._frame):
+            if name := self._stream.name(self._frame):
                 self.info["name"] = name
-        return decoded
+        if not self.is_animated:
+            self._release()
+        return pixels
+
+    def _release(self) -> None:
+        """Nothing is read any more."""
+        self._stream = None
+        if self._exclusive_fp and self.fp is not None:
+            self.fp.close()
+        self.fp = None
 
     def seek(self, frame: int) -> None:
         """Go to a frame, from 0 on.  Raises EOFError."""
@@ -111,17 +108,17 @@ class AezImageFile(ImageFile.ImageFile):
             self._frame, self._is_pending = frame, True
 
     def tell(self) -> int:
-        """The frame at hand."""
+        """The number of the current frame."""
         return self._frame
 
     def close(self) -> None:
         """Close the file."""
         super().close()
-        self._collection = None
+        self._stream = None
 
 
 def _accept(prefix: bytes) -> bool:
-    return prefix.startswith(bitstream.MAGIC)
+    return prefix.startswith(MAGIC)
 
 
 @contextlib.contextmanager
@@ -138,7 +135,7 @@ def _options(image: Image.Image, *more: str) -> dict[str, Any]:
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    """One image, the frame at hand, as a single-image stream."""
+    """The current frame as a single-image stream."""
     with _as_os_errors():
         stream = api.compress(images.pixels_of(image, "the image"), **_options(image))
     fp.write(stream)

@@ -5,17 +5,23 @@ the network.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import struct
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from codec.coding import rans
+from codec.collection.block import Decoded, Verdict
+from codec.collection.open import open_stream
+from codec.collection.writer import Writer
+from codec.format.block import pack_block
+from codec.format.index import Part
 from codec.model import pixels as pixel_model
 from codec.model.ladder import (
     DEQUANTIZED_MAX,
@@ -607,3 +613,52 @@ def reference_input(pixels: np.ndarray) -> np.ndarray:
                 :, y_at, x_at
             ] * np.int64(PIXEL_UNIT)
     return x
+
+
+# ---- collections
+
+
+def collect(
+    count: int,
+    names: list[str] | None = None,
+    *,
+    quality: int = 40,
+    block_images: int = 4096,
+    pixels: np.ndarray | None = None,
+) -> bytes:
+    """`drawn(count)`, or other pixels, as a collection of tiny model 0 at effort 1, in blocks of so
+    many images.
+    """
+    pixels = drawn(count) if pixels is None else pixels
+    file = io.BytesIO()
+    writer = Writer(file)
+    for at in range(0, count, block_images):
+        some = pixels[at : at + block_images]
+        encoded = tiny_model().encode(some, quality, effort=1)
+        part = Part(tiny_model().hash, quality, np.arange(len(some)))
+        named = None if names is None else names[at : at + block_images]
+        writer.write(pack_block([(part, encoded.messages)], named), len(some))
+    writer.finish()
+    return file.getvalue()
+
+
+class CountingFile(io.BytesIO):
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self.bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        part = super().read(size)
+        self.bytes_read += len(part)
+        return part
+
+
+def salvage(stream: bytes | BinaryIO) -> list[Decoded]:
+    """All that can be had of a stream, block by block."""
+    with open_stream(stream, recover=True) as opened:
+        return list(opened.salvage())
+
+
+def lost(decoded: Verdict) -> list[int]:
+    """Which of the images of a block are lost, numbered in the block."""
+    return np.flatnonzero(decoded.lost).tolist()

@@ -17,7 +17,6 @@ from codec.errors import (
     BadMagic,
     BadModel,
     BitstreamError,
-    ChecksumMismatch,
     CorruptPayload,
     ImageError,
     ModelNotFound,
@@ -183,7 +182,7 @@ def test_statistics_are_those_of_the_whole_file() -> None:
     mse = np.square(pixels.astype(float) - x_hat).mean()
     assert stats.images == 50
     assert stats.bytes_out == len(stream)
-    assert stats.payload_bytes == sum(h.payload_bytes for h in api.open(stream).headers())
+    assert stats.payload_bytes == api.open(stream).payload_bytes
     assert stats.squared_error == np.square(pixels.astype(int) - x_hat).sum()
     assert stats.bpp == pytest.approx(8 * len(stream) / (50 * 784))
     assert stats.psnr_db == pytest.approx(10 * np.log10(255**2 / mse))
@@ -442,7 +441,7 @@ def test_auto_takes_the_smaller_of_two_lossless_models(
     assert {3, 4} <= set(seen)
     assert all(number in (0, 3 + size.argmin()) for number, size in zip(seen, sizes.T, strict=True))
     stream = api.compress(pixels, lossless=True)
-    for part in api.open(stream).parts(0):
+    for part in api.open(stream).blocks[0].parts:
         k = [model.hash for model in models].index(part.model_hash)
         np.testing.assert_array_equal(sizes[k, part.images], sizes.min(axis=0)[part.images])
     np.testing.assert_array_equal(api.decompress(stream), pixels)
@@ -478,7 +477,7 @@ def test_info_of_a_single_image_reads_no_payload(shipped: Model) -> None:
 
 def test_info_of_a_collection_reads_no_payload(shipped: Model) -> None:
     stream = api.compress(helpers.drawn(30), quality=20)
-    (header,) = api.open(stream).headers()
+    header = api.open(stream).blocks[0].header
     at = bitstream.COLLECTION.size + bitstream.BLOCK.size
     garbage = stream[:at] + bytes(header.body_bytes) + stream[at + header.body_bytes :]
     info = api.info(garbage)
@@ -526,7 +525,7 @@ def test_what_is_no_stream_is_refused_by_all_readers(
         api.info,
         api.decompress,
         api.open,
-        lambda s: list(api.decode_blocks(io.BytesIO(s))),
+        helpers.salvage,
     ]
     for reader in readers:
         with pytest.raises(error):
@@ -534,25 +533,6 @@ def test_what_is_no_stream_is_refused_by_all_readers(
 
 
 # ---- damage to one image
-
-
-def test_decode_blocks_gives_a_single_image_as_one_block(shipped: Model) -> None:
-    image = helpers.drawn(1)[0]
-    (block,) = api.decode_blocks(io.BytesIO(api.compress(image)))
-    assert block.is_single
-    assert (block.first, block.count, block.names, block.lost, block.error) == (0, 1, [], [], None)
-    assert block.pixels is not None
-    np.testing.assert_array_equal(block.pixels[0], decoded(image, 75, shipped))
-
-
-@pytest.mark.usefixtures("shipped")
-def test_decode_blocks_reports_a_damaged_single_image() -> None:
-    stream = bytearray(api.compress(helpers.drawn(1)[0]))
-    stream[-1] ^= 1
-    (block,) = api.decode_blocks(io.BytesIO(bytes(stream)))
-    assert block.pixels is None
-    assert block.lost == [0]
-    assert isinstance(block.error, ChecksumMismatch)
 
 
 def test_a_payload_that_passes_the_check_but_not_the_coder_is_corrupt(shipped: Model) -> None:

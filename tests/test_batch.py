@@ -20,9 +20,9 @@ from codec import api
 from codec.commands import compress, decompress, work
 from codec.commands.inputs import Report, plan_compress, refuse
 from codec.errors import ChecksumMismatch, UsageError
-from codec.files import images
+from codec.files import images, names
 from codec.files.atomic import atomic
-from codec.format import bitstream, names
+from codec.format import bitstream
 
 
 def make_pixels(n: int, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import threading
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,15 +18,12 @@ import numpy as np
 import pytest
 
 from codec import api
-from codec.collection.reader import (
-    Collection,
-    DecodedBlock,
-    Writer,
-    _Source,
-    pack_block,
-    pack_names,
-    unpack_names,
-)
+from codec.collection.models import installed
+from codec.collection.names import NameIndex
+from codec.collection.open import open_stream
+from codec.collection.reader import Collection
+from codec.collection.source import ByteSource
+from codec.collection.writer import Writer
 from codec.commands import decompress
 from codec.commands.inputs import Report
 from codec.errors import (
@@ -41,17 +37,26 @@ from codec.errors import (
     TrailingData,
     Truncated,
 )
-from codec.format import bitstream
-from codec.format.bitstream import (
+from codec.format.block import pack_block
+from codec.format.constants import (
+    CHECKSUM_BYTES,
+    FLAG_COLLECTION,
+    FLAG_EXTENDED,
+    MAGIC,
+    MAX_NAMES_BYTES,
+    VERSION,
+)
+from codec.format.footer import FOOTER, FOOTER_END, FOOTER_ENTRY, Footer
+from codec.format.headers import (
     BLOCK,
     COLLECTION,
-    FOOTER,
-    FOOTER_END,
-    FOOTER_ENTRY,
     BlockHeader,
-    Footer,
+    pack_collection_header,
+    unpack_block_header,
 )
-from codec.format.index import unpack_index
+from codec.format.index import Part, unpack_index
+from codec.format.names import pack_names, unpack_names
+from codec.format.primitives import checksum, crc8, pack_varint
 from codec.model.ladder import Model
 from codec.model.pixels import PixelModel
 
@@ -67,60 +72,49 @@ def pixels_of(count: int) -> np.ndarray:
     return helpers.tiny_model().encode(helpers.drawn(count), QUALITY).pixels
 
 
-def collect(count: int, names: list[str] | None = None, quality: int = QUALITY) -> bytes:
-    return api.compress(helpers.drawn(count), quality=quality, effort=1, names=names)
+def small(count: int, names: list[str] | None = None, quality: int = QUALITY) -> bytes:
+    """In blocks of 20 images: a full group of quality 40 and a short one."""
+    return helpers.collect(count, names, quality=quality, block_images=20)
 
 
-def decode_all(stream: bytes) -> list[DecodedBlock]:
-    return list(api.decode_blocks(io.BytesIO(stream)))
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Blocks of 20 images: a full group and a short one."""
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 20)
-    return 20
-
-
-class CountingFile(io.BytesIO):
-    def __init__(self, stream: bytes) -> None:
-        super().__init__(stream)
-        self.bytes_read = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        part = super().read(size)
-        self.bytes_read += len(part)
-        return part
+def packed(model: Model | PixelModel, pixels: np.ndarray, quality: int) -> bytes:
+    """A block of one part."""
+    part = Part(model.hash, quality, np.arange(len(pixels)))
+    return pack_block([(part, model.encode(pixels, quality).messages)], None)
 
 
 # ---- round trips
 
 
+def test_the_writer_of_the_api_makes_what_these_tests_read() -> None:
+    names = [f"{i}.png" for i in range(50)]
+    assert helpers.collect(50, names) == api.compress(
+        helpers.drawn(50), quality=QUALITY, effort=1, names=names
+    )
+
+
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("block_images", [4096, 20, 16, 1])
-def test_decompress_inverts_compress(
-    count: int, named: bool, block_images: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_salvage_inverts_packing(count: int, named: bool, block_images: int) -> None:
     if block_images == 1 and count > 17:
         count = 18  # blocks of one image each are slow
-    monkeypatch.setattr(api, "BLOCK_IMAGES", block_images)
     names = [f"{i}.png" for i in range(count)] if named else None
-    stream = collect(count, names)
+    stream = helpers.collect(count, names, block_images=block_images)
     np.testing.assert_array_equal(api.decompress(stream), pixels_of(count))
     with api.open(stream) as collection:
         assert len(collection) == count
         assert collection.names == (names or [])
-        assert [h.image_count for h in collection.headers()] == [
+        assert [block.header.image_count for block in collection.blocks] == [
             min(block_images, count - at) for at in range(0, count, block_images)
         ]
         parts = list(collection)
     assert len(parts) == count
     np.testing.assert_array_equal(np.array(parts).reshape(-1, 28, 28), pixels_of(count))
-    blocks = decode_all(stream)
-    assert [b for b in blocks if b.error or b.lost or b.is_single] == []
+    blocks = helpers.salvage(stream)
+    assert [b for b in blocks if b.fault or b.lost.any()] == []
     assert [name for b in blocks for name in b.names] == (names or [])
-    assert [b.first for b in blocks] == list(range(0, count, block_images))
+    assert [number for b in blocks for number in b.images] == list(range(count))
 
 
 def test_an_empty_collection_is_44_bytes_worked_out_by_hand() -> None:
@@ -131,17 +125,21 @@ def test_an_empty_collection_is_44_bytes_worked_out_by_hand() -> None:
     footer = b"aezF" + bytes(12)
     expected = (
         start
-        + bytes([bitstream.crc8(start)])
+        + bytes([crc8(start)])
         + footer
-        + bitstream.checksum(footer)
+        + checksum(footer)
         + (40).to_bytes(4, "little")
         + b"aezE"
     )
-    assert collect(0) == expected
+    assert helpers.collect(0) == expected
     assert len(expected) == 44
 
 
-def test_the_same_images_give_the_same_bytes_however_they_arrive(small_blocks: int) -> None:
+def test_the_same_images_give_the_same_bytes_however_they_arrive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In blocks of 20."""
+    monkeypatch.setattr(api, "BLOCK_IMAGES", 20)  # border: block_images=20 of the writer
     names = [f"n{i}" for i in range(47)]
     for pieces in ([47], [1] * 47, [0, 19, 2, 0, 26]):
         file = io.BytesIO()
@@ -150,7 +148,7 @@ def test_the_same_images_give_the_same_bytes_however_they_arrive(small_blocks: i
             for piece in pieces:
                 writer.write(helpers.drawn(47)[at : at + piece], names[at : at + piece])
                 at += piece
-        assert file.getvalue() == collect(47, names)
+        assert file.getvalue() == small(47, names)
         assert writer.stats.images == 47
         assert writer.stats.bytes_out == len(file.getvalue())
 
@@ -162,9 +160,8 @@ def test_blocks_of_different_models_and_qualities_live_in_one_file(
     writer = Writer(file)
     expected = []
     for i, (model, quality) in enumerate([(two_shipped[0], 10), (two_shipped[1], 90)]):
-        block, encoded = pack_block(model, helpers.drawn(20 + i), quality, None)
-        writer.write(block, 20 + i)
-        expected.append(encoded.pixels)
+        writer.write(packed(model, helpers.drawn(20 + i), quality), 20 + i)
+        expected.append(model.encode(helpers.drawn(20 + i), quality).pixels)
     writer.finish()
     assert writer.num_bytes == len(file.getvalue())
     np.testing.assert_array_equal(api.decompress(file.getvalue()), np.concatenate(expected))
@@ -187,14 +184,14 @@ def test_blocks_of_different_models_and_qualities_live_in_one_file(
     ],
 )
 def test_names_come_back_exactly(names: list[str]) -> None:
-    stream = collect(3, names)
+    stream = helpers.collect(3, names)
     assert api.open(stream).names == names
-    assert decode_all(stream)[0].names == names
+    assert helpers.salvage(stream)[0].names == names
 
 
 def test_a_collection_without_names_has_an_empty_list() -> None:
-    assert api.open(collect(3)).names == []
-    assert api.open(collect(0, [])).names == []
+    assert api.open(helpers.collect(3)).names == []
+    assert api.open(helpers.collect(0, [])).names == []
 
 
 def test_a_name_with_nul_is_refused() -> None:
@@ -217,7 +214,7 @@ def test_another_number_of_names_is_refused(count: int) -> None:
 def test_names_that_claim_to_be_huge_are_refused_before_they_are_made() -> None:
     import zstandard
 
-    bomb = zstandard.ZstdCompressor().compress(bytes(bitstream.MAX_NAMES_BYTES + 1))
+    bomb = zstandard.ZstdCompressor().compress(bytes(MAX_NAMES_BYTES + 1))
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(b"a\0")
     for frame in (bomb, unsized):
         with pytest.raises(LimitExceeded, match="at most"):
@@ -239,8 +236,8 @@ def test_a_damaged_names_frame_is_a_bitstream_error() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 17, 100])
-def test_an_index_gives_what_the_whole_would(count: int, small_blocks: int) -> None:
-    collection, whole = api.open(collect(count)), pixels_of(count)
+def test_an_index_gives_what_the_whole_would(count: int) -> None:
+    collection, whole = api.open(small(count)), pixels_of(count)
     for i in {0, count // 2, count - 1, -1, -count}:
         np.testing.assert_array_equal(collection[i], whole[i])
     assert collection[0].shape == (28, 28)
@@ -260,20 +257,20 @@ def test_an_index_gives_what_the_whole_would(count: int, small_blocks: int) -> N
     assert collection[[]].shape == (0, 28, 28)
 
 
-def test_an_index_out_of_range_is_an_index_error(small_blocks: int) -> None:
-    collection = api.open(collect(41))
+def test_an_index_out_of_range_is_an_index_error() -> None:
+    collection = api.open(small(41))
     wrong: list[Any] = [41, -42, 10**12, [0, 41], [-42, 3]]
     for index in wrong:
         with pytest.raises(IndexError, match="of a collection of 41"):
             collection[index]
     with pytest.raises(IndexError):
-        api.open(collect(0))[0]
+        api.open(small(0))[0]
 
 
 @pytest.mark.parametrize("index", [1.5, "1", None, [0.5], np.array([3, 1]), (3, 1), [True, False]])
 def test_an_index_of_another_kind_is_obeyed_or_refused_but_never_guessed_at(index: Any) -> None:
     """Law L3: c[np.array([3, 1])] is two images or an error, not the first of them."""
-    collection, whole = api.open(collect(17)), pixels_of(17)
+    collection, whole = api.open(helpers.collect(17)), pixels_of(17)
     try:
         got = collection[index]
     except (TypeError, IndexError):
@@ -284,10 +281,10 @@ def test_an_index_of_another_kind_is_obeyed_or_refused_but_never_guessed_at(inde
 
 @pytest.mark.parametrize(("quality", "group"), [(49, 16), (50, 5)])
 def test_one_image_is_read_by_its_group_alone(quality: int, group: int) -> None:
-    stream = collect(1000, [f"{i}" for i in range(1000)], quality)
-    file = CountingFile(stream)
+    stream = helpers.collect(1000, [f"{i}" for i in range(1000)], quality=quality)
+    file = helpers.CountingFile(stream)
     collection = api.open(file)
-    (header,) = collection.headers()
+    header = collection.blocks[0].header
     index_at = COLLECTION.size + BLOCK.size + header.names_bytes
     _, lengths = unpack_index(stream[index_at : index_at + header.index_bytes], header, 0)
     file.bytes_read = 0
@@ -299,12 +296,9 @@ def test_one_image_is_read_by_its_group_alone(quality: int, group: int) -> None:
     assert file.bytes_read < len(stream) // 30
 
 
-def test_neighbours_of_an_image_come_without_reading_until_others_take_their_place(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("codec.collection.reader.KEPT_GROUPS", 2)
-    file, whole = CountingFile(collect(100)), pixels_of(100)
-    collection = api.open(file)
+def test_neighbours_of_an_image_come_without_reading_until_others_take_their_place() -> None:
+    file, whole = helpers.CountingFile(helpers.collect(100)), pixels_of(100)
+    collection = Collection(file, installed(None), kept_groups=2)
     collection[40]
     file.bytes_read = 0
     first = collection[32]
@@ -320,27 +314,31 @@ def test_neighbours_of_an_image_come_without_reading_until_others_take_their_pla
 
 @pytest.mark.parametrize(("quality", "first"), [(QUALITY, 16), (75, 15)])
 def test_a_damaged_group_is_an_error_each_time_it_is_asked_for(quality: int, first: int) -> None:
-    stream = bytearray(collect(20, quality=quality))
+    stream = bytearray(helpers.collect(20, quality=quality))
     stream[-60] ^= 255  # of the last group
     collection = api.open(bytes(stream))
     for wanted in (17, 17, [17], [3, 19]):
-        with pytest.raises(CorruptPayload, match=f"images {first} and on are damaged"):
+        with pytest.raises(
+            CorruptPayload, match=f"image {first} and the rest of its group are damaged"
+        ):
             collection[wanted]
-    np.testing.assert_array_equal(collection[3], api.decompress(collect(20, quality=quality))[3])
+    np.testing.assert_array_equal(
+        collection[3], api.decompress(helpers.collect(20, quality=quality))[3]
+    )
 
 
 def test_damage_costs_small_groups_from_the_middle_of_the_qualities_on() -> None:
     for quality, group in ((49, 16), (50, 5), (99, 5)):
-        stream = collect(40, quality=quality)
+        stream = helpers.collect(40, quality=quality)
         damaged = bytearray(stream)
         damaged[parts_of(stream)["payload"][0] + 3] ^= 0x55
-        (block,) = decode_all(bytes(damaged))
-        assert block.lost == list(range(group))
+        (block,) = helpers.salvage(bytes(damaged))
+        assert helpers.lost(block) == list(range(group))
         np.testing.assert_array_equal(block.pixels[group:], api.decompress(stream)[group:])
 
 
-def test_an_image_given_out_is_the_callers(small_blocks: int) -> None:
-    collection, whole = api.open(collect(30, quality=75)), api.decompress(collect(30, quality=75))
+def test_an_image_given_out_is_the_callers() -> None:
+    collection, whole = api.open(small(30, quality=75)), api.decompress(small(30, quality=75))
     for index in (9, -21, np.int64(9), np.uint8(9), True):
         image = collection[index]
         assert (image.shape, image.dtype, image.flags.writeable) == ((28, 28), np.uint8, True)
@@ -348,12 +346,12 @@ def test_an_image_given_out_is_the_callers(small_blocks: int) -> None:
         image[...] = 7
 
 
-def test_length_and_headers_are_known_without_payload(small_blocks: int) -> None:
-    stream = collect(100)
-    file = CountingFile(stream)
+def test_length_and_headers_are_known_without_payload() -> None:
+    stream = small(100)
+    file = helpers.CountingFile(stream)
     collection = api.open(file)
     assert len(collection) == 100
-    assert len(list(collection.headers())) == 5
+    assert [block.header.image_count for block in collection.blocks] == [20] * 5
     footer_bytes = FOOTER.size + 5 * FOOTER_ENTRY.size + FOOTER_END.size
     assert file.bytes_read <= COLLECTION.size + 64 + footer_bytes + FOOTER_END.size + 5 * BLOCK.size
 
@@ -362,11 +360,9 @@ def _pixels_at(collection: Collection, index: int) -> np.ndarray:
     return collection[index]
 
 
-def test_an_opened_path_is_shared_by_forked_and_other_processes(
-    tmp_path: Path, small_blocks: int
-) -> None:
+def test_an_opened_path_is_shared_by_forked_and_other_processes(tmp_path: Path) -> None:
     path = tmp_path / "c.aez"
-    path.write_bytes(collect(100))
+    path.write_bytes(small(100))
     whole = pixels_of(100)
     with api.open(path) as collection:
         np.testing.assert_array_equal(collection[3], whole[3])
@@ -394,9 +390,9 @@ def test_an_opened_path_is_shared_by_forked_and_other_processes(
     collection.close()
 
 
-def test_many_threads_share_an_opened_path(tmp_path: Path, small_blocks: int) -> None:
+def test_many_threads_share_an_opened_path(tmp_path: Path) -> None:
     path = tmp_path / "c.aez"
-    path.write_bytes(collect(100, [f"{i}.png" for i in range(100)]))
+    path.write_bytes(small(100, [f"{i}.png" for i in range(100)]))
     whole = pixels_of(100)
     with api.open(path) as collection, ThreadPoolExecutor(8) as pool:
         barrier = threading.Barrier(8)  # all begin at once: who opens the file?
@@ -419,8 +415,8 @@ def test_many_threads_share_an_opened_path(tmp_path: Path, small_blocks: int) ->
         assert open_files.count(str(path)) == 1
 
 
-def test_threads_share_an_open_file_object(small_blocks: int) -> None:
-    collection, whole = api.open(io.BytesIO(collect(60))), pixels_of(60)
+def test_threads_share_an_open_file_object() -> None:
+    collection, whole = api.open(io.BytesIO(small(60))), pixels_of(60)
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda i: (i, collection[i]), list(range(0, 60, 7)) * 3))
     for i, pixels in results:
@@ -430,9 +426,9 @@ def test_threads_share_an_open_file_object(small_blocks: int) -> None:
 # ---- names
 
 
-def test_find_gives_the_first_image_of_a_name(small_blocks: int) -> None:
+def test_find_gives_the_first_image_of_a_name() -> None:
     names = [f"{i % 40}.png" for i in range(70)]
-    collection = api.open(collect(70, names))
+    collection = api.open(small(70, names))
     for name in set(names):
         assert collection.find(name) == names.index(name)
     assert collection.find(np.str_("3.png")) == 3
@@ -442,36 +438,27 @@ def test_find_gives_the_first_image_of_a_name(small_blocks: int) -> None:
         assert caught.value.args == (absent,)
     for absent in ("0.png", ""):
         with pytest.raises(KeyError):
-            api.open(collect(20)).find(absent)
+            api.open(small(20)).find(absent)
 
 
-def test_find_is_right_when_all_hashes_are_alike(
-    small_blocks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("codec.collection.reader.hash", lambda name: 7, raising=False)
+def test_names_whose_hashes_are_alike_are_all_candidates() -> None:
     names = [f"{i % 25}" for i in range(50)]
-    collection = api.open(collect(50, names))
-    assert [collection.find(str(i)) for i in range(25)] == list(range(25))
-    with pytest.raises(KeyError):
-        collection.find("25")
+    assert list(NameIndex(names, hash_of=lambda name: 7).candidates("3")) == list(range(50))
+    assert list(NameIndex(names, hash_of=lambda name: int(name) % 5).candidates("3")) == list(
+        range(3, 50, 5)
+    )
+    assert list(NameIndex(names, hash_of=int).candidates("25")) == []
+    assert list(NameIndex([]).candidates("x")) == []
 
 
-def test_a_name_costs_the_names_of_its_block_alone(
-    small_blocks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection = api.open(collect(100, [f"{i}.png" for i in range(100)]))
-    unpacked: list[int] = []
-
-    def counted(frame: bytes, count: int, offset: int) -> list[str]:
-        unpacked.append(offset)
-        return unpack_names(frame, count, offset)
-
-    monkeypatch.setattr("codec.collection.reader.unpack_names", counted)
-    np.testing.assert_array_equal(collection[50], pixels_of(100)[50])
-    assert unpacked == []
+def test_a_name_costs_the_names_of_its_block_alone() -> None:
+    file = helpers.CountingFile(small(100, [f"{i}.png" for i in range(100)]))
+    collection = api.open(file)
+    sizes = [block.header.names_bytes for block in collection.blocks]
+    file.bytes_read = 0
     assert collection.name(50) == "50.png"
     assert collection.name(-50) == "50.png"
-    assert len(unpacked) == 1
+    assert file.bytes_read == sizes[2]
     assert collection.names_at([99, 3, 98, 3, 97]) == [
         "99.png",
         "3.png",
@@ -479,7 +466,7 @@ def test_a_name_costs_the_names_of_its_block_alone(
         "3.png",
         "97.png",
     ]
-    assert len(unpacked) == 3
+    assert file.bytes_read == sizes[2] + sizes[4] + sizes[0]
     with pytest.raises(IndexError):
         collection.name(100)
 
@@ -491,25 +478,24 @@ def test_index_on_the_command_line_reads_what_it_needs_and_no_more(
     """A header, the footer, and of each block touched: its header, index, groups, and for file
     names its names.
     """
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 512)
-    stream = collect(4096, [f"{i}.png" for i in range(4096)])
+    stream = helpers.collect(4096, [f"{i}.png" for i in range(4096)], block_images=512)
     (tmp_path / "c.aez").write_bytes(stream)
     read: list[int] = []
-    plain = _Source.read
+    plain = ByteSource.read
 
-    def counted(self: _Source, offset: int, size: int) -> bytes:
+    def counted(self: ByteSource, offset: int, size: int) -> bytes:
         part = plain(self, offset, size)
         read.append(len(part))
         return part
 
-    monkeypatch.setattr(_Source, "read", counted)
+    monkeypatch.setattr(ByteSource, "read", counted)
     report = Report()
     index = [range(700, 701), range(3000, 3004)]
     decompress.decompress(
         [str(tmp_path / "c.aez")], str(tmp_path / "out"), format=format, index=index, report=report
     )
     assert (report.exit_code, report.images) == (0, 5)
-    headers = list(api.open(stream).headers())
+    headers = [block.header for block in api.open(stream).blocks]
     footer_bytes = FOOTER.size + 8 * FOOTER_ENTRY.size + FOOTER_END.size
     frame = COLLECTION.size + 5 + footer_bytes + FOOTER_END.size
     touched = [headers[700 // 512], headers[3000 // 512]]
@@ -524,7 +510,7 @@ def test_index_on_the_command_line_reads_what_it_needs_and_no_more(
 
 def test_a_collection_in_memory_cannot_be_pickled() -> None:
     with pytest.raises(TypeError, match="opened from a path"):
-        pickle.dumps(api.open(collect(1)))
+        pickle.dumps(api.open(helpers.collect(1)))
 
 
 # ---- damage
@@ -533,7 +519,7 @@ def test_a_collection_in_memory_cannot_be_pickled() -> None:
 def parts_of(stream: bytes) -> dict[str, tuple[int, int]]:
     """Where the parts of the first block lie."""
     at = COLLECTION.size
-    header = bitstream.unpack_block_header(stream[at:])
+    header = unpack_block_header(stream[at:])
     places = {"header": (at, at + BLOCK.size)}
     at += BLOCK.size
     for name, size in (
@@ -548,55 +534,54 @@ def parts_of(stream: bytes) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("part", ["header", "names", "index", "payload"])
 @pytest.mark.parametrize("where", [0.0, 0.5, 0.99])
-def test_a_damaged_block_costs_no_other(part: str, where: float, small_blocks: int) -> None:
+def test_a_damaged_block_costs_no_other(part: str, where: float) -> None:
     names = [f"{i:03d}" for i in range(60)]
-    stream, whole = collect(60, names), pixels_of(60)
+    stream, whole = small(60, names), pixels_of(60)
     begin, end = parts_of(stream)[part]
     damaged = bytearray(stream)
     damaged[begin + int(where * (end - begin))] ^= 0x10
-    blocks = decode_all(bytes(damaged))
-    assert [b.first for b in blocks] == [0, 20, 40]
-    assert [b.count for b in blocks] == [20, 20, 20]
-    assert isinstance(blocks[0].error, BitstreamError)
+    blocks = helpers.salvage(bytes(damaged))
+    for block, at in zip(blocks, (0, 20, 40), strict=True):
+        assert block.images.tolist() == list(range(at, at + 20))
+    assert isinstance(blocks[0].fault, BitstreamError)
     for block in blocks[1:]:
-        assert block.error is None
-        assert block.lost == []
-        assert block.names == names[block.first : block.first + 20]
-        np.testing.assert_array_equal(block.pixels, whole[block.first : block.first + 20])
+        assert block.fault is None
+        assert not block.lost.any()
+        assert block.names == [names[i] for i in block.images]
+        np.testing.assert_array_equal(block.pixels, whole[block.images])
     with pytest.raises(BitstreamError):
         api.decompress(bytes(damaged))
     first = blocks[0]
-    if part in ("names", "payload") or first.pixels is not None:
-        assert first.pixels is not None
-        kept = np.setdiff1d(np.arange(20), first.lost)
-        np.testing.assert_array_equal(first.pixels[kept], whole[kept])
-        assert not first.pixels[first.lost].any()
-        assert len(kept) >= 4  # at most the one group that was hit
+    assert not first.pixels[first.lost].any()
+    if part in ("names", "payload"):
+        kept = ~first.lost
+        np.testing.assert_array_equal(first.pixels[kept], whole[:20][kept])
+        assert kept.sum() >= 4  # at most the one group that was hit
     if part == "names":
-        assert first.lost == []
+        assert not first.lost.any()
         assert len(first.names) == 20
         assert len(set(first.names) | set(names)) == 60 + 20 * (first.names[0] not in names)
     if part == "payload":
-        assert len(first.lost) in (0, 4, 16)
+        assert first.lost.sum() in (0, 4, 16)
         assert first.names == names[:20]
 
 
-def test_random_access_avoids_the_damage(small_blocks: int) -> None:
-    stream, whole = collect(60), pixels_of(60)
+def test_random_access_avoids_the_damage() -> None:
+    stream, whole = small(60), pixels_of(60)
     begin, _ = parts_of(stream)["payload"]
     damaged = bytearray(stream)
     damaged[begin + 3] ^= 0x55
     collection = api.open(bytes(damaged))
     np.testing.assert_array_equal(collection[[16, 19, 59]], whole[[16, 19, 59]])
-    with pytest.raises(CorruptPayload, match="images 0 and on are damaged"):
+    with pytest.raises(CorruptPayload, match="image 0 and the rest of its group are damaged"):
         collection[5]
 
 
-def test_a_file_cut_anywhere_yields_every_image_before_the_cut(small_blocks: int) -> None:
+def test_a_file_cut_anywhere_yields_every_image_before_the_cut() -> None:
     names = [f"{i}" for i in range(50)]
-    stream, whole = collect(50, names), pixels_of(50)
+    stream, whole = small(50, names), pixels_of(50)
     collection = api.open(stream)
-    headers = list(collection.headers())
+    headers = [block.header for block in collection.blocks]
     ends = np.cumsum([COLLECTION.size, *(h.block_bytes for h in headers)])
     rng = np.random.default_rng(0)
     cuts = {
@@ -606,32 +591,31 @@ def test_a_file_cut_anywhere_yields_every_image_before_the_cut(small_blocks: int
         *rng.integers(60, len(stream), 12).tolist(),
     }
     for cut in sorted(c for c in cuts if COLLECTION.size <= c < len(stream)):
-        blocks = decode_all(stream[:cut])
-        assert isinstance(blocks[-1].error, BitstreamError)  # the end is missing: always said
+        blocks = helpers.salvage(stream[:cut])
+        assert isinstance(blocks[-1].fault, BitstreamError)  # the end is missing: always said
         saved = 0
         for block in blocks:
-            if block.pixels is None:
-                continue
-            kept = np.setdiff1d(np.arange(block.count), block.lost)
-            np.testing.assert_array_equal(block.pixels[kept], whole[block.first + kept])
-            assert block.names == names[block.first : block.first + block.count]
-            assert bool(block.lost) <= (block.error is not None)
-            saved += len(kept)
+            np.testing.assert_array_equal(
+                block.pixels[~block.lost], whole[block.images[~block.lost]]
+            )
+            assert block.names == [names[i] for i in block.images] or block.lost.all()
+            assert not block.lost.any() or block.fault is not None
+            saved += int((~block.lost).sum())
         assert saved >= 20 * int((ends[1:] <= cut).sum()) - 10 * (cut >= ends[-1])
         with pytest.raises(BitstreamError):
             api.decompress(stream[:cut])
 
 
 def test_a_group_that_is_cut_off_is_lost_and_those_before_it_are_not() -> None:
-    stream, whole = collect(64), pixels_of(64)
+    stream, whole = helpers.collect(64), pixels_of(64)
     begin, end = parts_of(stream)["payload"]
-    (block, fault) = decode_all(stream[: (begin + end) // 2])
-    assert block.pixels is not None
-    assert block.lost == list(range(block.lost[0], 64))
-    assert block.lost[0] in (16, 32, 48)
-    np.testing.assert_array_equal(block.pixels[: block.lost[0]], whole[: block.lost[0]])
-    assert block.error is not None
-    assert isinstance(fault.error, Truncated)
+    (block, fault) = helpers.salvage(stream[: (begin + end) // 2])
+    first = helpers.lost(block)[0]
+    assert helpers.lost(block) == list(range(first, 64))
+    assert first in (16, 32, 48)
+    np.testing.assert_array_equal(block.pixels[:first], whole[:first])
+    assert block.fault is not None
+    assert isinstance(fault.fault, Truncated)
 
 
 def test_groups_that_are_cut_off_are_lost_even_if_their_check_is_met_by_chance() -> None:
@@ -644,58 +628,54 @@ def test_groups_that_are_cut_off_are_lost_even_if_their_check_is_met_by_chance()
         ) -> tuple[np.ndarray, np.ndarray]:
             return np.ones((count, 28, 28), np.uint8), np.zeros(len(messages), bool)
 
-    stream = collect(64)
+    stream = helpers.collect(64)
     begin, end = parts_of(stream)["payload"]
     find_model: Any = lambda model_hash: Gullible()  # noqa: E731
-    blocks = list(Collection(stream[: end - 1], find_model).decode_blocks())
-    assert blocks[0].lost == list(range(48, 64))
-    blocks = list(Collection(stream[:begin], find_model).decode_blocks())
-    assert blocks[0].lost == list(range(64))
-    (whole,) = Collection(stream, find_model).decode_blocks()
-    assert whole.lost == []
+    blocks = list(Collection(stream[: end - 1], find_model).salvage())
+    assert helpers.lost(blocks[0]) == list(range(48, 64))
+    blocks = list(Collection(stream[:begin], find_model).salvage())
+    assert helpers.lost(blocks[0]) == list(range(64))
+    (whole,) = Collection(stream, find_model).salvage()
+    assert not whole.lost.any()
 
 
 @pytest.mark.parametrize("end_of_footer", [1, 5, 10, 20, 41, 58])
-def test_a_damaged_footer_costs_no_image(end_of_footer: int, small_blocks: int) -> None:
-    stream, whole = collect(50), pixels_of(50)
+def test_a_damaged_footer_costs_no_image(end_of_footer: int) -> None:
+    stream, whole = small(50), pixels_of(50)
     damaged = bytearray(stream)
     damaged[-end_of_footer] ^= 1
-    blocks = decode_all(bytes(damaged))
-    assert [b.error is None for b in blocks] == [True, True, True, False]
-    np.testing.assert_array_equal(
-        np.concatenate([b.pixels for b in blocks if b.pixels is not None]), whole
-    )
-    assert (blocks[-1].first, blocks[-1].count) == (50, 0)
+    blocks = helpers.salvage(bytes(damaged))
+    assert [b.fault is None for b in blocks] == [True, True, True, False]
+    np.testing.assert_array_equal(np.concatenate([b.pixels for b in blocks]), whole)
+    assert len(blocks[-1].images) == 0
     with pytest.raises(BitstreamError):
         len(api.open(bytes(damaged)))
 
 
-def test_without_a_footer_blocks_after_a_damaged_header_are_found_again(small_blocks: int) -> None:
-    stream, whole = collect(60), pixels_of(60)
+def test_without_a_footer_blocks_after_a_damaged_header_are_found_again() -> None:
+    stream, whole = small(60), pixels_of(60)
     damaged = bytearray(stream[:-10])
     damaged[COLLECTION.size + 9] ^= 4  # header of the first block
-    blocks = decode_all(bytes(damaged))
-    pixels = [b.pixels for b in blocks if b.pixels is not None and not b.lost]
+    blocks = helpers.salvage(bytes(damaged))
+    pixels = [b.pixels for b in blocks if not b.lost.any()]
     np.testing.assert_array_equal(np.concatenate(pixels), whole[20:])
-    assert isinstance(blocks[-1].error, Truncated)
+    assert isinstance(blocks[-1].fault, Truncated)
 
 
-def test_bytes_between_blocks_are_no_silent_loss(small_blocks: int) -> None:
-    stream = collect(40)
+def test_bytes_between_blocks_are_no_silent_loss() -> None:
+    stream = small(40)
     first_end = parts_of(stream)["payload"][1]
     for junk in (b"junk", b"aezB", bytes(50)):
         damaged = stream[:first_end] + junk + stream[first_end:]
-        blocks = decode_all(damaged)
-        assert blocks[-1].error is not None
-        np.testing.assert_array_equal(
-            np.concatenate([b.pixels for b in blocks if b.pixels is not None]), pixels_of(40)
-        )
+        blocks = helpers.salvage(damaged)
+        assert blocks[-1].fault is not None
+        np.testing.assert_array_equal(np.concatenate([b.pixels for b in blocks]), pixels_of(40))
     with pytest.raises(BitstreamError):
         api.decompress(stream + b"x")
 
 
 def test_a_missing_model_is_named(foreign: Model) -> None:
-    block, _ = pack_block(helpers.tiny_model(2), helpers.drawn(3), QUALITY, None)
+    block = packed(helpers.tiny_model(2), helpers.drawn(3), QUALITY)
     file = io.BytesIO()
     writer = Writer(file)
     writer.write(block, 3)
@@ -711,7 +691,7 @@ def test_a_lossless_and_a_lossy_block_live_in_one_file(shipped_lossless: PixelMo
     file = io.BytesIO()
     writer = Writer(file)
     for model, quality in ((shipped_lossless, 100), (helpers.tiny_model(), QUALITY)):
-        writer.write(pack_block(model, helpers.drawn(20), quality, None)[0], 20)
+        writer.write(packed(model, helpers.drawn(20), quality), 20)
     writer.finish()
     np.testing.assert_array_equal(
         api.decompress(file.getvalue()), np.concatenate([helpers.drawn(20), pixels_of(20)])
@@ -727,15 +707,15 @@ def test_a_lossless_and_a_lossy_block_live_in_one_file(shipped_lossless: PixelMo
 def test_a_block_whose_quality_its_model_cannot_have_is_lost_and_the_others_are_not() -> None:
     file = io.BytesIO()
     writer = Writer(file)
-    block, _ = pack_block(helpers.tiny_pixel_model(), helpers.drawn(20), 49, None)
-    for part in (block, pack_block(helpers.tiny_model(), helpers.drawn(20), QUALITY, None)[0]):
+    block = packed(helpers.tiny_pixel_model(), helpers.drawn(20), 49)
+    for part in (block, packed(helpers.tiny_model(), helpers.drawn(20), QUALITY)):
         writer.write(part, 20)
     writer.finish()
-    lost, intact = decode_all(file.getvalue())
-    assert isinstance(lost.error, CorruptPayload)
-    assert lost.error.offset == 4 + 12
-    assert lost.pixels is None
-    assert intact.error is None
+    lost, intact = helpers.salvage(file.getvalue())
+    assert isinstance(lost.fault, CorruptPayload)
+    assert lost.fault.offset == 4 + 12
+    assert lost.lost.all()
+    assert intact.fault is None
     np.testing.assert_array_equal(intact.pixels, pixels_of(20))
     with pytest.raises(
         CorruptPayload, match="quality 49 with model tiny0-lossless, which is lossless"
@@ -752,7 +732,7 @@ def hand_made(
     """A collection from its parts, the footer listing one block of one image if none is given."""
     footer = footer if footer is not None else Footer(((len(block), 1),))
     return (
-        (header or bitstream.pack_collection_header())
+        (header or pack_collection_header())
         + block
         + (footer if isinstance(footer, bytes) else footer.pack())
     )
@@ -772,11 +752,10 @@ def block_header(**changes: Any) -> BlockHeader:
 
 
 def refuse(stream: bytes, error: type[BitstreamError], message: str) -> None:
-    """Assert that the whole is refused with this error, without much memory or time."""
-    begun = time.monotonic()
+    """Assert that the whole is refused with this error, without much memory."""
     tracemalloc.start()
     try:
-        errors = [block.error for block in decode_all(stream) if block.error is not None]
+        errors = [block.fault for block in helpers.salvage(stream) if block.fault is not None]
         assert any(type(e) is error and message in str(e) for e in errors), errors
         with pytest.raises(BitstreamError):
             api.decompress(stream)
@@ -784,7 +763,6 @@ def refuse(stream: bytes, error: type[BitstreamError], message: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 64 << 20
-    assert time.monotonic() - begun < 10
 
 
 def footer_of(
@@ -794,7 +772,7 @@ def footer_of(
     start = FOOTER.pack(b"aezF", total, len(entries) if count is None else count)
     start += b"".join(FOOTER_ENTRY.pack(*entry) for entry in entries)
     claimed = len(start) + FOOTER_END.size if size is None else size
-    return start + FOOTER_END.pack(bitstream.checksum(start), claimed, b"aezE")
+    return start + FOOTER_END.pack(checksum(start), claimed, b"aezE")
 
 
 @pytest.mark.parametrize(
@@ -812,8 +790,7 @@ def footer_of(
 def test_a_footer_with_absurd_claims_is_refused(
     footer: bytes, error: type[BitstreamError], message: str
 ) -> None:
-    model = helpers.tiny_model()
-    block, _ = pack_block(model, helpers.drawn(1), QUALITY, None)
+    block = packed(helpers.tiny_model(), helpers.drawn(1), QUALITY)
     refuse(hand_made(block, footer), error, message)
 
 
@@ -869,15 +846,14 @@ def test_a_footer_with_absurd_claims_is_refused(
 def test_a_block_with_absurd_claims_is_refused(
     header: BlockHeader, body: bytes, error: type[BitstreamError], message: str
 ) -> None:
-    digest = bitstream.checksum(header.pack()[: -bitstream.CHECKSUM_BYTES], body)
+    digest = checksum(header.pack()[:-CHECKSUM_BYTES], body)
     block = dataclasses.replace(header, checksum=digest).pack() + body
     footer = footer_of(header.image_count, [(len(block), header.image_count)])
     refuse(hand_made(block, footer), error, message)
 
 
-def test_footer_and_block_that_disagree_are_refused(small_blocks: int) -> None:
-    model = helpers.tiny_model()
-    block, _ = pack_block(model, helpers.drawn(2), QUALITY, None)
+def test_footer_and_block_that_disagree_are_refused() -> None:
+    block = packed(helpers.tiny_model(), helpers.drawn(2), QUALITY)
     refuse(
         hand_made(block, Footer(((len(block), 3),))),
         LimitExceeded,
@@ -893,41 +869,31 @@ def test_a_block_of_many_blank_images_from_few_bytes_is_bounded() -> None:
     """
     body = b"\0\x80\2" + b"\xff" * 32  # 256 lengths that are the mean of 0
     header = block_header(image_count=4096, index_bytes=len(body))
-    header = dataclasses.replace(header, checksum=bitstream.checksum(header.pack()[:-16], body))
+    header = dataclasses.replace(header, checksum=checksum(header.pack()[:-16], body))
     stream = hand_made(header.pack() + body, Footer(((BLOCK.size + len(body), 4096),)))
-    begun = time.monotonic()
-    (block,) = decode_all(stream)
-    assert block.pixels is not None
+    (block,) = helpers.salvage(stream)
     assert block.pixels.shape == (4096, 28, 28)
-    assert time.monotonic() - begun < 20
 
 
-def test_a_file_full_of_block_magics_is_searched_in_little_time() -> None:
-    stream = bitstream.pack_collection_header() + b"aezB" * (1 << 16)
-    begun = time.monotonic()
-    (block,) = decode_all(stream)
-    assert isinstance(block.error, Truncated)
-    assert time.monotonic() - begun < 10
+def test_a_file_full_of_block_magics_is_searched_once() -> None:
+    file = helpers.CountingFile(pack_collection_header() + b"aezB" * (1 << 16))
+    (block,) = open_stream(file, recover=True).salvage()
+    assert isinstance(block.fault, Truncated)
+    assert file.bytes_read < 2 * file.seek(0, os.SEEK_END)
 
 
 def extended_header(extension: bytes) -> bytes:
-    start = bitstream.MAGIC + bytes(
-        [bitstream.VERSION << 4 | bitstream.FLAG_COLLECTION | bitstream.FLAG_EXTENDED]
-    )
-    return start + bytes([bitstream.crc8(start + extension)]) + extension
+    start = MAGIC + bytes([VERSION << 4 | FLAG_COLLECTION | FLAG_EXTENDED])
+    return start + bytes([crc8(start + extension)]) + extension
 
 
 @pytest.mark.parametrize("size", [0, 1, 50, 100, 5000])
 def test_an_ignorable_extension_of_the_file_header_is_skipped(size: int) -> None:
     """FORMAT.md 2.2: types of 0x80 and above are skipped, whatever their length."""
-    model = helpers.tiny_model()
-    block, encoded = pack_block(model, helpers.drawn(2), QUALITY, None)
-    extension = (
-        bitstream.pack_varint(len(field := b"\x80" + bitstream.pack_varint(size) + bytes(size)))
-        + field
-    )
+    block = packed(helpers.tiny_model(), helpers.drawn(2), QUALITY)
+    extension = pack_varint(len(field := b"\x80" + pack_varint(size) + bytes(size))) + field
     stream = hand_made(block, Footer(((len(block), 2),)), extended_header(extension))
-    np.testing.assert_array_equal(api.decompress(stream), encoded.pixels)
+    np.testing.assert_array_equal(api.decompress(stream), pixels_of(2))
     assert len(api.open(stream)) == 2
 
 
@@ -967,7 +933,7 @@ def test_a_collection_costs_at_most_three_quarters_of_a_byte_an_image_over_the_i
     with api.CollectionWriter(file, quality=QUALITY, effort=1) as writer:
         writer.write(pixels, names)
     stream = file.getvalue()
-    names_bytes = sum(h.names_bytes for h in api.open(stream).headers())
+    names_bytes = sum(block.header.names_bytes for block in api.open(stream).blocks)
     assert bool(names_bytes) == named
     ideal_bytes = writer.stats.ideal_bits / 8
     assert ideal_bytes > 1000 * 20

@@ -4,7 +4,6 @@ does.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
@@ -19,9 +18,20 @@ from typer.testing import CliRunner
 
 from codec import api
 from codec.cli import app
+from codec.collection.open import open_stream
 from codec.errors import AezError, BadMagic, BitstreamError, ChecksumMismatch, UnsupportedVersion
 from codec.files import images
 from codec.format import bitstream
+from codec.format.constants import EXTENSION_MODELS
+from codec.format.headers import (
+    COLLECTION,
+    pack_collection_header,
+    pack_extension,
+    unpack_block_header,
+    unpack_collection_header,
+    unpack_models,
+)
+from codec.format.primitives import crc8, pack_varint
 
 pytestmark = pytest.mark.usefixtures("shipped")
 # Blocks of a full group and a short one. Not quality 40: there, with the hash of this tiny model,
@@ -35,11 +45,9 @@ def aez(*args: str | Path) -> Any:
 
 
 @pytest.fixture
-def stream(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    monkeypatch.setattr(api, "BLOCK_IMAGES", BLOCK_IMAGES)
-    return api.compress(
-        helpers.drawn(COUNT), quality=QUALITY, effort=1, names=[f"{i}.png" for i in range(COUNT)]
-    )
+def stream() -> bytes:
+    names = [f"{i}.png" for i in range(COUNT)]
+    return helpers.collect(COUNT, names, quality=QUALITY, block_images=BLOCK_IMAGES)
 
 
 @pytest.fixture
@@ -111,7 +119,7 @@ def test_flipped_byte_anywhere_costs_what_is_named_and_no_more(
     assert back | lost == set(range(COUNT))
     assert not back & lost
     assert len(lost) <= BLOCK_IMAGES
-    if at < bitstream.COLLECTION.size or at >= len(stream) - 64:
+    if at < COLLECTION.size or at >= len(stream) - 64:
         assert not lost  # header and footer hold no image
 
 
@@ -120,7 +128,7 @@ def test_flipped_byte_anywhere_costs_what_is_named_and_no_more(
 def test_file_cut_anywhere_gives_back_what_came_before_the_cut(
     data: st.DataObject, stream: bytes, whole: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    first = bitstream.unpack_block_header(stream[4:]).block_bytes + bitstream.COLLECTION.size
+    first = unpack_block_header(stream[4:]).block_bytes + COLLECTION.size
     cut = data.draw(st.integers(60, len(stream) - 1))
     back, lost = check_everything(stream[:cut], whole, tmp_path_factory.mktemp("cut"))
     if cut >= first:
@@ -137,7 +145,7 @@ def test_bytes_lost_in_the_middle_cost_a_block_or_two(
     """Without its place no image has its number, so only pixels can be compared; all blocks not
     touched are there.
     """
-    start = data.draw(st.integers(bitstream.COLLECTION.size, len(stream) - 100))
+    start = data.draw(st.integers(COLLECTION.size, len(stream) - 100))
     size = data.draw(st.integers(1, 60))
     path = tmp_path_factory.mktemp("gap") / "x.aez"
     path.write_bytes(stream[:start] + stream[start + size :])
@@ -152,7 +160,7 @@ def test_bytes_lost_in_the_middle_cost_a_block_or_two(
 # The header
 
 
-@pytest.mark.parametrize("at", range(bitstream.COLLECTION.size))
+@pytest.mark.parametrize("at", range(COLLECTION.size))
 @pytest.mark.parametrize("footer", [True, False])
 def test_damaged_header_costs_no_image_and_is_told(
     stream: bytes, whole: np.ndarray, at: int, footer: bool
@@ -167,14 +175,12 @@ def test_damaged_header_costs_no_image_and_is_told(
         with pytest.raises(BitstreamError):
             api.open(bytes(damaged))
         collection = api.open(bytes(damaged), recover=True)
-        blocks = list(collection.decode_blocks())
-        np.testing.assert_array_equal(
-            np.concatenate([block.pixels for block in blocks[:-1] if block.pixels is not None]),
-            whole,
-        )
-        assert blocks[-1].error is collection.fault
+        *blocks, last = collection.salvage()
+        np.testing.assert_array_equal(np.concatenate([block.pixels for block in blocks]), whole)
+        assert last.fault is collection.fault
         assert collection.fault is not None
-        assert api.recovered(io.BytesIO(damaged), None) is not None
+        with open_stream(damaged, recover=True) as opened:
+            assert len(list(opened.salvage())) == len(blocks) + 1
         with pytest.raises(AezError):
             api.decompress(bytes(damaged))
 
@@ -185,14 +191,9 @@ def test_header_that_holds_is_obeyed_even_by_recovery(stream: bytes) -> None:
     """
     for start, area in [
         (b"\xae\x5a\x28", b""),
-        (b"\xae\x5a\x1c", bitstream.pack_extension({0x02: b"28x29"})),
+        (b"\xae\x5a\x1c", pack_extension({0x02: b"28x29"})),
     ]:
-        later = (
-            start
-            + bytes([bitstream.crc8(start + area)])
-            + area
-            + stream[bitstream.COLLECTION.size :]
-        )
+        later = start + bytes([crc8(start + area)]) + area + stream[COLLECTION.size :]
         with pytest.raises(UnsupportedVersion):
             api.open(later, recover=True)
 
@@ -228,10 +229,8 @@ def test_merged_collection_holds_the_blocks_as_they_were(
     merged = (tmp_path / "m.aez").read_bytes()
     first, second = (api.open(one) for one in (stream, other))
     joined = api.open(merged)
-    assert [joined.read_block(place)[1] for place in joined.places()] == [
-        collection.read_block(place)[1]
-        for collection in (first, second)
-        for place in collection.places()
+    assert [block.read() for block in joined.blocks] == [
+        block.read() for block in (*first.blocks, *second.blocks)
     ]
     assert joined.names == first.names + second.names
     np.testing.assert_array_equal(api.decompress(merged)[:COUNT], whole)
@@ -287,10 +286,8 @@ def test_embedded_model_makes_a_collection_readable_where_it_is_not_installed(
     )
     stream = (tmp_path / "x.aez").read_bytes()
     assert stream == api.compress(helpers.drawn(COUNT), quality=QUALITY, effort=1, embed_model=True)
-    assert bitstream.unpack_models(stream) == [helpers.tiny_bundle()]  # and not its encoder
-    assert (
-        stream[bitstream.unpack_collection_header(stream) :] == plain[bitstream.COLLECTION.size :]
-    )
+    assert unpack_models(stream) == [helpers.tiny_bundle()]  # and not its encoder
+    assert stream[unpack_collection_header(stream) :] == plain[COLLECTION.size :]
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path / "none"))
     with pytest.raises(api.registry.ModelNotFound):
         api.decompress(plain)
@@ -308,10 +305,7 @@ def test_embedded_model_is_believed_only_under_its_own_hash(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plain = api.compress(helpers.drawn(3), quality=QUALITY, effort=1)
-    other = (
-        bitstream.pack_collection_header([helpers.tiny_bundle(1)])
-        + plain[bitstream.COLLECTION.size :]
-    )
+    other = pack_collection_header([helpers.tiny_bundle(1)]) + plain[COLLECTION.size :]
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path))
     with pytest.raises(api.registry.ModelNotFound):
         api.decompress(other)
@@ -326,27 +320,27 @@ def test_flipped_bit_in_an_embedded_model_is_found_by_the_check_of_the_header(
     stream[len(helpers.tiny_bundle()) // 2] ^= 16
     with pytest.raises(ChecksumMismatch, match="header"):
         api.open(bytes(stream))
-    blocks = list(api.open(bytes(stream), recover=True).decode_blocks())  # the installed model does
+    blocks = list(api.open(bytes(stream), recover=True).salvage())  # the installed model does
     np.testing.assert_array_equal(blocks[0].pixels, whole)
 
 
 @pytest.mark.parametrize(
     ("area", "error"),
     [
-        (bitstream.pack_varint(1 << 25) + b"x", "at most 16777216"),
-        (bitstream.pack_varint(9) + b"x", "1 are left"),
+        (pack_varint(1 << 25) + b"x", "at most 16777216"),
+        (pack_varint(9) + b"x", "1 are left"),
         (b"\x80", "ends inside a number"),
         (b"\x80\x80\x80\x80\x80\x80", "more than 5 bytes"),
     ],
 )
 def test_absurd_embedded_models_are_refused_before_they_are_taken(area: bytes, error: str) -> None:
     start = b"\xae\x5a\x1c"
-    extension = bitstream.pack_extension({bitstream.EXTENSION_MODELS: area})
-    header = start + bytes([bitstream.crc8(start + extension)]) + extension
+    extension = pack_extension({EXTENSION_MODELS: area})
+    header = start + bytes([crc8(start + extension)]) + extension
     # ignorable: of no concern until a model is missing
-    assert bitstream.unpack_collection_header(header) == len(header)
+    assert unpack_collection_header(header) == len(header)
     with pytest.raises(BitstreamError, match=error):
-        bitstream.unpack_models(header)
+        unpack_models(header)
 
 
 def test_models_too_large_to_embed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ import sys
 from pathlib import Path
 
 import golden_tool
+import helpers
 import numpy as np
 import pytest
 
@@ -30,9 +30,9 @@ def sha256(pixels: np.ndarray) -> str:
 
 
 def raise_faults(stream: bytes) -> None:
-    for block in api.decode_blocks(io.BytesIO(stream)):
-        if block.error:
-            raise block.error
+    for block in helpers.salvage(stream):
+        if block.fault:
+            raise block.fault
 
 
 def minimal_decoder():

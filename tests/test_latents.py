@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import codec
-from codec import api
 from codec.commands.decompress import merge
 from codec.commands.inputs import Report
 from codec.errors import BitstreamError, ChecksumMismatch, UsageError
@@ -72,9 +71,8 @@ def test_latents_do_not_depend_on_parts_chunks_and_blocks(monkeypatch: pytest.Mo
     monkeypatch.setattr(ladder, "PART_IMAGES", 32)
     monkeypatch.setattr(ladder, "CHUNK_IMAGES", 5)
     np.testing.assert_array_equal(codec.latents(stream), whole)
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 20)
-    blocks = collect(70)
-    assert len(list(codec.open(blocks).headers())) == 4
+    blocks = helpers.collect(70, quality=QUALITY, block_images=20)
+    assert len(codec.open(blocks).blocks) == 4
     np.testing.assert_array_equal(codec.latents(blocks), whole)
 
 

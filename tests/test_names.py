@@ -16,8 +16,7 @@ from codec import api
 from codec.commands import decompress
 from codec.commands.inputs import Report
 from codec.errors import UsageError
-from codec.files import images
-from codec.format import names
+from codec.files import images, names
 
 pytestmark = pytest.mark.usefixtures("shipped")
 

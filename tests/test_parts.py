@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec import api
-from codec.collection.reader import Writer, pack_encoded
+from codec.collection.writer import Writer
 from codec.errors import BitstreamError, CorruptPayload, LimitExceeded, ReservedBitsSet, Truncated
-from codec.format import bitstream
-from codec.format.bitstream import BlockHeader
+from codec.format.block import pack_block
+from codec.format.constants import MAX_PARTS, group_images
+from codec.format.headers import BLOCK, BlockHeader, unpack_block_header
 from codec.format.index import Part, _unpack, pack_index, pack_parts, unpack_index, unpack_parts
+from codec.format.primitives import checksum
 from codec.model.ladder import Model
 from codec.model.pixels import PixelModel
 
@@ -55,11 +57,11 @@ def test_unpack_inverts_pack(images: int, num_parts: int, seed: int) -> None:
 
 
 def test_a_block_of_as_many_parts_as_may_be() -> None:
-    parts = shared_out(np.arange(4096) % bitstream.MAX_PARTS)
+    parts = shared_out(np.arange(4096) % MAX_PARTS)
     area = pack_parts(parts)
     same(unpack_parts(area, header_of(parts), 0)[0], parts)
     # Index_Bytes has room for them and for all lengths
-    assert len(area) + 8 * bitstream.MAX_PARTS + 3 * 4096 // 8 < 1 << 16
+    assert len(area) + 8 * MAX_PARTS + 3 * 4096 // 8 < 1 << 16
 
 
 def test_pack_parts_has_exact_bytes() -> None:
@@ -73,7 +75,7 @@ def test_pack_parts_has_exact_bytes() -> None:
     ]
     area = pack_parts(parts)
     wanted = b"\x01" + HASHES[1] + bytes.fromhex("02  01 64 03 54 80  00 5a 01 e0")
-    assert area == wanted + bitstream.checksum(wanted, size=4)
+    assert area == wanted + checksum(wanted, size=4)
 
 
 @pytest.mark.parametrize(("mostly", "bits"), [(0.6, 1.2), (0.9, 0.52), (0.99, 0.12)])
@@ -137,7 +139,7 @@ def test_any_bytes_share_out_all_images_or_are_refused(junk: bytes, keep: int, c
 
 def one_part(quality: int, lengths: list[int]) -> tuple[Part, BlockHeader]:
     """The part and the header of a block that has so many groups, the last one of one image."""
-    images = (len(lengths) - 1) * bitstream.group_images(quality) + 1
+    images = (len(lengths) - 1) * group_images(quality) + 1
     return Part(HASHES[0], quality, np.arange(images)), BlockHeader(
         HASHES[0], quality, False, images, 0, 0, sum(lengths)
     )
@@ -199,7 +201,7 @@ def mixed(names: list[str] | None = None) -> tuple[bytes, np.ndarray]:
         coded.append((Part(model.hash, quality, images), encoded.messages))
     file = io.BytesIO()
     writer = Writer(file)
-    writer.write(pack_encoded(coded, names), 60)
+    writer.write(pack_block(coded, names), 60)
     writer.finish()
     return file.getvalue(), wanted
 
@@ -245,24 +247,23 @@ def test_random_access_reads_no_other_part(
 @pytest.mark.usefixtures("shipped_lossless")
 def test_damage_in_one_part_costs_a_group_of_it_and_nothing_else() -> None:
     stream, wanted = mixed()
-    header = bitstream.unpack_block_header(stream[4:], 4)
-    at = 4 + bitstream.BLOCK.size + header.index_bytes + 5  # in the first group of the first part
+    header = unpack_block_header(stream[4:], 4)
+    at = 4 + BLOCK.size + header.index_bytes + 5  # in the first group of the first part
     damaged = stream[:at] + bytes([stream[at] ^ 0xFF]) + stream[at + 1 :]
-    (block,) = api.decode_blocks(io.BytesIO(damaged))
-    assert block.error is not None
-    assert block.lost == list(range(0, 48, 3))
-    intact = np.setdiff1d(np.arange(60), block.lost)
-    np.testing.assert_array_equal(block.pixels[intact], wanted[intact])
-    with pytest.raises(CorruptPayload, match="images 0 and on"):
+    (block,) = helpers.salvage(damaged)
+    assert block.fault is not None
+    assert helpers.lost(block) == list(range(0, 48, 3))
+    np.testing.assert_array_equal(block.pixels[~block.lost], wanted[~block.lost])
+    with pytest.raises(CorruptPayload, match="image 0 and the rest"):
         _ = api.open(damaged)[3]
 
 
 @pytest.mark.usefixtures("shipped_lossless")
 def test_a_flipped_bit_of_the_index_area_is_noticed_and_ends_in_an_error() -> None:
     stream, _ = mixed()
-    header = bitstream.unpack_block_header(stream[4:], 4)
-    start = 4 + bitstream.BLOCK.size
+    header = unpack_block_header(stream[4:], 4)
+    start = 4 + BLOCK.size
     for at in range(start, start + header.index_bytes):
         damaged = stream[:at] + bytes([stream[at] ^ 1 << at % 8]) + stream[at + 1 :]
-        (block,) = api.decode_blocks(io.BytesIO(damaged))
-        assert isinstance(block.error, BitstreamError)
+        (block,) = helpers.salvage(damaged)
+        assert isinstance(block.fault, BitstreamError)

@@ -25,7 +25,7 @@ from codec.errors import (
     ModelNotFound,
     UsageError,
 )
-from codec.format import bitstream
+from codec.format.headers import BLOCK, COLLECTION
 from codec.model.ladder import Model
 
 pytestmark = pytest.mark.usefixtures("shipped_lossless")
@@ -311,11 +311,11 @@ def test_a_damaged_payload_is_an_os_error_each_time_it_is_asked_for() -> None:
 
 def test_damage_in_one_group_of_a_collection_costs_no_other_frame() -> None:
     stream = bytearray(collection())
-    header = next(codec.open(bytes(stream)).headers())
-    payload = bitstream.COLLECTION.size + header.block_bytes - header.payload_bytes
+    header = codec.open(bytes(stream)).blocks[0].header
+    payload = COLLECTION.size + header.block_bytes - header.payload_bytes
     stream[payload : payload + 8] = bytes(8)
     image = Image.open(io.BytesIO(stream))
-    with pytest.raises(OSError, match="images 0 and on are damaged") as caught:
+    with pytest.raises(OSError, match="image 0 and the rest of its group are damaged") as caught:
         image.load()
     assert isinstance(caught.value.__cause__, CorruptPayload)
     image.seek(16)
@@ -327,7 +327,7 @@ def test_damage_in_one_group_of_a_collection_costs_no_other_frame() -> None:
 
 def test_damaged_names_cost_no_pixels() -> None:
     stream = bytearray(collection(names=NAMES))
-    at = bitstream.COLLECTION.size + bitstream.BLOCK.size
+    at = COLLECTION.size + BLOCK.size
     stream[at : at + 8] = bytes(8)
     image = Image.open(io.BytesIO(stream))
     np.testing.assert_array_equal(np.array(image), codec.decompress(collection())[0])

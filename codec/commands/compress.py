@@ -38,9 +38,8 @@ from codec.commands.inputs import (
 from codec.commands.resume import Entry, Partial
 from codec.commands.work import BlockResult, BlockTask, EachTask
 from codec.errors import BitstreamError, UsageError
-from codec.files import images, urls
+from codec.files import images, names, urls
 from codec.files.atomic import Output, atomic
-from codec.format import names
 from codec.format.bitstream import LOSSLESS_QUALITY
 from codec.model.bundle import BaseModel
 

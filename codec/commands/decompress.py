@@ -34,9 +34,8 @@ from codec.commands.inputs import Report, Source, below, find_streams, full_path
 from codec.commands.resume import Finished
 from codec.commands.work import DecodeTask, RestoreTask
 from codec.errors import BitstreamError, UsageError
-from codec.files import images, urls
+from codec.files import images, names, urls
 from codec.files.atomic import Output, atomic, debris, refuse_existing, size_of
-from codec.format import names
 
 Pixels = npt.NDArray[np.uint8]
 Format = Literal["png", "npy", "idx"]

@@ -27,9 +27,8 @@ from typing import BinaryIO, Literal, NamedTuple, cast
 
 from codec import api
 from codec.errors import AezError, BitstreamError, ImageError, UsageError
-from codec.files import images, urls
+from codec.files import images, names, urls
 from codec.files.atomic import Output, refuse_existing
-from codec.format import names
 
 
 @dataclass

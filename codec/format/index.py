@@ -6,30 +6,34 @@ index which images are in which: each part but the first lists its own among tho
 before it has, by the gaps between them in a Rice code; the first has the rest. That is a bitmap for
 parts of half the images, and a byte or so an image for rare ones. The lengths of lossy messages are
 much alike: what each differs from their mean goes into the same code, in six or seven bits.
+
+`Index` answers what a reader asks: which group is an image in, which images are in a group, where
+does the message of a group lie.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby, pairwise
 
 import numpy as np
-import numpy.typing as npt
 
+from codec.arrays import I64
 from codec.errors import ChecksumMismatch, LimitExceeded, ReservedBitsSet, TrailingData, Truncated
-from codec.format.bitstream import (
+from codec.format.constants import (
     LOSSLESS_QUALITY,
     MAX_PART_MODELS,
     MAX_PARTS,
     MODEL_HASH_BYTES,
     PARTS_CHECK_BYTES,
-    BlockHeader,
-    checksum,
     group_images,
-    pack_varint,
-    unpack_varint,
 )
-
-I64 = npt.NDArray[np.int64]
+from codec.format.headers import BlockHeader
+from codec.format.primitives import checksum, pack_varint, unpack_varint
+from codec.format.rice import pack_rice, unpack_rice
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def _pack_lengths(part: Part, lengths: list[int]) -> bytes:
     # gaps 0, 1, 2, ... for 0, -1, 1, ...
     positions = np.cumsum(np.where(signed < 0, -2 * signed, 2 * signed + 1)) - 1
     limit = int(positions[-1]) + 1
-    return pack_varint(mean) + pack_varint(limit) + _pack_rice(positions, limit)
+    return pack_varint(mean) + pack_varint(limit) + pack_rice(positions, limit)
 
 
 def _unpack_lengths(part: Part, index: bytes, at: int, offset: int) -> tuple[list[int], int]:
@@ -111,7 +115,7 @@ def _unpack_lengths(part: Part, index: bytes, at: int, offset: int) -> tuple[lis
     limit, at = unpack_varint(index, at, base=offset)
     if limit < part.num_groups:
         raise LimitExceeded(f"{part.num_groups} lengths below a limit of {limit}", offset + at)
-    positions, at = _unpack_rice(index, at, part.num_groups, limit, offset)
+    positions, at = unpack_rice(index, at, part.num_groups, limit, offset)
     gaps = np.diff(positions, prepend=-1) - 1
     found = mean + np.where(gaps & 1, -(gaps + 1) // 2, gaps // 2)
     if found.min() < 0:
@@ -131,7 +135,7 @@ def pack_parts(parts: list[Part]) -> bytes:
         area += (
             bytes([hashes.index(part.model_hash), part.quality])
             + pack_varint(len(at))
-            + _pack_rice(at, len(left))
+            + pack_rice(at, len(left))
         )
         left = np.delete(left, at)
     return area + checksum(area, size=PARTS_CHECK_BYTES)
@@ -184,48 +188,54 @@ def _unpack(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part],
             raise LimitExceeded(
                 f"{count} images in a part, 1 to {len(left) - 1} are possible", offset + at
             )
-        positions, at = _unpack_rice(index, end, count, len(left), offset)
+        positions, at = unpack_rice(index, end, count, len(left), offset)
         parts.append(Part(hashes[number], quality, left[positions]))
         left = np.delete(left, positions)
     return [Part(header.model_hash, header.quality, left), *parts], at
 
 
-def _parameter(count: int, limit: int) -> int:
-    """Bits of a gap that are written as they are."""
-    return (limit // count).bit_length() - 1
+class Index:
+    """The groups of a block, numbered part after part.
 
-
-def _pack_rice(positions: I64, limit: int) -> bytes:
-    """Rising positions below `limit` -> quotients of all gaps in unary, then their remainders,
-    filled up with zeros.
+    parts: as they follow each other; lengths: bytes of the message of each group.
     """
-    r = _parameter(len(positions), limit)
-    gaps = np.diff(positions, prepend=-1) - 1
-    quotients = np.zeros(len(gaps) + int((gaps >> r).sum()), np.uint8)
-    quotients[np.cumsum((gaps >> r) + 1) - 1] = 1
-    remainders = (gaps[:, None] >> np.arange(r)[::-1]) & 1
-    return np.packbits(np.concatenate([quotients, remainders.ravel().astype(np.uint8)])).tobytes()
 
+    def __init__(self, parts: list[Part], lengths: list[int]) -> None:
+        self.parts = parts
+        self._firsts = np.cumsum([0, *(part.num_groups for part in parts)]).tolist()
+        self._ends = np.cumsum([0, *lengths])
 
-def _unpack_rice(index: bytes, at: int, count: int, limit: int, offset: int) -> tuple[I64, int]:
-    """Inverse of `_pack_rice` -> positions (count,), offset behind them."""
-    r = _parameter(count, limit)
-    longest = count + (limit >> r)
-    bits = np.unpackbits(np.frombuffer(index[at : at + -(-(longest + count * r) // 8)], np.uint8))
-    ones = np.flatnonzero(bits[:longest])[:count]
-    end = int(ones[-1]) + 1 + count * r if len(ones) == count else len(bits) + 1
-    if end > len(bits):
-        raise Truncated(
-            "the index ends inside a list, or its numbers are too far apart", offset + at
-        )
-    remainders = bits[end - count * r : end].reshape(count, r).astype(np.int64) @ (
-        1 << np.arange(r, dtype=np.int64)[::-1]
-    )
-    positions = np.cumsum(((np.diff(ones, prepend=-1) - 1) << r) + remainders + 1) - 1
-    used = -(-end // 8)
-    if positions[-1] >= limit or bits[end : 8 * used].any():
-        raise LimitExceeded(
-            f"a list goes on to {positions[-1]} of {limit}, or the bits behind it are not zero",
-            offset + at,
-        )
-    return positions, at + used
+    def span(self, group: int) -> tuple[int, int]:
+        """Where the message of a group lies in the payload: its start and its size in bytes."""
+        start = int(self._ends[group])
+        return start, int(self._ends[group + 1]) - start
+
+    def groups_of(self, images: I64) -> I64:
+        """The groups of images, which are numbered in the block: int64, as many."""
+        if len(self.parts) == 1:
+            return images // self.parts[0].group_images
+        return self._groups[images]
+
+    @cached_property
+    def _groups(self) -> I64:
+        groups = np.empty(sum(len(part.images) for part in self.parts), np.int64)
+        for part, (first, _) in zip(self.parts, pairwise(self._firsts), strict=True):
+            groups[part.images] = first + np.arange(len(part.images)) // part.group_images
+        return groups
+
+    def by_part(
+        self, groups: Sequence[int] | None = None
+    ) -> Iterator[tuple[Part, Sequence[int], I64]]:
+        """Groups in rising order, None: all -> of each part that has some of them: the part, its
+        groups, and the images in those, numbered in the block and rising.
+        """
+        if groups is None:
+            for part, (first, end) in zip(self.parts, pairwise(self._firsts), strict=True):
+                yield part, range(first, end), part.images
+            return
+        for number, found in groupby(groups, lambda group: bisect_right(self._firsts, group) - 1):
+            part, mine = self.parts[number], list(found)
+            size = part.group_images
+            starts = [(group - self._firsts[number]) * size for group in mine]
+            images = [part.images[start : start + size] for start in starts]
+            yield part, mine, images[0] if len(images) == 1 else np.concatenate(images)

@@ -1,0 +1,253 @@
+"""One block of a collection: reading what is needed of it, and the one way to decode it.
+
+block.decode([7])      random access: header, index, the message of group 7 -> its images
+block.salvage()        everything in one read, as far as it is intact, and what is wrong
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+
+from codec.arrays import I16, I64, SIDE, U8, Bools
+from codec.collection.models import FindModel
+from codec.collection.source import ByteSource
+from codec.errors import BitstreamError, CorruptPayload, LimitExceeded, Truncated
+from codec.format.block import fault_of, unpack_block
+from codec.format.constants import BLOCK_QUALITY_AT
+from codec.format.headers import BLOCK, BlockHeader, unpack_block_header
+from codec.format.index import Index, Part, only_part, unpack_index
+from codec.format.names import unpack_names
+
+Read = Callable[[int, int], bytes]  # (offset in the block, size) -> bytes, fewer at the end alone
+
+
+@dataclass(kw_only=True, eq=False)
+class Verdict:
+    """What became of some images of a stream.
+
+    images: their numbers in the stream, int64 (N,), rising; lost: which of them do not decode, bool
+    (N,); names: one each, empty if they have none; fault: what is wrong, None if nothing is. There
+    may be a fault without a lost image: in names, footer, or bytes whose change was harmless.
+    """
+
+    images: I64
+    lost: Bools
+    names: list[str] = field(default_factory=list)
+    fault: BitstreamError | None = None
+
+    def pick(self, which: Bools) -> Self:
+        """Some of the images, bool (N,); the fault stays."""
+        if which.all():
+            return self
+        changes: dict[str, Any] = {
+            k: array[which] for k, array in vars(self).items() if isinstance(array, np.ndarray)
+        }
+        if self.names:
+            changes["names"] = [self.names[i] for i in np.flatnonzero(which)]
+        return replace(self, **changes)
+
+
+@dataclass(kw_only=True, eq=False)
+class Decoded(Verdict):
+    """As a Verdict, with the pixels: uint8 (N, 28, 28), zeros where lost; and the latents, if they
+    were asked for: int16 (N, K).
+    """
+
+    pixels: U8
+    latents: I16 | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """All but the pixels: what a worker process has to send."""
+        return Verdict(images=self.images, lost=self.lost, names=self.names, fault=self.fault)
+
+
+def all_lost(images: I64, fault: BitstreamError) -> Decoded:
+    """Images of which nothing could be decoded."""
+    nothing = np.zeros((len(images), SIDE, SIDE), np.uint8)
+    return Decoded(images=images, lost=np.ones(len(images), np.bool_), fault=fault, pixels=nothing)
+
+
+def _joined(parts: list[Decoded]) -> Decoded:
+    """What was decoded of the parts of a block, in order of image."""
+    if len(parts) == 1:
+        return parts[0]
+    images = np.sort(np.concatenate([part.images for part in parts]))
+    pixels, lost = np.empty((len(images), SIDE, SIDE), np.uint8), np.empty(len(images), np.bool_)
+    latents = [part.latents for part in parts if part.latents is not None]
+    joined = np.empty((len(images), latents[0].shape[1]), np.int16) if latents else None
+    for part in parts:
+        at = images.searchsorted(part.images)
+        pixels[at], lost[at] = part.pixels, part.lost
+        if joined is not None and part.latents is not None:
+            joined[at] = part.latents
+    fault = next((part.fault for part in parts if part.fault is not None), None)
+    return Decoded(images=images, lost=lost, fault=fault, pixels=pixels, latents=joined)
+
+
+class Block:
+    """One block of a collection, of which is read what is needed, when it is needed.
+
+    offset: where it lies; first: the number of its first image; count: its images; size: its bytes;
+    both as the footer says. Raises BitstreamError where it is damaged, or is not what the footer
+    says; ModelNotFound, BadModel.
+    """
+
+    def __init__(
+        self,
+        source: ByteSource,
+        find_model: FindModel,
+        *,
+        offset: int,
+        first: int,
+        count: int,
+        size: int,
+    ) -> None:
+        self._source, self._find_model = source, find_model
+        self.offset, self.first, self.count, self.size = offset, first, count, size
+
+    @property
+    def images(self) -> I64:
+        """The numbers of its images in the collection."""
+        return np.arange(self.first, self.first + self.count)
+
+    @cached_property
+    def header(self) -> BlockHeader:
+        """What its body holds."""
+        return self._checked(unpack_block_header(self._read(0, BLOCK.size), self.offset))
+
+    def _checked(self, header: BlockHeader) -> BlockHeader:
+        if header.image_count != self.count or header.block_bytes != self.size:
+            raise LimitExceeded("block and footer disagree about the block's size", self.offset)
+        return header
+
+    @cached_property
+    def index(self) -> Index:
+        """Its groups, and where their messages lie."""
+        return self._index(self._read)
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its parts; of a block that has but one its header tells, and no more is read."""
+        return self.index.parts if self.header.has_parts else [only_part(self.header)]
+
+    def names(self) -> list[str]:
+        """Names of its images, empty if they have none."""
+        return self._names(self._read)
+
+    def names_or_numbers(self) -> list[str]:
+        """As `names`; names that are damaged are replaced by `nameless-` and the number of the
+        image.
+        """
+        try:
+            return self.names()
+        except BitstreamError:
+            return self._numbered()
+
+    def _numbered(self) -> list[str]:
+        return [f"nameless-{number:08d}" for number in range(self.first, self.first + self.count)]
+
+    def read(self) -> bytes:
+        """The block as it stands, its Checksum verified, to be copied into another collection."""
+        block = self._read(0, self.size)
+        self._checked(unpack_block(block, self.offset))
+        return block
+
+    def decode(self, groups: Sequence[int], *, latents: bool = False) -> Decoded:
+        """The images of some groups, given in rising order; no other message is read.
+
+        Raises CorruptPayload, Truncated if one of them is lost.
+        """
+        decoded = self._decode(self._read, self.index, groups, latents)
+        if decoded.fault is not None:
+            raise decoded.fault
+        return decoded
+
+    def salvage(self) -> Decoded:
+        """All images, as far as they are intact.  Raises ModelNotFound, BadModel, no other."""
+        try:
+            header, block = self.header, self._read(0, self.size)
+            read: Read = lambda at, size: block[at : at + size]  # noqa: E731
+            index = self._index(read)
+        except BitstreamError as error:
+            return all_lost(self.images, error)
+        fault = fault_of(header, block, self.offset)
+        try:
+            names = self._names(read)
+        except BitstreamError as error:
+            fault, names = error, self._numbered()
+        decoded = self._decode(read, index, None, False)
+        return replace(decoded, names=names, fault=fault or decoded.fault)
+
+    # The body of the block, by whoever reads it
+
+    def _read(self, at: int, size: int) -> bytes:
+        return self._source.read(self.offset + at, size)
+
+    def _area(self, read: Read, at: int, size: int) -> bytes:
+        area = read(at, size)
+        if len(area) != size:
+            raise Truncated("the stream ends inside a block", self.offset)
+        return area
+
+    def _names(self, read: Read) -> list[str]:
+        if not self.header.has_names:
+            return []
+        frame = self._area(read, BLOCK.size, self.header.names_bytes)
+        return unpack_names(frame, self.count, self.offset + BLOCK.size)
+
+    def _index(self, read: Read) -> Index:
+        at = BLOCK.size + self.header.names_bytes
+        area = self._area(read, at, self.header.index_bytes)
+        return Index(*unpack_index(area, self.header, self.offset + at))
+
+    def _decode(
+        self, read: Read, index: Index, groups: Sequence[int] | None, latents: bool
+    ) -> Decoded:
+        return _joined(
+            [
+                self._decode_part(read, index, part, mine, images, latents)
+                for part, mine, images in index.by_part(groups)
+            ]
+        )
+
+    def _decode_part(
+        self,
+        read: Read,
+        index: Index,
+        part: Part,
+        groups: Sequence[int],
+        images: I64,
+        latents: bool,
+    ) -> Decoded:
+        model, numbers, found = self._find_model(part.model_hash), self.first + images, None
+        try:
+            model.check_quality(part.quality, self.offset + BLOCK_QUALITY_AT)
+        except BitstreamError as error:
+            return all_lost(numbers, error)
+        payload_at = BLOCK.size + self.header.names_bytes + self.header.index_bytes
+        spans = [index.span(group) for group in groups]
+        messages = [read(payload_at + start, size) for start, size in spans]
+        if latents:
+            pixels, found, damaged = model.decode_latents(messages, len(images), part.quality)
+        else:
+            pixels, damaged = model.decode(messages, len(images), part.quality)
+        # What was cut off by the end of the file decodes to garbage, which the check of its group
+        # may fail to see.
+        cut_off = [len(m) < size for m, (_, size) in zip(messages, spans, strict=True)]
+        if any(cut_off):
+            damaged = damaged | cut_off
+        if not damaged.any():
+            lost, fault = np.zeros(len(images), np.bool_), None
+        else:
+            # All groups but a part's last are full, and the last one comes last here too.
+            lost = np.repeat(damaged, part.group_images)[: len(images)]
+            pixels[lost] = 0
+            worst = f"image {numbers[np.argmax(lost)]} and the rest of its group are damaged"
+            fault = CorruptPayload(worst, self.offset)
+        return Decoded(images=numbers, lost=lost, fault=fault, pixels=pixels, latents=found)

@@ -1,0 +1,70 @@
+"""Which model decodes a block: one that is installed, else one that its collection carries."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from codec.collection.source import ByteSource
+from codec.errors import ModelNotFound
+from codec.format.constants import FLAG_EXTENDED, MAX_EXTENSION_BYTES
+from codec.format.headers import COLLECTION, unpack_models
+from codec.format.primitives import unpack_varint
+from codec.model import registry
+from codec.model.bundle import BaseModel
+
+FindModel = Callable[[bytes], BaseModel]  # from its hash; raises ModelNotFound, BadModel
+
+
+def installed(model: str | None) -> FindModel:
+    """The models that are installed, and the one of this name or file; None, "auto": no other.
+
+    Raises ModelNotFound, BadModel.
+    """
+    extra = None if model is None or model == "auto" else registry.by_name(model, None)
+    return partial(registry.by_hash, extra=extra)
+
+
+def read_start(source: ByteSource) -> bytes:
+    """The header of a collection with its extension area, whose length is in its first bytes."""
+    start = source.read(0, COLLECTION.size + 5)
+    if len(start) > COLLECTION.size and start[2] & FLAG_EXTENDED:
+        size, end = unpack_varint(start, COLLECTION.size)
+        start = source.read(0, end + min(size, MAX_EXTENSION_BYTES))
+    return start
+
+
+class Models:
+    """The models of a collection, each looked for once.
+
+    find_model: where to look first. has_header: whether the header of the collection is intact, so
+    that what it carries can be believed.
+    """
+
+    def __init__(self, find_model: FindModel, source: ByteSource, has_header: bool) -> None:
+        self._find_model, self._source, self._has_header = find_model, source, has_header
+        self._found: dict[bytes, BaseModel] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_found": {}}  # large, and found again where they are needed
+
+    @property
+    def embedded(self) -> list[bytes]:
+        """The model files that the collection carries.  Raises BitstreamError."""
+        return unpack_models(read_start(self._source)) if self._has_header else []
+
+    def __call__(self, model_hash: bytes) -> BaseModel:
+        """The model of a hash.  Raises ModelNotFound, BadModel."""
+        if model_hash not in self._found:
+            try:
+                self._found[model_hash] = self._find_model(model_hash)
+            except ModelNotFound:
+                for stream in self.embedded:
+                    if hashlib.sha256(stream).digest().startswith(model_hash):
+                        self._found[model_hash] = registry.unpack_model(stream)
+                        break
+                else:
+                    raise
+        return self._found[model_hash]

@@ -1,0 +1,133 @@
+"""What a stream holds, one image or a collection, and what its headers say.
+
+with open_stream(source) as stream:     # a Collection or a SingleImage
+    len(stream), stream.pixels()        # all images; an error if anything is damaged
+    for decoded in stream.salvage():    # all that is intact, and what is not
+        ...
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from codec.arrays import SIDE
+from codec.collection.models import installed
+from codec.collection.reader import Collection
+from codec.collection.salvage import first_block
+from codec.collection.single import SingleImage
+from codec.collection.source import ByteSource, Source
+from codec.errors import BitstreamError
+from codec.format.constants import END_MAGIC, LOSSLESS_QUALITY, MAX_IMAGE_STREAM_BYTES, VERSION
+from codec.format.footer import SMALLEST_COLLECTION
+from codec.format.headers import COLLECTION, is_collection
+from codec.model import registry
+
+
+def open_stream(
+    source: Source, *, model: str | None = None, recover: bool = False
+) -> Collection | SingleImage:
+    """Open a stream, whatever it holds.
+
+    source: a path or URL (by fsspec), the bytes, or a seekable binary file, which stays open.
+    model: name or file of a model to use if the stream names it. recover: go on if the header of a
+    collection is damaged. Raises BitstreamError, ModelNotFound, BadModel, OSError.
+    """
+    find_model = installed(model)
+    with _closed_on_error(source) as opened:
+        if _is_collection(opened, recover):
+            return Collection(opened, find_model, recover=recover)
+        stream = opened.read(0, MAX_IMAGE_STREAM_BYTES + 1)
+        opened.close()
+        return SingleImage(stream, find_model, opened.size)
+
+
+def open_collection(
+    source: Source, *, model: str | None = None, recover: bool = False
+) -> Collection:
+    """As `open_stream`, but raises BitstreamError for a single image."""
+    find_model = installed(model)
+    with _closed_on_error(source) as opened:
+        return Collection(opened, find_model, recover=recover)
+
+
+@contextlib.contextmanager
+def _closed_on_error(source: Source) -> Iterator[ByteSource]:
+    opened = ByteSource(source)
+    try:
+        yield opened
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _is_collection(source: ByteSource, recover: bool) -> bool:
+    start = source.read(0, COLLECTION.size)
+    try:
+        if is_collection(start):
+            return True
+    except BitstreamError:
+        if not recover or len(start) < COLLECTION.size:
+            raise
+        return True  # or nothing at all, as its other bytes will tell
+    # One flipped bit makes a collection look like a single image; its end still tells.
+    end = source.read(max(0, source.size - len(END_MAGIC)), len(END_MAGIC))
+    return (
+        end == END_MAGIC and source.size > SMALLEST_COLLECTION and first_block(source) is not None
+    )
+
+
+@dataclass
+class StreamInfo:
+    """What the headers of a stream say.
+
+    model, model_hash: several are joined by commas; model is None if none of them is installed.
+    quality: None if there are several; 101 is a stored image, which has neither a model nor a
+    model_hash. bytes: the whole stream; payload_bytes: its entropy-coded part.
+    """
+
+    format_version: int
+    images: int
+    width: int
+    height: int
+    model: str | None
+    model_hash: str
+    quality: int | None
+    lossless: bool
+    bytes: int
+    payload_bytes: int
+
+
+def info(source: Source) -> StreamInfo:
+    """Read the headers of a stream, never its payload.
+
+    source: a path or URL, the bytes, or a seekable binary file. Raises BitstreamError.
+
+    >>> import codec, numpy as np
+    >>> codec.info(codec.compress(np.zeros((28, 28), np.uint8))).quality
+    75
+    """
+    with open_stream(source) as stream:
+        codings = stream.codings
+        hashes = list(dict.fromkeys(model_hash for model_hash, _ in codings))
+        qualities = sorted({quality for _, quality in codings})
+        return StreamInfo(
+            format_version=VERSION,
+            images=len(stream),
+            width=SIDE,
+            height=SIDE,
+            model=", ".join(filter(None, map(_name_of, hashes))) or None,
+            model_hash=", ".join(model_hash.hex() for model_hash in hashes),
+            quality=qualities[0] if len(qualities) == 1 else None,
+            lossless=all(quality >= LOSSLESS_QUALITY for quality in qualities),
+            bytes=stream.num_bytes,
+            payload_bytes=stream.payload_bytes,
+        )
+
+
+def _name_of(model_hash: builtins.bytes) -> str | None:
+    """Name of an installed model, from its file name."""
+    path = registry.path_of(model_hash) if model_hash else None
+    return registry.name_of(path) if path else None

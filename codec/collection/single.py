@@ -1,0 +1,149 @@
+"""A stream that is one image: six bytes of header, then one message.  FORMAT.md 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+
+from codec.arrays import I16, SIDE, U8
+from codec.collection.block import Decoded, all_lost
+from codec.collection.border import Stored
+from codec.collection.models import FindModel
+from codec.errors import ChecksumMismatch, CorruptPayload
+from codec.format.constants import STORED_QUALITY
+from codec.format.headers import IMAGE, image_check, unpack_image_header
+from codec.model import registry
+from codec.model.bundle import BaseModel
+
+QUALITY_AT = 4  # of Quality in the header
+
+
+class SingleImage:
+    """A single image opened for reading; what a `Collection` is for many.
+
+    stream: the whole of it; num_bytes: its size, if `stream` is only its start. Raises
+    BitstreamError; ModelNotFound, BadModel as soon as the model is needed.
+    """
+
+    def __init__(self, stream: bytes, find_model: FindModel, num_bytes: int | None = None) -> None:
+        self.header, self._payload_at = unpack_image_header(stream)
+        self._stream, self._find_model = stream, find_model
+        self.num_bytes = len(stream) if num_bytes is None else num_bytes
+
+    def __enter__(self) -> SingleImage:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> U8:
+        """The image, of index 0, uint8 (28, 28).  Raises IndexError."""
+        self._check_index(index)
+        return self.pixels()
+
+    def name(self, index: int) -> str:
+        """Its name: "", as it has none.  Raises IndexError."""
+        self._check_index(index)
+        return ""
+
+    def _check_index(self, index: int) -> None:
+        if index not in (0, -1):
+            raise IndexError(f"image {index} of a stream of one")
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of its message."""
+        return self.num_bytes - self._payload_at
+
+    @property
+    def codings(self) -> list[tuple[bytes, int]]:
+        """Hash of its model, b"" if that is unknown or it is stored, and its quality."""
+        known = bytes.fromhex(registry.MODEL_IDS.get(self.header.model_id, ""))
+        return [(self.header.model_hash or known, self.header.quality)]
+
+    @cached_property
+    def model(self) -> BaseModel:
+        """What decodes it: its model, or `Stored`.  The Check of the stream has been verified."""
+        header = self.header
+        if header.quality == STORED_QUALITY:
+            model = cast(BaseModel, Stored())  # border: a Coder
+        elif header.model_hash:
+            model = self._find_model(header.model_hash)
+        else:
+            model = registry.by_id(header.model_id)
+        if image_check(model.sha256, self._stream) != header.check:
+            raise ChecksumMismatch(
+                "the stream is damaged: its bytes do not match its check", IMAGE.size - 1
+            )
+        model.check_quality(header.quality, QUALITY_AT)
+        return model
+
+    @property
+    def message(self) -> bytes:
+        """What its model decodes."""
+        return self._stream[self._payload_at :]
+
+    def pixels(self) -> U8:
+        """The image, uint8 (28, 28).  Raises BitstreamError if anything at all is damaged."""
+        image: U8 = decode_images([self])[0]
+        return image
+
+    def salvage(self) -> Iterator[Decoded]:
+        """As of a collection of one block.  Raises what tells of no damage in the image: where its
+        header is at fault, ModelNotFound, BadModel.
+        """
+        number = np.zeros(1, np.int64)
+        try:
+            pixels = self.pixels()[None]
+        except (ChecksumMismatch, CorruptPayload) as error:
+            yield all_lost(number, error)
+        else:
+            yield Decoded(images=number, lost=np.zeros(1, np.bool_), pixels=pixels)
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of its latents, level by level; () if it has none."""
+        return self.model.latent_shapes
+
+    def latents(self) -> I16:
+        """Its latents, int16 (K,).  Raises UsageError if it has none."""
+        _, latents, damaged = self.model.decode_latents(
+            [self.message], 1, self.header.quality, group=1
+        )
+        if damaged.any():
+            raise self.damaged
+        row: I16 = latents[0]
+        return row
+
+    @property
+    def damaged(self) -> CorruptPayload:
+        """The error that says so."""
+        return CorruptPayload("the payload does not decode to what was encoded", self._payload_at)
+
+
+def decode_images(images: Sequence[SingleImage]) -> U8:
+    """uint8 (N, 28, 28); images of one model and quality go side by side through the network.
+
+    Raises what `SingleImage.pixels` raises, for the first one that is at fault.
+    """
+    pixels = np.empty((len(images), SIDE, SIDE), np.uint8)
+    together: dict[tuple[bytes, int], list[int]] = {}
+    for i, image in enumerate(images):
+        together.setdefault((image.model.sha256, image.header.quality), []).append(i)
+    for (_, quality), numbers in together.items():
+        messages = [images[i].message for i in numbers]
+        model = images[numbers[0]].model
+        decoded, damaged = model.decode(messages, len(messages), quality, group=1)
+        if damaged.any():
+            raise images[numbers[int(np.argmax(damaged))]].damaged
+        pixels[numbers] = decoded
+    return pixels

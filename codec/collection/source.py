@@ -1,0 +1,93 @@
+"""Random reads from whatever holds a stream: a path, a URL, bytes, or an open file."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from codec.files import urls
+
+Source = str | Path | bytes | bytearray | memoryview | BinaryIO
+
+
+class ByteSource:
+    """Random reads by any number of threads.
+
+    A path is opened on first use, and once more in a forked child, and is read by `pread`, so that
+    no two readers share a position; it can be pickled. All else is read under a lock. What was
+    opened here is closed by `close`; a file that was given open stays the caller's.
+    """
+
+    size: int  # bytes
+
+    def __init__(self, source: Source) -> None:
+        self._path: Path | None = None
+        self._file: BinaryIO | None = None
+        self._is_ours = urls.is_url(source)
+        if self._is_ours:
+            self._file = urls.open_file(cast(str, source))
+        elif isinstance(source, str | Path):
+            self._path = Path(source)
+            self.size = self._path.stat().st_size
+        elif isinstance(source, bytes | bytearray | memoryview):
+            self._file = io.BytesIO(source)
+        else:
+            self._file = source
+        if self._file is not None:
+            self.size = self._file.seek(0, os.SEEK_END)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._descriptors: dict[int, int] = {}  # of each process its own
+        self._lock = threading.Lock()  # of the position of a file
+
+    def read(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes from `offset`: fewer at the end alone."""
+        if self._file is not None:
+            with self._lock:
+                self._file.seek(offset)
+                return self._file.read(size)
+        descriptor = self._descriptor()
+        chunks = []
+        while size > 0 and (chunk := self._pread(descriptor, size, offset)):
+            chunks.append(chunk)
+            offset, size = offset + len(chunk), size - len(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(descriptor, size, offset)
+        with self._lock:  # Windows
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return os.read(descriptor, size)
+
+    def _descriptor(self) -> int:
+        process = os.getpid()
+        if process not in self._descriptors:
+            assert self._path is not None
+            opened = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            # another thread was first (setdefault is atomic)
+            if self._descriptors.setdefault(process, opened) != opened:
+                os.close(opened)
+        return self._descriptors[process]
+
+    def close(self) -> None:
+        """Close what was opened here.  A path opens again when it is read again."""
+        descriptor = self._descriptors.pop(os.getpid(), None)
+        if descriptor is not None:
+            os.close(descriptor)
+        if self._is_ours and self._file is not None:
+            self._file.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        if self._path is None:
+            raise TypeError("only a collection opened from a path can be pickled")
+        return {"path": self._path, "size": self.size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._path, self.size = state["path"], state["size"]
+        self._file, self._is_ours = None, False
+        self._begin()

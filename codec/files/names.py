@@ -1,0 +1,143 @@
+"""Names of images as data from strangers: which are safe, what they are restored as, which of them
+collide.
+
+READ ME FIRST
+- A name in a stream is a relative POSIX path. Whatever could lead out of a directory, on this
+  system or another, is refused: absolute, with a drive letter, `..`, a backslash, NUL, a component
+  that no file system takes.
+- Names that another system would not take (`aux`, `a:b`, a trailing dot) are refused there alone: a
+  tree that has them comes back where it came from.
+- A collection keeps names with their suffix; `decompress` writes `.png` in its place. So `a.png`
+  and `a.jpg` collide, and `A.png` and `a.png` do where the file system says that they are one file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from codec.errors import UsageError
+from codec.files import images
+
+MAX_COMPONENT_BYTES = 255
+ON_WINDOWS = os.name == "nt"
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])( *\..*)?", re.IGNORECASE
+)
+
+
+def safe_parts(name: str) -> tuple[str, ...]:
+    """Split the name of an image into components that stay below any directory on any system.
+
+    Raises: UsageError for a name that is empty, absolute, climbs, or means something else
+    elsewhere.
+    """
+    parts = tuple(name.split("/"))
+    if not name:
+        fault = "is empty"
+    elif "\0" in name or "\\" in name:
+        fault = "holds a NUL or a backslash"
+    elif re.match(r"[A-Za-z]:", name) or name.startswith("/"):
+        fault = "is absolute"
+    elif any(part in ("", ".", "..") for part in parts):
+        fault = "has an empty, '.' or '..' component"
+    elif ON_WINDOWS and any(map(_refused_by_windows, parts)):
+        fault = "has a component that Windows does not take"
+    else:
+        try:
+            if all(
+                len(part.encode()) <= MAX_COMPONENT_BYTES
+                for part in (*parts[:-1], restored(parts[-1]))
+            ):
+                return parts
+            fault = f"has a component over {MAX_COMPONENT_BYTES} bytes"
+        except UnicodeEncodeError:
+            fault = "is not UTF-8"
+    raise UsageError(f"unsafe name: it {fault}")
+
+
+def _refused_by_windows(part: str) -> bool:
+    return bool(re.search(r'[\x00-\x1f<>:"|?*]|[ .]$', part) or _RESERVED.fullmatch(part))
+
+
+def bare(name: str) -> str:
+    """Strip an image suffix, and only that: `1.5` and `1.6` are two names."""
+    return name[: name.rfind(".")] if images.is_image_file(name) else name
+
+
+def restored(name: str) -> str:
+    """Return the name under which `decompress` writes the image of this name: `0/1.jpg` ->
+    `0/1.png`.
+    """
+    dot = name.rfind(".")
+    if name[dot:] == ".png" and name[dot - 1 : dot] not in ("", "/"):
+        return name  # most names are, and pathlib takes microseconds
+    return bare(name) + ".png"
+
+
+def bare_array(name: str) -> str:
+    """`x.npy` -> `x`, `x.idx.gz` -> `x`, `t10k-images-idx3-ubyte.gz`
+    -> `t10k-images-idx3-ubyte`.
+    """
+    return re.sub(
+        r"(?<=.)(\.npy|\.npz|\.idx3?|\.idx3-ubyte)?(\.gz)?$", "", name, count=1, flags=re.IGNORECASE
+    )
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`[4, 5, 6, 9]` -> `4-6, 9`."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def collisions(keys: Callable[[], Iterable[str]]) -> Iterator[tuple[int, int]]:
+    """Pairs of (position of a key that came before, position of its first occurrence), in order.
+
+    keys: gives the same keys each time it is called; they are gone through twice and kept only as
+    hashes, 8 bytes each.
+    """
+    hashes = np.fromiter(map(hash, keys()), np.int64)
+    ordered = np.sort(hashes)
+    repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if repeated:
+        first: dict[str, int] = {}
+        for at, key in enumerate(keys()):
+            if hash(key) in repeated and first.setdefault(key, at) != at:
+                yield at, first[key]
+
+
+def folds_case(directory: Path) -> bool:
+    """Whether a directory, which need not be there yet, takes names that differ in case alone for
+    one file.
+    """
+    there = next(
+        (
+            folder
+            for folder in (directory.absolute(), *directory.absolute().parents)
+            if folder.is_dir()
+        ),
+        directory,
+    )
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".aez-case-", dir=there) as probe:
+            return os.path.exists(Path(probe.name).with_name(os.path.basename(probe.name).upper()))
+    except OSError:  # not to be written to: what is to be written will say so
+        return False
+
+
+def folded(name: str) -> str:
+    """What such a file system, at its most generous, compares: letters without case, accents
+    composed.
+    """
+    return unicodedata.normalize("NFC", name).casefold()

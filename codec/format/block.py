@@ -1,0 +1,67 @@
+"""A whole block <-> bytes: its header, then names, index and payload.  FORMAT.md 3.2.
+
+block = pack_block(parts with their messages, names)    # the writer
+header = unpack_block(block)                            # to be copied: nothing is decoded
+fault_of(header, block, offset)                         # what is wrong with its bytes, or None
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from codec.errors import BitstreamError, ChecksumMismatch, Truncated
+from codec.format.constants import CHECKSUM_BYTES
+from codec.format.headers import BLOCK, BlockHeader, unpack_block_header
+from codec.format.index import Part, pack_index
+from codec.format.names import pack_names
+from codec.format.primitives import checksum
+
+
+def pack_block(parts: list[tuple[Part, list[bytes]]], names: list[str] | None) -> bytes:
+    """Parts that share out the images of a block, with the messages of their groups, and the names
+    of all images, if they have some -> the block.
+    """
+    frame = pack_names(names) if names is not None else b""
+    messages = [message for _, of_part in parts for message in of_part]
+    index = pack_index([(part, [len(message) for message in of_part]) for part, of_part in parts])
+    payload = b"".join(messages)
+    first = parts[0][0]
+    header = BlockHeader(
+        first.model_hash,
+        first.quality,
+        has_names=names is not None,
+        image_count=sum(len(part.images) for part, _ in parts),
+        names_bytes=len(frame),
+        index_bytes=len(index),
+        payload_bytes=len(payload),
+        has_parts=len(parts) > 1,
+    )
+    body = frame + index + payload
+    return replace(header, checksum=_checksum(header.pack(), body)).pack() + body
+
+
+def _checksum(header: bytes, body: bytes) -> bytes:
+    return checksum(header[: BLOCK.size - CHECKSUM_BYTES], body)
+
+
+def fault_of(header: BlockHeader, block: bytes, offset: int) -> BitstreamError | None:
+    """What is wrong with the bytes of a block, whose header says how many there should be.
+
+    offset: of the block in the file, for messages.
+    """
+    if len(block) < header.block_bytes:
+        return Truncated(
+            f"the stream ends inside this block: {len(block)} of {header.block_bytes} bytes",
+            offset,
+        )
+    if _checksum(block[: BLOCK.size], block[BLOCK.size :]) != header.checksum:
+        return ChecksumMismatch("bytes of this block were changed", offset)
+    return None
+
+
+def unpack_block(block: bytes, offset: int = 0) -> BlockHeader:
+    """The header of a whole block whose Checksum holds.  Raises BitstreamError."""
+    header = unpack_block_header(block[: BLOCK.size], offset)
+    if (fault := fault_of(header, block, offset)) is not None:
+        raise fault
+    return header

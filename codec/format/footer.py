@@ -1,0 +1,84 @@
+"""The footer of a collection <-> bytes: the table of its blocks.  FORMAT.md 4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codec.errors import BadMagic, ChecksumMismatch, LimitExceeded, TrailingData, Truncated
+from codec.format.constants import END_MAGIC, FOOTER_MAGIC
+from codec.format.headers import COLLECTION
+from codec.format.primitives import checksum, layout_of
+
+FOOTER_FIELDS = (("Footer_Magic", "4s"), ("Total_Images", "Q"), ("Block_Count", "I"))
+FOOTER_ENTRY_FIELDS = (("Block_Bytes", "I"), ("Block_Images", "H"))
+FOOTER_END_FIELDS = (("Checksum", "16s"), ("Footer_Bytes", "I"), ("End_Magic", "4s"))
+
+
+FOOTER, FOOTER_ENTRY, FOOTER_END = map(
+    layout_of, (FOOTER_FIELDS, FOOTER_ENTRY_FIELDS, FOOTER_END_FIELDS)
+)
+SMALLEST_COLLECTION = COLLECTION.size + FOOTER.size + FOOTER_END.size
+
+
+@dataclass(frozen=True)
+class Footer:
+    """The table of blocks at the end of a collection: (Block_Bytes, Block_Images) of each."""
+
+    blocks: tuple[tuple[int, int], ...]
+
+    @property
+    def total_images(self) -> int:
+        """Images in the collection."""
+        return sum(images for _, images in self.blocks)
+
+    def pack(self) -> bytes:
+        """-> footer bytes, End_Magic last."""
+        start = FOOTER.pack(FOOTER_MAGIC, self.total_images, len(self.blocks))
+        start += b"".join(FOOTER_ENTRY.pack(*entry) for entry in self.blocks)
+        return start + FOOTER_END.pack(checksum(start), len(start) + FOOTER_END.size, END_MAGIC)
+
+
+def unpack_footer_end(tail: bytes, stream_bytes: int) -> int:
+    """-> Footer_Bytes, from the last FOOTER_END.size bytes of a stream of `stream_bytes` bytes."""
+    if len(tail) < FOOTER_END.size:
+        raise Truncated("the collection ends before its footer", stream_bytes)
+    _, footer_bytes, magic = FOOTER_END.unpack(tail[-FOOTER_END.size :])
+    if magic != END_MAGIC:
+        raise Truncated(
+            f"{magic.hex(' ')} found at the end, {END_MAGIC.hex(' ')} wanted: cut short",
+            stream_bytes - 4,
+        )
+    if not FOOTER.size + FOOTER_END.size <= footer_bytes <= stream_bytes - COLLECTION.size:
+        raise LimitExceeded(
+            f"a footer of {footer_bytes} bytes in a stream of {stream_bytes}", stream_bytes - 8
+        )
+    return int(footer_bytes)
+
+
+def unpack_footer(footer: bytes, offset: int, blocks_bytes: int | None) -> Footer:
+    """Unpack a whole footer.
+
+    offset: where it lies in the file; blocks_bytes: bytes between file header and footer, None if
+    the header is damaged.
+    """
+    magic, total, count = FOOTER.unpack_from(footer)
+    if magic != FOOTER_MAGIC:
+        raise BadMagic(f"{magic.hex(' ')} found, a footer ({FOOTER_MAGIC.hex(' ')}) wanted", offset)
+    if FOOTER.size + count * FOOTER_ENTRY.size + FOOTER_END.size != len(footer):
+        raise LimitExceeded(
+            f"{count} blocks do not fit a footer of {len(footer)} bytes", offset + 12
+        )
+    if checksum(footer[: -FOOTER_END.size]) != footer[-FOOTER_END.size : -8]:
+        raise ChecksumMismatch("the footer is damaged", offset)
+    found = Footer(tuple(FOOTER_ENTRY.iter_unpack(footer[FOOTER.size : -FOOTER_END.size])))
+    if found.total_images != total:
+        raise LimitExceeded(
+            f"{total} images claimed, the blocks hold {found.total_images}", offset + 4
+        )
+    claimed = sum(size for size, _ in found.blocks)
+    if blocks_bytes is None:
+        blocks_bytes = min(claimed, offset - COLLECTION.size)
+    if claimed != blocks_bytes:
+        error = TrailingData if claimed < blocks_bytes else Truncated
+        raise error(f"blocks of {claimed} bytes listed, {blocks_bytes} present", offset)
+    return found

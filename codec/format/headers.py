@@ -1,0 +1,383 @@
+"""The headers of streams and blocks <-> bytes.  FORMAT.md 2, 3.1, 3.2.  No payload is decoded here.
+
+READ ME FIRST
+- Everything is little-endian; there is no padding.
+- Each structure is a table of (Field_Name, struct code) below, in file order; FORMAT.md has the
+  same tables and a test compares the two.
+- A reader rejects what it does not know (versions, reserved bits, critical extension fields) and
+  skips ignorable extension fields; so a version 1 reader fails cleanly on whatever comes later.
+- Order of checks: length present, magic, version, reserved bits, ranges, checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from codec.errors import (
+    BadMagic,
+    BitstreamError,
+    ChecksumMismatch,
+    LimitExceeded,
+    ReservedBitsSet,
+    Truncated,
+    UnsupportedVersion,
+)
+from codec.format.constants import (
+    BLOCK_FLAG_NAMES,
+    BLOCK_FLAG_PARTS,
+    BLOCK_MAGIC,
+    BLOCK_QUALITY_AT,
+    CHECKSUM_BYTES,
+    EXTENSION_MODEL_HASH,
+    EXTENSION_MODELS,
+    FLAG_COLLECTION,
+    FLAG_EXTENDED,
+    GROUP_IMAGES,
+    LOSSLESS_QUALITY,
+    MAGIC,
+    MAX_BLOCK_IMAGES,
+    MAX_EXTENSION_BYTES,
+    MAX_IMAGE_STREAM_BYTES,
+    MAX_MODEL_BYTES,
+    MAX_NAMES_BYTES,
+    MODEL_HASH_BYTES,
+    RESERVED_FLAGS,
+    STORED_QUALITY,
+    VERSION,
+)
+from codec.format.primitives import checksum, crc8, layout_of, pack_varint, unpack_varint
+
+IMAGE_FIELDS = (
+    ("Magic", "2s"),
+    ("Version_And_Flags", "B"),
+    ("Model_ID", "B"),
+    ("Quality", "B"),
+    ("Check", "B"),
+)
+COLLECTION_FIELDS = (("Magic", "2s"), ("Version_And_Flags", "B"), ("Check", "B"))
+BLOCK_FIELDS = (
+    ("Block_Magic", "4s"),
+    ("Model_Hash", "8s"),
+    ("Quality", "B"),
+    ("Block_Flags", "B"),
+    ("Image_Count", "H"),
+    ("Names_Bytes", "I"),
+    ("Index_Bytes", "H"),
+    ("Payload_Bytes", "I"),
+    ("Header_Check", "4s"),
+    ("Checksum", "16s"),
+)
+IMAGE, COLLECTION, BLOCK = (
+    layout_of(IMAGE_FIELDS),
+    layout_of(COLLECTION_FIELDS),
+    layout_of(BLOCK_FIELDS),
+)
+
+
+def pack_extension(fields: dict[int, bytes]) -> bytes:
+    """Extension area of FORMAT.md 2.2: its length, then type, length and value of each field in
+    order of type.
+    """
+    body = b"".join(
+        bytes([t]) + pack_varint(len(value)) + value for t, value in sorted(fields.items())
+    )
+    return pack_varint(len(body)) + body
+
+
+def unpack_extension(stream: bytes, offset: int) -> tuple[dict[int, bytes], int]:
+    """-> (known fields by type, offset after the area).
+
+    Unknown ignorable fields are skipped, critical ones refused.
+    """
+    size, offset = unpack_varint(stream, offset)
+    if size > MAX_EXTENSION_BYTES:
+        raise LimitExceeded(
+            f"an extension of {size} bytes, at most {MAX_EXTENSION_BYTES} are allowed", offset
+        )
+    end = offset + size
+    if end > len(stream):
+        raise Truncated(f"the extension ends at byte {end}, the stream has {len(stream)}", offset)
+    known: dict[int, bytes] = {}
+    area = stream[:end]
+    while offset < end:
+        at, kind = offset, stream[offset]
+        length, offset = unpack_varint(area, offset + 1)
+        if offset + length > end:
+            raise Truncated(f"extension field 0x{kind:02x} runs past the extension", at)
+        value, offset = stream[offset : offset + length], offset + length
+        if kind == EXTENSION_MODEL_HASH:
+            if length != MODEL_HASH_BYTES:
+                raise LimitExceeded(
+                    f"a model hash of {length} bytes, wanted {MODEL_HASH_BYTES}", at
+                )
+            known[kind] = value
+        elif kind == EXTENSION_MODELS:
+            known[kind] = value
+        elif kind < 0x80:
+            raise UnsupportedVersion(
+                f"extension field 0x{kind:02x} is needed and unknown to this reader", at
+            )
+    return known, end
+
+
+def _check_start(stream: bytes) -> int:
+    """Check magic, version and reserved flags; return the flags."""
+    if not MAGIC.startswith(stream[:2]):
+        raise BadMagic(
+            f"{stream[:2].hex(' ')} found, {MAGIC.hex(' ')} wanted: not an aez stream", 0
+        )
+    if len(stream) < 3:
+        raise Truncated(
+            f"the stream has {len(stream)} bytes and ends inside its header", len(stream)
+        )
+    version, flags = stream[2] >> 4, stream[2] & 15
+    if version != VERSION:
+        raise UnsupportedVersion(f"version {version}, this reader knows {VERSION}", 2)
+    if flags & RESERVED_FLAGS:
+        raise ReservedBitsSet(f"reserved flags 0x{flags & RESERVED_FLAGS:x} are set", 2)
+    return flags
+
+
+def is_collection(stream: bytes) -> bool:
+    """Whether a stream (its first 3 bytes are enough) is a collection.
+
+    Raises BitstreamError if it is no stream.
+    """
+    return bool(_check_start(stream[:3]) & FLAG_COLLECTION)
+
+
+def _check_quality(quality: int, highest: int, offset: int) -> None:
+    if quality > highest:
+        raise ReservedBitsSet(f"quality {quality}, this reader knows 0 to {highest}", offset)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """Header of a single-image stream.
+
+    `model_hash` is empty unless model_id is 0 and the image is not stored.
+    """
+
+    model_id: int
+    quality: int
+    check: int = 0
+    model_hash: bytes = b""
+
+    def pack(self) -> bytes:
+        """-> IMAGE.size bytes, or more with an extension."""
+        flags = VERSION << 4 | (FLAG_EXTENDED if self.model_hash else 0)
+        extension = (
+            pack_extension({EXTENSION_MODEL_HASH: self.model_hash}) if self.model_hash else b""
+        )
+        return IMAGE.pack(MAGIC, flags, self.model_id, self.quality, self.check) + extension
+
+
+def unpack_image_header(stream: bytes) -> tuple[ImageHeader, int]:
+    """-> (header, offset of the payload).  The Check is left to the caller, who knows the model."""
+    flags = _check_start(stream)
+    if flags & FLAG_COLLECTION:
+        raise BadMagic("a collection, a single image wanted", 2)
+    if len(stream) < IMAGE.size:
+        raise Truncated(
+            f"the stream has {len(stream)} bytes and ends inside its header", len(stream)
+        )
+    if len(stream) > MAX_IMAGE_STREAM_BYTES:
+        raise LimitExceeded(
+            f"{len(stream)} bytes for one image, at most {MAX_IMAGE_STREAM_BYTES} are allowed", 0
+        )
+    _, _, model_id, quality, check = IMAGE.unpack_from(stream)
+    _check_quality(quality, STORED_QUALITY, 4)
+    extension, offset = (
+        unpack_extension(stream, IMAGE.size) if flags & FLAG_EXTENDED else ({}, IMAGE.size)
+    )
+    model_hash = extension.get(EXTENSION_MODEL_HASH, b"")
+    if quality == STORED_QUALITY:
+        if model_id or model_hash:
+            raise ReservedBitsSet(f"a stored image with model {model_hash.hex() or model_id}", 3)
+    elif (model_id == 0) != bool(model_hash):
+        raise ReservedBitsSet(
+            f"model id {model_id} with{'' if model_hash else 'out'} a model hash", 3
+        )
+    return ImageHeader(model_id, quality, check, model_hash), offset
+
+
+def image_check(model_sha256: bytes, stream: bytes) -> int:
+    """Check of a single-image stream: CRC-8 of the model's SHA-256 (b"" if stored), then of the
+    stream without its Check byte.
+    """
+    return crc8(model_sha256 + stream[: IMAGE.size - 1] + stream[IMAGE.size :])
+
+
+def pack_image(header: ImageHeader, payload: bytes, model_sha256: bytes) -> bytes:
+    """-> a whole single-image stream with its Check filled in."""
+    stream = bytearray(header.pack() + payload)
+    stream[IMAGE.size - 1] = image_check(model_sha256, bytes(stream))
+    return bytes(stream)
+
+
+def pack_collection_header(models: Sequence[bytes] = ()) -> bytes:
+    """-> the COLLECTION.size bytes that a collection starts with, and the models to embed, if any,
+    in an extension.
+    """
+    start = MAGIC + bytes([VERSION << 4 | FLAG_COLLECTION | (FLAG_EXTENDED if models else 0)])
+    area = (
+        pack_extension({EXTENSION_MODELS: b"".join(pack_varint(len(m)) + m for m in models)})
+        if models
+        else b""
+    )
+    return start + bytes([crc8(start + area)]) + area
+
+
+def unpack_models(stream: bytes) -> list[bytes]:
+    """The model files embedded in a collection header that has been unpacked; their content is not
+    looked at.
+    """
+    if not stream[2] & FLAG_EXTENDED:
+        return []
+    value = unpack_extension(stream, COLLECTION.size)[0].get(EXTENSION_MODELS, b"")
+    models, at = [], 0
+    while at < len(value):
+        size, at = unpack_varint(value, at)
+        if size > MAX_MODEL_BYTES:
+            raise LimitExceeded(
+                f"an embedded model of {size} bytes, at most {MAX_MODEL_BYTES} are allowed"
+            )
+        if at + size > len(value):
+            raise Truncated(
+                f"an embedded model of {size} bytes, {len(value) - at} are left of its field"
+            )
+        models.append(value[at : at + size])
+        at += size
+    return models
+
+
+def unpack_collection_header(stream: bytes) -> int:
+    """-> offset of the first block.  `stream` holds at least the header."""
+    flags = _check_start(stream)
+    if not flags & FLAG_COLLECTION:
+        raise BadMagic("a single image, a collection wanted", 2)
+    if len(stream) < COLLECTION.size:
+        raise Truncated(
+            f"the stream has {len(stream)} bytes and ends inside its header", len(stream)
+        )
+    _, offset = (
+        unpack_extension(stream, COLLECTION.size)
+        if flags & FLAG_EXTENDED
+        else ({}, COLLECTION.size)
+    )
+    if crc8(stream[:3] + stream[COLLECTION.size : offset]) != stream[3]:
+        raise ChecksumMismatch("the collection header is damaged", 3)
+    return offset
+
+
+def is_intact(stream: bytes) -> bool:
+    """Whether the Check of a collection header holds, whatever else the header says: of a later
+    version, say.
+    """
+    end = COLLECTION.size
+    if len(stream) < end:
+        return False
+    if stream[2] & FLAG_EXTENDED:
+        try:
+            size, at = unpack_varint(stream, end)
+        except BitstreamError:
+            return False
+        end = at + size
+    return end <= len(stream) and crc8(stream[:3] + stream[COLLECTION.size : end]) == stream[3]
+
+
+@dataclass(frozen=True)
+class BlockHeader:
+    """Header of a block: what its body holds and in how many bytes."""
+
+    model_hash: bytes
+    quality: int
+    has_names: bool
+    image_count: int
+    names_bytes: int
+    index_bytes: int
+    payload_bytes: int
+    checksum: bytes = field(default=bytes(CHECKSUM_BYTES))
+    has_parts: bool = False
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes of names, index and payload."""
+        return self.names_bytes + self.index_bytes + self.payload_bytes
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the whole block, header included."""
+        return BLOCK.size + self.body_bytes
+
+    def pack(self) -> bytes:
+        """-> BLOCK.size bytes."""
+        flags = BLOCK_FLAG_NAMES * self.has_names | BLOCK_FLAG_PARTS * self.has_parts
+        fields = (
+            BLOCK_MAGIC,
+            self.model_hash,
+            self.quality,
+            flags,
+            self.image_count,
+            self.names_bytes,
+            self.index_bytes,
+            self.payload_bytes,
+        )
+        start = BLOCK.pack(*fields, b"", b"")[:_BLOCK_START]
+        return start + checksum(start, size=4) + self.checksum
+
+
+_BLOCK_START = BLOCK.size - 4 - CHECKSUM_BYTES  # what Header_Check covers
+
+
+def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
+    """Unpack the header at the start of `stream`; `offset` is where that lies in the file, for
+    messages.
+
+    Raises BadMagic, Truncated, ChecksumMismatch, ReservedBitsSet or LimitExceeded.
+    """
+    if len(stream) < BLOCK.size:
+        raise Truncated(
+            f"the stream ends inside a block header, {BLOCK.size - len(stream)} bytes early", offset
+        )
+    (
+        magic,
+        model_hash,
+        quality,
+        flags,
+        count,
+        names_bytes,
+        index_bytes,
+        payload_bytes,
+        header_check,
+        body_checksum,
+    ) = BLOCK.unpack_from(stream)
+    if magic != BLOCK_MAGIC:
+        raise BadMagic(f"{magic.hex(' ')} found, a block ({BLOCK_MAGIC.hex(' ')}) wanted", offset)
+    if checksum(stream[:_BLOCK_START], size=4) != header_check:
+        raise ChecksumMismatch("a block header is damaged", offset)
+    _check_quality(quality, LOSSLESS_QUALITY, offset + BLOCK_QUALITY_AT)
+    if reserved := flags & ~(BLOCK_FLAG_NAMES | BLOCK_FLAG_PARTS):
+        raise ReservedBitsSet(f"reserved block flags 0x{reserved:02x} are set", offset + 13)
+    header = BlockHeader(
+        model_hash,
+        quality,
+        bool(flags & BLOCK_FLAG_NAMES),
+        count,
+        names_bytes,
+        index_bytes,
+        payload_bytes,
+        body_checksum,
+        bool(flags & BLOCK_FLAG_PARTS),
+    )
+    if not 1 <= count <= MAX_BLOCK_IMAGES:
+        raise LimitExceeded(
+            f"{count} images in a block, 1 to {MAX_BLOCK_IMAGES} are allowed", offset + 14
+        )
+    if (
+        names_bytes > MAX_NAMES_BYTES
+        or payload_bytes > -(-count // GROUP_IMAGES) * GROUP_IMAGES * MAX_IMAGE_STREAM_BYTES
+    ):
+        raise LimitExceeded("a block claims more bytes than its images can need", offset + 16)
+    return header
