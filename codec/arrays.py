@@ -1,9 +1,9 @@
 """Names of array types, and the size of an image.
 
-    U8 I16 I32 I64   integers of so many bits, U unsigned
-    F32 F64          floats
-    Bools            a mask
-    Integers         integers of any width
+U8 I16 I32 I64   integers of so many bits, U unsigned
+F32 F64          floats
+Bools            a mask
+Integers         integers of any width
 """
 
 from __future__ import annotations
