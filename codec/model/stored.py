@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from codec.arrays import PIXELS, SIDE, U8, Bools, Integers
-from codec.errors import CorruptPayload
+from codec.arrays import I16, PIXELS, SIDE, U8, Bools, Integers
+from codec.errors import CorruptPayload, UsageError
 from codec.format.bitstream import STORED_QUALITY
 from codec.model.base import Coder
 
@@ -68,6 +68,12 @@ class Stored(Coder):
                 damaged[i] = True
         return pixels, damaged
 
+    def decode_latents(
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
+    ) -> tuple[U8, I16, Bools]:
+        """Raise UsageError: see Coder."""
+        raise UsageError("a stored image has no latents: those are what a lossy stream has")
+
 
 STORED: Final = Stored()
 
@@ -85,6 +91,8 @@ def stored_bytes(image: U8) -> bytes:
 
 def stored_image(stored: bytes) -> U8:
     """Inverse of `stored_bytes`.  Raises CorruptPayload."""
+    if len(stored) > PIXELS:
+        raise CorruptPayload(f"{len(stored)} bytes of a stored image, at most {PIXELS} are allowed")
     if len(stored) != PIXELS:
         import zstandard
 
