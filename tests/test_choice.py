@@ -20,7 +20,7 @@ from codec.collection.reader import Writer, pack_block
 from codec.commands import work
 from codec.commands.work import BlockTask
 from codec.encoder import choose, goal
-from codec.encoder.choose import floor_db
+from codec.encoder.choose import Sampling, floor_db
 from codec.encoder.draft import Draft
 from codec.encoder.encode import Encoder, candidates
 from codec.encoder.options import DEFAULT_EFFORT, Options
@@ -296,14 +296,17 @@ def costs_of(models: list[Ladder], pixels: np.ndarray, quality: int) -> np.ndarr
 
 
 def test_auto_takes_for_each_image_of_a_mixed_block_the_model_with_the_lower_cost(
-    two_shipped: list[Ladder], monkeypatch: pytest.MonkeyPatch
+    two_shipped: list[Ladder],
 ) -> None:
-    # the tiny models differ by less than what is worth a second look
-    monkeypatch.setattr(choose, "AGREED", 0.0)
     pixels = helpers.drawn(40)
     cheaper = costs_of(two_shipped, pixels, 45).argmin(axis=0)
     assert 0.05 < cheaper.mean() < 0.95
-    with codec.open(codec.compress(pixels, quality=45)) as collection:
+    # the tiny models differ by less than what is worth a second look
+    encoder, file = Encoder(Options(45), sampling=Sampling(agreed=0.0)), io.BytesIO()
+    writer = Writer(file)
+    writer.write(encoder.block(pixels).data, 40)
+    writer.finish()
+    with codec.open(file.getvalue()) as collection:
         parts = collection.parts(0)
         decoded = collection[:]
     assert len(parts) == 2
@@ -340,14 +343,11 @@ def test_a_model_that_none_of_a_sample_prefers_is_not_asked_about_the_others(
 
     monkeypatch.setattr(Ladder, "analyze", counting)
     # the tiny models differ by less than what is worth a second look
-    monkeypatch.setattr(choose, "AGREED", 0.0)
-    monkeypatch.setattr(choose, "MOST_SAMPLE", 64)
-    monkeypatch.setattr(choose, "LEAST_SAMPLE", 64)
+    sampling = Sampling(least=64, most=64, agreed=0.0)
     many = np.resize(helpers.drawn(40), (120, 28, 28))
-    stats = Encoder(Options(45, effort=1), models).block(many).stats
+    stats = Encoder(Options(45, effort=1), models, sampling).block(many).stats
     assert stats.models.keys() == {"tiny0", "tiny1"}
-    sample = choose.LEAST_SAMPLE
-    assert asked == {"tiny0": sample + 120, "tiny1": sample + 120, "twin": sample}
+    assert asked == {"tiny0": 64 + 120, "tiny1": 64 + 120, "twin": 64}
 
 
 def test_stats_add_up_with_the_numbers_of_images_that_fell_back() -> None:

@@ -392,12 +392,16 @@ def test_wrong_arguments_are_refused(engine: str) -> None:
     with kernels.use(engine):
         twin = model._natively()
         assert twin is not None
+        one, codes = np.zeros((1, 28, 28), np.uint8), np.zeros((1, 2 * 784), np.uint32)
         for pixels in (np.zeros((1, 28, 27), np.uint8), np.zeros((1, 28, 28), np.int16)):
             with pytest.raises(ValueError, match="pixels are"):
-                twin.encode(pixels, np.zeros(1, np.int64))
+                twin.encode(pixels, np.zeros(1, np.int64), codes)
         for palette in (np.array([3]), np.array([-1]), np.array([0, 0])):
             with pytest.raises(ValueError, match="no such palette"):
-                twin.encode(np.zeros((1, 28, 28), np.uint8), palette)
+                twin.encode(one, palette, codes)
+        for wrong in (codes[:, 1:], codes[:0], codes.astype(np.int64), codes[:, ::-1]):
+            with pytest.raises(ValueError, match="codes are"):
+                twin.encode(one, np.array([0]), wrong)
         with pytest.raises(ValueError, match="2 lanes"):
             twin.decode(rans.Decoder([b"", b""]), np.ones(3, np.bool_), np.zeros(3, np.int64), 1)
 
@@ -409,7 +413,8 @@ def test_only_the_images_asked_for_are_decoded(engine: str) -> None:
     with kernels.use(engine):
         twin = model._natively()
         assert twin is not None
-        codes, _ = twin.encode(pixels, palette)
+        codes = np.zeros((3, 2 * 784), np.uint32)
+        twin.encode(pixels, palette, codes)
         codes[1] = 0
         messages = encode_lanes(native(), codes.T.ravel(), np.array([codes.size]), np.array([9]))
         decoded, state, used_up = twin.decode(rans.Decoder(messages), active, palette, 3)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,16 +33,6 @@ from codec.model.ladder_parts import log2_lmbda
 from codec.model.registry import GENERIC
 from codec.model.stored import STORED
 
-# Images of a block that say whether it is of one kind: one of 64, so that asking all models costs
-# little, in these bounds; all of a small block.
-AUTO_SAMPLE, LEAST_SAMPLE, MOST_SAMPLE, SMALL_BLOCK = 64, 16, 32, 64
-# at most, without loss: there models differ by half of the bytes, and more than 16 take twice as
-# long
-LOSSLESS_SAMPLE = 16
-# One model takes the whole block if choosing for each image of the sample would lower the cost by
-# no more than this share. In blocks of one kind it is worth 0.1 to 0.5 %, and to find it all images
-# would have to be encoded by two models.
-AGREED = 0.01
 GUARD_DB = 3.0
 # Between the qualities to which images fall back: fewer tries, and fewer parts of more images each
 # (at 1 and effort 1, quality 25 of Fashion-MNIST takes a quarter longer; at 3 it takes 1 % more
@@ -54,30 +44,55 @@ FALLBACK_STEP = 3
 # not a byte less came out, of 2,048 images each at qualities 30, 50, 75 and 90).
 LOSSLESS_BYTES, LOSSLESS_SHARE = 64, 0.45
 
+
+class Sampling(NamedTuple):
+    """Which images of a block say whether it is of one kind, and when they agree.
+
+    One of `one_of`, so that asking all models costs little, but `least` to `most`, without loss
+    `most_lossless`: there models differ by half of the bytes, and more than 16 take twice as long.
+    All of a block of `small` images or fewer.
+
+    agreed: one model takes the whole block if choosing for each image of the sample would lower the
+    cost by no more than this share. In blocks of one kind it is worth 0.1 to 0.5 %, and to find it
+    all images would have to be encoded by two models.
+    """
+
+    one_of: int = 64
+    least: int = 16
+    most: int = 32
+    most_lossless: int = 16
+    small: int = 64
+    agreed: float = 0.01
+
+    def size(self, n: int, lossless: bool) -> int:
+        """Images of a sample of n."""
+        most = self.most_lossless if lossless else self.most
+        return n if n <= self.small else min(max(n // self.one_of, self.least), most)
+
+
+SAMPLING = Sampling()
 Exact = Callable[[], Sequence[Coder]]  # gives the lossless coders that step in for lossy ones
 
 
 # Choosing
 
 
-def choose(draft: Draft, quality: int, *, as_block: bool, agreed: float = AGREED) -> dict[int, Any]:
+def choose(
+    draft: Draft, quality: int, *, as_block: bool, sampling: Sampling = SAMPLING
+) -> dict[int, Any]:
     """Give each image the coder of the least cost, at a quality and effort 1.
 
-    as_block: the images are coded together, so a sample may decide for all; agreed: how much dearer
-    than the best choice one coder for all may be. Returns the symbols that coders found of all
-    images, by the coder's number, if they had to be asked.
+    as_block: the images are coded together, so a sample may decide for all. Returns the symbols
+    that coders found of all images, by the coder's number, if they had to be asked.
     """
     n, coders = len(draft.pixels), draft.coders
     if len(coders) == 1:
         return {}
-    most = LOSSLESS_SAMPLE if quality == LOSSLESS_QUALITY else MOST_SAMPLE
-    size = n
-    if as_block and n > SMALL_BLOCK:
-        size = min(max(n // AUTO_SAMPLE, LEAST_SAMPLE), most)
+    size = sampling.size(n, quality == LOSSLESS_QUALITY) if as_block else n
     sample = draft.pixels[spread(n, size)] if size < n else draft.pixels
     seen, dear = _see(coders, range(len(coders)), sample, quality)
     best = int(dear.sum(axis=1).argmin())
-    if as_block and dear[best].sum() <= (1 + agreed) * dear.min(axis=0).sum():
+    if as_block and dear[best].sum() <= (1 + sampling.agreed) * dear.min(axis=0).sum():
         draft.coder[:] = best
         return seen if size == n else {}
     if size < n:  # a coder that none of the sample prefers is left out

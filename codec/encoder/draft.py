@@ -91,7 +91,8 @@ class Draft:
         table = self.tables[int(self.coder[images[0]])]
         if len(table) > 1:
             table[:] = [type(table[0]).join(table)]
-        return table[0].of(self.row[images])
+        rows, all_rows = self.row[images], np.arange(len(table[0].pixels))
+        return table[0] if np.array_equal(rows, all_rows) else table[0].of(rows)
 
 
 class Part(NamedTuple):

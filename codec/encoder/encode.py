@@ -16,7 +16,7 @@ import numpy as np
 
 from codec.arrays import U8, Bools
 from codec.collection.reader import pack_encoded
-from codec.encoder.choose import choose, code, guard, meet
+from codec.encoder.choose import SAMPLING, Sampling, choose, code, guard, meet
 from codec.encoder.draft import Draft, pack
 from codec.encoder.options import AUTO, Options
 from codec.encoder.stats import MAX_LISTED, CompressStats
@@ -44,8 +44,13 @@ class Encoder:
     the other kind.
     """
 
-    def __init__(self, options: Options, models: Sequence[Model] | None = None) -> None:
-        self.options = options
+    def __init__(
+        self,
+        options: Options,
+        models: Sequence[Model] | None = None,
+        sampling: Sampling = SAMPLING,
+    ) -> None:
+        self.options, self._sampling = options, sampling
         self.models = candidates(options) if models is None else list(models)
 
     def images(self, pixels: U8) -> list[Packed | ImageError]:
@@ -123,7 +128,7 @@ class Encoder:
         options, goal = self.options, self.options.goal
         draft = Draft.blank(pixels, list(self.models))
         quality = options.quality if goal is None else goal.first_quality(self.models)
-        seen = choose(draft, quality, as_block=as_block)
+        seen = choose(draft, quality, as_block=as_block, sampling=self._sampling)
         if goal is not None:
             meet(draft, goal, quality, options.effort, seen, self._exact)
             return draft

@@ -178,24 +178,32 @@ class Pixels(Model):
 
     def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> PixelSymbols:
         """See Coder."""
-        batches = [pixels[at : at + size] for at, size in _batches(len(pixels), 1)]
-        return PixelSymbols.join(list(in_threads(self._analyze, batches)))
+        codes = np.zeros((len(pixels), 2 * PIXELS), np.uint32)  # the batches fill it
+        batches = [slice(at, at + size) for at, size in _batches(len(pixels), 1)]
+        found = list(in_threads(lambda some: self._analyze(pixels[some], codes[some]), batches))
+        stored = {
+            some.start + i: stream
+            for some, (_, of_batch, _) in zip(batches, found, strict=True)
+            for i, stream in of_batch.items()
+        }
+        palettes, _, bits = zip(*found, strict=True)
+        return PixelSymbols(pixels, codes, np.concatenate(palettes), stored, np.concatenate(bits))
 
-    def _analyze(self, pixels: U8) -> PixelSymbols:
-        """Of the images of a batch."""
-        palette = choose_palettes(pixels, self._palette_costs, self._palette_freq)
+    def _analyze(self, pixels: U8, codes: U32) -> tuple[I64, dict[int, bytes], I64]:
+        """Fill the codes of the images of a batch -> their palettes, stored bytes and bits: see
+        `PixelSymbols`.
+        """
+        palettes = choose_palettes(pixels, self._palette_costs, self._palette_freq)
         native = self._natively()
-        codes, bits = (self._codes if native is None else native.encode)(pixels, palette)
+        encode = self._encode_pixels if native is None else native.encode
+        bits = encode(pixels, palettes, codes)
         stored = cheaper_stored(pixels, bits)
-        for i in stored:
-            codes[i] = 0
-        bits = bits_with_heads(bits, stored, self._palette_freq[palette])
-        return PixelSymbols(pixels, codes, palette, stored, bits)
+        codes[[*stored]] = 0
+        return palettes, stored, bits_with_heads(bits, stored, self._palette_freq[palettes])
 
-    def _codes(self, pixels: U8, palette: I64) -> tuple[U32, I64]:
+    def _encode_pixels(self, pixels: U8, palette: I64, codes: U32) -> I64:
         """Code the pixels: see `NativePixels.encode`."""
         n, flat = len(pixels), pixels.reshape(-1, PIXELS)
-        codes = np.zeros((n, 2 * PIXELS), np.uint32)
         bits, cost = np.zeros(n, np.int64), rans.costs()
         network = self.steps(np.ones(n, np.bool_), palette)
         step = next(network)
@@ -210,7 +218,7 @@ class Pixels(Model):
             try:
                 step = network.send(symbols)
             except StopIteration:
-                return codes, bits
+                return bits
 
     def encode(
         self,

@@ -121,17 +121,19 @@ class NativePixels:
     def _sums(self, sums: Any) -> _Sums:
         return _Sums(*map(self._table, (sums._ink, sums._shade, sums._count)), sums.outputs)
 
-    def encode(self, pixels: U8, palette: I64) -> tuple[U32, I64]:
-        """Code the pixels uint8 (N, 28, 28).
+    def encode(self, pixels: U8, palette: I64, codes: U32) -> I64:
+        """Code the pixels uint8 (N, 28, 28): fill codes, uint32 (N, 2 * 784), zeros so far, of each
+        pixel with its flag and its value, see `rans.packed`; 0 stays where there is none.
 
-        Returns codes, see `rans.packed`, uint32 (N, 2 * 784), of each pixel the flag and the value,
-        0 where there is none, and what they cost for each image, int64 (N,), see `rans.costs`.
+        Returns what they cost for each image, int64 (N,), see `rans.costs`.
         """
         n = len(pixels)
         pixels = np.ascontiguousarray(pixels)
         if pixels.dtype != np.uint8 or pixels.shape != (n, 28, 28):
             raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}")
-        codes = np.zeros((n, 2 * PIXELS), np.uint32)
+        contiguous = codes.flags.c_contiguous and codes.flags.writeable
+        if codes.dtype != np.uint32 or codes.shape != (n, 2 * PIXELS) or not contiguous:
+            raise ValueError(f"codes are {codes.dtype} {codes.shape}")
         cost, bits = rans.costs(), np.zeros(n, np.int64)
         palettes, active = self._palettes(palette, n), np.ones(n, np.bool_)
         self._kernels.encode_pixels(
@@ -140,7 +142,7 @@ class NativePixels:
             1,  # image in a group: codes lie image by image
             *map(address, (pixels, active, palettes, cost, codes, bits)),
         )
-        return codes, bits
+        return bits
 
     def decode(
         self, decoder: rans.Decoder, active: Bools, palette: I64, group: int
