@@ -24,7 +24,7 @@ from codec.coding.lanes import Compact, GroupDecoder, to_lanes
 from codec.coding.lanes_native import NativeGroupDecoder, address, encode_groups
 from codec.kernels import build
 from codec.model.ladder import Ladder
-from codec.model.ladder_native import NativeLadder, _blocks, _Level
+from codec.model.ladder_native import NativeLadder, _Level, _residuals
 from codec.model.ladder_parts import DEQUANTIZED_MAX, Residual
 from codec.model.layers import ACTIVATION_MAX, EXACT_LIMIT, MULTIPLIER_BITS, POSITIONS, ROWS, Layer
 from codec.model.native_layers import Packer, padded
@@ -256,7 +256,7 @@ def test_a_product_is_not_fused_with_what_is_added_to_it(engine: str) -> None:
 def check_blocks(blocks: list[Residual], t: np.ndarray, expected: np.ndarray) -> None:
     """Assert what blocks make of t (C, 49, N) at quality 50."""
     packer, rows = Packer(native()), as_rows(t)
-    packed = _blocks(blocks, packer, 50)
+    packed = _residuals(blocks, packer, 50)
     native().residuals(ctypes.addressof(packed), len(blocks), t.shape[2], address(rows), None)
     np.testing.assert_array_equal(rows[..., : len(t)].transpose(2, 1, 0), expected)
     assert not rows[..., len(t) :].any()

@@ -1,17 +1,17 @@
-"""A model bundle made live: transforms and entropy model, all in exact integers.  FORMAT.md 5 to 7.
+"""The lossy coder: a ladder of latents, all in exact integers.  FORMAT.md 5 to 7.
 
 Signal path (numbers of channels are the bundle's; every arrow is a `layers.Layer`, every t is (C,
 49, N)):
 
     pixels ──► analysis ──► e ──────────┬─────────────────────┬── ... (encoder only)
-               (blocks)     │           │ posterior           │ posterior
+               (stage)      │           │ posterior           │ posterior
                             ▼ posterior ▼                     ▼
                        y: dense     y: 7x7 level          y: 7x7 level
                             │           │   ▲                 │   ▲
                round(y - mean) = symbols ──►│ rANS by (mean, row) │ ──► messages
                             │           │   │ prior           │   │ prior
                             ▼           ▼   │                 ▼   │
-                   start ──► t ──► blocks ──┴─► t + merge ──► blocks ──┴─► ... ─► output ─► pixels
+                   start ──► t ──► stage ───┴─► t + merge ──► stage ───┴─► ... ─► output ─► pixels
 
 READ ME FIRST
 - Encoder and decoder run the same `Ladder.synthesis`, a generator: it yields the prior of one level
@@ -62,15 +62,7 @@ from codec.model.ladder_parts import (
     unpatches,
 )
 from codec.model.ladder_symbols import LadderSymbols, SymbolCoder, residuals_of, tables_of
-from codec.model.layers import (
-    GRID,
-    POSITIONS,
-    Trace,
-    add,
-    clipped,
-    interpolate,
-    rectified,
-)
+from codec.model.layers import GRID, POSITIONS, Trace, add, clipped, interpolate, rectified
 from codec.parallel import in_threads, num_cores, one_blas_thread
 
 # Decoded side by side by numpy: all of them wait, with their features or symbols, for the last one.
@@ -139,8 +131,8 @@ class Ladder(bundles.Model):
         self._start[0].check(k)
         self._start[1].check(self._start[0].outputs, self._widen.inputs * POSITIONS)
         for stage in self._synthesis:
-            for block in stage:
-                block.check(c)
+            for residual in stage:
+                residual.check(c)
         for level in self._levels:
             level.check(c)
         self._output.check(c, 16)
@@ -209,8 +201,8 @@ class Ladder(bundles.Model):
         """pixels uint8 (N, 28, 28) -> features e (C, 49, N)."""
         encoder = self.encoder
         e = clipped(encoder.input, patches(pixels), quality)
-        for block in encoder.analysis:
-            e = block(e, quality)
+        for residual in encoder.analysis:
+            e = residual(e, quality)
         return e
 
     def dense_prior(self, quality: int) -> list[I32]:
@@ -235,8 +227,8 @@ class Ladder(bundles.Model):
         h = rectified(self._start[1], h, quality, trace)
         t = clipped(self._widen, h.reshape(-1, POSITIONS, n), quality, trace)
         for i, stage in enumerate(self._synthesis):
-            for block in stage:
-                t = block(t, quality, trace)
+            for residual in stage:
+                t = residual(t, quality, trace)
             if i < len(self._levels):
                 level = self._levels[i]
                 y = yield *level.prior(t, quality, trace), t
@@ -265,8 +257,8 @@ class Ladder(bundles.Model):
                 g_y = level.dequantize.backward(g_y, quality, trace)
                 g_levels.append(g_y)
                 g = g + level.prior_backward(g_y, g_rows[i], quality, trace)
-            for block in reversed(self._synthesis[i]):
-                g = block.backward(g, quality, trace)
+            for residual in reversed(self._synthesis[i]):
+                g = residual.backward(g, quality, trace)
         h = self._widen.transposed(g * trace.pop(), quality).reshape(-1, g.shape[2])
         h = self._start[1].transposed(h * trace.pop(), quality)
         h = self._start[0].transposed(h * trace.pop(), quality)
@@ -308,10 +300,10 @@ class Ladder(bundles.Model):
             for _, images in by(qualities)
             for share in np.array_split(images, -(-len(images) // most))
         ]
-        parts = in_threads(
-            lambda images: self._analyze(pixels[images], int(qualities[images[0]]), effort), shares
+        analyzed = in_threads(
+            lambda some: self._analyze(pixels[some], int(qualities[some[0]]), effort), shares
         )
-        found = LadderSymbols.join(list(parts))
+        found = LadderSymbols.join(list(analyzed))
         return found.of(np.argsort(np.concatenate(shares))) if np.ndim(quality) else found
 
     symbols = analyze  # border: its old name
@@ -398,10 +390,10 @@ class Ladder(bundles.Model):
 
         if native_kernels() is None:
             with one_blas_thread():
-                parts = [decode(at) for at in starts]
+                batches = [decode(at) for at in starts]
         else:
-            parts = list(in_threads(decode, list(starts)))
-        pixels, bad, found = zip(*parts, strict=True)
+            batches = list(in_threads(decode, list(starts)))
+        pixels, bad, found = zip(*batches, strict=True)
         return np.concatenate(pixels), np.concatenate(bad), np.concatenate(found)
 
     def _decode_batch(

@@ -75,8 +75,8 @@ class LadderEncoder:
         """Raise BadModel unless layers fit together, and to the channels of t and all latents."""
         e, (dense0, dense1) = self.input.outputs, self.posterior
         self.input.check(16)
-        for block in self.analysis:
-            block.check(e)
+        for residual in self.analysis:
+            residual.check(e)
         self.squeeze.check(e)
         dense0.check(self.squeeze.outputs * POSITIONS)
         dense1.check(dense0.outputs, latents[0])

@@ -101,7 +101,9 @@ class NativeLadder:
             raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}")
         e = np.empty((n, POSITIONS, at.input.outputs), np.int16)
         self._kernels.patches(ctypes.addressof(at.input), n, address(pixels), address(e))
-        self._kernels.residuals(ctypes.addressof(at.analysis), at.num_blocks, n, address(e), None)
+        self._kernels.residuals(
+            ctypes.addressof(at.analysis), at.num_residuals, n, address(e), None
+        )
         return e
 
     def posterior_of(self, i: int, e: I16, t: I16, quality: int) -> I32:
@@ -230,13 +232,14 @@ def _rows_places(channels: int) -> I64:
     return p * padded(channels) + c
 
 
-def _blocks(blocks: list[Any], packer: Packer, quality: int) -> Any:
-    found = (_Residual * max(len(blocks), 1))()
-    for i, block in enumerate(blocks):
+def _residuals(stage: list[Any], packer: Packer, quality: int) -> Any:
+    """The structures of the residual blocks of a stage."""
+    found = (_Residual * max(len(stage), 1))()
+    for i, residual in enumerate(stage):
         found[i] = _Residual(
-            packer.layer(block.reduce, quality, 0, ACTIVATION_MAX),
-            packer.layer(block.spatial, quality, 0, ACTIVATION_MAX),
-            packer.layer(block.restore, quality, -ACTIVATION_MAX, ACTIVATION_MAX),
+            packer.layer(residual.reduce, quality, 0, ACTIVATION_MAX),
+            packer.layer(residual.spatial, quality, 0, ACTIVATION_MAX),
+            packer.layer(residual.restore, quality, -ACTIVATION_MAX, ACTIVATION_MAX),
         )
     return found
 
@@ -257,14 +260,12 @@ class _Quality:
         channels = self.start.widen.outputs
         hidden = self.start.start0.outputs + self.start.start1.outputs
         self.start_numbers = padded(self.start.channels) + hidden + POSITIONS * channels
-        # blocks, how many, masks that they leave for an image
+        # residuals, how many, masks that they leave for an image
         self.stages: list[tuple[Any, int, int]] = []
         for stage in model._synthesis:
-            widths = (
-                padded(block.reduce.outputs) + padded(block.spatial.outputs) for block in stage
-            )
+            widths = (padded(r.reduce.outputs) + padded(r.spatial.outputs) for r in stage)
             numbers = sum(POSITIONS * (width + 2 * channels) for width in widths)
-            self.stages.append((_blocks(stage, packer, quality), len(stage), numbers))
+            self.stages.append((_residuals(stage, packer, quality), len(stage), numbers))
         self.levels: list[_Level] = []
         self.level_numbers: list[tuple[int, int]] = []
         for level in model._levels:
@@ -304,8 +305,8 @@ class _EncoderQuality:
         encoder = model.encoder
         self.input = packer.layer(encoder.input, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
         self.channels: int = encoder.input.outputs
-        self.analysis, self.num_blocks = (
-            _blocks(encoder.analysis, packer, quality),
+        self.analysis, self.num_residuals = (
+            _residuals(encoder.analysis, packer, quality),
             len(encoder.analysis),
         )
         self.squeeze = packer.layer(encoder.squeeze, quality, 0, ACTIVATION_MAX)
@@ -333,14 +334,14 @@ class _GradientQuality:
         self.output = packer.transposed(model._output, quality)
         self.stages: list[tuple[Any, int]] = []
         for stage in model._synthesis:
-            blocks = (_ResidualBack * max(len(stage), 1))()
-            for i, block in enumerate(stage):
+            residuals = (_ResidualBack * max(len(stage), 1))()
+            for i, residual in enumerate(stage):
                 layers = (
                     packer.transposed(layer, quality)
-                    for layer in (block.reduce, block.spatial, block.restore)
+                    for layer in (residual.reduce, residual.spatial, residual.restore)
                 )
-                blocks[i] = _ResidualBack(*layers)
-            self.stages.append((blocks, len(stage)))
+                residuals[i] = _ResidualBack(*layers)
+            self.stages.append((residuals, len(stage)))
         self.levels = [
             _LevelBack(
                 packer.transposed(level.prior0, quality),

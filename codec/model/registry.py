@@ -203,11 +203,13 @@ def by_name(name: str, lossless: bool | None = False) -> Model:
     """
     if name.endswith(".safetensors") or os.sep in name:
         return _of_kind(load_cached(Path(name)), name, lossless)
-    wanted = {False: (name,), True: (name + LOSSLESS, name), None: (name, name + LOSSLESS)}[
-        lossless
-    ]
+    candidates = [name, name + LOSSLESS]
+    if lossless:
+        candidates.reverse()
+    elif lossless is not None:
+        candidates.pop()
     found = {name_of(path): path for path in files()}  # the latest of one name
-    for candidate in wanted:
+    for candidate in candidates:
         if candidate in found:
             return _of_kind(load_cached(found[candidate]), name, lossless)
     installed = ", ".join(sorted(found)) or "none"
