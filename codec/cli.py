@@ -402,15 +402,15 @@ def compress(
         "bpp": bpp,
         "psnr_db": None if psnr_db is None else round(psnr_db, 3),
         "lossless": stats.lossless if stats.images else None,
-        "quality": asked.quality if asked.target is None else None,
+        "quality": asked.quality if asked.goal is None else None,
         "model": ", ".join(stats.models) or None,
         "models": stats.models,
         "fallback": stats.fallback,
         "fallback_images": stats.fallback_images,
     }
-    if asked.target is not None or stats.fallback:
+    if asked.goal is not None or stats.fallback:
         figures["qualities"] = dict(sorted(stats.qualities.items(), key=lambda item: int(item[0])))
-    if asked.target is not None:
+    if asked.goal is not None:
         figures["quality"] = int(next(iter(stats.qualities))) if len(stats.qualities) == 1 else None
     summary = []
     if stats.images and not quiet and out != "-":

@@ -12,6 +12,9 @@ import pytest
 
 import codec
 from codec import api, metrics
+from codec.encoder.encode import Encoder, Packed
+from codec.encoder.options import DEFAULT_EFFORT
+from codec.encoder.stats import CompressStats
 from codec.errors import (
     AezError,
     BadMagic,
@@ -25,9 +28,10 @@ from codec.errors import (
     UsageError,
 )
 from codec.format import bitstream
-from codec.model.ladder import Model, log2_lmbda
-from codec.model.ladder_search import DEFAULT_EFFORT
-from codec.model.pixels import PixelModel, stored_bytes
+from codec.model.ladder import Model
+from codec.model.ladder_parts import log2_lmbda
+from codec.model.pixels import PixelModel
+from codec.model.stored import stored_bytes
 
 
 def decoded(pixels: np.ndarray, quality: int, model: Model) -> np.ndarray:
@@ -78,11 +82,11 @@ def test_compress_images_equals_compress_image_one_by_one() -> None:
     streams, stats = api.compress_images(pixels, quality=50)
     singles = [api.compress_image(image, quality=50) for image in pixels]
     assert streams == [stream for stream, _ in singles]
-    total = api.CompressStats()
+    total = CompressStats()
     for _, one in singles:
         total += one
     assert total == stats
-    assert api.compress_images(pixels[:0]) == ([], api.CompressStats())
+    assert api.compress_images(pixels[:0]) == ([], CompressStats())
 
 
 @pytest.mark.usefixtures("shipped")
@@ -192,12 +196,12 @@ def test_statistics_are_those_of_the_whole_file() -> None:
 
 
 def test_statistics_of_nothing_and_of_perfection() -> None:
-    assert api.CompressStats().bpp == 0.0
-    assert api.CompressStats(images=3).psnr_db is None
-    assert api.CompressStats(images=3).lossless
-    total = api.CompressStats(1, 10, 4, 5, 2.5, {"a": 1})
-    total += api.CompressStats(2, 20, 6, 7, 1.5, {"a": 1, "b": 1})
-    assert total == api.CompressStats(3, 30, 10, 12, 4.0, {"a": 2, "b": 1})
+    assert CompressStats().bpp == 0.0
+    assert CompressStats(images=3).psnr_db is None
+    assert CompressStats(images=3).lossless
+    total = CompressStats(1, 10, 4, 5, 2.5, {"a": 1})
+    total += CompressStats(2, 20, 6, 7, 1.5, {"a": 1, "b": 1})
+    assert total == CompressStats(3, 30, 10, 12, 4.0, {"a": 2, "b": 1})
 
 
 def test_metrics_worked_out_by_hand() -> None:
@@ -579,9 +583,9 @@ def test_a_writer_copies_each_image_a_fixed_number_of_times(
     copied = 0
     real = np.concatenate
 
-    def encode_block(models: Any, some: np.ndarray, asked: Any, names: Any) -> tuple[bytes, Any]:
+    def block(encoder: Encoder, some: np.ndarray, names: Any) -> Packed:
         blocks.append((some, names))
-        return b"block", api.CompressStats()
+        return Packed(b"block", CompressStats())
 
     def concatenate(arrays: Any, *args: Any, **options: Any) -> np.ndarray:
         nonlocal copied
@@ -589,10 +593,9 @@ def test_a_writer_copies_each_image_a_fixed_number_of_times(
         copied += len(whole)
         return whole
 
-    monkeypatch.setattr(api, "encode_block", encode_block)
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 10)
+    monkeypatch.setattr(Encoder, "block", block)
     monkeypatch.setattr(np, "concatenate", concatenate)
-    writer = api.CollectionWriter(io.BytesIO())
+    writer = api.CollectionWriter(io.BytesIO(), block_images=10)
     names = [str(i) for i in range(len(pixels))]
     for at in range(0, 995, step):
         end = min(at + step, 995)

@@ -16,17 +16,21 @@ from typer.testing import CliRunner
 import codec
 from codec import api
 from codec.cli import app
-from codec.collection.reader import pack_block
+from codec.collection.reader import Writer, pack_block
 from codec.commands import work
 from codec.commands.work import BlockTask
 from codec.encoder import choose, goal
-from codec.encoder.choose import domain_psnr_db, floor_db
+from codec.encoder.choose import Sampling, floor_db
+from codec.encoder.draft import Draft
+from codec.encoder.encode import Encoder, candidates
+from codec.encoder.options import DEFAULT_EFFORT, Options
+from codec.encoder.search import search
+from codec.encoder.stats import MAX_LISTED, CompressStats
 from codec.errors import ImageError
 from codec.files import images
 from codec.format import bitstream
-from codec.model import registry
-from codec.model.ladder import Model
-from codec.model.ladder_search import DEFAULT_EFFORT
+from codec.model import card, registry
+from codec.model.ladder import Ladder
 
 Foreign = Callable[[], np.ndarray]
 
@@ -69,7 +73,7 @@ def test_what_no_model_knows_comes_out_as_its_quality_promises_or_falls_back(
     kind: str, quality: int, model: str
 ) -> None:
     pixels = FOREIGN[kind]()
-    models = api.candidates(model, quality)
+    models = candidates(Options(quality, model))
     promised = min(floor for one in models if (floor := floor_db(models, one, quality)) is not None)
     file = io.BytesIO()
     with api.CollectionWriter(file, quality=quality, model=model, effort=1) as writer:
@@ -117,9 +121,9 @@ def test_images_that_fall_back_do_not_change_how_the_others_of_their_block_are_c
 
 def test_streams_do_not_depend_on_who_made_the_blocks_when_images_fall_back() -> None:
     pixels = np.concatenate([examples("digits/")[:6], crops()[:4]])
-    refs = tuple(work.model_ref(model) for model in api.candidates("auto", 40))
+    refs = tuple(work.model_ref(model) for model in candidates(Options(40)))
     tasks = [
-        BlockTask(np.roll(pixels, k, axis=0), (), None, api.request(40, effort=1), refs)
+        BlockTask(np.roll(pixels, k, axis=0), (), None, Options(40, effort=1), refs)
         for k in range(4)
     ]
     alone, together = (
@@ -132,7 +136,7 @@ def test_streams_do_not_depend_on_who_made_the_blocks_when_images_fall_back() ->
 
 def test_a_higher_effort_keeps_the_promise_too() -> None:
     pixels = crops()
-    models = api.candidates("auto", 60)
+    models = candidates(Options(60))
     promised = min(floor for one in models if (floor := floor_db(models, one, 60)) is not None)
     decoded = codec.decompress(codec.compress(pixels, quality=60, effort=4))
     assert (goal.image_psnr_db(pixels, decoded) >= promised).all()
@@ -172,7 +176,7 @@ def test_the_json_says_which_images_fell_back_and_to_what(tmp_path: Path) -> Non
 # ---- the promise
 
 
-def carded(curve: object, name: str = "tiny0", seed: int = 0) -> Model:
+def carded(curve: object, name: str = "tiny0", seed: int = 0) -> Ladder:
     """A tiny model whose card has a curve."""
     return helpers.model_of(helpers.tiny_tensors(seed), {"name": name, "figures": {"curve": curve}})
 
@@ -186,8 +190,8 @@ LINE = [
 
 def test_the_promise_lies_on_the_curve_in_the_card() -> None:
     model = carded(LINE[::-1])
-    assert domain_psnr_db(model, 25) == 15.0
-    assert domain_psnr_db(model, 99) == 30.0
+    assert card.psnr_db(model.figures, 25) == 15.0
+    assert card.psnr_db(model.figures, 99) == 30.0
     assert floor_db([model], model, 25) == 12.0
 
 
@@ -207,17 +211,17 @@ def test_the_promise_lies_on_the_curve_in_the_card() -> None:
 )
 def test_a_model_whose_card_says_nothing_has_no_guard(curve: object) -> None:
     model = carded(curve)
-    assert domain_psnr_db(model, 50) is None
+    assert card.psnr_db(model.figures, 50) is None
     assert floor_db([model], model, 50) is None
     pixels = helpers.drawn(24)
-    block, stats = api.encode_block([model], pixels, api.request(40, effort=2), None)
+    block, stats = Encoder(Options(40, effort=2), [model]).block(pixels)
     assert block == pack_block(model, pixels, 40, None, effort=2)[0]
     assert (stats.fallback, stats.fallback_images) == ({}, [])
 
 
 def test_every_shipped_lossy_model_says_what_it_gives() -> None:
     for model in registry.shipped():
-        curve = [domain_psnr_db(model, quality) for quality in range(100)]
+        curve = [card.psnr_db(model.figures, quality) for quality in range(100)]
         assert None not in curve
         assert curve == sorted(curve)  # type: ignore[type-var]
 
@@ -240,20 +244,20 @@ def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it(
     floor = float(np.sort(psnr_db)[10])
     model = carded([{"quality": q, "psnr_db": floor + choose.GUARD_DB} for q in (0, 99)])
     file = io.BytesIO()
-    block, stats = api.encode_block([model], pixels, api.request(50, effort=1), None)
-    writer = api.Writer(file)
+    block, stats = Encoder(Options(50, effort=1), [model]).block(pixels)
+    writer = Writer(file)
     writer.write(block, 32)
     writer.finish()
     assert stats.fallback_images == np.flatnonzero(psnr_db < floor).tolist()
     step = choose.FALLBACK_STEP
     # 50 is tried already
-    found = goal.search(model, pixels, goal.Target(min_psnr=floor), 50, step=step)
+    found = search(model, pixels, goal.AtLeastPsnr(floor), 50, step=step)
     with codec.open(file.getvalue()) as collection:
         parts = collection.parts(0)
     for part in parts[1:]:
         for i in part.images.tolist():
             if part.quality != 100:
-                assert part.quality == found.qualities[i]
+                assert part.quality == found.quality[i]
             else:
                 assert not found.kept[i] or found.num_bytes[i] > choose.LOSSLESS_BYTES
     assert {50, 100} <= {part.quality for part in parts}
@@ -265,42 +269,44 @@ def test_without_loss_is_tried_where_it_may_take_fewer_bytes() -> None:
     """
     noise = np.random.default_rng(0).integers(0, 256, (2, 28, 28)).astype(np.uint8)
     pixels = np.concatenate([noise, np.zeros((2, 28, 28), np.uint8)])
-    symbols = helpers.tiny_model().symbols(pixels, 50)
-    messages = [bytes(size) for size in (350, 380, 64, 65)]
-    found = goal.Coded(np.full(4, 50), symbols, messages, np.zeros(4), np.ones(4, np.bool_))
-    assert choose._large(pixels, found).tolist() == [False, True, False, True]
+    draft = Draft.blank(pixels, [])
+    draft.num_bytes = np.array([350, 380, 64, 65])
+    assert choose._large(draft).tolist() == [False, True, False, True]
 
 
 def test_without_a_lossless_model_a_single_image_is_stored_and_a_block_is_an_error_that_names_it(
-    shipped: Model,
+    shipped: Ladder,
 ) -> None:
     model = carded([{"quality": q, "psnr_db": 90.0} for q in (0, 99)], "orphan")
-    (stream,), stats = api.pack_images([model], helpers.drawn(1), api.request(50))
+    encoder = Encoder(Options(50), [model])
+    ((stream, stats),) = encoder.images(helpers.drawn(1))
     assert stream[4] == bitstream.STORED_QUALITY
     assert stats.fallback == {"stored": 1}
     with pytest.raises(ImageError, match=r"^seven: .*no lossless model"):
-        api.encode_block([model], helpers.drawn(1), api.request(50), ["seven"])
+        encoder.block(helpers.drawn(1), ["seven"])
     assert shipped.card
 
 
 # ---- auto
 
 
-def costs_of(models: list[Model], pixels: np.ndarray, quality: int) -> np.ndarray:
-    return np.array(
-        [choose.costs(pixels, model.encode(pixels, quality, group=1), quality) for model in models]
-    )
+def costs_of(models: list[Ladder], pixels: np.ndarray, quality: int) -> np.ndarray:
+    encoded = [model.encode(pixels, quality, group=1) for model in models]
+    return np.array([choose.costs(pixels, one.pixels, one.messages, quality) for one in encoded])
 
 
 def test_auto_takes_for_each_image_of_a_mixed_block_the_model_with_the_lower_cost(
-    two_shipped: list[Model], monkeypatch: pytest.MonkeyPatch
+    two_shipped: list[Ladder],
 ) -> None:
-    # the tiny models differ by less than what is worth a second look
-    monkeypatch.setattr(choose, "AGREED", 0.0)
     pixels = helpers.drawn(40)
     cheaper = costs_of(two_shipped, pixels, 45).argmin(axis=0)
     assert 0.05 < cheaper.mean() < 0.95
-    with codec.open(codec.compress(pixels, quality=45)) as collection:
+    # the tiny models differ by less than what is worth a second look
+    encoder, file = Encoder(Options(45), sampling=Sampling(agreed=0.0)), io.BytesIO()
+    writer = Writer(file)
+    writer.write(encoder.block(pixels).data, 40)
+    writer.finish()
+    with codec.open(file.getvalue()) as collection:
         parts = collection.parts(0)
         decoded = collection[:]
     assert len(parts) == 2
@@ -312,14 +318,14 @@ def test_auto_takes_for_each_image_of_a_mixed_block_the_model_with_the_lower_cos
 
 
 def test_auto_takes_one_model_for_a_block_of_which_few_images_prefer_another(
-    two_shipped: list[Model],
+    two_shipped: list[Ladder],
 ) -> None:
     pixels = helpers.drawn(40)
     cheaper = costs_of(two_shipped, pixels, 45).argmin(axis=0)
     kind = int(cheaper.mean() > 0.5)
     alike, other = pixels[cheaper == kind], pixels[cheaper != kind]
     many = np.concatenate([np.resize(alike, (60, 28, 28)), other[:1]])
-    stats = api.encode_block(list(two_shipped), many, api.request(45, effort=1), None)[1]
+    stats = Encoder(Options(45, effort=1), two_shipped).block(many).stats
     assert stats.models == {f"tiny{kind}": 61}
 
 
@@ -329,30 +335,26 @@ def test_a_model_that_none_of_a_sample_prefers_is_not_asked_about_the_others(
     # of equal costs the first model has the image
     models = [carded(None), carded(None, "tiny1", 1), carded(None, "twin")]
     asked = dict.fromkeys((model.name for model in models), 0)
-    symbols = Model.symbols
+    analyze = Ladder.analyze
 
-    def counting(model: Model, pixels: np.ndarray, quality: int, effort: int = 1) -> object:
+    def counting(model: Ladder, pixels: np.ndarray, quality: int, effort: int = 1) -> object:
         asked[model.name] += len(pixels)
-        return symbols(model, pixels, quality, effort)
+        return analyze(model, pixels, quality, effort)
 
-    monkeypatch.setattr(Model, "symbols", counting)
+    monkeypatch.setattr(Ladder, "analyze", counting)
     # the tiny models differ by less than what is worth a second look
-    monkeypatch.setattr(choose, "AGREED", 0.0)
-    monkeypatch.setattr(choose, "MOST_SAMPLE", 64)
-    monkeypatch.setattr(choose, "LEAST_SAMPLE", 64)
-    stats = api.encode_block(
-        list(models), np.resize(helpers.drawn(40), (120, 28, 28)), api.request(45, effort=1), None
-    )[1]
+    sampling = Sampling(least=64, most=64, agreed=0.0)
+    many = np.resize(helpers.drawn(40), (120, 28, 28))
+    stats = Encoder(Options(45, effort=1), models, sampling).block(many).stats
     assert stats.models.keys() == {"tiny0", "tiny1"}
-    sample = choose.LEAST_SAMPLE
-    assert asked == {"tiny0": sample + 120, "tiny1": sample + 120, "twin": sample}
+    assert asked == {"tiny0": 64 + 120, "tiny1": 64 + 120, "twin": 64}
 
 
 def test_stats_add_up_with_the_numbers_of_images_that_fell_back() -> None:
-    one = api.CompressStats(images=5, fallback={"a q9": 2}, fallback_images=[1, 4])
-    one += api.CompressStats(images=3, fallback={"a q9": 1, "stored": 1}, fallback_images=[0, 2])
+    one = CompressStats(images=5, fallback={"a q9": 2}, fallback_images=[1, 4])
+    one += CompressStats(images=3, fallback={"a q9": 1, "stored": 1}, fallback_images=[0, 2])
     assert one.fallback == {"a q9": 3, "stored": 1}
     assert one.fallback_images == [1, 4, 5, 7]
-    many = api.CompressStats(images=api.MAX_LISTED + 9, fallback_images=list(range(api.MAX_LISTED)))
+    many = CompressStats(images=MAX_LISTED + 9, fallback_images=list(range(MAX_LISTED)))
     many += one
-    assert many.fallback_images == list(range(api.MAX_LISTED))
+    assert many.fallback_images == list(range(MAX_LISTED))

@@ -21,11 +21,13 @@ from helpers import Sizes
 from codec import api, kernels
 from codec.coding import rans
 from codec.coding.lanes import Compact, GroupDecoder, to_lanes
-from codec.coding.lanes_native import NativeGroupDecoder, _address, encode_groups
+from codec.coding.lanes_native import NativeGroupDecoder, address, encode_groups
 from codec.kernels import build
-from codec.model.ladder import DEQUANTIZED_MAX, Block, Model
-from codec.model.ladder_native import NativeLadder, Packer, _blocks, _Level, padded
+from codec.model.ladder import Ladder
+from codec.model.ladder_native import NativeLadder, _Level, _residuals
+from codec.model.ladder_parts import DEQUANTIZED_MAX, Residual
 from codec.model.layers import ACTIVATION_MAX, EXACT_LIMIT, MULTIPLIER_BITS, POSITIONS, ROWS, Layer
+from codec.model.native_layers import Packer, padded
 
 NATIVE = [engine for engine in kernels.engines() if engine != "numpy"]
 ONE = 1 << MULTIPLIER_BITS
@@ -108,7 +110,7 @@ def natively(layer: Layer, x: np.ndarray, quality: int, low: int, high: int) -> 
     rows = as_rows(x)
     y = np.empty((layer.outputs, POSITIONS, n), np.int32)
     native().posterior(
-        ctypes.addressof(level), n, _address(rows), channels, _address(rows), 0, _address(y)
+        ctypes.addressof(level), n, address(rows), channels, address(rows), 0, address(y)
     )
     return y
 
@@ -248,14 +250,14 @@ def test_a_product_is_not_fused_with_what_is_added_to_it(engine: str) -> None:
     )
     fused = np.rint(t.astype(np.float64) + (sums * multipliers / ONE)[:, None, None])
     assert (expected != fused).mean() > 0.5
-    check_blocks([Block(small, spatial, restore)], t, expected)
+    check_blocks([Residual(small, spatial, restore)], t, expected)
 
 
-def check_blocks(blocks: list[Block], t: np.ndarray, expected: np.ndarray) -> None:
+def check_blocks(blocks: list[Residual], t: np.ndarray, expected: np.ndarray) -> None:
     """Assert what blocks make of t (C, 49, N) at quality 50."""
     packer, rows = Packer(native()), as_rows(t)
-    packed = _blocks(blocks, packer, 50)
-    native().residuals(ctypes.addressof(packed), len(blocks), t.shape[2], _address(rows), None)
+    packed = _residuals(blocks, packer, 50)
+    native().residuals(ctypes.addressof(packed), len(blocks), t.shape[2], address(rows), None)
     np.testing.assert_array_equal(rows[..., : len(t)].transpose(2, 1, 0), expected)
     assert not rows[..., len(t) :].any()
 
@@ -276,7 +278,7 @@ def test_blocks_of_any_widths_are_those_of_numpy_up_to_the_bound(engine: str, se
         restore = random_layer(rng, "point", channels, inner, by_position=i == 1, result=700)
         for k, layer in enumerate((reduce, spatial, restore)):
             layer.name = f"{i}.{k}"
-        blocks.append(Block(reduce, spatial, restore))
+        blocks.append(Residual(reduce, spatial, restore))
     x = extremes(rng, channels, 3)
     expected = x.copy()
     for block in blocks:
@@ -317,7 +319,7 @@ def to_the_bound(tensors: helpers.Tensors, seed: int) -> helpers.Tensors:
 
 
 @cache
-def model_of(name: str, bound: bool) -> Model:
+def model_of(name: str, bound: bool) -> Ladder:
     tensors = helpers.tiny_tensors(3, MODELS[name])
     return helpers.model_of(to_the_bound(tensors, 4) if bound else tensors)
 
@@ -328,7 +330,7 @@ def walked(name: str, bound: bool, n: int, quality: int) -> list[np.ndarray]:
         return list(walk(model_of(name, bound), n, quality))
 
 
-def walk(model: Model, n: int, quality: int) -> Iterator[np.ndarray]:
+def walk(model: Ladder, n: int, quality: int) -> Iterator[np.ndarray]:
     """What each transform of a model says, features as (C, 49, N)."""
     rng = np.random.default_rng([n, quality])
     net, pixels = model.transforms(), helpers.drawn(n)
@@ -575,16 +577,16 @@ def test_threads_share_a_model_from_the_first_call_on(engine: str) -> None:
     pixels, tensors, rounds = helpers.drawn(6), helpers.tiny_tensors(0, MODELS["several widths"]), 4
     stream, encoder = helpers.pack_pair(tensors)
     expected = {
-        quality: Model(stream, encoder).encode(pixels, quality, effort=6).messages
+        quality: Ladder(stream, encoder).encode(pixels, quality, effort=6).messages
         for quality in (10, 70)
     }
     for _ in range(rounds):
-        model, start = Model(stream, encoder), threading.Barrier(6)
+        model, start = Ladder(stream, encoder), threading.Barrier(6)
         found: list[tuple[int, list[bytes], np.ndarray]] = []
 
         def work(
             quality: int,
-            model: Model = model,
+            model: Ladder = model,
             start: threading.Barrier = start,
             found: list[Any] = found,
         ) -> None:

@@ -68,8 +68,8 @@ def test_latents_of_one_image_are_a_row_of_its_own() -> None:
 def test_latents_do_not_depend_on_parts_chunks_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = collect(70)
     whole = codec.latents(stream)
-    monkeypatch.setattr(ladder, "PART_IMAGES", 32)
-    monkeypatch.setattr(ladder, "CHUNK_IMAGES", 5)
+    monkeypatch.setattr(ladder, "BATCH_IMAGES", 32)
+    monkeypatch.setattr(ladder, "CORE_IMAGES", 5)
     np.testing.assert_array_equal(codec.latents(stream), whole)
     blocks = helpers.collect(70, quality=QUALITY, block_images=20)
     assert len(codec.open(blocks).blocks) == 4

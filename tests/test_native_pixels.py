@@ -16,7 +16,7 @@ from codec.coding import rans
 from codec.coding.rans_native import encode_lanes
 from codec.model import pixels as pixel_model
 from codec.model.layers import ACTIVATION_MAX, MULTIPLIER_BITS
-from codec.model.pixels import PixelModel
+from codec.model.pixels import Pixels
 
 NATIVE = [engine for engine in kernels.engines() if engine != "numpy"]
 pytestmark = pytest.mark.skipif(not NATIVE, reason="no library was built")
@@ -55,7 +55,7 @@ def odd_model(
     layers: int = 1,
     palettes: int = 1,
     seed: int = 0,
-) -> PixelModel:
+) -> Pixels:
     """A lossless model of any sizes, of random numbers that use the whole range of each layer."""
     rng, tensors = np.random.default_rng(seed), dict[str, np.ndarray]()
 
@@ -98,14 +98,14 @@ def odd_model(
     tensors["flag.zero_freq"] = rng.integers(1, rans.TOTAL, 1023).astype(np.int32)
     tensors["exp"] = np.rint(rans.TOTAL * np.exp(-np.arange(512) / 32)).astype(np.int32)
     card = {"name": "odd-lossless", "trained_on": "dice"}
-    return PixelModel(helpers.pack(tensors, card, architecture=PixelModel.ARCHITECTURE))
+    return Pixels(helpers.pack(tensors, card, architecture=Pixels.ARCHITECTURE))
 
 
 _wanted: dict[object, Any] = {}  # what numpy gives, for all engines
 
 
 def numpy_gives(
-    name: str, model: PixelModel, source: np.ndarray | list[bytes], *arguments: int, group: int
+    name: str, model: Pixels, source: np.ndarray | list[bytes], *arguments: int, group: int
 ) -> Any:
     key = (
         name,
@@ -120,7 +120,7 @@ def numpy_gives(
     return _wanted[key]
 
 
-def check_same(model: PixelModel, pixels: np.ndarray, group: int, engine: str) -> list[bytes]:
+def check_same(model: Pixels, pixels: np.ndarray, group: int, engine: str) -> list[bytes]:
     wanted = numpy_gives("encode", model, pixels, group=group)
     with kernels.use(engine):
         encoded = model.encode(pixels, group=group)
@@ -133,7 +133,7 @@ def check_same(model: PixelModel, pixels: np.ndarray, group: int, engine: str) -
 
 
 def check_same_damage(
-    model: PixelModel, messages: list[bytes], count: int, group: int, engine: str
+    model: Pixels, messages: list[bytes], count: int, group: int, engine: str
 ) -> None:
     wanted, wanted_bad = numpy_gives("decode", model, messages, count, group=group)
     with kernels.use(engine):
@@ -191,7 +191,7 @@ def test_extreme_tables_give_the_messages_of_numpy(engine: str, seed: int) -> No
             "multiplier"
         ):
             tensor[:] = 1 << 24
-    model = PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE))
+    model = Pixels(helpers.pack(tensors, architecture=Pixels.ARCHITECTURE))
     check_same(model, kinds()[::2], 16, engine)
 
 
@@ -205,7 +205,7 @@ def test_sums_of_the_flag_network_are_clipped(engine: str, sign: int) -> None:
     tensors["flag.window.bias"][:] = -sign * ((1 << 24) - 1)
     tensors["flag.window.multiplier"][:] = 1 << 24
     tensors["value.flagged.table"][:] = 0
-    model = PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE))
+    model = Pixels(helpers.pack(tensors, architecture=Pixels.ARCHITECTURE))
     check_same(model, helpers.drawn(9), 4, engine)
 
 
@@ -218,8 +218,8 @@ def test_stored_images_are_the_same_ones(engine: str) -> None:
     assert len(messages[0]) > 5 * 784
 
 
-def test_threads_and_parts_change_no_byte(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixel_model, "NATIVE_PART_IMAGES", 32)
+def test_threads_and_batches_change_no_byte(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_model, "NATIVE_BATCH_IMAGES", 32)
     with parallel.cores(3):
         check_same(helpers.tiny_pixel_model(), helpers.drawn(200), 16, engine)
 
@@ -227,7 +227,7 @@ def test_threads_and_parts_change_no_byte(engine: str, monkeypatch: pytest.Monke
 def test_threads_may_share_a_fresh_model(engine: str) -> None:
     pixels, model, found = (
         helpers.drawn(20),
-        PixelModel(helpers.tiny_pixel_bundle()),
+        Pixels(helpers.tiny_pixel_bundle()),
         list[list[bytes]](),
     )
     with kernels.use(engine):
@@ -318,7 +318,7 @@ def test_frequencies_of_a_table_that_does_not_fall_are_those_of_numpy(engine: st
     rows = rng.integers(-600, 1, (20, 256)).astype(np.int32)
     for exp in (np.full(512, rans.TOTAL), rans.TOTAL - 128 * rng.permutation(512)):
         tensors["exp"][1:] = exp[1:]
-        net = PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE))._value
+        net = Pixels(helpers.pack(tensors, architecture=Pixels.ARCHITECTURE))._value
         freq = np.empty(rows.shape, np.uint32)
         address = net._exp.ctypes.data
         with kernels.use(engine):
@@ -392,12 +392,16 @@ def test_wrong_arguments_are_refused(engine: str) -> None:
     with kernels.use(engine):
         twin = model._natively()
         assert twin is not None
+        one, codes = np.zeros((1, 28, 28), np.uint8), np.zeros((1, 2 * 784), np.uint32)
         for pixels in (np.zeros((1, 28, 27), np.uint8), np.zeros((1, 28, 28), np.int16)):
             with pytest.raises(ValueError, match="pixels are"):
-                twin.encode(pixels, np.zeros(1, np.int64), 1)
+                twin.encode(pixels, np.zeros(1, np.int64), codes)
         for palette in (np.array([3]), np.array([-1]), np.array([0, 0])):
             with pytest.raises(ValueError, match="no such palette"):
-                twin.encode(np.zeros((1, 28, 28), np.uint8), palette, 1)
+                twin.encode(one, palette, codes)
+        for wrong in (codes[:, 1:], codes[:0], codes.astype(np.int64), codes[:, ::-1]):
+            with pytest.raises(ValueError, match="codes are"):
+                twin.encode(one, np.array([0]), wrong)
         with pytest.raises(ValueError, match="2 lanes"):
             twin.decode(rans.Decoder([b"", b""]), np.ones(3, np.bool_), np.zeros(3, np.int64), 1)
 
@@ -409,9 +413,10 @@ def test_only_the_images_asked_for_are_decoded(engine: str) -> None:
     with kernels.use(engine):
         twin = model._natively()
         assert twin is not None
-        codes, _ = twin.encode(pixels, palette, 3)
-        codes[:, :, 1] = 0
-        messages = encode_lanes(native(), codes.ravel(), np.array([codes.size]), np.array([9]))
+        codes = np.zeros((3, 2 * 784), np.uint32)
+        twin.encode(pixels, palette, codes)
+        codes[1] = 0
+        messages = encode_lanes(native(), codes.T.ravel(), np.array([codes.size]), np.array([9]))
         decoded, state, used_up = twin.decode(rans.Decoder(messages), active, palette, 3)
     np.testing.assert_array_equal(decoded, pixels * active[:, None, None].astype(np.uint8))
     assert (state.tolist(), used_up.tolist()) == ([9], [True])

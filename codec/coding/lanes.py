@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codec.arrays import I32, I64, Bools, Integers
+from codec.arrays import U8 as U8  # border: it is in codec.arrays
 from codec.coding import rans
-
-U8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Encoded:
     ideal_bits: float
 
 
-def by(values: npt.NDArray[np.integer]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+def by(values: Integers) -> Iterator[tuple[int, I64]]:
     """Each value of int (N,), in order, and where it stands."""
     for value in np.unique(values).tolist():
         yield value, np.flatnonzero(values == value)
 
 
-def checks(pixels: U8, group: int) -> npt.NDArray[np.int64]:
+def checks(pixels: U8, group: int) -> I64:
     """Start states: the low byte of the CRC-32 of each group's pixels, (N, 28, 28) -> (groups,)."""
     return np.array(
         [
@@ -72,7 +72,7 @@ class GroupDecoder:
     def __init__(self, messages: list[bytes], group: int) -> None:
         self._decoder, self._group = rans.Decoder(messages), group
 
-    def decode(self, table: rans.CdfTable, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    def decode(self, table: rans.CdfTable, rows: I32) -> U8:
         """rows: int32 (S, N), which row of the table codes each symbol; row 0 is certain -> codes
         uint8 (S, N).
         """
@@ -81,7 +81,7 @@ class GroupDecoder:
         codes = self._decoder.decode(table, where.take(lanes, -1))
         return from_lanes(where.put(codes), self._group, rows.shape[1])
 
-    def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    def finish(self) -> tuple[I64, Bools]:
         """See `rans.Decoder.finish`."""
         return self._decoder.finish()
 
@@ -93,7 +93,7 @@ class Compact:
     active: bool (steps, lanes).
     """
 
-    def __init__(self, active: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, active: Bools) -> None:
         # Of one lane, the usual case of random access, numbers are faster than a mask.
         self._only = active[:, 0].nonzero()[0] if active.shape[1] == 1 else None
         self._active = active.T  # lane by lane

@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codec.arrays import I16, I32, I64, U8, U32, Bools
 from codec.coding import rans
 from codec.kernels import Kernels
 
-U8 = npt.NDArray[np.uint8]
-I16 = npt.NDArray[np.int16]
-I32 = npt.NDArray[np.int32]
 
-
-def _address(array: npt.NDArray[Any] | None) -> int | None:
+def address(array: npt.NDArray[Any] | None) -> int | None:
+    """Where the numbers of an array lie in memory, for a kernel; None of None."""
     if array is None:
         return None
     address: int = array.__array_interface__["data"][0]
@@ -50,21 +48,21 @@ class NativeGroupDecoder:
             )
         rows, codes = np.ascontiguousarray(rows, np.int32), np.empty((steps, n), np.uint8)
         self._kernels.decode_symbols(
-            _address(table.packed),
+            address(table.packed),
             table.packed.shape[1],
             steps,
             n,
             self._group,
-            _address(rows),
-            _address(self._lanes),
-            _address(self._bytes),
-            _address(codes),
+            address(rows),
+            address(self._lanes),
+            address(self._bytes),
+            address(codes),
         )
         return codes
 
-    def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    def finish(self) -> tuple[I64, Bools]:
         """See `rans.Decoder.finish`."""
-        self._kernels.refill(_address(self._lanes), len(self._lanes), _address(self._bytes))
+        self._kernels.refill(address(self._lanes), len(self._lanes), address(self._bytes))
         return self._lanes[:, 0].view(np.uint32).astype(np.int64), self._lanes[:, 1] == self._lanes[
             :, 2
         ]
@@ -72,11 +70,11 @@ class NativeGroupDecoder:
 
 def encode_groups(
     kernels: Kernels,
-    cells: npt.NDArray[np.uint32],
+    cells: U32,
     rows: I16,
     codes: U8,
     group: int,
-    checks: npt.NDArray[np.int64],
+    checks: I64,
 ) -> list[bytes]:
     """Code symbols (S, N), `group` neighbouring images sharing a message; row 0 is certain and not
     coded.
@@ -102,17 +100,17 @@ def encode_groups(
     capacity = 2 * steps * n + 4 * num_lanes
     messages, ends = np.empty(capacity, np.uint8), np.empty(num_lanes, np.int64)
     kernels.encode_symbols(
-        _address(cells),
+        address(cells),
         cells.shape[1],
         steps,
         n,
         group,
-        _address(rows),
-        _address(codes),
-        _address(first),
-        _address(messages),
+        address(rows),
+        address(codes),
+        address(first),
+        address(messages),
         capacity,
-        _address(ends),
+        address(ends),
     )
     found = messages[: int(ends[-1]) if num_lanes else 0].tobytes()
     bounds = [0, *ends.tolist()]

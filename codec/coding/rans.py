@@ -27,6 +27,8 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from codec.arrays import I32, I64, U8, U32, Bools, Integers
+
 PRECISION = 16  # bits: the frequencies of a CDF row sum to 2**16
 TOTAL = 1 << PRECISION
 STATE_LOWER_BOUND = 1 << 23  # once bytes have been written: 2**23 <= state < 2**31
@@ -36,9 +38,6 @@ SCALAR_LANES = 24  # below this many lanes plain Python integers beat numpy call
 
 # State of a lane, place of its next byte, end of its last one: Lane of kernels/rans.h.
 LANE = np.dtype([("state", np.uint32), ("at", np.int32), ("end", np.int32)])
-
-U32 = npt.NDArray[np.uint32]
-I32 = npt.NDArray[np.int32]
 
 
 @cache
@@ -61,7 +60,7 @@ class CdfTable:
     frequency 0 cannot be coded.
     """
 
-    def __init__(self, cdf: npt.NDArray[np.integer]) -> None:
+    def __init__(self, cdf: Integers) -> None:
         self.cdf = np.ascontiguousarray(cdf, np.int64)
         if self.cdf.ndim != 2 or (self.cdf[:, 0] != 0).any() or (self.cdf[:, -1] != TOTAL).any():
             raise ValueError("every CDF row must run from 0 to 2**16")
@@ -70,7 +69,7 @@ class CdfTable:
             raise ValueError("a CDF row decreases")
         self.start: U32 = self.cdf[:, :-1].astype(np.uint32)
         self.freq: U32 = freq.astype(np.uint32)
-        self._lookup: npt.NDArray[np.uint8] | None = None
+        self._lookup: U8 | None = None
 
     @property
     def num_symbols(self) -> int:
@@ -78,7 +77,7 @@ class CdfTable:
         return int(self.freq.shape[1])
 
     @property
-    def lookup(self) -> npt.NDArray[np.uint8]:
+    def lookup(self) -> U8:
         """uint8 (rows * 2**16,): the symbol under each slot of each row; made on first use, since
         one image does without.
         """
@@ -106,16 +105,14 @@ class CdfTable:
         """
         return [*self.cdf[:, 1].tolist(), TOTAL]
 
-    def ideal_bits(
-        self, indexes: npt.NDArray[np.integer], symbols: npt.NDArray[np.integer]
-    ) -> float:
+    def ideal_bits(self, indexes: Integers, symbols: Integers) -> float:
         """Sum of PRECISION - log2(freq) over (row, symbol) pairs: what a perfect coder would spend,
         in bits.
         """
         return float(np.sum(PRECISION - np.log2(self.freq[indexes, symbols])))
 
 
-def packed(start: npt.NDArray[np.integer], freq: npt.NDArray[np.integer]) -> U32:
+def packed(start: Integers, freq: Integers) -> U32:
     """Symbols as one number each; 0 is the one that does nothing, (0, 2**PRECISION)."""
     low = freq.astype(np.uint32) & np.uint32(TOTAL - 1)
     return np.asarray(start.astype(np.uint32) << np.uint32(PRECISION) | low)
@@ -131,7 +128,7 @@ def unpacked(lanes: Sequence[U32]) -> tuple[U32, U32]:
     return np.ascontiguousarray(codes.T >> np.uint32(PRECISION)), np.ascontiguousarray(freq.T)
 
 
-def encode(start: U32, freq: U32, check: npt.NDArray[np.integer]) -> list[bytes]:
+def encode(start: U32, freq: U32, check: Integers) -> list[bytes]:
     """Encode lanes of steps.
 
     start, freq: uint32 (steps, lanes), 1 <= freq, start + freq <= 2**PRECISION; check: int
@@ -208,7 +205,7 @@ class Decoder:
         self._next = self._end - lengths
         self._state = np.zeros(self._lanes, np.uint32)
 
-    def decode(self, table: CdfTable, indexes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    def decode(self, table: CdfTable, indexes: Integers) -> U8:
         """Decode one symbol for each step and lane.
 
         indexes: int (steps, lanes), rows of `table`; -1 marks a padding step, which yields 0.
@@ -245,9 +242,7 @@ class Decoder:
         self._state = state
         return symbols
 
-    def _decode_scalar(
-        self, table: CdfTable, indexes: npt.NDArray[np.integer]
-    ) -> npt.NDArray[np.uint8]:
+    def _decode_scalar(self, table: CdfTable, indexes: Integers) -> U8:
         symbols = np.zeros(indexes.shape, np.uint8)
         cdf_rows, firsts = table.rows, table.firsts
         # a tenth faster than global names
@@ -275,7 +270,7 @@ class Decoder:
             symbols[:, lane] = np.frombuffer(column, np.uint8)
         return symbols
 
-    def decode_each(self, lanes: npt.NDArray[np.integer], freq: U32) -> npt.NDArray[np.int64]:
+    def decode_each(self, lanes: Integers, freq: U32) -> I64:
         """Decode one symbol for each row of `freq`, from the lane it names; rows of one lane take
         turns in their order.
 
@@ -325,7 +320,7 @@ class Decoder:
             state, at = state << 8 | message[at], at + 1
         return state, at
 
-    def lanes(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]:
+    def lanes(self) -> tuple[U8, npt.NDArray[np.void]]:
         """All bytes, and how far each lane is, for a native kernel: LANE (lanes,)."""
         if self._lanes < SCALAR_LANES:
             source = np.frombuffer(b"".join(self._messages) + b"\0", np.uint8)
@@ -338,7 +333,7 @@ class Decoder:
         found["state"], found["at"], found["end"] = state, at, ends
         return source, found
 
-    def finish(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    def finish(self) -> tuple[I64, Bools]:
         """-> final states int64 (lanes,), which must equal the `check` that was encoded; whether a
         lane's bytes are used up.
         """

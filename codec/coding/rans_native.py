@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from codec.coding.lanes_native import _address
+from codec.arrays import I64, U32, Integers
+from codec.coding.lanes_native import address
 from codec.kernels import Kernels
 
-U32 = npt.NDArray[np.uint32]
-I64 = npt.NDArray[np.int64]
 
-
-def encode_lanes(
-    kernels: Kernels, codes: U32, ends: I64, check: npt.NDArray[np.integer]
-) -> list[bytes]:
+def encode_lanes(kernels: Kernels, codes: U32, ends: I64, check: Integers) -> list[bytes]:
     """As `rans.encode`, of lanes of any lengths.
 
     codes: uint32 (all steps,), lane by lane, of `rans.packed`; ends: int (lanes,), where each lane
@@ -35,12 +30,12 @@ def encode_lanes(
     out = np.empty(2 * len(codes) + 4 * len(ends), np.uint8)
     begins = np.empty(len(ends), np.int64)
     kernels.encode(
-        _address(codes),
+        address(codes),
         len(ends),
-        _address(ends),
-        _address(checks),
-        _address(out),
-        _address(begins),
+        address(ends),
+        address(checks),
+        address(out),
+        address(begins),
     )
     last = 2 * ends + 4 * np.arange(1, len(ends) + 1)
     return [out[at:end].tobytes() for at, end in zip(begins.tolist(), last.tolist(), strict=True)]

@@ -105,11 +105,7 @@ def compress(
         raise UsageError(
             "--embed-model is for collections: a single image would grow a thousandfold"
         )
-    if (
-        options.embed_model
-        and options.asked.target is not None
-        and options.asked.target.min_psnr is not None
-    ):
+    if options.embed_model and options.asked.goal is not None and options.asked.goal.lossless_keeps:
         raise UsageError(api.NO_EMBEDDING)
     if dry_run:
         report.images = sum(len(task.sources) or 1 for task in tasks)

@@ -1,3 +1,14 @@
-"""What codes an image: the model that is chosen for it, and the quality that meets what was asked
-for.
+"""The encoder: from images and what is asked of them to streams and blocks.
+
+    encoder = Encoder(Options.of(quality=75))       # encode, options: checked once
+    draft = Draft.blank(pixels, encoder.models)     # draft: N images, column by column
+    seen = choose(draft, quality)                   # choose: the cheapest coder for each image
+    code(draft, quality, effort, seen)              #   symbols, all at one quality
+    guard(draft, quality, effort, exact)            #   what came out badly falls back
+    parts = pack(draft)                             # draft: images of one coder and quality
+    block = pack_block(parts, names)                # or each image as a stream of its own
+
+With a goal (`goal`: at most so many bytes, at least so many dB) `meet` takes the place of `code`
+and `guard`: it gives each image the quality that keeps the goal (`search`). `writer` collects
+images for the blocks of a collection; `stats` says what was done.
 """

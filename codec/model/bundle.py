@@ -8,19 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from codec.coding.lanes import U8, Encoded
-from codec.errors import BadModel, CorruptPayload, UsageError
-from codec.format.bitstream import LOSSLESS_QUALITY, MAX_MODEL_BYTES, MODEL_HASH_BYTES
-from codec.model.layers import ACTIVATION_MAX, Integers, Layer
+from codec.arrays import U8, Integers
+from codec.errors import BadModel
+from codec.format.bitstream import MAX_MODEL_BYTES
+from codec.model.base import Coder
+from codec.model.layers import ACTIVATION_MAX, Layer
 
 # What a tensor holds is said by its name.
 # by the last part of a name; of all others int32
@@ -71,8 +71,9 @@ class Bundle:
             raise BadModel(f"unknown tensor {min(self._tensors)}")
 
 
-class BaseModel(ABC):
-    """A model file, checked and ready.  Thread-safe: nothing changes after construction but caches.
+class Model(Coder):
+    """A coder made of a model file, checked and ready.  Nothing changes after construction but
+    caches.
 
     stream: the bytes of a safetensors file as `codec.train.lossy.export` writes it. encoder: what a
     lossy model encodes with: the bytes of a file, or the file, which is read when something is
@@ -80,7 +81,6 @@ class BaseModel(ABC):
     """
 
     ARCHITECTURE: ClassVar[str]
-    lossless: ClassVar[bool]
 
     def __init__(self, stream: bytes, encoder: bytes | Path | None = None) -> None:
         architecture, tensors, self.card = unpack_bundle(stream)
@@ -95,7 +95,7 @@ class BaseModel(ABC):
         self._take(bundle)
         bundle.finish()
 
-    def __reduce__(self) -> tuple[type[BaseModel], tuple[bytes, bytes | Path | None]]:
+    def __reduce__(self) -> tuple[type[Model], tuple[bytes, bytes | Path | None]]:
         # To another process as its files: far less than its live arrays.
         return type(self), (self.stream, self._encoder_source)
 
@@ -104,9 +104,12 @@ class BaseModel(ABC):
         """Make the layers and tables of the bundle live."""
 
     @property
-    def hash(self) -> bytes:
-        """What a stream names the model by: the first MODEL_HASH_BYTES bytes of its SHA-256."""
-        return self.sha256[:MODEL_HASH_BYTES]
+    def encoder_stream(self) -> bytes | None:
+        """The bytes of its encoder's file; None: it needs none.
+
+        Raises EncoderNotFound, BadModel.
+        """
+        return None
 
     @property
     def encoder_hash(self) -> bytes | None:
@@ -115,63 +118,16 @@ class BaseModel(ABC):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What its card says that it gives; {} if that is nothing.  A card is a stranger's text."""
+        """See Coder."""
         figures = self.card.get("figures")
         return figures if isinstance(figures, dict) else {}
-
-    @property
-    def kind(self) -> str:
-        """The word for what it does to pixels."""
-        return "lossless" if self.lossless else "lossy"
-
-    def check_quality(self, quality: int, offset: int) -> None:
-        """Raise CorruptPayload unless a stream of this model can have the quality that stands at
-        `offset` in it.
-        """
-        if (quality == LOSSLESS_QUALITY) != self.lossless:
-            raise CorruptPayload(
-                f"quality {quality} with model {self.name}, which is {self.kind}", offset
-            )
-
-    @abstractmethod
-    def encode(
-        self, pixels: U8, quality: int, *, group: int | None = None, effort: int = 1
-    ) -> Encoded:
-        """Encode uint8 (N, 28, 28), N >= 1, `group` neighbours sharing a coder state: in a
-        collection as the quality says.
-
-        effort: 1..MAX_EFFORT, how long a lossy model searches for symbols of a lower cost; the
-        decoder does not notice.
-        """
-
-    @abstractmethod
-    def decode(
-        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
-    ) -> tuple[U8, npt.NDArray[np.bool_]]:
-        """Inverse of `encode`: -> pixels uint8 (count, 28, 28), and which messages are damaged:
-        bool (messages,).
-
-        Pixels of damaged groups are meaningless; no message, however damaged, raises or runs on.
-        """
 
     @abstractmethod
     def multiply_adds(self, pixels: U8) -> tuple[float, float]:
         """Products an image to encode uint8 (N, 28, 28) at effort 1, and to decode them."""
 
-    @property
-    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shape of the latents of one image, level by level; () for a model that has none."""
-        return ()
 
-    def decode_latents(
-        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
-    ) -> tuple[U8, npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
-        """As `decode`, with the dequantized latents of all levels in between: int16 (count, K), |.|
-        < 2**12.
-
-        Raises UsageError for a model that has none.
-        """
-        raise UsageError(f"model {self.name} is {self.kind}: latents are what a lossy stream has")
+BaseModel = Model  # border: goes when nobody imports it
 
 
 def read_file(path: Path) -> bytes:

@@ -1,16 +1,11 @@
 """The networks of `codec.model.ladder` on the native kernels: the same integers, several times as
 fast.
 
-`NativeLadder` is the twin of the transforms in `Model`: the same functions, the same results bit
+`NativeLadder` is the twin of the transforms in `Ladder`: the same functions, the same results bit
 for bit. What it hands on between them, features and traces, is its own business: features are int16
 (N, 49, channels padded to PAD).
 
-READ ME FIRST
-- The structures here mirror those of kernels/*.h, field by field; kernels/version.h is raised when
-  they change.
-- A kernel trusts its arguments. So every array is made here, or its shape and layout are checked
-  here.
-- Weights are packed once; biases and multipliers once for each quality that is asked for.
+How layers are handed to a kernel: `native_layers`.
 """
 
 from __future__ import annotations
@@ -18,35 +13,28 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.coding.lanes_native import I16, I32, U8, _address
+from codec.arrays import F32, I16, I32, I64, U8, U16
+from codec.coding.lanes_native import address
 from codec.kernels import Kernels
-from codec.model.layers import ACTIVATION_MAX, F32, POSITIONS, Layer
+from codec.model.layers import ACTIVATION_MAX, POSITIONS
+from codec.model.native_layers import NativeLayer, NativeTransposed, Packer, padded
 
-U16 = npt.NDArray[np.uint16]
-PAD = 16  # rows of features are a multiple of it long
 T = TypeVar("T")
 NativeTrace = list[U16]  # the masks of each stage, in the order of the forward pass
 
 
-class _Layer(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int32) for name in ("inputs", "outputs", "taps", "bias_step")),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "multiplier", "low", "high")),
-    ]
-
-
 class _Residual(ctypes.Structure):
-    _fields_ = [(name, _Layer) for name in ("reduce", "spatial", "restore")]
+    _fields_ = [(name, NativeLayer) for name in ("reduce", "spatial", "restore")]
 
 
 class _Level(ctypes.Structure):
     _fields_ = [
-        *((name, _Layer) for name in ("posterior0", "posterior1", "prior0", "prior", "merge")),
+        *((name, NativeLayer) for name in ("posterior0", "posterior1", "prior0", "prior", "merge")),
         ("dequantizer", ctypes.c_void_p),
         ("channels", ctypes.c_int32),
     ]
@@ -54,23 +42,19 @@ class _Level(ctypes.Structure):
 
 class _Start(ctypes.Structure):
     _fields_ = [
-        *((name, _Layer) for name in ("start0", "start1", "widen")),
+        *((name, NativeLayer) for name in ("start0", "start1", "widen")),
         ("dequantizer", ctypes.c_void_p),
         ("channels", ctypes.c_int32),
     ]
 
 
-class _Transposed(ctypes.Structure):
-    _fields_ = [("layer", _Layer), ("multiplier", ctypes.c_void_p), ("bits", ctypes.c_int32)]
-
-
 class _ResidualBack(ctypes.Structure):
-    _fields_ = [(name, _Transposed) for name in ("reduce", "spatial", "restore")]
+    _fields_ = [(name, NativeTransposed) for name in ("reduce", "spatial", "restore")]
 
 
 class _LevelBack(ctypes.Structure):
     _fields_ = [
-        *((name, _Transposed) for name in ("prior0", "mean", "sigma", "merge")),
+        *((name, NativeTransposed) for name in ("prior0", "mean", "sigma", "merge")),
         ("dequantizer", ctypes.c_void_p),
         ("channels", ctypes.c_int32),
         ("both", ctypes.c_int32),
@@ -79,154 +63,14 @@ class _LevelBack(ctypes.Structure):
 
 class _StartBack(ctypes.Structure):
     _fields_ = [
-        *((name, _Transposed) for name in ("start0", "start1", "widen")),
+        *((name, NativeTransposed) for name in ("start0", "start1", "widen")),
         ("dequantizer", ctypes.c_void_p),
         ("channels", ctypes.c_int32),
     ]
 
 
-def padded(n: int) -> int:
-    """n rounded up to a multiple of PAD."""
-    return -(-n // PAD) * PAD
-
-
-class Packer:
-    """Makes the structures of layers, and keeps alive the arrays they point at."""
-
-    def __init__(self, kernels: Kernels) -> None:
-        self._kernels = kernels
-        self._packed: dict[Any, I32] = {}  # by what it was packed for
-        self._kept: list[npt.NDArray[Any]] = []
-
-    def keep(self, array: npt.NDArray[Any]) -> int:
-        """The address of an array that lives as long as this."""
-        array = np.ascontiguousarray(array)
-        self._kept.append(array)
-        return cast(int, _address(array))
-
-    def weight(self, key: Any, weight: npt.NDArray[np.integer]) -> int:
-        """Address of a weight (O, K) or (O, K, 3, 3), packed; of one key it is always the same."""
-        if key not in self._packed:
-            taps = 9 if weight.ndim == 4 else 1
-            source = np.ascontiguousarray(weight, np.int16)
-            packed = np.empty(taps * -(-weight.shape[1] // 2) * padded(len(weight)), np.int32)
-            self._kernels.pack(
-                _address(source), len(weight), weight.shape[1], taps, _address(packed)
-            )
-            self._packed[key] = packed
-        return cast(int, _address(self._packed[key]))
-
-    def vector(
-        self,
-        values: Any,
-        size: int,
-        dtype: type[np.generic],
-        order: npt.NDArray[np.int64] | None = None,
-    ) -> int:
-        """Address of numbers (..., O), padded with zeros to (..., size),
-        at the places of `order`.
-        """
-        values = np.asarray(values)
-        out = np.zeros((*values.shape[:-1], size), dtype)
-        out[..., slice(values.shape[-1]) if order is None else order] = values
-        return self.keep(out)
-
-    def layer(
-        self,
-        layer: Layer,
-        quality: int,
-        low: int,
-        high: int,
-        *,
-        columns: npt.NDArray[np.int64] | None = None,
-        places: npt.NDArray[np.int64] | None = None,
-    ) -> _Layer:
-        """The structure of a layer at a quality, its results clipped to low..high.
-
-        columns: at which place of its input row each input lies; places: at which of its output row
-        each output is wanted. By default in their order.
-        """
-        bias, multiplier = layer.rows(quality)  # (O, 1) or (O, 49, 1), (O, 1)
-        return self.layers(
-            [(layer.weight, bias[..., 0], multiplier[:, 0], low, high)],
-            (layer.name,),
-            columns,
-            places,
-        )
-
-    def layers(
-        self,
-        parts: list[tuple[Any, Any, Any, int, int]],
-        key: tuple[str, ...],
-        columns: npt.NDArray[np.int64] | None = None,
-        places: npt.NDArray[np.int64] | None = None,
-    ) -> _Layer:
-        """One structure for layers of the same inputs, side by side."""
-        weight = np.concatenate([part[0] for part in parts])
-        bias = _joined([np.asarray(part[1]) for part in parts])
-        outputs, inputs = weight.shape[:2]
-        if columns is not None:
-            spread = np.zeros((outputs, int(columns.max()) + 1), weight.dtype)
-            spread[:, columns] = weight
-            weight, inputs = spread, spread.shape[1]
-        if places is not None:
-            spread = np.zeros((int(places.max()) + 1, inputs), weight.dtype)
-            spread[places] = weight
-            weight, outputs = spread, len(spread)
-        size = padded(outputs)
-        low, high = (
-            np.concatenate([np.full(len(part[0]), part[i]) for part in parts]) for i in (3, 4)
-        )
-        multiplier = np.concatenate([part[2] for part in parts])
-        return _Layer(
-            inputs,
-            size,
-            9 if weight.ndim == 4 else 1,
-            size if bias.ndim == 2 else 0,
-            self.weight(key, weight),
-            self.vector(bias.T, size, np.int32, places),
-            self.vector(multiplier, size, np.float32, places),
-            self.vector(low, size, np.int32, places),
-            self.vector(high, size, np.int32, places),
-        )
-
-    def transposed(
-        self,
-        layer: Layer,
-        quality: int,
-        *,
-        columns: npt.NDArray[np.int64] | None = None,
-        places: npt.NDArray[np.int64] | None = None,
-    ) -> _Transposed:
-        """The structure that takes gradients back through a layer; columns, places: those of the
-        layer itself.
-        """
-        weight = layer.weight if layer.weight.ndim == 2 else layer.weight[:, :, ::-1, ::-1]
-        weight = weight.swapaxes(0, 1)
-        nothing = np.zeros(len(weight))
-        multiplier = layer.rows(quality)[1][:, 0]
-        found = self.layers(
-            [(weight, nothing, nothing, 0, 0)], ("transposed", layer.name), places, columns
-        )
-        return _Transposed(
-            found,
-            self.vector(multiplier, padded(found.inputs), np.float32, places),
-            layer.gradient_bits,
-        )
-
-
-def _joined(biases: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Biases (O,) or (O, 49) of several layers, one below the other: (O, 49) if one of them is."""
-    if any(bias.ndim == 2 for bias in biases):
-        biases = [
-            bias if bias.ndim == 2 else np.repeat(bias[:, None], POSITIONS, axis=1)
-            for bias in biases
-        ]
-    return np.concatenate(biases)
-
-
 class NativeLadder:
-    """The transforms of a lossy model (`codec.model.ladder.Model`), at all qualities.
+    """The transforms of a lossy model (`codec.model.ladder.Ladder`), at all qualities.
 
     Thread-safe, as the model is.
     """
@@ -250,18 +94,20 @@ class NativeLadder:
         return found[quality]
 
     def analysis(self, pixels: U8, quality: int) -> I16:
-        """See `Model.analysis`; the features are (N, 49, channels)."""
+        """See `Ladder.analysis`; the features are (N, 49, channels)."""
         at, n = self._at(self._encoders, _EncoderQuality, quality), len(pixels)
         pixels = np.ascontiguousarray(pixels)
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (28, 28):
             raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}")
         e = np.empty((n, POSITIONS, at.input.outputs), np.int16)
-        self._kernels.patches(ctypes.addressof(at.input), n, _address(pixels), _address(e))
-        self._kernels.residuals(ctypes.addressof(at.analysis), at.num_blocks, n, _address(e), None)
+        self._kernels.patches(ctypes.addressof(at.input), n, address(pixels), address(e))
+        self._kernels.residuals(
+            ctypes.addressof(at.analysis), at.num_residuals, n, address(e), None
+        )
         return e
 
     def posterior_of(self, i: int, e: I16, t: I16, quality: int) -> I32:
-        """See `Model.posterior_of`: latents of level i, int32 (K, 49, N),
+        """See `Ladder.posterior_of`: latents of level i, int32 (K, 49, N),
         of the dense one (K, N).
         """
         at, n = self._at(self._encoders, _EncoderQuality, quality), len(e)
@@ -271,7 +117,7 @@ class NativeLadder:
                 ctypes.addressof, (at.squeeze, at.posterior0, at.posterior1)
             )
             self._kernels.dense_posterior(
-                squeeze, posterior0, posterior1, n, _address(e), len(y), _address(y)
+                squeeze, posterior0, posterior1, n, address(e), len(y), address(y)
             )
             return y
         level = at.levels[i - 1]
@@ -279,18 +125,18 @@ class NativeLadder:
         self._kernels.posterior(
             ctypes.addressof(level),
             n,
-            _address(e),
+            address(e),
             at.channels,
-            _address(t),
+            address(t),
             self._channels,
-            _address(y),
+            address(y),
         )
         return y
 
     def synthesis(
         self, quality: int, n: int, trace: NativeTrace | None = None
     ) -> Generator[tuple[I32, I32, I16], I32, U8]:
-        """See `Model.synthesis`; features are (N, 49, channels), and a trace is a list of this
+        """See `Ladder.synthesis`; features are (N, 49, channels), and a trace is a list of this
         class's own.
         """
         at, kernels, model = (
@@ -304,35 +150,33 @@ class NativeLadder:
             if trace is None:
                 return None
             trace.append(np.empty(n * numbers // kernels.lanes, np.uint16))
-            return _address(trace[-1])
+            return address(trace[-1])
 
         mean, row = (np.repeat(prior, n, axis=1) for prior in model.dense_prior(quality))
         y = yield mean, row, t
         y = _latents(y, mean.shape)
         kernels.start(
-            ctypes.addressof(at.start), n, _address(y), _address(t), masks(at.start_numbers)
+            ctypes.addressof(at.start), n, address(y), address(t), masks(at.start_numbers)
         )
         for i, (stage, count, numbers) in enumerate(at.stages):
-            kernels.residuals(ctypes.addressof(stage), count, n, _address(t), masks(numbers))
+            kernels.residuals(ctypes.addressof(stage), count, n, address(t), masks(numbers))
             if i == len(at.levels):
                 break
             level, (prior_numbers, merge_numbers) = at.levels[i], at.level_numbers[i]
             mean, row = np.empty((2, level.channels, POSITIONS, n), np.int32)
-            address = ctypes.addressof(level)
-            kernels.prior(
-                address, n, _address(t), _address(mean), _address(row), masks(prior_numbers)
-            )
+            here = ctypes.addressof(level)
+            kernels.prior(here, n, address(t), address(mean), address(row), masks(prior_numbers))
             y = yield mean, row, t
             y = _latents(y, mean.shape)
-            kernels.merge(address, n, _address(y), _address(t), masks(merge_numbers))
+            kernels.merge(here, n, address(y), address(t), masks(merge_numbers))
         pixels = np.empty((n, 28, 28), np.uint8)
-        kernels.unpatches(ctypes.addressof(at.output), n, _address(t), _address(pixels))
+        kernels.unpatches(ctypes.addressof(at.output), n, address(t), address(pixels))
         return pixels
 
     def backward(
         self, g_pixels: F32, g_rows: list[F32], quality: int, trace: NativeTrace
     ) -> list[F32]:
-        """See `Model.backward`; the trace stays as it is."""
+        """See `Ladder.backward`; the trace stays as it is."""
         at, kernels, n = (
             self._at(self._gradients, _GradientQuality, quality),
             self._kernels,
@@ -340,7 +184,7 @@ class NativeLadder:
         )
         g_pixels = np.ascontiguousarray(g_pixels, np.float32)
         g = np.empty((n, POSITIONS, self._step), np.float32)
-        kernels.unpatches_backward(ctypes.addressof(at.output), n, _address(g_pixels), _address(g))
+        kernels.unpatches_backward(ctypes.addressof(at.output), n, address(g_pixels), address(g))
         slopes: list[F32] = []
         masks = list(trace)
         for i in reversed(range(len(at.stages))):
@@ -353,19 +197,19 @@ class NativeLadder:
                 kernels.level_backward(
                     ctypes.addressof(level),
                     n,
-                    _address(g),
-                    _address(g_row),
-                    _address(prior_masks),
-                    _address(merge_masks),
-                    _address(slopes[-1]),
+                    address(g),
+                    address(g_row),
+                    address(prior_masks),
+                    address(merge_masks),
+                    address(slopes[-1]),
                 )
             stage, count = at.stages[i]
             kernels.residuals_backward(
-                ctypes.addressof(stage), count, n, _address(g), _address(masks.pop())
+                ctypes.addressof(stage), count, n, address(g), address(masks.pop())
             )
         slopes.append(np.empty((at.start.channels, n), np.float32))
         kernels.start_backward(
-            ctypes.addressof(at.start), n, _address(g), _address(masks.pop()), _address(slopes[-1])
+            ctypes.addressof(at.start), n, address(g), address(masks.pop()), address(slopes[-1])
         )
         return slopes[::-1]
 
@@ -380,7 +224,7 @@ def _latents(y: npt.NDArray[Any], shape: tuple[int, ...]) -> I32:
     return np.ascontiguousarray(y, np.int32)
 
 
-def _rows_places(channels: int) -> npt.NDArray[np.int64]:
+def _rows_places(channels: int) -> I64:
     """Where channel c at position p, number c * 49 + p for numpy, lies in rows (49, channels
     padded).
     """
@@ -388,13 +232,14 @@ def _rows_places(channels: int) -> npt.NDArray[np.int64]:
     return p * padded(channels) + c
 
 
-def _blocks(blocks: list[Any], packer: Packer, quality: int) -> Any:
-    found = (_Residual * max(len(blocks), 1))()
-    for i, block in enumerate(blocks):
+def _residuals(stage: list[Any], packer: Packer, quality: int) -> Any:
+    """The structures of the residual blocks of a stage."""
+    found = (_Residual * max(len(stage), 1))()
+    for i, residual in enumerate(stage):
         found[i] = _Residual(
-            packer.layer(block.reduce, quality, 0, ACTIVATION_MAX),
-            packer.layer(block.spatial, quality, 0, ACTIVATION_MAX),
-            packer.layer(block.restore, quality, -ACTIVATION_MAX, ACTIVATION_MAX),
+            packer.layer(residual.reduce, quality, 0, ACTIVATION_MAX),
+            packer.layer(residual.spatial, quality, 0, ACTIVATION_MAX),
+            packer.layer(residual.restore, quality, -ACTIVATION_MAX, ACTIVATION_MAX),
         )
     return found
 
@@ -415,14 +260,12 @@ class _Quality:
         channels = self.start.widen.outputs
         hidden = self.start.start0.outputs + self.start.start1.outputs
         self.start_numbers = padded(self.start.channels) + hidden + POSITIONS * channels
-        # blocks, how many, masks that they leave for an image
+        # residuals, how many, masks that they leave for an image
         self.stages: list[tuple[Any, int, int]] = []
         for stage in model._synthesis:
-            widths = (
-                padded(block.reduce.outputs) + padded(block.spatial.outputs) for block in stage
-            )
+            widths = (padded(r.reduce.outputs) + padded(r.spatial.outputs) for r in stage)
             numbers = sum(POSITIONS * (width + 2 * channels) for width in widths)
-            self.stages.append((_blocks(stage, packer, quality), len(stage), numbers))
+            self.stages.append((_residuals(stage, packer, quality), len(stage), numbers))
         self.levels: list[_Level] = []
         self.level_numbers: list[tuple[int, int]] = []
         for level in model._levels:
@@ -462,8 +305,8 @@ class _EncoderQuality:
         encoder = model.encoder
         self.input = packer.layer(encoder.input, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
         self.channels: int = encoder.input.outputs
-        self.analysis, self.num_blocks = (
-            _blocks(encoder.analysis, packer, quality),
+        self.analysis, self.num_residuals = (
+            _residuals(encoder.analysis, packer, quality),
             len(encoder.analysis),
         )
         self.squeeze = packer.layer(encoder.squeeze, quality, 0, ACTIVATION_MAX)
@@ -491,14 +334,14 @@ class _GradientQuality:
         self.output = packer.transposed(model._output, quality)
         self.stages: list[tuple[Any, int]] = []
         for stage in model._synthesis:
-            blocks = (_ResidualBack * max(len(stage), 1))()
-            for i, block in enumerate(stage):
+            residuals = (_ResidualBack * max(len(stage), 1))()
+            for i, residual in enumerate(stage):
                 layers = (
                     packer.transposed(layer, quality)
-                    for layer in (block.reduce, block.spatial, block.restore)
+                    for layer in (residual.reduce, residual.spatial, residual.restore)
                 )
-                blocks[i] = _ResidualBack(*layers)
-            self.stages.append((blocks, len(stage)))
+                residuals[i] = _ResidualBack(*layers)
+            self.stages.append((residuals, len(stage)))
         self.levels = [
             _LevelBack(
                 packer.transposed(level.prior0, quality),

@@ -33,7 +33,7 @@ READ ME FIRST
 - In rounds symbols stay as they are when those above them change: their latents move with the
   means.
 
-It knows no model files and no bytes; `Ladder` is what it needs of a model.
+It knows no model files and no bytes; `Transforms` is what it needs of a model.
 """
 
 from __future__ import annotations
@@ -45,13 +45,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from codec.arrays import F32, F64, I32, I64, U8, Bools
 from codec.coding import rans
-from codec.coding.lanes import U8
-from codec.model.layers import F32, Trace
+from codec.coding.signed import to_codes
+from codec.model.ladder_parts import STEP_BITS, STEP_UNIT
+from codec.model.layers import Trace
 
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
 T = TypeVar("T", np.int32, np.float32)
 Prior = tuple[I32, I32, F32]  # means (K, ...), rows (K, ...), features t
 
@@ -74,7 +73,8 @@ EFFORTS = (
     Effort(16, 25),
     Effort(24, 100),  # effort 9
 )
-MAX_EFFORT, DEFAULT_EFFORT = len(EFFORTS), 3
+MAX_EFFORT = len(EFFORTS)
+DEFAULT_EFFORT = 3  # border: it is in codec.encoder.options
 # of the distance from the middle of rounding, by level: what lies above is tried first
 FLIP_WEIGHTS = (10, 8, 6)
 PROBES = 8  # backward passes for the curvature
@@ -83,13 +83,12 @@ FIRST_CHANGES = 4  # made at once in the first round
 MOST_CHANGES = 64
 BIT_UNIT = 256  # of bits
 IMPOSSIBLE = 1 << 20  # more bits than any image: of symbols without a code
-STEP_UNIT, STEP_BITS = 256, 8  # latents are in 256ths of a step; why: codec/model/ladder.py
 # a latent this little beyond the edge of rounding still goes to the mean: up to 1 % less cost
 DEAD_ZONE = 2
 
 
-class Ladder(Protocol):
-    """What of a model is searched: see `ladder.Model`."""
+class Transforms(Protocol):
+    """What of a model is searched: see `Ladder`."""
 
     tables: list[rans.CdfTable]
 
@@ -112,9 +111,7 @@ class BitTable:
     def __init__(self, table: rans.CdfTable) -> None:
         self.limit = (table.freq.shape[1] - 1) // 2
         symbols = np.arange(-self.limit - 1, self.limit + 2)
-        codes = np.minimum(
-            np.where(symbols < 0, -2 * symbols - 1, 2 * symbols), table.freq.shape[1] - 1
-        )
+        codes = np.minimum(to_codes(symbols), table.freq.shape[1] - 1)
         freq = np.where(np.abs(symbols) > self.limit, 0, table.freq[:, codes])
         bits = rans.PRECISION - np.log2(np.maximum(freq, 1))
         # (rows, symbols)
@@ -141,7 +138,7 @@ class Attempt:
 
     def __init__(
         self,
-        ladder: Ladder,
+        ladder: Transforms,
         bits: Sequence[BitTable],
         e: Any,
         n: int,
@@ -172,7 +169,17 @@ class Attempt:
             except StopIteration as stop:
                 self.pixels: U8 = stop.value
 
-    def take(self, images: npt.NDArray[np.bool_], other: Attempt) -> None:
+    @property
+    def flat_symbols(self) -> I32:
+        """(S, N), of all levels."""
+        return _flat(self.symbols)
+
+    @property
+    def flat_rows(self) -> I32:
+        """(S, N), of all levels."""
+        return _flat(self.rows)
+
+    def take(self, images: Bools, other: Attempt) -> None:
         """Take over some images of another attempt."""
         for mine, its in (
             (self.symbols, other.symbols),
@@ -297,7 +304,7 @@ class Search:
     """
 
     def __init__(
-        self, ladder: Ladder, bits: list[BitTable], pixels: U8, quality: int, lmbda: float
+        self, ladder: Transforms, bits: list[BitTable], pixels: U8, quality: int, lmbda: float
     ) -> None:
         self.ladder, self.bits, self.pixels, self.quality = ladder, bits, pixels, quality
         # rounded: the last bit of a power is not the same everywhere

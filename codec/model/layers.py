@@ -20,15 +20,12 @@ import threading
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from codec.arrays import F32, I64, Bools, Integers
 from codec.errors import BadModel
 
-F32 = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.integer]
-
-SIDE = 7  # positions lie on a 7x7 grid, row by row
-POSITIONS = SIDE * SIDE
+GRID = 7  # positions lie on a 7x7 grid, row by row
+POSITIONS = GRID * GRID
 ACTIVATION_UNIT = 128  # the integer that stands for 1.0
 ACTIVATION_MAX = 1023  # activations are clipped to -1023..1023
 EXACT_LIMIT = 1 << 24  # float32 holds every integer up to here
@@ -118,6 +115,18 @@ class Layer:
         """Products of one image."""
         return int(self.weight.size) * (POSITIONS if self.kind in ("point", "conv") else 1)
 
+    def check(self, inputs: int, outputs: int | None = None) -> None:
+        """Raise BadModel unless it takes so many numbers, and gives so many."""
+        for what, found, wanted in (
+            ("takes", self.inputs, inputs),
+            ("gives", self.outputs, outputs),
+        ):
+            if wanted not in (None, found):
+                raise BadModel(
+                    f"{self.name} {what} {found} numbers, wanted {wanted}: "
+                    "the layers do not fit together"
+                )
+
     def rows(self, quality: int) -> tuple[F32, F32]:
         """-> bias (O, 1) or (O, 49, 1), multiplier (O, 1) at a quality."""
         if quality not in self._rows:
@@ -173,7 +182,7 @@ class Layer:
         # Each row of the 3x3 by itself, and moved afterwards: three copies of x are enough, not
         # nine.
         above, y, below = (weight @ _columns(x)).reshape(3, len(weight) // 3, -1)
-        row = x.shape[-1] * SIDE  # numbers of a channel in one row of the grid
+        row = x.shape[-1] * GRID  # numbers of a channel in one row of the grid
         y[:, row:] += above[:, :-row]
         y[:, :-row] += below[:, row:]
         return y
@@ -215,7 +224,7 @@ class Layer:
         return np.ascontiguousarray(weight)
 
 
-def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:
+def interpolate(table: Integers, quality: int) -> I64:
     """Row of a table (R, O) at a quality: on the line between its two nearest rows, halves rounded
     up; from 99 on the last.
     """
@@ -223,7 +232,7 @@ def interpolate(table: Integers, quality: int) -> npt.NDArray[np.int64]:
         return np.array(table[0], np.int64)
     row, rest = divmod(quality, ROW_STEP)
     above = table[min(row + 1, ROWS - 1)].astype(np.int64)
-    thirds: npt.NDArray[np.int64] = table[row].astype(np.int64) * (ROW_STEP - rest) + above * rest
+    thirds: I64 = table[row].astype(np.int64) * (ROW_STEP - rest) + above * rest
     return np.floor_divide(2 * thirds + ROW_STEP, 2 * ROW_STEP)
 
 
@@ -232,11 +241,11 @@ class _Scratch(threading.local):
     filling them.
     """
 
-    columns = np.zeros((3, 0, SIDE, SIDE, 0), np.float32)
+    columns = np.zeros((3, 0, GRID, GRID, 0), np.float32)
 
     def of_shape(self, k: int, n: int) -> F32:
         if self.columns.shape[1::3] != (k, n):
-            self.columns = np.zeros((3, k, SIDE, SIDE, n), np.float32)
+            self.columns = np.zeros((3, k, GRID, GRID, n), np.float32)
         return self.columns
 
 
@@ -250,7 +259,7 @@ def _columns(x: F32) -> F32:
     The result is overwritten by the next call in the same thread.
     """
     k, _, n = x.shape
-    columns, grid = _scratch.of_shape(k, n), x.reshape(k, SIDE, SIDE, n)
+    columns, grid = _scratch.of_shape(k, n), x.reshape(k, GRID, GRID, n)
     columns[0, :, :, 1:] = grid[:, :, :-1]  # the zeros beside it stay
     columns[1] = grid
     columns[2, :, :, :-1] = grid[:, :, 1:]
@@ -266,7 +275,7 @@ def limit(x: F32, low: int, high: int) -> F32:
 
 # What a backward pass needs of a forward one: at each clipping, in order, which numbers were not
 # clipped.
-Trace = list[npt.NDArray[np.bool_]]
+Trace = list[Bools]
 
 
 def traced(x: F32, low: int, high: int, trace: Trace | None) -> F32:

@@ -1,7 +1,7 @@
 """The lossless model (`codec.model.pixels`) on the native kernels: the same bytes, faster.
 
-`NativePixels` runs all pixels of a part of images in one call, the coder inside. Heads of messages,
-stored images and the choice of palettes stay in pixels.py.
+`NativePixels` runs all pixels of a batch of images in one call, for decoding with the coder inside.
+Heads of messages, stored images and the choice of palettes stay in Python.
 
 READ ME FIRST
 - The structures mirror those of kernels/pixels.h, field by field; kernels/version.h is raised when
@@ -19,19 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codec.arrays import I32, I64, PIXELS, U8, U32, Bools
 from codec.coding import rans
-from codec.coding.lanes_native import _address
+from codec.coding.lanes_native import address
 from codec.format.bitstream import LOSSLESS_QUALITY
 from codec.kernels import Kernels
-from codec.model.ladder_native import Packer, _Layer, padded
 from codec.model.layers import ACTIVATION_MAX
+from codec.model.native_layers import NativeLayer, Packer, padded
 
-U8 = npt.NDArray[np.uint8]
-U32 = npt.NDArray[np.uint32]
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-PIXELS = 784
 MAX_BYTES = 1 << 31  # of messages: their places are 32-bit numbers
 
 
@@ -44,8 +39,8 @@ class _Sums(ctypes.Structure):
 
 class _FlagNet(ctypes.Structure):
     _fields_ = [
-        ("window", _Layer),
-        ("logit", _Layer),
+        ("window", NativeLayer),
+        ("logit", NativeLayer),
         ("sums", _Sums),
         *((name, ctypes.c_void_p) for name in ("position", "top", "left", "zero_freq")),
     ]
@@ -53,8 +48,8 @@ class _FlagNet(ctypes.Structure):
 
 class _ValueNet(ctypes.Structure):
     _fields_ = [
-        ("input", _Layer),
-        ("head", _Layer),
+        ("input", NativeLayer),
+        ("head", NativeLayer),
         ("links", ctypes.c_void_p),
         ("hidden", ctypes.c_void_p),
         ("sums", _Sums),
@@ -79,8 +74,8 @@ class NativePixels:
         self._num_palettes: int = value.num_palettes
         # The arrays that a structure points at live as long as this.
         self._links, self._hidden = (
-            (_Layer * max(value.num_layers, 1))(),
-            (_Layer * max(value.num_layers, 1))(),
+            (NativeLayer * max(value.num_layers, 1))(),
+            (NativeLayer * max(value.num_layers, 1))(),
         )
         self._model = _PixelModel(self._flag_net(flag), self._value_net(value))
 
@@ -126,27 +121,28 @@ class NativePixels:
     def _sums(self, sums: Any) -> _Sums:
         return _Sums(*map(self._table, (sums._ink, sums._shade, sums._count)), sums.outputs)
 
-    def encode(self, pixels: U8, palette: I64, group: int) -> tuple[U32, I64]:
-        """Code the pixels uint8 (N, 28, 28).
+    def encode(self, pixels: U8, palette: I64, codes: U32) -> I64:
+        """Code the pixels uint8 (N, 28, 28): fill codes, uint32 (N, 2 * 784), zeros so far, of each
+        pixel with its flag and its value, see `rans.packed`; 0 stays where there is none.
 
-        Returns codes, see `rans.packed`, uint32 (lanes, 2 * 784, group), of each pixel the flag and
-        the value, and what they cost for each image, int64 (N,), see `rans.costs`. Where there is
-        no image the codes do nothing.
+        Returns what they cost for each image, int64 (N,), see `rans.costs`.
         """
         n = len(pixels)
         pixels = np.ascontiguousarray(pixels)
         if pixels.dtype != np.uint8 or pixels.shape != (n, 28, 28):
             raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}")
-        codes = np.zeros((-(-n // group), 2 * PIXELS, group), np.uint32)
+        contiguous = codes.flags.c_contiguous and codes.flags.writeable
+        if codes.dtype != np.uint32 or codes.shape != (n, 2 * PIXELS) or not contiguous:
+            raise ValueError(f"codes are {codes.dtype} {codes.shape}")
         cost, bits = rans.costs(), np.zeros(n, np.int64)
         palettes, active = self._palettes(palette, n), np.ones(n, np.bool_)
         self._kernels.encode_pixels(
             ctypes.addressof(self._model),
             n,
-            group,
-            *map(_address, (pixels, active, palettes, cost, codes, bits)),
+            1,  # image in a group: codes lie image by image
+            *map(address, (pixels, active, palettes, cost, codes, bits)),
         )
-        return codes, bits
+        return bits
 
     def decode(
         self, decoder: rans.Decoder, active: Bools, palette: I64, group: int
@@ -166,7 +162,7 @@ class NativePixels:
             ctypes.addressof(self._model),
             n,
             group,
-            *map(_address, (active, palettes, source, lanes, pixels)),
+            *map(address, (active, palettes, source, lanes, pixels)),
         )
         return pixels, lanes["state"].astype(np.int64), lanes["at"] == lanes["end"]
 

@@ -20,13 +20,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from codec.errors import BadModel, ModelNotFound, UsageError
-from codec.model.bundle import BaseModel, architecture_of, read_file
-from codec.model.ladder import Encoder, Model
-from codec.model.pixels import PixelModel
+from codec.model.base import Coder
+from codec.model.bundle import Model, architecture_of, read_file
+from codec.model.ladder import Ladder
+from codec.model.ladder_encoder import LadderEncoder
+from codec.model.pixels import Pixels
 
 _HASHED = re.compile("-[0-9a-f]{8}$")
 _Version = tuple[int, int]  # size and st_mtime_ns of a file
-_CLASSES: dict[str, type[BaseModel]] = {c.ARCHITECTURE: c for c in (Model, PixelModel)}
+_CLASSES: dict[str, type[Model]] = {c.ARCHITECTURE: c for c in (Ladder, Pixels)}
 _HERE = Path(__file__).resolve().parents[1]
 SETTLED_NS = 2_000_000_000
 LOSSLESS = "-lossless"  # how the name of a lossless model ends
@@ -81,7 +83,7 @@ def encoder_path(path: Path) -> Path:
     return path.with_name(path.stem + ENCODER)
 
 
-def load(path: Path) -> BaseModel:
+def load(path: Path) -> Model:
     """Load a model file of any architecture, without its encoder.  Raises BadModel naming it."""
     try:
         return unpack_model(read_file(path), encoder_path(path.absolute()))
@@ -91,10 +93,10 @@ def load(path: Path) -> BaseModel:
         raise BadModel(f"{path}: {error.strerror}") from error
 
 
-def unpack_model(stream: bytes, encoder: bytes | Path | None = None) -> BaseModel:
-    """The model in the bytes of a model file; encoder: as for BaseModel.  Raises BadModel."""
+def unpack_model(stream: bytes, encoder: bytes | Path | None = None) -> Model:
+    """The model in the bytes of a model file; encoder: as for Model.  Raises BadModel."""
     architecture = architecture_of(stream)
-    if architecture == Encoder.ARCHITECTURE:
+    if architecture == LadderEncoder.ARCHITECTURE:
         raise BadModel("the encoder of a model, and found beside it: give the model's file")
     if architecture not in _CLASSES:
         raise BadModel(
@@ -104,11 +106,11 @@ def unpack_model(stream: bytes, encoder: bytes | Path | None = None) -> BaseMode
 
 
 @lru_cache(maxsize=8)
-def _load(path: Path, version: _Version, encoder: _Version | None) -> BaseModel:
+def _load(path: Path, version: _Version, encoder: _Version | None) -> Model:
     return load(path)
 
 
-def load_cached(path: Path) -> BaseModel:
+def load_cached(path: Path) -> Model:
     """The model in a file; loaded once as long as neither it nor its encoder's file changes.
 
     Raises ModelNotFound, BadModel.
@@ -139,7 +141,7 @@ def _sha256(path: Path, version: _Version) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def by_hash(model_hash: bytes, extra: BaseModel | None = None) -> BaseModel:
+def by_hash(model_hash: bytes, extra: Model | None = None) -> Model:
     """The model whose SHA-256 starts with `model_hash` (MODEL_HASH_BYTES bytes); `extra` is tried
     first.
 
@@ -178,7 +180,7 @@ def name_of(path: Path) -> str:
     return _HASHED.sub("", path.stem)
 
 
-def by_id(model_id: int) -> BaseModel:
+def by_id(model_id: int) -> Model:
     """The model that a single-image stream names by number.  Raises ModelNotFound."""
     if model_id not in MODEL_IDS:
         raise ModelNotFound(
@@ -188,12 +190,12 @@ def by_id(model_id: int) -> BaseModel:
     return by_hash(bytes.fromhex(MODEL_IDS[model_id]))
 
 
-def id_of(model: BaseModel) -> int:
+def id_of(model: Coder) -> int:
     """Model_ID of a model, 0 if it is not in the registry."""
     return next((i for i, h in MODEL_IDS.items() if h == model.hash.hex()), 0)
 
 
-def by_name(name: str, lossless: bool | None = False) -> BaseModel:
+def by_name(name: str, lossless: bool | None = False) -> Model:
     """A model by its name (`mnist`) or file, of the kind wanted; None: of either kind.
 
     The name of a lossless model may leave out its "-lossless".  Raises ModelNotFound, BadModel,
@@ -201,11 +203,13 @@ def by_name(name: str, lossless: bool | None = False) -> BaseModel:
     """
     if name.endswith(".safetensors") or os.sep in name:
         return _of_kind(load_cached(Path(name)), name, lossless)
-    wanted = {False: (name,), True: (name + LOSSLESS, name), None: (name, name + LOSSLESS)}[
-        lossless
-    ]
+    candidates = [name, name + LOSSLESS]
+    if lossless:
+        candidates.reverse()
+    elif lossless is not None:
+        candidates.pop()
     found = {name_of(path): path for path in files()}  # the latest of one name
-    for candidate in wanted:
+    for candidate in candidates:
         if candidate in found:
             return _of_kind(load_cached(found[candidate]), name, lossless)
     installed = ", ".join(sorted(found)) or "none"
@@ -214,7 +218,7 @@ def by_name(name: str, lossless: bool | None = False) -> BaseModel:
     )
 
 
-def _of_kind(model: BaseModel, name: str, lossless: bool | None) -> BaseModel:
+def _of_kind(model: Model, name: str, lossless: bool | None) -> Model:
     if lossless not in (None, model.lossless):
         raise UsageError(
             f"model {name} is {model.kind}, a {'lossless' if lossless else 'lossy'} one is wanted"
@@ -222,7 +226,7 @@ def _of_kind(model: BaseModel, name: str, lossless: bool | None) -> BaseModel:
     return model
 
 
-def shipped(lossless: bool = False) -> list[BaseModel]:
+def shipped(lossless: bool = False) -> list[Model]:
     """The models of the registry that are of one kind, by number; no other is loaded.
 
     Raises ModelNotFound if there is none, or one is not installed; BadModel.

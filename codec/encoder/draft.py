@@ -1,0 +1,147 @@
+"""A draft: what is to become of N images, filled in step by step.
+
+draft = Draft.blank(pixels, coders)
+choose(draft, ...)      # coder
+code(draft, ...)        # quality, symbols
+guard(draft, ...)       # another quality, or coder, where it came out badly
+pack(draft)             # -> parts with their messages
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codec.arrays import F64, I64, U8, Bools, Integers
+from codec.format.bitstream import LOSSLESS_QUALITY, group_images
+from codec.model.base import Coder
+
+
+@dataclass
+class Draft:
+    """N images, column by column.
+
+    pixels: uint8 (N, 28, 28); coders: those of which `coder` gives numbers.
+    coder, quality: int (N,); decoded: what the image becomes, uint8 (N, 28, 28).
+    tables, row: the symbols that each coder found, and in which row an image has its own.
+    turn: int (N,), the step in which the image got its coder and quality; only the order of parts
+    of equal size depends on it.
+    num_bytes, psnr_db, kept: of the image coded by itself, known where there is a goal, and whether
+    it keeps that.
+    refused: why an image cannot be what is asked, by number.
+    """
+
+    pixels: U8
+    coders: list[Coder]
+    coder: I64
+    quality: I64
+    row: I64
+    turn: I64
+    decoded: U8
+    num_bytes: I64
+    psnr_db: F64
+    kept: Bools
+    refused: dict[int, str] = field(default_factory=dict)
+    tables: dict[int, list[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def blank(cls, pixels: U8, coders: list[Coder]) -> Draft:
+        """A draft in which nothing is decided but that all images have the first coder."""
+        n = len(pixels)
+        coder, quality, row, turn, num_bytes = np.zeros((5, n), np.int64)
+        kept = np.zeros(n, np.bool_)
+        decoded, psnr_db = np.empty_like(pixels), np.zeros(n)
+        return cls(pixels, coders, coder, quality, row, turn, decoded, num_bytes, psnr_db, kept)
+
+    def put(self, images: I64, coder: int, quality: int | I64, symbols: Any) -> None:
+        """Let images have a coder, a quality, and the symbols that it found."""
+        table = self.tables.setdefault(coder, [])
+        start = sum(len(some.pixels) for some in table)
+        table.append(symbols)
+        self.row[images] = start + np.arange(len(images))
+        self.coder[images], self.quality[images] = coder, quality
+        self.decoded[images] = symbols.pixels
+
+    def take(self, images: I64, coder: int, one: Draft) -> None:
+        """Let images have what a draft of them has; `coder` is the number of its only one here."""
+        self.put(images, coder, one.quality, one.symbols(np.arange(len(images))))
+        self.num_bytes[images], self.psnr_db[images] = one.num_bytes, one.psnr_db
+        self.kept[images] = one.kept
+
+    def of(self, images: Integers | Bools) -> Draft:
+        """The draft of some images, given by number or by a mask."""
+        return Draft(
+            self.pixels[images],
+            self.coders,
+            self.coder[images],
+            self.quality[images],
+            self.row[images],
+            self.turn[images],
+            self.decoded[images],
+            self.num_bytes[images],
+            self.psnr_db[images],
+            self.kept[images],
+            tables=self.tables,
+        )
+
+    def symbols(self, images: I64) -> Any:
+        """The symbols of images, of one coder."""
+        table = self.tables[int(self.coder[images[0]])]
+        if len(table) > 1:
+            table[:] = [type(table[0]).join(table)]
+        rows, all_rows = self.row[images], np.arange(len(table[0].pixels))
+        return table[0] if np.array_equal(rows, all_rows) else table[0].of(rows)
+
+
+class Part(NamedTuple):
+    """Images of one coder and quality, by number, rising; messages: of its groups."""
+
+    coder: Coder
+    quality: int
+    images: I64
+    messages: list[bytes]
+    ideal_bits: float
+
+
+def pack(draft: Draft, group: int | None = None) -> list[Part]:
+    """The parts of a draft, the largest first.
+
+    group: images in a group; None: as many as a collection has at the part's quality.
+    """
+    numbers = _shared_out(draft)
+    together: dict[tuple[int, int], list[int]] = {}
+    for at, images in enumerate(numbers):
+        quality = int(draft.quality[images[0]])
+        key = int(draft.coder[images[0]]), group or group_images(quality)
+        together.setdefault(key, []).append(at)
+    parts: dict[int, Part] = {}
+    for (number, size), mine in together.items():
+        coder = draft.coders[number]
+        symbols = [draft.symbols(numbers[at]) for at in mine]
+        messages = coder.pack_parts(symbols, size)
+        for at, some, packed in zip(mine, symbols, messages, strict=True):
+            quality, bits = int(draft.quality[numbers[at][0]]), coder.ideal_bits(some)
+            parts[at] = Part(coder, quality, numbers[at], packed, bits)
+    return [parts[at] for at in range(len(numbers))]
+
+
+def _shared_out(draft: Draft) -> list[I64]:
+    """The images of each part, the parts in their order."""
+    left = np.ones(len(draft.pixels), np.bool_)
+    left[[*draft.refused]] = False
+    images = np.flatnonzero(left)
+    keys = draft.coder[images] << 8 | draft.quality[images]
+    order = np.argsort(keys, kind="stable")
+    _, starts = np.unique(keys[order], return_index=True)
+    parts = np.split(images[order], starts[1:]) if len(images) else []
+
+    def rank(part: I64) -> tuple[int, ...]:
+        """Largest first; of equal ones lossy, lossless, stored, and then as they were made."""
+        turn, quality = draft.turn[part], int(draft.quality[part[0]])
+        kind = max(quality, LOSSLESS_QUALITY - 1)
+        first = int(np.argmin(turn))
+        return -len(part), kind, int(turn[first]), quality, int(part[first])
+
+    return sorted(parts, key=rank)

@@ -1,0 +1,194 @@
+"""Images -> streams and blocks.
+
+encoder = Encoder(Options.of(quality=75))
+encoder.images(pixels)          # each image a stream of its own
+encoder.block(pixels, names)    # all of them one block of a collection
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from codec.arrays import U8, Bools
+from codec.encoder.choose import SAMPLING, Sampling, choose, code, guard, meet
+from codec.encoder.draft import Draft, pack
+from codec.encoder.options import AUTO, Options
+from codec.encoder.stats import MAX_LISTED, CompressStats
+from codec.errors import ImageError, ModelNotFound, UsageError
+from codec.format import bitstream, index
+from codec.format.bitstream import LOSSLESS_QUALITY, STORED_QUALITY, ImageHeader
+from codec.format.block import pack_block
+from codec.model import registry
+from codec.model.base import Coder
+from codec.model.bundle import Model
+from codec.model.stored import MIN_STORED_BYTES, STORED
+
+
+class Packed(NamedTuple):
+    """A stream, or a block, and what was done for it; `stats.bytes_out` is the length of `data`."""
+
+    data: bytes
+    stats: CompressStats
+
+
+class Encoder:
+    """Encodes as options say.
+
+    models: the models among which it chooses, all of one kind: by default the one that the options
+    name, or with AUTO all shipped ones. Raises ModelNotFound, BadModel, UsageError for a model of
+    the other kind.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        models: Sequence[Model] | None = None,
+        sampling: Sampling = SAMPLING,
+    ) -> None:
+        self.options, self._sampling = options, sampling
+        self.models = candidates(options) if models is None else list(models)
+
+    def images(self, pixels: U8) -> list[Packed | ImageError]:
+        """uint8 (N, 28, 28) -> of each image a single-image stream, or why it cannot be what is
+        asked.
+        """
+        if not len(pixels):
+            return []
+        draft = self._draft(pixels, as_block=False)
+        fell_back = self._fell_back(draft)
+        found: dict[int, Packed | ImageError] = {
+            i: ImageError(reason) for i, reason in draft.refused.items()
+        }
+        for part in pack(draft, group=1):
+            for i, message in zip(part.images.tolist(), part.messages, strict=True):
+                decoded, fell = draft.decoded[i], bool(fell_back[i])
+                packed = _single(part.coder, part.quality, pixels[i], decoded, message, fell)
+                # a lossless model may take more bytes than the pixels themselves
+                if part.coder.lossless and len(packed.data) > _LEAST_STORED:
+                    packed = min(packed, _stored(pixels[i], fell), key=lambda one: len(one.data))
+                found[i] = packed
+        return [found[i] for i in range(len(pixels))]
+
+    def block(self, pixels: U8, names: list[str] | None = None) -> Packed:
+        """uint8 (N, 28, 28), N >= 1 -> a block.
+
+        Raises ImageError, naming an image that cannot be what is asked.
+        """
+        draft = self._draft(pixels, as_block=True)
+        for i in np.flatnonzero(draft.quality == STORED_QUALITY).tolist():
+            draft.refused[i] = (
+                "only lossless it would be good enough, and no lossless model is installed"
+            )
+        for i, reason in sorted(draft.refused.items()):
+            raise ImageError(f"{names[i] if names else f'image {i}'}: {reason}")
+        fell_back = self._fell_back(draft)
+        stats, parts = CompressStats(), []
+        for part in pack(draft):
+            images = part.images
+            parts.append((index.Part(part.coder.hash, part.quality, images), part.messages))
+            stats += CompressStats.of(
+                part.coder.name,
+                part.quality,
+                pixels[images],
+                draft.decoded[images],
+                sum(map(len, part.messages)),
+                int(np.count_nonzero(fell_back[images])),
+            )
+            stats.ideal_bits += part.ideal_bits
+        block = pack_block(parts, names)
+        stats.bytes_out = len(block)
+        stats.fallback_images = np.flatnonzero(fell_back)[:MAX_LISTED].tolist()
+        return Packed(block, stats)
+
+    def model_files(self) -> list[bytes]:
+        """The files of the models, to be embedded in a collection.
+
+        Raises UsageError if they are more than its header takes, or other models may step in.
+        """
+        if self.options.goal is not None and self.options.goal.lossless_keeps:
+            raise UsageError(
+                "min_psnr may need a lossless model as well, which embed_model does not embed: "
+                "leave one of the two out"
+            )
+        files = [model.stream for model in self.models]
+        if sum(map(len, files)) + 8 * len(files) + 8 > bitstream.MAX_EXTENSION_BYTES:
+            raise UsageError(
+                f"models of {sum(map(len, files))} bytes are too large to be embedded: name one of "
+                "them"
+            )
+        return files
+
+    def _draft(self, pixels: U8, *, as_block: bool) -> Draft:
+        """What is to become of uint8 (N, 28, 28), N >= 1."""
+        options, goal = self.options, self.options.goal
+        draft = Draft.blank(pixels, list(self.models))
+        quality = options.quality if goal is None else goal.first_quality(self.models)
+        seen = choose(draft, quality, as_block=as_block, sampling=self._sampling)
+        if goal is not None:
+            meet(draft, goal, quality, options.effort, seen, self._exact)
+            return draft
+        code(draft, quality, options.effort, seen)
+        if options.guard and not options.lossless:
+            guard(draft, quality, options.effort, self._exact)
+        return draft
+
+    def _fell_back(self, draft: Draft) -> Bools:
+        """Which images are coded otherwise than asked: at another quality, or, where a goal chooses
+        the quality, without loss.
+        """
+        if self.options.goal is not None:
+            return np.asarray(draft.quality >= LOSSLESS_QUALITY)
+        return np.asarray(draft.quality != self.options.quality)
+
+    def _exact(self) -> list[Model]:
+        """The lossless models that step in for lossy ones: all shipped ones, and those of their
+        names; [] if there is none.
+        """
+        return self._exact_models
+
+    @cached_property
+    def _exact_models(self) -> list[Model]:
+        found: list[Model] = []
+        with contextlib.suppress(ModelNotFound):
+            found += registry.shipped(lossless=True)
+        for model in self.models:
+            with contextlib.suppress(ModelNotFound):
+                found.append(registry.by_name(model.name + registry.LOSSLESS, lossless=True))
+        return list({model.hash: model for model in found}.values())
+
+
+def candidates(options: Options) -> list[Model]:
+    """The models among which an encoder of these options chooses: see `Encoder`."""
+    if options.model == AUTO:
+        return registry.shipped(options.lossless)
+    return [registry.by_name(options.model, options.lossless)]
+
+
+# A stream with fewer bytes no stored image can beat.
+_LEAST_STORED = bitstream.IMAGE.size + MIN_STORED_BYTES
+
+
+def _single(
+    coder: Coder, quality: int, pixels: U8, decoded: U8, message: bytes, fell_back: bool
+) -> Packed:
+    """One image (28, 28) as a stream of its own."""
+    model_id = registry.id_of(coder)
+    header = ImageHeader(model_id, quality, model_hash=b"" if model_id else coder.hash)
+    stream = bitstream.pack_image(header, message, coder.sha256)
+    stats = CompressStats.of(
+        coder.name, quality, pixels[None], decoded[None], len(message), int(fell_back)
+    )
+    stats.bytes_out, stats.fallback_images = len(stream), [0] * fell_back
+    return Packed(stream, stats)
+
+
+def _stored(pixels: U8, fell_back: bool) -> Packed:
+    """One image (28, 28) as a stored one."""
+    symbols = STORED.analyze(pixels[None], STORED_QUALITY)
+    (message,) = STORED.pack(symbols)
+    return _single(STORED, STORED_QUALITY, pixels, pixels, message, fell_back)

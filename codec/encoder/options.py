@@ -1,0 +1,88 @@
+"""What is asked of the encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from codec.encoder.goal import AtLeastPsnr, AtMostBytes, Goal
+from codec.errors import UsageError
+from codec.format.bitstream import LOSSLESS_QUALITY
+from codec.model.ladder_search import MAX_EFFORT
+
+AUTO = "auto"  # the name that stands for all shipped models
+DEFAULT_QUALITY = 75
+DEFAULT_EFFORT = 3
+
+
+class Choices(TypedDict, total=False):
+    """The keyword arguments of `compress`; see there."""
+
+    quality: int | None
+    model: str
+    lossless: bool
+    max_bytes: int | None
+    min_psnr: float | None
+    effort: int | None
+    guard: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices, checked.
+
+    quality: LOSSLESS_QUALITY is lossless; of no meaning where there is a goal. model: AUTO, a name
+    or a file. guard: whether images that come out worse than they should fall back.
+    """
+
+    quality: int = DEFAULT_QUALITY
+    model: str = AUTO
+    goal: Goal | None = None
+    effort: int = DEFAULT_EFFORT
+    guard: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        quality: int | None = None,
+        model: str = AUTO,
+        lossless: bool = False,
+        max_bytes: int | None = None,
+        min_psnr: float | None = None,
+        effort: int | None = None,
+        guard: bool = True,
+    ) -> Options:
+        """The options that these choices mean.  Raises UsageError."""
+        goal: Goal | None = None
+        if max_bytes is not None:
+            goal = AtMostBytes(max_bytes)
+        if min_psnr is not None:
+            if goal is not None:
+                raise UsageError("give max_bytes or min_psnr, not both")
+            goal = AtLeastPsnr(min_psnr)
+        if goal is not None and (quality is not None or lossless):
+            raise UsageError(
+                "max_bytes and min_psnr choose the quality: leave quality and lossless out"
+            )
+        if effort is None:
+            effort = DEFAULT_EFFORT if goal is None else 1
+        if not isinstance(effort, int | np.integer) or not 1 <= effort <= MAX_EFFORT:
+            raise UsageError(f"effort {effort!r}, wanted a whole number from 1 to {MAX_EFFORT}")
+        return cls(_checked_quality(quality, lossless), model, goal, int(effort), guard)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every pixel has to come back."""
+        return self.goal is None and self.quality == LOSSLESS_QUALITY
+
+
+def _checked_quality(quality: int | None, lossless: bool) -> int:
+    if quality is None:
+        return LOSSLESS_QUALITY if lossless else DEFAULT_QUALITY
+    if not isinstance(quality, int | np.integer) or not 0 <= quality <= LOSSLESS_QUALITY:
+        raise UsageError(f"quality {quality!r}, wanted a whole number from 0 to {LOSSLESS_QUALITY}")
+    if lossless and quality != LOSSLESS_QUALITY:
+        raise UsageError(f"quality {quality} is not lossless: leave out quality or lossless=True")
+    return int(quality)

@@ -1,0 +1,81 @@
+"""What compression did, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from codec import metrics
+from codec.arrays import PIXELS, U8
+from codec.format.bitstream import LOSSLESS_QUALITY
+
+MAX_LISTED = 1000  # images that fell back
+
+
+@dataclass
+class CompressStats:
+    """What compression did; adds up with `+=`.  payload_bytes: entropy-coded (or stored) bytes
+    alone; bytes_out: everything.
+
+    models: images by the name of the model that coded them, "stored" for those that none did;
+    qualities: images by quality, as text. fallback: images that fell back, by what to ("mnist q91",
+    "mnist-lossless", "stored"); fallback_images: the numbers of the first MAX_LISTED of them, in
+    the order of compression.
+    """
+
+    images: int = 0
+    bytes_out: int = 0
+    payload_bytes: int = 0
+    squared_error: int = 0
+    ideal_bits: float = 0.0
+    models: dict[str, int] = field(default_factory=dict)
+    qualities: dict[str, int] = field(default_factory=dict)
+    fallback: dict[str, int] = field(default_factory=dict)
+    fallback_images: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, name: str, quality: int, pixels: U8, decoded: U8, payload_bytes: int, fell_back: int
+    ) -> CompressStats:
+        """Of images that one coder coded at one quality; `fell_back` of them fell back to it."""
+        quality = min(quality, LOSSLESS_QUALITY)
+        what = name if quality == LOSSLESS_QUALITY else f"{name} q{quality}"
+        return cls(
+            images=len(pixels),
+            payload_bytes=payload_bytes,
+            squared_error=metrics.squared_error(pixels, decoded),
+            models={name: len(pixels)},
+            qualities={str(quality): len(pixels)},
+            fallback={what: fell_back} if fell_back else {},
+        )
+
+    @property
+    def bpp(self) -> float:
+        """Bits a pixel, of whole files."""
+        return metrics.bpp(self.bytes_out, PIXELS * self.images) if self.images else 0.0
+
+    @property
+    def psnr_db(self) -> float | None:
+        """From the mean squared error over all pixels; None if there is no error."""
+        return metrics.psnr_db(self.squared_error, PIXELS * self.images)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every pixel comes back."""
+        return self.squared_error == 0
+
+    def __iadd__(self, other: CompressStats) -> CompressStats:
+        room = MAX_LISTED - len(self.fallback_images)
+        self.fallback_images += [self.images + i for i in other.fallback_images[:room]]
+        self.images += other.images
+        self.bytes_out += other.bytes_out
+        self.payload_bytes += other.payload_bytes
+        self.squared_error += other.squared_error
+        self.ideal_bits += other.ideal_bits
+        for mine, others in (
+            (self.models, other.models),
+            (self.qualities, other.qualities),
+            (self.fallback, other.fallback),
+        ):
+            for name, images in others.items():
+                mine[name] = mine.get(name, 0) + images
+        return self

@@ -1,0 +1,117 @@
+"""Writing a collection, image by image or array by array."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import TracebackType
+from typing import Any, BinaryIO, Self, Unpack
+
+import numpy as np
+
+from codec.arrays import SIDE, U8
+from codec.collection.reader import Writer
+from codec.encoder.encode import Encoder
+from codec.encoder.options import Choices, Options
+from codec.encoder.stats import CompressStats
+from codec.errors import ImageError, UsageError
+from codec.format.bitstream import MAX_BLOCK_IMAGES
+
+
+def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
+    """The array, if it holds images: uint8 (28, 28) or (N, 28, 28).  ndims: the numbers of axes
+    that are allowed.  Raises ImageError.
+    """
+    pixels: U8 = np.asarray(array)
+    good = pixels.dtype == np.uint8 and pixels.ndim in ndims
+    if not good or pixels.shape[-2:] != (SIDE, SIDE):
+        wanted = " or ".join({2: "(28, 28)", 3: "(N, 28, 28)"}[n] for n in ndims)
+        raise ImageError(f"pixels are {pixels.dtype} {pixels.shape}, wanted uint8 {wanted}")
+    return pixels
+
+
+class CollectionWriter:
+    """Writes images to a collection in a binary file, keeping no more than one block in memory.
+
+        with CollectionWriter(file, quality=60) as writer:
+            writer.write(pixels, names)
+
+    The footer is written on leaving without an exception. All images have names, or none has.
+    embed_model: put the models that may be used into the file, so that it can be read where they
+    are not installed. All else is as for `compress`. `stats` tells what was done so far.
+    block_images: images in a block, for tests; a collection has MAX_BLOCK_IMAGES.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        embed_model: bool = False,
+        block_images: int = MAX_BLOCK_IMAGES,
+        **choices: Unpack[Choices],
+    ) -> None:
+        self._encoder = Encoder(Options.of(**choices))
+        self._writer = Writer(file, self._encoder.model_files() if embed_model else None)
+        self._block_images = block_images
+        self._pixels: deque[U8] = deque()  # images that wait for their block to be full
+        self._names: deque[str] = deque()
+        self._waiting = 0
+        self._named: bool | None = None
+        self.stats = CompressStats()
+
+    def write(self, pixels: U8, names: list[str] | None = None) -> None:
+        """Append uint8 (N, 28, 28), any N.  Raises ImageError, UsageError."""
+        pixels = check_pixels(pixels, (3,))
+        if names is not None and len(names) != len(pixels):
+            raise UsageError(f"{len(names)} names for {len(pixels)} images")
+        if self._named not in (None, names is not None):
+            raise UsageError("some images of the collection have names and some have none")
+        if any("\0" in name for name in names or ()):
+            raise UsageError("a name contains NUL")
+        self._named = names is not None
+        if len(pixels):
+            self._pixels.append(pixels)
+        self._names += names or []
+        self._waiting += len(pixels)
+        while self._waiting >= self._block_images:
+            self._write_block(self._block_images)
+        if len(pixels) and self._pixels:
+            # Of the caller's array, which may be large and may change, only what waits is kept.
+            self._pixels[-1] = self._pixels[-1].copy()
+
+    def _take(self, count: int) -> U8:
+        """The first `count` of the images that wait; all others stay where they are."""
+        pieces: list[U8] = []
+        while count:
+            first = self._pixels.popleft()
+            pieces.append(first[:count])
+            if len(first) > count:
+                self._pixels.appendleft(first[count:])
+            self._waiting -= len(pieces[-1])
+            count -= len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _write_block(self, count: int) -> None:
+        pixels = self._take(count)
+        names = [self._names.popleft() for _ in range(count)] if self._named else None
+        block, stats = self._encoder.block(pixels, names)
+        self._writer.write(block, len(pixels))
+        self.stats += stats
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is left, and the footer."""
+        if self._waiting:
+            self._write_block(self._waiting)
+        self._writer.finish()
+        self.stats.bytes_out = self._writer.num_bytes

@@ -1,0 +1,127 @@
+"""Coders: what turns images into messages, and messages into images.
+
+    symbols = coder.analyze(pixels, quality, effort)    # slow: the network
+    messages = coder.pack(symbols, group)               # fast: rANS, `group` images to a message
+    pixels, damaged = coder.decode(messages, count, quality, group)
+
+There are three: `Ladder`, the lossy one, `Pixels`, the lossless one, and `Stored`, which takes
+images as they are. Whoever encodes or decodes knows no more of them than this.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, Self
+
+from codec.arrays import I16, U8, Bools, Integers
+from codec.coding.lanes import Encoded
+from codec.errors import CorruptPayload, UsageError
+from codec.format.bitstream import LOSSLESS_QUALITY, MODEL_HASH_BYTES, group_images
+
+
+class Symbols(Protocol):
+    """What a coder codes of N images, as arrays: one row, or column, an image.
+
+    pixels: what they decode to, uint8 (N, 28, 28).
+    """
+
+    @property
+    def pixels(self) -> U8: ...
+
+    def of(self, images: Integers) -> Self:
+        """Those of some images, given by number."""
+
+    @classmethod
+    def join(cls, parts: list[Any]) -> Self:
+        """Those of the images of all parts, one part behind the other."""
+
+
+class Coder(ABC):
+    """See the module's docstring.  Thread-safe.
+
+    name: as figures give it. lossless: whether every pixel comes back. sha256: of the model's file,
+    b"" if there is none. max_effort: more makes no difference.
+    """
+
+    name: str
+    lossless: bool
+    sha256: bytes
+    max_effort = 1
+
+    @property
+    def hash(self) -> bytes:
+        """What a stream names the model by: the first MODEL_HASH_BYTES bytes of its SHA-256."""
+        return self.sha256[:MODEL_HASH_BYTES]
+
+    @property
+    def kind(self) -> str:
+        """The word for what it does to pixels."""
+        return "lossless" if self.lossless else "lossy"
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What its card says that it gives; {} if it says nothing.  Nobody has checked it."""
+        return {}
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of the latents of one image, level by level; () for a coder that has none."""
+        return ()
+
+    def check_quality(self, quality: int, offset: int) -> None:
+        """Raise CorruptPayload unless a stream of this coder can have the quality that stands at
+        `offset` in it.
+        """
+        if (quality == LOSSLESS_QUALITY) != self.lossless:
+            raise CorruptPayload(
+                f"quality {quality} with model {self.name}, which is {self.kind}", offset
+            )
+
+    @abstractmethod
+    def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> Any:
+        """What is coded of uint8 (N, 28, 28), N >= 1: its `Symbols`.
+
+        quality: of all images, or of each: int (N,). effort: 1 to MAX_EFFORT, how long a lossy
+        coder searches for symbols of a lower cost; the decoder does not notice. Of an image the
+        symbols are always the same, whatever the other images are.
+        """
+
+    @abstractmethod
+    def pack(self, symbols: Any, group: int) -> list[bytes]:
+        """The messages of N >= 1 images, `group` neighbours sharing one.  Symbols are its own."""
+
+    def pack_parts(self, parts: list[Any], group: int) -> list[list[bytes]]:
+        """As `pack` of each part."""
+        return [self.pack(symbols, group) for symbols in parts]
+
+    def ideal_bits(self, symbols: Any) -> float:
+        """Bits that a perfect coder would spend on symbols."""
+        return 0.0
+
+    @abstractmethod
+    def decode(
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
+    ) -> tuple[U8, Bools]:
+        """Inverse of `pack`: -> pixels uint8 (count, 28, 28); which messages are damaged, bool.
+
+        group: by default as in a collection. Pixels of damaged groups are meaningless; no message,
+        however damaged, raises or runs on.
+        """
+
+    def decode_latents(
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
+    ) -> tuple[U8, I16, Bools]:
+        """As `decode`, with the dequantized latents of all levels in between: int16 (count, K), |.|
+        < 2**12.
+
+        Raises UsageError for a coder that has none.
+        """
+        raise UsageError(f"model {self.name} is {self.kind}: latents are what a lossy stream has")
+
+    def encode(
+        self, pixels: U8, quality: int, *, group: int | None = None, effort: int = 1
+    ) -> Encoded:
+        """`analyze` and `pack` in one, of uint8 (N, 28, 28), N >= 1.  group: see `decode`."""
+        symbols = self.analyze(pixels, quality, effort)
+        messages = self.pack(symbols, group or group_images(quality))
+        return Encoded(messages, symbols.pixels, self.ideal_bits(symbols))

@@ -1,0 +1,36 @@
+"""What the card of a model says that it gives.  Nobody has checked it: all of it may be missing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from codec.arrays import F64
+
+
+def curve(figures: dict[str, Any], figure: str) -> tuple[F64, F64]:
+    """Qualities, increasing, and the `figure` ("bytes", "psnr_db") that each gives; both empty
+    where the card has fewer than two.
+    """
+    rows = figures.get("curve")
+    points = dict(
+        (float(row["quality"]), float(row[figure]))
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict) and _is_number(row.get("quality")) and _is_number(row.get(figure))
+    )
+    qualities = sorted(points) if len(points) > 1 else []
+    return np.array(qualities, np.float64), np.array([points[q] for q in qualities], np.float64)
+
+
+def psnr_db(figures: dict[str, Any], quality: int) -> float | None:
+    """PSNR that a quality gives on images like those that the model was trained on, in dB; None if
+    the card does not say.
+    """
+    qualities, values = curve(figures, "psnr_db")
+    return float(np.interp(quality, qualities, values)) if len(qualities) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,107 @@
+"""The coder of last resort: an image as it is, packed by zstd if that is smaller.  FORMAT.md 3.2.
+
+It has no model and no groups. A lossless model stores images in the same bytes where it would
+expand them.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from codec.arrays import I16, PIXELS, SIDE, U8, Bools, Integers
+from codec.errors import CorruptPayload, UsageError
+from codec.format.bitstream import STORED_QUALITY
+from codec.model.base import Coder
+
+MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
+# a zstd compressor takes longer to make than to use, and is for one thread
+_compressors = threading.local()
+
+
+@dataclass(frozen=True)
+class StoredSymbols:
+    """The pixels themselves: see `base.Symbols`."""
+
+    pixels: U8
+
+    def of(self, images: Integers) -> StoredSymbols:
+        return StoredSymbols(self.pixels[images])
+
+    @classmethod
+    def join(cls, parts: list[StoredSymbols]) -> StoredSymbols:
+        return cls(np.concatenate([part.pixels for part in parts]))
+
+
+class Stored(Coder):
+    """See the module's docstring.  Its only quality is STORED_QUALITY, its only group 1."""
+
+    name = "stored"
+    lossless = True
+    sha256 = b""
+
+    def check_quality(self, quality: int, offset: int) -> None:
+        """See Coder."""
+        if quality != STORED_QUALITY:
+            raise CorruptPayload(f"a stored image of quality {quality}", offset)
+
+    def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> StoredSymbols:
+        """See Coder."""
+        return StoredSymbols(pixels)
+
+    def pack(self, symbols: StoredSymbols, group: int = 1) -> list[bytes]:
+        """See Coder."""
+        return [stored_bytes(image) for image in symbols.pixels]
+
+    def decode(
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
+    ) -> tuple[U8, Bools]:
+        """See Coder."""
+        pixels, damaged = np.zeros((count, SIDE, SIDE), np.uint8), np.zeros(count, np.bool_)
+        for i, message in enumerate(messages):
+            try:
+                pixels[i] = stored_image(message)
+            except CorruptPayload:
+                damaged[i] = True
+        return pixels, damaged
+
+    def decode_latents(
+        self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
+    ) -> tuple[U8, I16, Bools]:
+        """Raise UsageError: see Coder."""
+        raise UsageError("a stored image has no latents: those are what a lossy stream has")
+
+
+STORED: Final = Stored()
+
+
+def stored_bytes(image: U8) -> bytes:
+    """uint8 (28, 28) -> its 784 bytes, or a zstd frame of them if that is smaller."""
+    if not hasattr(_compressors, "zstd"):
+        import zstandard
+
+        _compressors.zstd = zstandard.ZstdCompressor(level=19)
+    raw = image.tobytes()
+    packed: bytes = _compressors.zstd.compress(raw)
+    return packed if len(packed) < PIXELS else raw
+
+
+def stored_image(stored: bytes) -> U8:
+    """Inverse of `stored_bytes`.  Raises CorruptPayload."""
+    if len(stored) > PIXELS:
+        raise CorruptPayload(f"{len(stored)} bytes of a stored image, at most {PIXELS} are allowed")
+    if len(stored) != PIXELS:
+        import zstandard
+
+        try:
+            if zstandard.get_frame_parameters(stored).content_size != PIXELS:
+                raise CorruptPayload("a stored image has another size")
+            stored = zstandard.ZstdDecompressor().decompress(
+                stored, max_output_size=PIXELS, allow_extra_data=False
+            )
+        except zstandard.ZstdError as error:
+            raise CorruptPayload(f"a stored image is damaged ({error})") from error
+    return np.frombuffer(stored, np.uint8).reshape(SIDE, SIDE)
