@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import codec
 from codec import api
-from codec.cli import app
+from codec.cli.app import app
 from codec.collection.reader import pack_block
 from codec.commands import work
 from codec.commands.work import BlockTask

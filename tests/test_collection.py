@@ -29,7 +29,7 @@ from codec.collection.reader import (
     unpack_names,
 )
 from codec.commands import decompress
-from codec.commands.inputs import Report
+from codec.commands.events import Result
 from codec.errors import (
     BadMagic,
     BitstreamError,
@@ -503,10 +503,11 @@ def test_index_on_the_command_line_reads_what_it_needs_and_no_more(
         return part
 
     monkeypatch.setattr(_Source, "read", counted)
-    report = Report()
     index = [range(700, 701), range(3000, 3004)]
-    decompress.decompress(
-        [str(tmp_path / "c.aez")], str(tmp_path / "out"), format=format, index=index, report=report
+    report = Result.of(
+        decompress.decompress(
+            [str(tmp_path / "c.aez")], str(tmp_path / "out"), format=format, index=index
+        )
     )
     assert (report.exit_code, report.images) == (0, 5)
     headers = list(api.open(stream).headers())
