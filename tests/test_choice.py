@@ -18,6 +18,7 @@ from codec import api
 from codec.cli.app import app
 from codec.collection.reader import pack_block
 from codec.commands import work
+from codec.commands.processes import spread
 from codec.commands.work import BlockTask
 from codec.encoder import choose, goal
 from codec.encoder.choose import domain_psnr_db, floor_db
@@ -123,8 +124,7 @@ def test_streams_do_not_depend_on_who_made_the_blocks_when_images_fall_back() ->
         for k in range(4)
     ]
     alone, together = (
-        [r.block for r in work.spread(work.encode_block, tasks, jobs, len(tasks))]
-        for jobs in (1, 2)
+        [r.block for r in spread(work.encode_block, tasks, jobs, len(tasks))] for jobs in (1, 2)
     )
     assert alone == together
     assert any(bitstream.unpack_block_header(block).has_parts for block in alone)

@@ -5,26 +5,55 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
 from typer.core import TyperGroup
 
-from codec.cli.bench import bench
-from codec.cli.check import check
-from codec.cli.compress import compress
-from codec.cli.decompress import decompress
-from codec.cli.info import info
-from codec.cli.merge import merge
-from codec.cli.models import models
 from codec.cli.printing import say
-from codec.cli.train import train
 from codec.errors import AezError, BitstreamError, UsageError
+
+# In the order of the help; each verb is a function in a module, both of this name.
+VERBS = {
+    "compress": "compress",
+    "decompress": "decompress",
+    "info": "info",
+    "test": "check",
+    "merge": "merge",
+    "models": "models",
+    "train": "train",
+    "bench": "bench",
+}
+
+
+class Verbs(Mapping[str, Any]):
+    """Name -> command; a verb is imported, and its options parsed, when it is asked for."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+    def __getitem__(self, name: str) -> Any:
+        function = VERBS[name]
+        alone = typer.Typer(
+            add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+        )
+        alone.command(name)(getattr(import_module(f"codec.cli.{function}"), function))
+        return typer.main.get_command(alone)
 
 
 class Group(TyperGroup):
     """Turns what a verb raises into one line and an exit code, here for all of them."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands = Verbs()  # type: ignore[assignment]  # nothing is added to it
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -58,14 +87,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(compress)
-app.command()(decompress)
-app.command()(info)
-app.command("test")(check)
-app.command()(merge)
-app.command()(models)
-app.command()(train)
-app.command()(bench)
 
 
 def _print_version(wanted: bool) -> None:
