@@ -373,6 +373,16 @@ def test_tree_goes_to_stdout_as_a_collection(tree: Path, stream: Path) -> None:
     assert aez("compress", tree, "-o", "-").stdout_bytes == stream.read_bytes()
 
 
+def test_merged_collection_goes_to_stdout_and_nothing_else_does(
+    array: Path, tmp_path: Path
+) -> None:
+    aez("compress", array)
+    one, out = array.with_suffix(".aez"), tmp_path / "two.aez"
+    assert aez("merge", one, one, "-o", out).exit_code == 0
+    assert aez("merge", one, one, "-o", "-").stdout_bytes == out.read_bytes()
+    assert aez("merge", one, one, "-o", "-", "--json").exit_code == 2
+
+
 def test_failure_writes_nothing_to_stdout() -> None:
     result = run("compress", "-", stdin=b"no image")
     assert (result.returncode, result.stdout) == (1, b"")

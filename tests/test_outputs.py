@@ -4,6 +4,7 @@ of it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, TypeVar
 
 import helpers
@@ -33,7 +34,7 @@ from codec.commands import decompress as restore
 from codec.commands import resume, stream, work
 from codec.commands.events import Event, Result
 from codec.commands.jobs import plan
-from codec.commands.resume import Partial
+from codec.commands.resume import Journal, Partial
 from codec.errors import AezError, ImageError, ModelNotFound, UsageError
 from codec.files import atomic, images, place
 from codec.files.place import Local
@@ -558,3 +559,77 @@ def test_journal_is_lines_of_json(tmp_path: Path) -> None:
     partial.discard()
     partial.__exit__(None, None, None)
     assert list(tmp_path.iterdir()) == []
+
+
+# The journal
+
+
+def test_journal_keeps_what_came_before_damage_and_forgets_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path, {"a": 1}, tmp_path)
+    assert (journal.is_resumed, journal.entries) == (False, [])
+    for number in range(3):
+        journal.add({"block": number})
+    journal.close()
+    path.write_bytes(path.read_bytes() + b"[]\n" + b'{"block": 4}\n')
+    again = Journal(path, {"a": 1}, tmp_path)
+    assert (again.is_resumed, again.entries) == (True, [{"block": k} for k in range(3)])
+    again.keep(1)
+    again.add({"block": 9})
+    again.close()
+    third = Journal(path, {"a": 1}, tmp_path)
+    assert third.entries == [{"block": 0}, {"block": 9}]
+    third.close()
+    assert Journal.begun(path, {"a": 1})
+    assert not Journal.begun(path, {"a": 2})
+    other = Journal(path, {"a": 2}, tmp_path)
+    assert (other.is_resumed, other.entries) == (False, [])
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(None, False), (UsageError("no"), False), (OSError(errno.ENOSPC, ""), True)]
+)
+def test_journal_goes_when_the_run_ends_for_good(
+    tmp_path: Path, error: Exception | None, kept: bool
+) -> None:
+    path = tmp_path / "made" / "journal"
+    with contextlib.suppress(UsageError, OSError), Journal(path, {}, tmp_path):
+        if error is not None:
+            raise error
+    assert path.exists() is kept
+    assert path.parent.exists() is kept  # it was made for the journal
+
+
+def test_two_runs_never_write_one_journal_where_locks_are_those_of_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: set[tuple[int, int]] = set()
+
+    def locking(descriptor: int, mode: int, size: int) -> None:
+        assert (mode, size) == (2, 1)
+        key = os.fstat(descriptor).st_ino, os.lseek(descriptor, 0, os.SEEK_CUR)
+        if key in locked:
+            raise PermissionError(errno.EACCES, "locked")
+        locked.add(key)
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with Journal(tmp_path / "journal", {}, tmp_path) as journal:
+        with pytest.raises(UsageError, match="another run of aez is writing"):
+            Journal(tmp_path / "journal", {}, tmp_path)
+        journal.add({"block": 0})
+    ((_, position),) = locked
+    assert position > 1_000_000  # the locked byte is none of the journal's
+
+
+def test_a_tree_that_was_killed_before_its_first_line_is_begun_again(
+    tree: Path, options: batch.CompressOptions, tmp_path: Path
+) -> None:
+    run(tree, options)
+    tree.rename(tmp_path / "original")
+    tree.mkdir()
+    (tree / ".d.aez.restored").write_bytes(b"")
+    done = Result.of(restore.decompress([f"{tree}.aez"], model=options.model))
+    assert (done.exit_code, done.images) == (0, 44)
+    assert left(tree) == set()

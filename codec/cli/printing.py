@@ -77,7 +77,7 @@ class Screen:
                 try:
                     show(event)
                 except (KeyboardInterrupt, SystemExit) as interrupt:
-                    # the command answers it, wherever it struck: it may tell what it keeps
+                    # wherever it struck, the command handles it: it may say what it keeps
                     show(events.throw(interrupt))
                     raise
 

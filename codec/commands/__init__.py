@@ -7,7 +7,7 @@
                 partial.write(block)
                 yield Progress(images)
             partial.finish()                            # appears as a whole
-        yield Done(job.label, job.output, images)       # or Failed(name, reason): the others go on
+        yield Done(job.label, job.output, images)   # or Failed(name, reason)
 
 - `events`: what commands yield, and `Result`, which adds it up.
 - `inputs`, `jobs`: what is read, and what is to be written.

@@ -329,7 +329,7 @@ def _write_collection(job: Collecting, blocks: Blocks, options: CompressOptions)
                     entry = _entry(result, blocks.of(number))
                     partial.write(result.block, entry)
                     yield from account.add(number, entry)
-            # not one was readable, and each has been told
+            # none could be read, and each was reported
             if blocks.named and not account.stats.images:
                 partial.discard()
                 return

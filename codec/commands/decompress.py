@@ -6,7 +6,7 @@
             array
 
 READ ME FIRST
-- Whatever is intact is restored, whatever is not is told (`stream`).
+- What is intact is restored, what is damaged is reported (`stream`).
 - What a stream is shows when it is opened; so a `Destination` says where a file would go, and where
   a tree.
 """
@@ -43,7 +43,7 @@ Format = Literal["png", "npy", "idx"]
 class Destination(NamedTuple):
     """Where the images of one stream go; which of the two it is depends on what the stream holds.
 
-    exact: OUT named the very file; tree_given: OUT named the very tree, so it may exist.
+    exact: OUT is this file; tree_given: OUT is this directory, so it may exist.
     """
 
     stem: Place  # of a file, its suffix to come
@@ -74,8 +74,8 @@ def decompress(
     jobs: int = 1,
     force: bool = False,
 ) -> Events:
-    """Restore images, trees and arrays from streams; what is damaged is told, all that is intact is
-    written.
+    """Restore images, trees and arrays from streams; what is damaged is reported, all that is
+    intact is written.
 
     index: the only images wanted, in this order. model: name or file of a model that the streams
     name but that is not installed. Raises: UsageError for a request that contradicts itself; all
@@ -104,7 +104,7 @@ def decompress(
 
 
 def _checked_format(out: str | None, format: Format | None) -> tuple[Format | None, bool]:
-    """The format of the output, as far as it is known, and whether OUT is that very file."""
+    """The format of the output, if it is known yet, and whether OUT names the file itself."""
     suffix = "" if out is None else PurePosixPath(out).suffix
     if suffix == ".aez":
         raise UsageError(f"OUT is {out}: decompress writes images and arrays, not .aez files")
@@ -118,7 +118,7 @@ def _checked_format(out: str | None, format: Format | None) -> tuple[Format | No
 
 
 def _destination(source: Input, out: str | None, exact: bool, alone: bool) -> Destination:
-    """alone: the stream is the only input, so OUT may be its very tree."""
+    """alone: the stream is the only input, so OUT may be its directory."""
     if out == "-":
         return Destination(STANDARD, STANDARD)
     if exact:

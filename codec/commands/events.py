@@ -1,4 +1,4 @@
-"""What commands tell as they run, and `Result`, the sum of it.
+"""What commands report as they run, and `Result`, the sum of it.
 
 READ ME FIRST: commands are generators. Nothing is done before the first event is asked for, and
 whoever stops asking must close the generator: `Result.of` does, and the command line does.
@@ -64,7 +64,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Failed:
-    """An input, an output or an image failed, and the others go on; damaged: a stream is at
+    """An input, an output or an image failed, and the others continue; damaged: a stream is at
     fault.
     """
 
@@ -104,7 +104,9 @@ def reason_of(name: str, error: Exception) -> str:
 
 
 def guarded(name: str, events: Iterable[Event]) -> Events:
-    """The events of one input; an error that ends them is its failure, so that the others go on."""
+    """The events of one input; an error that ends them becomes its failure, and the others
+    continue.
+    """
     try:
         yield from events
     except BrokenPipeError:  # nobody reads stdout any more: not a fault of this input

@@ -118,7 +118,9 @@ def relative(path: Path, base: str) -> str:
 
 
 def images_in(top: Place) -> Generator[Event, None, list[str]]:
-    """Names of the image files below a directory; tells what it lacks, and what is skipped."""
+    """Names of the image files below a directory; reports if there are none, and what is
+    skipped.
+    """
     found, num_others, unread = top.walk(images.is_image_file)
     yield from (Failed.by(name, error) for name, error in unread)
     if not found:

@@ -34,7 +34,7 @@ class Job(ABC):
 
     @property
     def num_images(self) -> int:
-        """Input images, as far as that is known without reading: an array counts as one."""
+        """Input images, if that is known without reading: an array counts as one."""
         return 1
 
     def keep(self, free: Iterator[bool]) -> bool:
@@ -153,7 +153,7 @@ Planning = Generator[Event, None, list[Job]]
 
 
 def plan(inputs: Sequence[str], out: str | None = None, separate: bool = False) -> Planning:
-    """Say which outputs come from which inputs; what cannot be is told as failed, and left out.
+    """Say which outputs come from which inputs; what cannot be done is reported and left out.
 
     Raises: UsageError for a request that contradicts itself, AezError when nothing is left to do.
     """

@@ -47,7 +47,7 @@ def _write(joined: list[tuple[str, Collection]], output: Place, force: bool) -> 
     try:
         with output.replace(force=force, durable=True) as file:
             writer = Writer(file, models)
-            for label, collection in joined:  # noqa: B007 (what fails is told by its label)
+            for label, collection in joined:  # noqa: B007 (it names what fails)
                 for number, block_place in enumerate(collection.places()):
                     try:
                         header, block = collection.read_block(block_place)

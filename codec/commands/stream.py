@@ -1,8 +1,8 @@
 """A stream to be decoded: a single image or a collection, from a file, a URL or stdin.
 
 READ ME FIRST
-- What is intact is decoded, what is not is told: by number, by name where that is known, and as an
-  error.
+- What is intact is decoded, what is damaged is reported: by number, by name if it is known, and
+  with the fault.
 - Blocks are decoded by worker processes, which open the file for themselves, if there are blocks
   enough; from stdin and URLs by this process.
 """
@@ -31,7 +31,7 @@ from codec.format import names
 
 Pixels = npt.NDArray[np.uint8]
 
-MAX_NAMED = 3  # lost images of a block that are called by name; their numbers are all told
+MAX_NAMED = 3  # lost images of a block that are named; the numbers of all are given
 
 
 class Chunk(NamedTuple):
@@ -65,7 +65,7 @@ class WriteTask(NamedTuple):
     """Images to be written as PNG files, of a block that is decoded, or is to be.
 
     paths: of each image of the block, None for one that is not to be written. again: an earlier run
-    of the same command was cut short, so a file that is there with the very bytes counts as
+    of the same command was cut short, so a file that exists with the same bytes counts as
     written.
     """
 
@@ -202,7 +202,7 @@ class Stream:
     def intact(
         self, jobs: int = 1, wanted: set[int] | None = None, *, keep_pixels: bool = True
     ) -> Iterator[Found]:
-        """What is intact (and wanted), block by block; the rest is told as damaged."""
+        """What is intact (and wanted), block by block; the rest is reported as damaged."""
         if wanted is not None and not wanted:
             return
         try:
@@ -234,7 +234,7 @@ class Stream:
             found_names = self.collection.names_at(numbers) if named else []
             yield Chunk(numbers, found_names if any(found_names) else [], pixels)
             return
-        except BitstreamError:  # go block by block, which tells what is lost
+        except BitstreamError:  # go block by block, which finds what is lost
             pass
         found: dict[int, tuple[str | None, Pixels]] = {}
         for item in self.intact(jobs, set(numbers)):

@@ -99,7 +99,7 @@ class Tree:
         # By hash, as a million paths take 200 MB: two different ones are taken for one once in
         # 10**8 such collections.
         self._taken: dict[int, int] = {}
-        self._told: deque[Event] = deque()  # what came up while tasks were made
+        self._waiting: deque[Event] = deque()  # events that came up while tasks were made
         if (path := root.path) is not None:
             if path.exists() and not path.is_dir():
                 raise UsageError(f"output directory {path} is a file")
@@ -112,11 +112,11 @@ class Tree:
             self._folder = _Folder(path)
 
     def write(self, blocks: Iterable[Restoration], jobs: int, num_tasks: int = 1) -> Events:
-        """Restore blocks that are still to be decoded, and tell what is damaged."""
+        """Restore blocks that are still to be decoded, and report what is damaged."""
         return self._write(blocks, jobs, num_tasks, picked=False)
 
     def write_picked(self, blocks: Iterable[Restoration], jobs: int) -> Events:
-        """Write images that were decoded, and of which the damaged ones have been told."""
+        """Write images that were decoded, and of which the damaged ones were reported."""
         return self._write(blocks, jobs, 1, picked=True)
 
     def _write(
@@ -135,7 +135,7 @@ class Tree:
                 closing(spread(write_block, tasks, jobs, num_tasks))
             ):
                 number, called, labels = under_way.popleft()
-                yield from self._tell()
+                yield from self._waited()
                 if not picked:
                     yield from failures(block, number, called, self._stream.label)
                     yield Progress(block.count)
@@ -147,7 +147,7 @@ class Tree:
                 self._num_bytes += sum(sizes)
                 if journal is not None and block.error is None and len(sizes) == len(written) > 0:
                     journal.add({"block": number, "bytes": sum(sizes)})
-            yield from self._tell()
+            yield from self._waited()
         if self._num_images:
             yield Done(
                 self._stream.label,
@@ -157,9 +157,9 @@ class Tree:
                 self._num_bytes,
             )
 
-    def _tell(self) -> Iterator[Event]:
-        while self._told:
-            yield self._told.popleft()
+    def _waited(self) -> Iterator[Event]:
+        while self._waiting:
+            yield self._waiting.popleft()
 
     def _tasks(
         self,
@@ -177,13 +177,13 @@ class Tree:
             if number in finished and finished[number] == _bytes_of(paths):
                 self._num_images += len(paths)
                 self._num_bytes += finished[number]
-                self._told.append(Progress(len(paths)))
+                self._waiting.append(Progress(len(paths)))
                 continue
             under_way.append(_UnderWay(number, block.names, labels))
             yield WriteTask(block.block, paths, self._force, again)
 
     def _path_of(self, name: str, number: int, label: str) -> str | None:
-        """Where an image goes; None: nowhere, as is told, or it has been put there already."""
+        """Where an image goes; None: nowhere, as is reported, or it was put there already."""
         try:
             names.safe_parts(name)
             path = below(str(self._root), names.restored(name))
@@ -197,7 +197,7 @@ class Tree:
             self._folder.admit(path, self._force)
             return path
         except (AezError, OSError) as error:
-            self._told.append(Failed.by(label, error))
+            self._waiting.append(Failed.by(label, error))
             return None
 
 

@@ -100,8 +100,8 @@ def _read_image(where: Place, content: bytes | Exception | None) -> ReadImage | 
 
 
 def identity(paths: Sequence[str]) -> str:
-    """A digest of what tells whether files changed: size and time of each; one that is not there
-    counts as such.
+    """A digest that changes when one of the files does: of the size and time of each, or that it
+    does not exist.
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
