@@ -32,7 +32,8 @@ from codec import api
 from codec.commands import compress as batch
 from codec.commands import decompress as restore
 from codec.commands import resume, stream, work
-from codec.commands.events import Event, Result
+from codec.commands import tree as tree_of_files
+from codec.commands.events import Done, Event, Note, Result
 from codec.commands.jobs import plan
 from codec.commands.resume import Journal, Partial
 from codec.errors import AezError, ImageError, ModelNotFound, UsageError
@@ -621,6 +622,39 @@ def test_two_runs_never_write_one_journal_where_locks_are_those_of_windows(
         journal.add({"block": 0})
     ((_, position),) = locked
     assert position > 1_000_000  # the locked byte is none of the journal's
+
+
+def test_interrupted_tree_keeps_finished_blocks_and_the_same_command_resumes(
+    tree: Path, options: batch.CompressOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tree, options)
+    tree.rename(tmp_path / "original")
+    write, written = stream.write_block, []
+
+    def write_block(task: stream.WriteTask) -> stream.Written:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(task)
+        return write(task)
+
+    told: list[Event] = []
+
+    def decompress() -> None:
+        for event in restore.decompress([f"{tree}.aez"], model=options.model):
+            told.append(event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tree_of_files, "write_block", write_block)
+        with pytest.raises(KeyboardInterrupt):
+            decompress()
+    said = f"{tree}: 3 blocks are finished; run the same command again to resume"
+    assert told[-1] == Note(said)
+    assert left(tree) == {".d.aez.restored"}
+    told.clear()
+    decompress()
+    assert told[0] == Note(f"{tree}: resuming, 3 blocks are finished")
+    assert isinstance(told[-1], Done)
+    assert (told[-1].images, left(tree)) == (44, set())
 
 
 def test_a_tree_that_was_killed_before_its_first_line_is_begun_again(

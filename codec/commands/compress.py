@@ -35,7 +35,7 @@ from codec.commands.events import (
 )
 from codec.commands.inputs import Input, Inputs
 from codec.commands.jobs import Array, Collecting, Images, Job, Singles, Stdin, plan, refuse
-from codec.commands.resume import Entry, Partial
+from codec.commands.resume import Entry, Partial, noting
 from codec.commands.stream import open_stream
 from codec.commands.work import BlockResult, BlockTask, EachResult, EachTask
 from codec.errors import BitstreamError, ModelError, UsageError
@@ -321,33 +321,42 @@ def _write_collection(job: Collecting, blocks: Blocks, options: CompressOptions)
         start = yield from _resume(partial, output, blocks)
         for number, entry in enumerate(partial.finished):
             yield from account.add(number, entry)
-        try:
-            num_tasks = 1 if blocks.private else blocks.num_blocks - start
-            results = options.spread(work.encode_block, blocks.tasks(start), num_tasks)
-            with closing(results) as done:
-                for number, result in enumerate(done, start):
-                    entry = _entry(result, blocks.of(number))
-                    partial.write(result.block, entry)
-                    yield from account.add(number, entry)
-            # none could be read, and each was reported
-            if blocks.named and not account.stats.images:
-                partial.discard()
-                return
-            account.stats.bytes_out = partial.finish()
-        except GeneratorExit:
-            raise  # nobody listens any more
-        except BaseException as error:
-            if partial.is_kept(error):
-                yield Note(
-                    f"{output}: {len(partial.finished)} of {blocks.num_blocks} blocks are kept; "
-                    "run the same command again to resume"
-                )
-            raise
+        made = _write_blocks(partial, start, blocks, options, account)
+        yield from noting(
+            made,
+            lambda error: (
+                f"{output}: {len(partial.finished)} of {blocks.num_blocks} blocks are kept"
+                if partial.is_kept(error)
+                else None
+            ),
+        )
     stats = account.stats
+    if not stats.bytes_out:
+        return
     yield Done(job.label, str(output), stats.images, account.bytes_in, stats.bytes_out, stats)
     if options.remove:
         job.inputs.keep(lambda source: source.label not in account.unread)
         _remove(job.inputs, output, stats.images, options, account.digests)
+
+
+def _write_blocks(
+    partial: Partial, start: int, blocks: Blocks, options: CompressOptions, account: _Account
+) -> Events:
+    """Make the blocks from number `start` on, and let the collection appear, unless it has named
+    images and none of them could be read.
+    """
+    num_tasks = 1 if blocks.private else blocks.num_blocks - start
+    results = options.spread(work.encode_block, blocks.tasks(start), num_tasks)
+    with closing(results) as done:
+        for number, result in enumerate(done, start):
+            entry = _entry(result, blocks.of(number))
+            partial.write(result.block, entry)
+            yield from account.add(number, entry)
+    if blocks.named and not account.stats.images:
+        partial.discard()
+        account.stats.bytes_out = 0
+    else:
+        account.stats.bytes_out = partial.finish()
 
 
 def _pins(

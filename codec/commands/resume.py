@@ -20,17 +20,34 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 from codec.collection.reader import Writer, unpack_block
+from codec.commands.events import Events, Note
 from codec.errors import BitstreamError, ImageError, ModelError, UsageError
 from codec.files.place import Place
 from codec.format import bitstream
 
 _FOR_GOOD = (ImageError, ModelError, UsageError)  # what the same command would meet again
 Entry = dict[str, Any]  # of JSON values
+
+
+def noting(events: Events, kept: Callable[[BaseException], str | None]) -> Events:
+    """The events of a run, and if it is cut short, a note about what the next one resumes.
+
+    kept: what is finished, None if nothing stays.
+    """
+    try:
+        yield from events
+    except GeneratorExit:
+        raise  # nobody listens any more
+    except BaseException as error:
+        if what := kept(error):
+            yield Note(f"{what}; run the same command again to resume")
+        raise
 
 
 class Journal:
@@ -104,6 +121,10 @@ class Journal:
     def close(self) -> None:
         self._file.close()
 
+    def is_kept(self, error: BaseException) -> bool:
+        """Whether the journal stays when `error` ends the run."""
+        return not isinstance(error, _FOR_GOOD)
+
     def __enter__(self) -> Journal:
         return self
 
@@ -113,7 +134,7 @@ class Journal:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if value is None or isinstance(value, _FOR_GOOD):
+        if value is None or not self.is_kept(value):
             self.remove()  # as long as it is locked
         self.close()
 

@@ -13,13 +13,13 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 from codec.commands.events import Done, Event, Events, Failed, Note, Progress
 from codec.commands.processes import spread
-from codec.commands.resume import Journal
+from codec.commands.resume import Journal, noting
 from codec.commands.stream import Restoration, Stream, WriteTask, failures, write_block
 from codec.errors import AezError, UsageError
 from codec.files.atomic import debris
@@ -113,27 +113,53 @@ class Tree:
 
     def write(self, blocks: Iterable[Restoration], jobs: int, num_tasks: int = 1) -> Events:
         """Restore blocks that are still to be decoded, and report what is damaged."""
-        return self._write(blocks, jobs, num_tasks, picked=False)
+        return self._run(blocks, jobs, num_tasks, picked=False)
 
     def write_picked(self, blocks: Iterable[Restoration], jobs: int) -> Events:
         """Write images that were decoded, and of which the damaged ones were reported."""
-        return self._write(blocks, jobs, 1, picked=True)
+        return self._run(blocks, jobs, 1, picked=True)
 
-    def _write(
+    def _run(
         self, blocks: Iterable[Restoration], jobs: int, num_tasks: int, *, picked: bool
     ) -> Events:
         self._num_images = self._num_bytes = 0
+        if self._journal is None:
+            yield from self._write(None, blocks, jobs, num_tasks, picked)
+        else:
+            with Journal(*self._journal) as journal:
+                yield from noting(
+                    self._write(journal, blocks, jobs, num_tasks, picked),
+                    lambda error: (
+                        f"{self._root}: {len(journal.entries)} blocks are finished"
+                        if journal.is_kept(error)
+                        else None
+                    ),
+                )
+        if self._num_images:
+            yield Done(
+                self._stream.label,
+                f"{self._root}/",
+                self._num_images,
+                self._stream.num_bytes,
+                self._num_bytes,
+            )
+
+    def _write(
+        self,
+        journal: Journal | None,
+        blocks: Iterable[Restoration],
+        jobs: int,
+        num_tasks: int,
+        picked: bool,
+    ) -> Events:
         under_way: deque[_UnderWay] = deque()
-        with ExitStack() as stack:
-            journal = stack.enter_context(Journal(*self._journal)) if self._journal else None
-            finished = _finished(journal)
-            self._folder.resumed = again = journal is not None and journal.is_resumed
-            if finished:
-                yield Note(f"{self._root}: resuming, {len(finished)} blocks are finished")
-            tasks = self._tasks(blocks, finished, under_way, again)
-            for block, written in stack.enter_context(
-                closing(spread(write_block, tasks, jobs, num_tasks))
-            ):
+        finished = _finished(journal)
+        self._folder.resumed = again = journal is not None and journal.is_resumed
+        if finished:
+            yield Note(f"{self._root}: resuming, {len(finished)} blocks are finished")
+        tasks = self._tasks(blocks, finished, under_way, again)
+        with closing(spread(write_block, tasks, jobs, num_tasks)) as results:
+            for block, written in results:
                 number, called, labels = under_way.popleft()
                 yield from self._waited()
                 if not picked:
@@ -147,15 +173,7 @@ class Tree:
                 self._num_bytes += sum(sizes)
                 if journal is not None and block.error is None and len(sizes) == len(written) > 0:
                     journal.add({"block": number, "bytes": sum(sizes)})
-            yield from self._waited()
-        if self._num_images:
-            yield Done(
-                self._stream.label,
-                f"{self._root}/",
-                self._num_images,
-                self._stream.num_bytes,
-                self._num_bytes,
-            )
+        yield from self._waited()
 
     def _waited(self) -> Iterator[Event]:
         while self._waiting:
