@@ -9,7 +9,7 @@ import io
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -388,6 +388,16 @@ def drawn(count: int, *, any_ink: bool = False) -> np.ndarray:
     in turn.  Read-only.
     """
     return _drawn(count, any_ink)
+
+
+def drained(events: Generator[Any, None, Any]) -> tuple[list[Any], Any]:
+    """What a command tells, and what it returns."""
+    told = []
+    while True:
+        try:
+            told.append(next(events))
+        except StopIteration as end:
+            return told, end.value
 
 
 def flips(stream: bytes) -> Iterator[bytes]:

@@ -9,19 +9,32 @@ import io
 import os
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import drained
 
 from codec import api
-from codec.commands import compress, decompress, work
-from codec.commands.inputs import Report, plan_compress, refuse
+from codec.collection.reader import Writer
+from codec.commands import check, compress, decompress, jobs
+from codec.commands.events import (
+    Checked,
+    Done,
+    Event,
+    Failed,
+    Note,
+    Planned,
+    Progress,
+    Result,
+    guarded,
+)
+from codec.commands.stream import Stream
 from codec.errors import ChecksumMismatch, UsageError
 from codec.files import images, names
 from codec.files.atomic import atomic
+from codec.files.place import Local
 from codec.format import bitstream
 
 
@@ -45,12 +58,18 @@ def plan(
     inputs: list[Path], out: str | None = None, separate: bool = False
 ) -> dict[str, list[str]]:
     """Return output -> names of what goes into it."""
-    tasks = plan_compress([str(path) for path in inputs], out, separate, Report())
+    _, planned = drained(jobs.plan([str(path) for path in inputs], out, separate))
     found: dict[str, list[str]] = {}
-    for task in tasks:
-        for source in task.sources:
-            found.setdefault(str(task.output_of(source)), []).append(source.name)
+    for job in planned:
+        for source in job.inputs:
+            output = job.output_of(source) if isinstance(job, jobs.Singles) else job.output
+            found.setdefault(str(output), []).append(source.name)
     return found
+
+
+def remove(tree: Path, separate: bool = False, **options: Any) -> Result:
+    made = compress.CompressOptions(remove=True, **options)
+    return Result.of(compress.compress([str(tree)], separate=separate, options=made))
 
 
 def debris(folder: Path) -> list[Path]:
@@ -175,8 +194,8 @@ def test_images_with_aez_out_become_one_collection_named_from_what_they_share(tr
 
 
 def test_one_image_with_aez_out_becomes_a_single_stream(tree: Path) -> None:
-    (task,) = plan_compress([str(tree / "a.png")], "x.aez", False, Report())
-    assert (task.kind, task.output) == ("image", Path("x.aez"))
+    told, (job,) = drained(jobs.plan([str(tree / "a.png")], "x.aez"))
+    assert (told, type(job), job.output) == ([], jobs.Singles, Local(Path("x.aez")))
 
 
 def test_separate_and_directory_out_mirror_the_tree(tree: Path) -> None:
@@ -210,14 +229,13 @@ def test_a_large_directory_is_in_memory_once(tmp_path: Path, separate: bool) -> 
     for _ in range(2):
         tracemalloc.start()
         try:
-            (task,) = refuse(
-                plan_compress([str(tmp_path / "d")], None, separate, Report()), False, Report()
-            )
+            _, planned = drained(jobs.plan([str(tmp_path / "d")], None, separate))
+            told, (job,) = drained(jobs.refuse(planned, False))
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-        assert len(task.sources) == 4000
-        del task
+        assert (told, job.num_images) == ([], 4000)
+        del planned, job
     assert min(peaks) / 4000 < 150
 
 
@@ -233,8 +251,7 @@ def test_files_whose_output_is_taken_are_refused_by_name_and_the_others_done(
     np.save(folder / "c.npy", make_pixels(2))
     (out / "d").mkdir(parents=True)
     (out / "d" / "e.aez").write_bytes(b"before")
-    report = Report()
-    compress.compress([str(folder), str(folder / "c.npy")], str(out), report=report)
+    report = Result.of(compress.compress([str(folder), str(folder / "c.npy")], str(out)))
     assert sorted(report.failed) == [
         (f"{folder}/a.png", f"{out}/d/a.aez would also be the output of {folder}/a.webp"),
         (f"{folder}/a.webp", f"{out}/d/a.aez would also be the output of {folder}/a.png"),
@@ -261,8 +278,7 @@ def test_links_to_files_are_followed_and_links_to_directories_are_not(tree: Path
 def test_pipes_in_a_directory_are_skipped_and_dangling_links_fail(tree: Path) -> None:
     os.mkfifo(tree / "pipe.png")
     (tree / "dangling.png").symlink_to(tree / "nowhere")
-    report = Report()
-    compress.compress([str(tree)], report=report)
+    report = Result.of(compress.compress([str(tree)]))
     assert [name for name, _ in report.failed] == [str(tree / "dangling.png")]
     assert report.images == 4
 
@@ -307,9 +323,10 @@ def test_full_disk_fails_by_name_and_leaves_all_as_it_was(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some.tmp")
 
     monkeypatch.setattr(os, "replace", full)
-    report = Report()
-    compress.compress(
-        [str(tree)], separate=separate, options=compress.CompressOptions(force=True), report=report
+    report = Result.of(
+        compress.compress(
+            [str(tree)], separate=separate, options=compress.CompressOptions(force=True)
+        )
     )
     assert [reason for _, reason in report.failed] == ["No space left on device"] * (
         4 if separate else 1
@@ -328,8 +345,7 @@ def test_figures_count_what_was_written_alone(tree: Path, monkeypatch: pytest.Mo
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full_for_one)
-    report = Report()
-    compress.compress([str(tree)], separate=True, report=report)
+    report = Result.of(compress.compress([str(tree)], separate=True))
     assert (report.exit_code, report.images, report.stats.images) == (3, 3, 3)
     assert (
         report.stats.bytes_out
@@ -344,9 +360,8 @@ def test_removal_waits_for_an_output_that_decodes(
     def damaged(*_: object, **__: object) -> Iterator[api.DecodedBlock]:
         raise ChecksumMismatch("the check differs")
 
-    monkeypatch.setattr(api, "decode_blocks", damaged)
-    report = Report()
-    compress.compress([str(tree)], options=compress.CompressOptions(remove=True), report=report)
+    monkeypatch.setattr(Stream, "decoded", damaged)
+    report = remove(tree)
     assert report.exit_code == 4
     assert len(list(tree.rglob("*.png"))) == 4
 
@@ -356,10 +371,7 @@ def test_removal_takes_exactly_the_images_that_are_in_the_output(
     tree: Path, separate: bool
 ) -> None:
     (tree / "bad.png").write_bytes(b"no image")
-    report = Report()
-    compress.compress(
-        [str(tree)], separate=separate, options=compress.CompressOptions(remove=True), report=report
-    )
+    report = remove(tree, separate)
     assert (report.exit_code, report.images) == (3, 4)
     assert sorted(
         path.name for path in tree.rglob("*") if path.is_file() and path.suffix != ".aez"
@@ -377,50 +389,46 @@ def test_removal_after_lossless_waits_for_the_very_pixels(
     """A decoder that gives other pixels without noticing: the inputs are all that is left of the
     images.
     """
-    decode_blocks = api.decode_blocks
+    decoded = Stream.decoded
 
     def one_pixel_off(*args: Any, **options: Any) -> Iterator[api.DecodedBlock]:
-        for block in decode_blocks(*args, **options):
+        for block in decoded(*args, **options):
             assert block.pixels is not None
             block.pixels = block.pixels.copy()
             block.pixels[-1, 27, 27] ^= 1
             yield block
 
-    options = compress.CompressOptions(api.request(100), remove=True)
-    monkeypatch.setattr(api, "decode_blocks", one_pixel_off)
-    report = Report()
-    compress.compress([str(tree)], separate=separate, options=options, report=report)
+    asked = api.request(100)
+    monkeypatch.setattr(Stream, "decoded", one_pixel_off)
+    report = remove(tree, separate, asked=asked)
     assert report.exit_code == 4
     assert "does not hold the pixels of its inputs" in report.failed[0][1]
     assert len(list(tree.rglob("*.png"))) == 4
-    monkeypatch.setattr(api, "decode_blocks", decode_blocks)
-    report = Report()
-    compress.compress(
-        [str(tree)], separate=separate, options=replace(options, force=True), report=report
-    )
+    monkeypatch.setattr(Stream, "decoded", decoded)
+    report = remove(tree, separate, asked=asked, force=True)
     assert (report.exit_code, report.stats.lossless) == (0, True)
     assert not list(tree.rglob("*.png"))
 
 
-def test_processes_give_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_give_the_same_result(tmp_path: Path) -> None:
     for i in range(7):
         write_png(tmp_path / "d" / f"{i}.png", i)
     (tmp_path / "d" / "3.png").write_bytes(b"no image")
-    monkeypatch.setattr(work, "SHARD_IMAGES", 2)
-    for jobs in (1, 2):
-        report = Report()
-        options = compress.CompressOptions(jobs=jobs)
-        compress.compress(
-            [str(tmp_path / "d")], str(tmp_path / f"{jobs}.aez"), options=options, report=report
-        )
-        assert (report.images, len(report.failed)) == (6, 1)
-        decompress.decompress([str(tmp_path / f"{jobs}.aez")], jobs=jobs, report=report)
+    for cores in (1, 2):
+        options = compress.CompressOptions(jobs=cores, shard_images=2, block_images=2)
+        whole, singles = tmp_path / f"{cores}.aez", tmp_path / f"{cores}.singles"
+        for out in (whole, singles):
+            report = Result.of(compress.compress([str(tmp_path / "d")], str(out), options=options))
+            assert (report.images, len(report.failed)) == (6, 1)
+        Result.of(decompress.decompress([str(whole)], jobs=cores))
     assert (tmp_path / "1.aez").read_bytes() == (tmp_path / "2.aez").read_bytes()
-    one, two = (
-        {p.name: p.read_bytes() for p in (tmp_path / str(jobs)).iterdir()} for jobs in (1, 2)
-    )
-    assert one == two
-    assert len(one) == 6
+    for suffix in ("", ".singles"):
+        one, two = (
+            {p.name: p.read_bytes() for p in (tmp_path / f"{cores}{suffix}").iterdir()}
+            for cores in (1, 2)
+        )
+        assert one == two
+        assert len(one) == 6
 
 
 def hostile(names: list[str]) -> bytes:
@@ -437,9 +445,8 @@ def hostile(names: list[str]) -> bytes:
 def test_names_in_a_stream_never_lead_out_of_the_output(tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.aez").write_bytes(hostile([name, "good.png"]))
-    report = Report()
-    decompress.decompress(
-        [str(tmp_path / "in" / "x.aez")], str(tmp_path / "out" / "deep"), report=report
+    report = Result.of(
+        decompress.decompress([str(tmp_path / "in" / "x.aez")], str(tmp_path / "out" / "deep"))
     )
     assert (report.exit_code, report.images) == (3, 1)
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] == [
@@ -456,8 +463,7 @@ def test_links_in_the_output_never_lead_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
-    report = Report()
-    decompress.decompress([str(tmp_path / "x.aez")], str(tmp_path / "out"), report=report)
+    report = Result.of(decompress.decompress([str(tmp_path / "x.aez")], str(tmp_path / "out")))
     assert report.exit_code == 3
     assert not list((tmp_path / "elsewhere").iterdir())
     assert (tmp_path / "out" / "b.png").exists()
@@ -465,93 +471,85 @@ def test_links_in_the_output_never_lead_out_of_it(tmp_path: Path) -> None:
 
 def test_names_of_a_stream_that_would_overwrite_each_other_fail(tmp_path: Path) -> None:
     (tmp_path / "x.aez").write_bytes(hostile(["a.png", "a.jpg"]))
-    report = Report()
-    decompress.decompress([str(tmp_path / "x.aez")], force=True, report=report)
+    report = Result.of(decompress.decompress([str(tmp_path / "x.aez")], force=True))
     assert (report.exit_code, report.images) == (3, 1)
     assert "a.jpg" in report.failed[0][0]
     assert "also the output of image 0" in report.failed[0][1]
 
 
-def stub_blocks(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> np.ndarray:
-    """Let every stream decode to 3 blocks of 2 images: whole, one image lost, all lost."""
-    pixels = make_pixels(6)
-    error = ChecksumMismatch("the check differs")
-
-    def blocks(*_: object, **__: object) -> Iterator[api.DecodedBlock]:
-        shared = {"is_single": False, "count": 2}
-        yield api.DecodedBlock(
-            first=0, pixels=pixels[:2], names=names[:2], error=None, lost=[], **shared
+def write_damaged(path: Path, names: list[str] | None = None) -> np.ndarray:
+    """A collection of 3 blocks of 20 images, groups of 5: one whole, one whose last group is
+    damaged, one whose index is.  Returns its pixels before the damage, (60, 28, 28).
+    """
+    file, models = io.BytesIO(), api.candidates("mnist", 75)
+    writer = Writer(file)
+    for first in range(0, 60, 20):
+        called = None if names is None else names[first : first + 20]
+        block, _ = api.encode_block(
+            models, make_pixels(20, first), api.request(effort=1, guard=False), called
         )
-        half = pixels[2:4] * np.array([1, 0], np.uint8)[:, None, None]
-        yield api.DecodedBlock(
-            first=2, pixels=half, names=names[2:4], error=error, lost=[1], **shared
-        )
-        yield api.DecodedBlock(
-            first=4, pixels=None, names=names[4:], error=error, lost=[], **shared
-        )
-
-    def plans(*_: object) -> Iterator[decompress.Plan]:
-        for block in blocks():
-            yield decompress.Plan(block, range(block.first, block.first + block.count), block.names)
-
-    def refuse(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(api, "decode_blocks", blocks)
-    monkeypatch.setattr(decompress, "_plans_of_places", plans)
-    monkeypatch.setattr(api.Collection, "__getitem__", refuse)  # random access meets the damage too
+        writer.write(block, 20)
+    writer.finish()
+    stream = bytearray(file.getvalue())
+    with api.open(bytes(stream)) as collection:
+        pixels = collection[:]
+        _, second, third = collection.places()
+        names_bytes = collection.header_at(third).names_bytes
+    stream[second.offset + second.size - 1] ^= 1
+    stream[third.offset + bitstream.BLOCK.size + names_bytes] ^= 255
+    path.write_bytes(stream)
     return pixels
 
 
-def test_damaged_collection_yields_all_that_is_intact(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = [f"{i}.png" for i in range(6)]
-    (tmp_path / "x.aez").write_bytes(hostile(names))
-    pixels = stub_blocks(monkeypatch, names)
-    report = Report()
-    decompress.decompress([str(tmp_path / "x.aez")], report=report)
-    assert report.exit_code == 4
-    assert [reason for _, reason in report.failed] == [
-        "block 1, images 3 (3.png): the check differs",
-        "block 2, images 4-5 (4.png, 5.png): the check differs",
-    ]
-    restored = {int(path.stem): images.read_image(path) for path in (tmp_path / "x").iterdir()}
-    assert sorted(restored) == [0, 1, 2]
-    assert all((restored[i] == pixels[i]).all() for i in restored)
+def test_damaged_collection_yields_all_that_is_intact(tmp_path: Path) -> None:
+    pixels = write_damaged(tmp_path / "x.aez", [f"{i}.png" for i in range(60)])
+    for cores in (1, 4):
+        report = Result.of(decompress.decompress([str(tmp_path / "x.aez")], jobs=cores, force=True))
+        assert report.exit_code == 4
+        (one, two) = (reason for _, reason in report.failed)
+        assert one.startswith("block 1, images 35-39 (35.png, 36.png, 37.png, ...): byte ")
+        assert two.startswith("block 2, images 40-59 (40.png, 41.png, 42.png, ...): byte ")
+        restored = {int(path.stem): images.read_image(path) for path in (tmp_path / "x").iterdir()}
+        assert sorted(restored) == list(range(35))
+        assert all((restored[i] == pixels[i]).all() for i in restored)
 
 
-def test_damaged_array_leaves_out_what_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "x.aez").write_bytes(hostile([f"{i}" for i in range(6)]))
-    pixels = stub_blocks(monkeypatch, [])
+def test_damaged_array_leaves_out_what_is_lost(tmp_path: Path) -> None:
+    pixels = write_damaged(tmp_path / "x.aez")
     for suffix in ("npy", "idx"):
-        report = Report()
-        decompress.decompress(
-            [str(tmp_path / "x.aez")], str(tmp_path / f"x.{suffix}"), report=report
+        report = Result.of(
+            decompress.decompress([str(tmp_path / "x.aez")], str(tmp_path / f"x.{suffix}"))
         )
         assert report.exit_code == 4
-        assert (images.read_array(tmp_path / f"x.{suffix}") == pixels[:3]).all()
+        assert (images.read_array(tmp_path / f"x.{suffix}") == pixels[:35]).all()
 
 
-def test_index_reports_the_damage_it_meets_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "x.aez").write_bytes(hostile([f"{i}" for i in range(6)]))
-    pixels = stub_blocks(monkeypatch, [])
-    for picks, exit_code, kept in [([2, 0, 2], 0, [2, 0, 2]), ([3, 1], 4, [1])]:
-        report = Report()
+def test_index_reports_the_damage_it_meets_and_no_other(tmp_path: Path) -> None:
+    pixels = write_damaged(tmp_path / "x.aez")
+    out = str(tmp_path / "x.npy")
+    for picks, exit_code, kept in [
+        ([2, 0, 2], 0, [2, 0, 2]),
+        ([22, 1], 0, [22, 1]),
+        ([39, 22, 1], 4, [22, 1]),
+        ([2, 50], 4, [2]),
+    ]:
         index = [range(n, n + 1) for n in picks]
-        decompress.decompress(
-            [str(tmp_path / "x.aez")],
-            str(tmp_path / "x.npy"),
-            index=index,
-            force=True,
-            report=report,
+        report = Result.of(
+            decompress.decompress([str(tmp_path / "x.aez")], out, index=index, force=True)
         )
-        assert report.exit_code == exit_code
+        assert (report.exit_code, len(report.failed)) == (exit_code, exit_code // 4)
         assert (images.read_array(tmp_path / "x.npy") == pixels[kept]).all()
+
+
+def test_stream_of_which_nothing_is_intact_gives_no_array(tmp_path: Path) -> None:
+    stream = bytearray(hostile(["a", "b"]))
+    stream[bitstream.COLLECTION.size + bitstream.BLOCK.size + 1] ^= 255
+    for at in range(bitstream.COLLECTION.size + bitstream.BLOCK.size, len(stream) - 40):
+        stream[at] ^= 255
+    (tmp_path / "x.aez").write_bytes(stream)
+    report = Result.of(decompress.decompress([str(tmp_path / "x.aez")], str(tmp_path / "x.npy")))
+    assert report.exit_code == 4
+    assert not (tmp_path / "x.npy").exists()
 
 
 def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path) -> None:
@@ -560,8 +558,7 @@ def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path) 
     stream[bitstream.COLLECTION.size + bitstream.BLOCK.size - 1] ^= 1
     stream[-1] ^= 1  # of End_Magic
     (tmp_path / "x.aez").write_bytes(stream)
-    report = Report()
-    decompress.decompress([str(tmp_path / "x.aez")], report=report)
+    report = Result.of(decompress.decompress([str(tmp_path / "x.aez")]))
     assert (report.exit_code, report.images) == (4, 2)
     block, footer = [reason for _, reason in report.failed]
     assert block.startswith("block 0: ")
@@ -569,9 +566,84 @@ def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path) 
     assert footer.endswith("cut short")
 
 
-def test_check_names_every_damaged_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "x.aez").write_bytes(hostile([f"{i}" for i in range(6)]))
-    stub_blocks(monkeypatch, [])
-    report = Report()
-    assert decompress.check([str(tmp_path / "x.aez")], report) == []
-    assert (report.exit_code, report.images, len(report.failed)) == (4, 3, 2)
+def test_check_names_every_damaged_block(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.aez")
+    write_damaged(tmp_path / "x.aez")
+    for cores in (1, 4):
+        *told, last = check.check([path], jobs=cores)
+        assert [type(event) for event in told] == [Progress, Failed, Progress, Failed, Progress]
+        assert last == Checked(path, 35, whole=False)
+        result = Result.of(check.check([path], jobs=cores))
+        assert (result.exit_code, result.images, len(result.failed)) == (4, 35, 2)
+
+
+# Events
+
+
+def test_compress_tells_what_it_does_as_events(tree: Path) -> None:
+    """Nothing is done before the first is asked for."""
+    (tree / "b" / "2.png").write_bytes(b"no image")
+    events = compress.compress([str(tree)], options=compress.CompressOptions(block_images=3))
+    assert not tree.with_name("tree.aez").exists()
+    *told, done = events
+    assert told == [
+        Note(f"{tree}: skipped 1 file of other kinds"),
+        Failed(f"{tree}/b/2.png", "is not an image that Pillow can read"),
+        Progress(3),
+        Progress(1),
+    ]
+    assert isinstance(done, Done)
+    size = tree.with_name("tree.aez").stat().st_size
+    assert (done.input, done.output, done.images) == (str(tree), f"{tree}.aez", 3)
+    assert (done.bytes_out, done.stats and done.stats.images) == (size, 3)
+
+
+def test_events_that_nobody_asks_for_any_more_leave_what_is_finished(tree: Path) -> None:
+    """To close the generator is to interrupt the command."""
+    options = compress.CompressOptions(block_images=1)
+    events = compress.compress([str(tree)], options=options)
+    assert [type(next(events)) for _ in range(3)] == [Note, Progress, Progress]
+    events.close()
+    left = sorted(path.name for path in tree.parent.iterdir())
+    assert left == [".tree.aez.journal", ".tree.aez.partial", "tree"]
+    notes = Result.of(compress.compress([str(tree)], options=options)).notes
+    assert f"{tree}.aez: resuming after block 2 of 4" in notes
+
+
+def test_dry_run_tells_what_would_be_written(tree: Path) -> None:
+    events = list(compress.compress([str(tree)], dry_run=True))[1:]
+    assert events == [Planned(str(tree), f"{tree}.aez", 4, several=True)]
+    assert str(events[0]) == f"{tree} (4 images) -> {tree}.aez"
+
+
+@pytest.mark.parametrize(
+    ("events", "exit_code"),
+    [
+        ([], 0),
+        ([Failed("a", "why")], 1),
+        ([Failed("a", "why"), Done("b", "b.aez", 1, 78, 20)], 3),
+        ([Failed("a", "why", damaged=True), Done("b", "b.png", 1, 20, 78)], 4),
+    ],
+)
+def test_exit_code_is_what_the_events_add_up_to(events: list[Event], exit_code: int) -> None:
+    result = Result()
+    for event in events:
+        result.add(event)
+    assert result.exit_code == exit_code
+
+
+def test_error_of_one_input_is_its_failure_and_a_reader_that_is_gone_is_not() -> None:
+    def raising(error: Exception) -> Iterator[Event]:
+        yield Progress(1)
+        raise error
+
+    assert list(guarded("a", raising(ChecksumMismatch("a: bad")))) == [
+        Progress(1),
+        Failed("a", "bad", damaged=True),
+    ]
+    assert list(guarded("a", raising(FileNotFoundError(2, "No such file")))) == [
+        Progress(1),
+        Failed("a", "No such file"),
+    ]
+    with pytest.raises(BrokenPipeError):
+        list(guarded("a", raising(BrokenPipeError())))

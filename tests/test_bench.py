@@ -17,8 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from codec import api, kernels, metrics
-from codec.cli import app
-from codec.commands.inputs import Report
+from codec.cli.app import app
 from codec.errors import AezError, ModelNotFound, UsageError
 from codec.files.images import pack_png, read_image
 from codec.measure import bench, curve
@@ -440,7 +439,9 @@ def test_read_takes_what_compress_takes_in_order(tmp_path):
     pixels = helpers.drawn(5)
     folder = write_folder(tmp_path / "digits", pixels[:3])
     np.save(tmp_path / "x.npy", pixels[3:])
-    found, names, total = bench.read([str(folder), str(tmp_path / "x.npy")], 10, Report())
+    events = bench.read([str(folder), str(tmp_path / "x.npy")], 10)
+    told, (found, names, total) = helpers.drained(events)
+    assert told == []
     assert (found == pixels).all()
     assert names == ["0.png", "1.png", "2.png", "x.npy[0]", "x.npy[1]"]
     assert total == 5
@@ -449,7 +450,7 @@ def test_read_takes_what_compress_takes_in_order(tmp_path):
 def test_of_many_images_some_are_taken_evenly_spread(tmp_path):
     pixels = helpers.drawn(9)
     np.save(tmp_path / "x.npy", pixels)
-    found, names, total = bench.read([str(tmp_path / "x.npy")], 3, Report())
+    _, (found, names, total) = helpers.drained(bench.read([str(tmp_path / "x.npy")], 3))
     assert (found == pixels[[0, 4, 8]]).all()
     assert names == ["x.npy[0]", "x.npy[4]", "x.npy[8]"]
     assert total == 9

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 import codec
 from codec import api
-from codec.cli import app
+from codec.cli.app import app
 from codec.collection.reader import Writer, pack_block
 from codec.commands import work
+from codec.commands.processes import spread
 from codec.commands.work import BlockTask
 from codec.encoder import choose, goal
 from codec.encoder.choose import Sampling, floor_db
@@ -127,8 +128,7 @@ def test_streams_do_not_depend_on_who_made_the_blocks_when_images_fall_back() ->
         for k in range(4)
     ]
     alone, together = (
-        [r.block for r in work.spread(work.encode_block, tasks, jobs, len(tasks))]
-        for jobs in (1, 2)
+        [r.block for r in spread(work.encode_block, tasks, jobs, len(tasks))] for jobs in (1, 2)
     )
     assert alone == together
     assert any(bitstream.unpack_block_header(block).has_parts for block in alone)

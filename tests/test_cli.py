@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import codec
 from codec import api
-from codec.cli import app
+from codec.cli.app import app
 from codec.commands import work
 from codec.files import images
 from codec.model import registry
@@ -292,7 +292,7 @@ def test_models_tells_the_encoder_or_that_there_is_none(
     assert f"    encoder {digest}\n" in aez("models").stdout
     registry.encoder_path(path).unlink()
     assert listed()["tiny0"] is None
-    assert "    encoder missing: it decodes, and encodes nothing\n" in aez("models").stdout
+    assert "    encoder missing: this model can only decode\n" in aez("models").stdout
     registry.encoder_path(path).write_bytes(helpers.tiny_encoder(1))
     assert aez("models").exit_code == 1
 
@@ -371,6 +371,16 @@ def test_pipe_compresses_and_decompresses_an_array(array: Path, tmp_path: Path) 
 
 def test_tree_goes_to_stdout_as_a_collection(tree: Path, stream: Path) -> None:
     assert aez("compress", tree, "-o", "-").stdout_bytes == stream.read_bytes()
+
+
+def test_merged_collection_goes_to_stdout_and_nothing_else_does(
+    array: Path, tmp_path: Path
+) -> None:
+    aez("compress", array)
+    one, out = array.with_suffix(".aez"), tmp_path / "two.aez"
+    assert aez("merge", one, one, "-o", out).exit_code == 0
+    assert aez("merge", one, one, "-o", "-").stdout_bytes == out.read_bytes()
+    assert aez("merge", one, one, "-o", "-", "--json").exit_code == 2
 
 
 def test_failure_writes_nothing_to_stdout() -> None:

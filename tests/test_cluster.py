@@ -17,9 +17,9 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, parallel
+from codec import parallel
 from codec.commands import cluster, compress
-from codec.commands.inputs import Report
+from codec.commands.events import Progress, Result
 from codec.errors import AezError, UsageError
 from codec.files import images
 
@@ -84,7 +84,6 @@ def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
     tiny_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api, "BLOCK_IMAGES", BLOCK_IMAGES)
     array = tmp_path / "x.npy"
     np.save(array, np.tile(helpers.drawn(100), (96, 1, 1)))
     for i, pixels in enumerate(helpers.drawn(30)):
@@ -93,36 +92,28 @@ def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
     (tmp_path / "d" / "7.png").write_bytes(b"no image")
     model = str(next(tiny_weights.glob("tiny0-????????.safetensors")))
     for name in ("x.npy", "d"):
-        report = Report()
-        options = compress.CompressOptions(model=model)
-        compress.compress(
-            [str(tmp_path / name)],
-            str(tmp_path / f"local-{name}.aez"),
-            options=options,
-            report=report,
-        )
-        assert report.images == (9600 if name == "x.npy" else 29)
+        options = compress.CompressOptions(model=model, block_images=BLOCK_IMAGES)
+        out = str(tmp_path / f"local-{name}.aez")
+        result = Result.of(compress.compress([str(tmp_path / name)], out, options=options))
+        assert result.images == (9600 if name == "x.npy" else 29)
     scheduler, workers = dask
-    remote = compress.CompressOptions(model=model, scheduler=scheduler)
-    killed: list[int] = []
-
-    def kill_one(num_images: int) -> None:
-        """Called as blocks come in: of 24 blocks some are on the worker that dies."""
+    remote = compress.CompressOptions(model=model, scheduler=scheduler, block_images=BLOCK_IMAGES)
+    killed, result = False, Result()
+    num_images = 0
+    out = str(tmp_path / "cluster-x.npy.aez")
+    for event in compress.compress([str(array)], out, options=remote):
+        result.add(event)
+        num_images += event.images if isinstance(event, Progress) else 0
+        # as blocks come in: of 24 blocks some are on the worker that dies
         if num_images >= 5 * BLOCK_IMAGES and not killed:
-            killed.append(num_images)
+            killed = True
             os.kill(workers[0].pid, signal.SIGKILL)
-
-    report = Report(progress=kill_one)
-    compress.compress(
-        [str(array)], str(tmp_path / "cluster-x.npy.aez"), options=remote, report=report
-    )
-    assert (report.exit_code, report.images, len(killed)) == (0, 9600, 1)
+    assert (result.exit_code, result.images, killed) == (0, 9600, True)
     assert workers[0].wait(60) == -signal.SIGKILL
     assert workers[1].poll() is None
-    report = Report()
     monkeypatch.chdir(tmp_path)  # the workers are elsewhere: they need the whole path
-    compress.compress(["d"], str(tmp_path / "cluster-d.aez"), options=remote, report=report)
-    assert [(name, "can read" in reason) for name, reason in report.failed] == [("d/7.png", True)]
+    result = Result.of(compress.compress(["d"], str(tmp_path / "cluster-d.aez"), options=remote))
+    assert [(name, "can read" in reason) for name, reason in result.failed] == [("d/7.png", True)]
     for name in ("x.npy", "d"):
         assert (tmp_path / f"local-{name}.aez").read_bytes() == (
             tmp_path / f"cluster-{name}.aez"
@@ -135,11 +126,10 @@ def test_scheduler_that_does_not_answer_is_a_usage_error(
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
     np.save(tmp_path / "x.npy", helpers.drawn(3))
-    report = Report()
     options = compress.CompressOptions(scheduler="tcp://127.0.0.1:9")
-    compress.compress([str(tmp_path / "x.npy")], options=options, report=report)
-    assert report.exit_code == 1
-    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in report.failed[0][1]
+    result = Result.of(compress.compress([str(tmp_path / "x.npy")], options=options))
+    assert result.exit_code == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in result.failed[0][1]
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 

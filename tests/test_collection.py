@@ -25,7 +25,7 @@ from codec.collection.reader import Collection
 from codec.collection.source import ByteSource
 from codec.collection.writer import Writer
 from codec.commands import decompress
-from codec.commands.inputs import Report
+from codec.commands.events import Result
 from codec.errors import (
     BadMagic,
     BitstreamError,
@@ -489,10 +489,11 @@ def test_index_on_the_command_line_reads_what_it_needs_and_no_more(
         return part
 
     monkeypatch.setattr(ByteSource, "read", counted)
-    report = Report()
     index = [range(700, 701), range(3000, 3004)]
-    decompress.decompress(
-        [str(tmp_path / "c.aez")], str(tmp_path / "out"), format=format, index=index, report=report
+    report = Result.of(
+        decompress.decompress(
+            [str(tmp_path / "c.aez")], str(tmp_path / "out"), format=format, index=index
+        )
     )
     assert (report.exit_code, report.images) == (0, 5)
     headers = [block.header for block in api.open(stream).blocks]

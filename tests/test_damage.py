@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from codec import api
-from codec.cli import app
+from codec.cli.app import app
 from codec.collection.open import open_stream
 from codec.errors import AezError, BadMagic, BitstreamError, ChecksumMismatch, UnsupportedVersion
 from codec.files import images

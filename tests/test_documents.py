@@ -27,7 +27,7 @@ from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
 import codec
-from codec.cli import app
+from codec.cli.app import app
 from codec.files.images import read_image
 from codec.model import registry
 

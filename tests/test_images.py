@@ -335,10 +335,10 @@ ARRAYS_REFUSED = {
         idx_header(2**32 - 1, 28, 28) + IDX[16:]
     ),
     "is truncated: claims 3920 bytes": npy(PIXELS)[:-1],
-    "goes on after its last pixel": IDX + b"\0",
-    "goes on after its last pixe": gzip.compress(IDX + b"\0"),
-    "goes on after its last pix": gzip.compress(IDX) * 2,
-    "goes on after its last pi": npy(PIXELS) + b"\0",
+    "has more data after its last pixel": IDX + b"\0",
+    "has more data after its last pixe": gzip.compress(IDX + b"\0"),
+    "has more data after its last pix": gzip.compress(IDX) * 2,
+    "has more data after its last pi": npy(PIXELS) + b"\0",
     "is truncated or damaged: Compressed file ended": gzip.compress(IDX)[:-9],
     "is truncated or damaged: CRC check failed": gzip.compress(IDX)[:-8]
     + bytes(4)
@@ -393,7 +393,7 @@ def test_read_array_stops_a_gzip_bomb_one_byte_after_its_claim(
     monkeypatch.setattr(
         gzip.GzipFile, "read", lambda self, size: taken.append(size) or read(self, size)
     )
-    with pytest.raises(ImageError, match="goes on after its last pixel"):
+    with pytest.raises(ImageError, match="has more data after its last pixel"):
         read_array(io.BytesIO(bomb))
     assert sum(taken) == 16 + 784 + 1
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import codec
-from codec.commands.decompress import merge
-from codec.commands.inputs import Report
+from codec.commands.events import Result
+from codec.commands.merge import merge
 from codec.errors import BitstreamError, ChecksumMismatch, UsageError
 from codec.model import ladder
 from codec.model.bundle import Bundle
@@ -129,7 +129,7 @@ def test_a_collection_of_two_models_has_no_latents_in_common(tmp_path: Path) -> 
         path.write_bytes(codec.compress(helpers.drawn(5), quality=QUALITY, effort=1, model=name))
         paths.append(path)
         codec.latents(path.read_bytes())  # alone it has
-    merge([str(path) for path in paths], str(tmp_path / "both.aez"), report=Report())
+    Result.of(merge([str(path) for path in paths], str(tmp_path / "both.aez")))
     with pytest.raises(UsageError, match="models tiny0 and tiny1"):
         codec.latents((tmp_path / "both.aez").read_bytes())
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from codec import api
 from codec.commands import decompress
-from codec.commands.inputs import Report
+from codec.commands.events import Result
 from codec.errors import UsageError
 from codec.files import images, names
 
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.usefixtures("shipped")
 
 def extract(
     tmp_path: Path, called: list[str], *, out: str = "out", force: bool = False, jobs: int = 1
-) -> Report:
+) -> Result:
     """Restore a collection with these names, all of one image, into tmp_path/`out`."""
     stream = tmp_path / "x.aez"
     stream.write_bytes(api.compress(helpers.drawn(len(called)), names=called))
-    report = Report()
-    decompress.decompress([str(stream)], str(tmp_path / out), force=force, jobs=jobs, report=report)
-    return report
+    return Result.of(
+        decompress.decompress([str(stream)], str(tmp_path / out), force=force, jobs=jobs)
+    )
 
 
 def written(tmp_path: Path) -> set[str]:

@@ -4,6 +4,7 @@ of it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -17,33 +18,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import FrameType, SimpleNamespace
+from typing import Any, TypeVar
 
 import helpers
 import numpy as np
 import pytest
 
 from codec import api
-from codec.collection.reader import DecodedBlock
 from codec.commands import compress as batch
 from codec.commands import decompress as restore
-from codec.commands import work
-from codec.commands.inputs import Report, plan_compress
-from codec.commands.resume import Partial
+from codec.commands import resume, stream, work
+from codec.commands import tree as tree_of_files
+from codec.commands.events import Done, Event, Note, Result
+from codec.commands.jobs import plan
+from codec.commands.resume import Journal, Partial
 from codec.errors import AezError, ImageError, ModelNotFound, UsageError
-from codec.files import images
+from codec.files import atomic, images, place
+from codec.files.place import Local
 from codec.model import registry
 
+T = TypeVar("T")
+R = TypeVar("R")
 BLOCK_IMAGES = 8
 ROOT = Path(batch.__file__).parents[2]
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "BLOCK_IMAGES", BLOCK_IMAGES)
 
 
 @pytest.fixture
@@ -59,19 +60,16 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(tiny_weights: Path) -> batch.CompressOptions:
-    return batch.CompressOptions(model=model_file(tiny_weights, 0))
+    return batch.CompressOptions(model=model_file(tiny_weights, 0), block_images=BLOCK_IMAGES)
 
 
 def model_file(weights: Path, seed: int) -> str:
     return str(next(weights.glob(f"tiny{seed}-????????.safetensors")))
 
 
-def run(tree: Path, options: batch.CompressOptions) -> tuple[Report, list[str]]:
-    """Compress a tree; returns the report and what was said that is no failure."""
-    notes: list[str] = []
-    report = Report(note=notes.append)
-    batch.compress([str(tree)], options=options, report=report)
-    return report, notes
+def run(tree: Path, options: batch.CompressOptions) -> Result:
+    """Compress a tree."""
+    return Result.of(batch.compress([str(tree)], options=options))
 
 
 def left(folder: Path) -> set[str]:
@@ -97,45 +95,60 @@ def cut_short(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException)
 # kill -9
 
 
+# what writes outputs and what resumes them
+FILES = {str(Path(module.__file__ or "")) for module in (atomic, place, resume)}
+
+
 class KillAt:
-    """Trace function that counts the lines run in codec/files/atomic.py and
-    codec/commands/resume.py, and kills this process at number `point` of them.
+    """Trace function that counts the lines run in FILES, and kills this process at number `point`
+    of them.
     """
 
     def __init__(self, point: int | None) -> None:
         self.point, self.lines = point, 0
+        self.files: set[str] = set()
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> KillAt | None:
-        if not frame.f_code.co_filename.endswith(("files/atomic.py", "commands/resume.py")):
+        if frame.f_code.co_filename not in FILES:
             return None
         if event == "line":
+            self.files.add(frame.f_code.co_filename)
             self.lines += 1
             if self.lines == self.point:
                 os.kill(os.getpid(), signal.SIGKILL)
         return self
 
 
-def compress_until(point: int | None, tree: str, options: batch.CompressOptions, log: str) -> None:
-    """Compress in this process, which kills itself at line number `point` of those it runs in
-    codec/files/atomic.py and codec/commands/resume.py.
+def traced(events: Generator[Event, None, None], point: int | None, log: Path) -> None:
+    """Run a command in this process, which kills itself at line number `point` of those it runs in
+    FILES; else write down what it did.
     """
-    api.BLOCK_IMAGES = BLOCK_IMAGES  # of this process, which ends
     trace = KillAt(point)
-
-    encode = work.encode_block
-
-    def encode_block(task: work.BlockTask) -> work.BlockResult:
-        with open(log, "a") as file:
-            file.write("block\n")
-        return encode(task)
-
-    work.encode_block = encode_block
-    report = Report()
     sys.settrace(trace)
-    batch.compress([tree], options=options, report=report)
+    result = Result.of(events)
     sys.settrace(None)
-    with open(log, "a") as file:
-        file.write(f"lines {trace.lines} exit {report.exit_code}\n")
+    assert trace.files == FILES, "a file that was moved or split would not be tested"
+    said = {"lines": trace.lines, "exit": result.exit_code, "images": result.images}
+    with log.open("a") as file:
+        file.write(json.dumps({**said, "bytes": result.bytes_out}) + "\n")
+
+
+def logged(function: Callable[[T], R], log: Path) -> Callable[[T], R]:
+    """A function that writes down each call."""
+
+    def call(task: T) -> R:
+        with log.open("a") as file:
+            file.write("block\n")
+        return function(task)
+
+    return call
+
+
+def compress_until(
+    point: int | None, tree: Path, options: batch.CompressOptions, log: Path
+) -> None:
+    work.encode_block = logged(work.encode_block, log)  # of this process, which ends
+    traced(batch.compress([str(tree)], options=options), point, log)
 
 
 @pytest.mark.slow
@@ -147,16 +160,16 @@ def test_thirty_kills_leave_no_half_file_and_end_in_the_same_bytes(
     log, output = tmp_path / "log", tree.with_name("d.aez")
 
     def compress(point: int | None) -> int | None:
-        process = context.Process(target=compress_until, args=(point, str(tree), options, str(log)))
+        process = context.Process(target=compress_until, args=(point, tree, options, log))
         process.start()
         process.join(60)
         return process.exitcode
 
     assert compress(None) == 0
     *blocks, last = log.read_text().splitlines()
-    assert (len(blocks), last.split()[2:]) == (6, ["exit", "3"])  # one input is no image
-    num_lines = int(last.split()[1])
-    assert num_lines > 120
+    done = json.loads(last)
+    assert (len(blocks), done["exit"]) == (6, 3)  # one input is no image
+    assert done["lines"] > 120
     wanted = hashlib.sha256(output.read_bytes()).digest()
     output.unlink()
     rng = random.Random(4)
@@ -164,7 +177,7 @@ def test_thirty_kills_leave_no_half_file_and_end_in_the_same_bytes(
     encoded = 0  # blocks, since the output last appeared
     while kills < 30:
         log.write_text("")
-        code = compress(rng.randrange(1, num_lines))
+        code = compress(rng.randrange(1, done["lines"]))
         encoded += log.read_text().count("block")
         kills += code == -signal.SIGKILL
         if output.exists():
@@ -182,7 +195,7 @@ def test_thirty_kills_leave_no_half_file_and_end_in_the_same_bytes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
+def test_stopped_command_takes_its_workers_along_and_the_next_one_resumes(
     tmp_path: Path, tiny_weights: Path, number: signal.Signals
 ) -> None:
     """The real thing, with two worker processes: SIGKILL to the parent alone, or Ctrl-C to all;
@@ -190,7 +203,10 @@ def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
     """
     np.save(tmp_path / "x.npy", np.tile(helpers.drawn(100), (40, 1, 1)))
     environment = {**os.environ, "AEZ_WEIGHTS": str(tiny_weights)}
-    code = "from codec import api, cli; api.BLOCK_IMAGES = 100; cli.main()"
+    code = (
+        "from functools import partial; from codec import cli; from codec.commands import compress;"
+        "compress.CompressOptions = partial(compress.CompressOptions, block_images=100); cli.main()"
+    )
     command = [
         sys.executable,
         "-c",
@@ -224,7 +240,7 @@ def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
     said = process.communicate(timeout=60)[1]
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert said.splitlines()[0].endswith("the same command goes on from there")
+        assert said.splitlines()[0].endswith("run the same command again to resume")
         assert said.splitlines()[1:] == ["aez: interrupted"]
     assert not output.exists()
     assert len(workers) >= 2
@@ -235,45 +251,26 @@ def test_stopped_command_takes_its_workers_along_and_the_next_one_goes_on(
         command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "going on after block" in done.stderr
-    pixels, whole = images.read_array(tmp_path / "x.npy"), io.BytesIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "BLOCK_IMAGES", 100)
-        with api.CollectionWriter(whole, model=model_file(tiny_weights, 0)) as writer:
-            writer.write(pixels)
-    assert output.read_bytes() == whole.getvalue()
+    assert "resuming after block" in done.stderr
+    whole = tmp_path / "whole.aez"
+    at_once = batch.CompressOptions(model=model_file(tiny_weights, 0), block_images=100)
+    Result.of(batch.compress([str(tmp_path / "x.npy")], str(whole), options=at_once))
+    assert output.read_bytes() == whole.read_bytes()
     assert left(tmp_path) == set()
 
 
-def decompress_until(point: int | None, stream: str, out: str | None, model: str, log: str) -> None:
-    """Decompress in this process, which kills itself at line number `point` of those it runs in
-    codec/files/atomic.py and codec/commands/resume.py.
-    """
-    trace = KillAt(point)
-
-    decode = work.decode_block
-
-    def decode_block(task: work.DecodeTask) -> DecodedBlock:
-        with open(log, "a") as file:
-            file.write("block\n")
-        return decode(task)
-
-    work.decode_block = decode_block
-    report = Report()
-    sys.settrace(trace)
-    restore.decompress([stream], out, model=model, report=report)
-    sys.settrace(None)
-    with open(log, "a") as file:
-        file.write(
-            f"lines {trace.lines} exit {report.exit_code} images {report.images} bytes "
-            f"{report.bytes_out}\n"
-        )
+def decompress_until(
+    point: int | None, path: Path, out: Path | None, model: str, log: Path
+) -> None:
+    stream.decode_block = logged(stream.decode_block, log)  # of this process, which ends
+    where = None if out is None else str(out)
+    traced(restore.decompress([str(path)], where, model=model), point, log)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given", [True, False])
-def test_a_tree_whose_restoring_is_killed_again_and_again_is_gone_on_with(
-    tree: Path, options: batch.CompressOptions, tmp_path: Path, small_blocks: None, given: bool
+def test_a_tree_whose_restoring_is_killed_again_and_again_is_resumed(
+    tree: Path, options: batch.CompressOptions, tmp_path: Path, given: bool
 ) -> None:
     """Names as long as they may be, too, in the names of temporary files."""
     (tree / "0" / "00.png").rename(tree / "0" / f"{'x' * 200}.png")
@@ -284,13 +281,7 @@ def test_a_tree_whose_restoring_is_killed_again_and_again_is_gone_on_with(
     tree.rename(tmp_path / "original")
 
     def decompress(point: int | None) -> int | None:
-        arguments = (
-            point,
-            str(tmp_path / "d.aez"),
-            str(out) if given else None,
-            options.model,
-            str(log),
-        )
+        arguments = (point, tmp_path / "d.aez", out if given else None, options.model, log)
         process = context.Process(target=decompress_until, args=arguments)
         process.start()
         process.join(60)
@@ -298,22 +289,24 @@ def test_a_tree_whose_restoring_is_killed_again_and_again_is_gone_on_with(
 
     assert decompress(None) == 0
     *blocks, last = log.read_text().splitlines()
-    assert (len(blocks), last.split()[2:6]) == (6, ["exit", "0", "images", "44"])
-    wanted, num_lines = contents(out), int(last.split()[1])
+    done = json.loads(last)
+    assert (len(blocks), done["exit"], done["images"]) == (6, 0, 44)
+    wanted = contents(out)
     assert len(wanted) == 44
     shutil.rmtree(out)
     log.write_text("")
     rng = random.Random(5)
     kills = 0
-    while decompress(rng.randrange(1, num_lines // 3)) == -signal.SIGKILL:
+    while decompress(rng.randrange(1, done["lines"] // 3)) == -signal.SIGKILL:
         kills += 1
         assert all(
             wanted[name] == data
             for name, data in contents(out).items()
             if not name.name.startswith(".")
         )
-    *blocks, said = log.read_text().splitlines()
-    assert said.split()[2:] == last.split()[2:]
+    *blocks, last = log.read_text().splitlines()
+    again = json.loads(last)
+    assert {**again, "lines": 0} == {**done, "lines": 0}
     assert kills >= 3
     assert 6 <= len(blocks) <= 6 + kills  # what was finished was not decoded again
     assert contents(out) == wanted  # and nothing else is left
@@ -339,7 +332,6 @@ def is_alive(pid: int) -> bool:
 # Ctrl-C, full disk, inputs that change
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_interrupted_run_keeps_finished_blocks_and_the_same_command_makes_only_the_others(
     tree: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,9 +344,9 @@ def test_interrupted_run_keeps_finished_blocks_and_the_same_command_makes_only_t
             run(tree, options)
     assert left(tree.parent) == {".d.aez.partial", ".d.aez.journal"}
     encoded = cut_short(monkeypatch, 99, KeyboardInterrupt())
-    report, notes = run(tree, options)
+    report = run(tree, options)
     assert len(encoded) == 3
-    assert notes == [f"{tree}.aez: going on after block 3 of 6"]
+    assert report.notes == [f"{tree}.aez: resuming after block 3 of 6"]
     assert (report.images, report.stats.images, report.stats.bytes_out) == (44, 44, len(wanted))
     # What failed in the first run is not forgotten in the second.
     assert [name for name, _ in report.failed] == [str(tree / "1" / "16.png")]
@@ -363,7 +355,6 @@ def test_interrupted_run_keeps_finished_blocks_and_the_same_command_makes_only_t
     assert left(tree.parent) == set()
 
 
-@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize(
     ("after", "error", "kept"),
     [
@@ -383,14 +374,13 @@ def test_what_is_finished_is_kept_if_the_same_command_may_succeed(
     kept: bool,
 ) -> None:
     cut_short(monkeypatch, after, error)
-    report, notes = run(tree, options)
+    report = run(tree, options)
     assert report.exit_code == 1
-    assert bool(notes) is kept
+    assert bool(report.notes) is kept
     assert left(tree.parent) == ({".d.aez.partial", ".d.aez.journal"} if kept else set())
     assert not tree.with_name("d.aez").exists()
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_interrupted_run_from_stdin_leaves_nothing_as_it_cannot_be_given_again(
     tmp_path: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,11 +388,10 @@ def test_interrupted_run_from_stdin_leaves_nothing_as_it_cannot_be_given_again(
     monkeypatch.setattr(sys, "stdin", stdin)
     cut_short(monkeypatch, 3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        batch.compress(["-"], str(tmp_path / "x.aez"), options=options, report=Report())
+        Result.of(batch.compress(["-"], str(tmp_path / "x.aez"), options=options))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize(
     "change", ["quality", "model", "encoder", "name", "content", "embed", "block"]
 )
@@ -428,25 +417,23 @@ def test_another_command_or_changed_inputs_never_go_on(
         "quality": {"asked": api.request(10)},
         "model": {"model": model_file(tiny_weights, 1)},
         "embed": {"embed_model": True},
+        "block": {"block_images": 16},
     }
     options = replace(options, **changes.get(change, {}))
     if change == "name":
         (tree / "2" / "44.png").rename(tree / "2" / "99.png")
     elif change == "content":
         (tree / "0" / "03.png").write_bytes(images.pack_png(helpers.drawn(60)[59]))
-    elif change == "block":
-        monkeypatch.setattr(api, "BLOCK_IMAGES", 16)
     encoded = cut_short(monkeypatch, 99, KeyboardInterrupt())
-    report, notes = run(tree, options)
+    report = run(tree, options)
     assert len(encoded) == (3 if change == "block" else 6)
-    assert (len(notes) == 1 and "starting anew" in notes[0]) == (change == "content")
+    assert (len(report.notes) == 1 and "starting over" in report.notes[0]) == (change == "content")
     made = tree.with_name("d.aez").read_bytes()
     run(tree, replace(options, force=True))
     assert tree.with_name("d.aez").read_bytes() == made
     assert report.images == 44
 
 
-@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("damage", ["flip", "cut", "torn journal", "junk journal"])
 def test_damage_to_what_is_unfinished_costs_work_and_no_image(
     tree: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch, damage: str
@@ -476,7 +463,6 @@ def test_damage_to_what_is_unfinished_costs_work_and_no_image(
     assert tree.with_name("d.aez").read_bytes() == wanted
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_full_disk_in_the_middle_keeps_what_is_finished(
     tree: Path, options: batch.CompressOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,13 +478,13 @@ def test_full_disk_in_the_middle_keeps_what_is_finished(
     )
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(wanted) * 2 // 3, before[1]))
-        report, notes = run(tree, options)
+        report = run(tree, options)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert report.exit_code == 1
     assert report.failed[-1] == (str(tree), os.strerror(errno.EFBIG))
-    assert "the same command goes on from there" in notes[-1]
+    assert "run the same command again to resume" in report.notes[-1]
     assert not tree.with_name("d.aez").exists()
     encoded = cut_short(monkeypatch, 99, KeyboardInterrupt())
     run(tree, options)
@@ -506,7 +492,6 @@ def test_full_disk_in_the_middle_keeps_what_is_finished(
     assert tree.with_name("d.aez").read_bytes() == wanted
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_inputs_that_vanish_or_cannot_be_read_are_named(
     tree: Path, options: batch.CompressOptions
 ) -> None:
@@ -514,12 +499,10 @@ def test_inputs_that_vanish_or_cannot_be_read_are_named(
     (tree / "0" / "00.png").symlink_to(tree / "nowhere")
     (tree / "0" / "03.png").unlink()
     (tree / "0" / "03.png").mkdir()  # not a file any more: it is a directory without images
-    plan = plan_compress([str(tree)], None, False, Report())
+    told, (job,) = helpers.drained(plan([str(tree)]))
+    assert told == []
     (tree / "0" / "06.png").unlink()
-    report = Report()
-    batch._write_collection(
-        plan[0], batch._blocks_of_images(plan[0].sources, options), options, report
-    )
+    report = Result.of(batch._compress_images(job, options))
     assert [(Path(name).name, reason) for name, reason in report.failed][:2] == [
         ("00.png", "No such file or directory"),
         ("06.png", "No such file or directory"),
@@ -530,7 +513,6 @@ def test_inputs_that_vanish_or_cannot_be_read_are_named(
         assert "0/06.png" not in collection.names
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_input_that_turns_out_bad_leaves_nothing(
     tmp_path: Path, options: batch.CompressOptions
 ) -> None:
@@ -539,24 +521,24 @@ def test_input_that_turns_out_bad_leaves_nothing(
 
     path = tmp_path / "x.idx.gz"
     path.write_bytes(gzip.compress(images.pack_idx(helpers.drawn(45)))[:-30])
-    report, _ = run(path, options)
+    report = run(path, options)
     assert report.exit_code == 1
     assert "truncated" in report.failed[0][1]
     assert [path.name for path in tmp_path.iterdir()] == ["x.idx.gz"]
 
 
 def test_two_runs_never_write_one_collection(tmp_path: Path) -> None:
-    with Partial(tmp_path / "x.aez", {}, force=False) as first:
+    with Partial(Local(tmp_path / "x.aez"), {}, force=False) as first:
         first.keep(0)
         with pytest.raises(UsageError, match="another run of aez is writing"):
-            Partial(tmp_path / "x.aez", {}, force=False)
+            Partial(Local(tmp_path / "x.aez"), {}, force=False)
         first.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["x.aez"]
 
 
 def test_partial_output_has_a_name_that_file_systems_take(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 125 + ".aez")
-    with Partial(path, {}, force=False) as partial:
+    with Partial(Local(path), {}, force=False) as partial:
         partial.keep(0)
         assert all(len(name.encode()) < 100 for name in left(tmp_path))
         partial.finish()
@@ -566,7 +548,7 @@ def test_partial_output_has_a_name_that_file_systems_take(tmp_path: Path) -> Non
 
 def test_journal_is_lines_of_json(tmp_path: Path) -> None:
     """Worked out by hand: pins, then an entry for each block with its size."""
-    partial = Partial(tmp_path / "x.aez", {"quality": 1}, force=False)
+    partial = Partial(Local(tmp_path / "x.aez"), {"quality": 1}, force=False)
     partial.keep(0)
     partial.write(b"", {"images": 0, "inputs": "none"})
     pins = hashlib.blake2b(b'{"quality": 1}', digest_size=16).hexdigest()
@@ -578,3 +560,110 @@ def test_journal_is_lines_of_json(tmp_path: Path) -> None:
     partial.discard()
     partial.__exit__(None, None, None)
     assert list(tmp_path.iterdir()) == []
+
+
+# The journal
+
+
+def test_journal_keeps_what_came_before_damage_and_forgets_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path, {"a": 1}, tmp_path)
+    assert (journal.is_resumed, journal.entries) == (False, [])
+    for number in range(3):
+        journal.add({"block": number})
+    journal.close()
+    path.write_bytes(path.read_bytes() + b"[]\n" + b'{"block": 4}\n')
+    again = Journal(path, {"a": 1}, tmp_path)
+    assert (again.is_resumed, again.entries) == (True, [{"block": k} for k in range(3)])
+    again.keep(1)
+    again.add({"block": 9})
+    again.close()
+    third = Journal(path, {"a": 1}, tmp_path)
+    assert third.entries == [{"block": 0}, {"block": 9}]
+    third.close()
+    assert Journal.begun(path, {"a": 1})
+    assert not Journal.begun(path, {"a": 2})
+    other = Journal(path, {"a": 2}, tmp_path)
+    assert (other.is_resumed, other.entries) == (False, [])
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(None, False), (UsageError("no"), False), (OSError(errno.ENOSPC, ""), True)]
+)
+def test_journal_goes_when_the_run_ends_for_good(
+    tmp_path: Path, error: Exception | None, kept: bool
+) -> None:
+    path = tmp_path / "made" / "journal"
+    with contextlib.suppress(UsageError, OSError), Journal(path, {}, tmp_path):
+        if error is not None:
+            raise error
+    assert path.exists() is kept
+    assert path.parent.exists() is kept  # it was made for the journal
+
+
+def test_two_runs_never_write_one_journal_where_locks_are_those_of_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: set[tuple[int, int]] = set()
+
+    def locking(descriptor: int, mode: int, size: int) -> None:
+        assert (mode, size) == (2, 1)
+        key = os.fstat(descriptor).st_ino, os.lseek(descriptor, 0, os.SEEK_CUR)
+        if key in locked:
+            raise PermissionError(errno.EACCES, "locked")
+        locked.add(key)
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with Journal(tmp_path / "journal", {}, tmp_path) as journal:
+        with pytest.raises(UsageError, match="another run of aez is writing"):
+            Journal(tmp_path / "journal", {}, tmp_path)
+        journal.add({"block": 0})
+    ((_, position),) = locked
+    assert position > 1_000_000  # the locked byte is none of the journal's
+
+
+def test_interrupted_tree_keeps_finished_blocks_and_the_same_command_resumes(
+    tree: Path, options: batch.CompressOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tree, options)
+    tree.rename(tmp_path / "original")
+    write, written = stream.write_block, []
+
+    def write_block(task: stream.WriteTask) -> stream.Written:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(task)
+        return write(task)
+
+    told: list[Event] = []
+
+    def decompress() -> None:
+        for event in restore.decompress([f"{tree}.aez"], model=options.model):
+            told.append(event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tree_of_files, "write_block", write_block)
+        with pytest.raises(KeyboardInterrupt):
+            decompress()
+    said = f"{tree}: 3 blocks are finished; run the same command again to resume"
+    assert told[-1] == Note(said)
+    assert left(tree) == {".d.aez.restored"}
+    told.clear()
+    decompress()
+    assert told[0] == Note(f"{tree}: resuming, 3 blocks are finished")
+    assert isinstance(told[-1], Done)
+    assert (told[-1].images, left(tree)) == (44, set())
+
+
+def test_a_tree_that_was_killed_before_its_first_line_is_begun_again(
+    tree: Path, options: batch.CompressOptions, tmp_path: Path
+) -> None:
+    run(tree, options)
+    tree.rename(tmp_path / "original")
+    tree.mkdir()
+    (tree / ".d.aez.restored").write_bytes(b"")
+    done = Result.of(restore.decompress([f"{tree}.aez"], model=options.model))
+    assert (done.exit_code, done.images) == (0, 44)
+    assert left(tree) == set()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import codec
 from codec import api, metrics
-from codec.cli import app
+from codec.cli.app import app
 from codec.encoder import goal
 from codec.encoder.goal import AtLeastPsnr, AtMostBytes, Goal
 from codec.encoder.options import DEFAULT_EFFORT

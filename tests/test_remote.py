@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import helpers
@@ -14,7 +15,8 @@ import pytest
 from codec import api
 from codec.commands import compress as batch
 from codec.commands import decompress as restore
-from codec.commands.inputs import Report
+from codec.commands.check import check
+from codec.commands.events import Checked, Progress, Result
 from codec.errors import UsageError
 from codec.files import images, urls
 
@@ -36,30 +38,28 @@ def tree(store: fsspec.AbstractFileSystem) -> str:
     return "memory://in/d"
 
 
-def compress(*inputs: str, out: str | None = None, **options: object) -> Report:
-    report = Report()
-    batch.compress(list(inputs), out, options=batch.CompressOptions(**options), report=report)  # type: ignore[arg-type]
-    return report
+def compress(*inputs: str, out: str | None = None, **options: Any) -> Result:
+    made = batch.CompressOptions(**options)
+    return Result.of(batch.compress(list(inputs), out, options=made))
 
 
-def decompress(*inputs: str, out: str | None = None, jobs: int = 2, force: bool = False) -> Report:
-    report = Report()
-    restore.decompress(list(inputs), out, jobs=jobs, force=force, report=report)
-    return report
+def decompress(*inputs: str, out: str | None = None, jobs: int = 2, force: bool = False) -> Result:
+    return Result.of(restore.decompress(list(inputs), out, jobs=jobs, force=force))
 
 
 def test_tree_at_a_url_becomes_the_collection_that_the_same_tree_on_disk_becomes(
     store: fsspec.AbstractFileSystem, tree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 4)
     store.get("/in/d", str(tmp_path / "d"), recursive=True)
     store.pipe_file("/in/d/0/bad.png", b"no image")
-    report = compress(tree, out="memory://out/d.aez", jobs=2)
+    report = compress(tree, out="memory://out/d.aez", jobs=2, block_images=4)
     assert report.failed == [("memory://in/d/0/bad.png", "is not an image that Pillow can read")]
     store.rm_file("/in/d/0/bad.png")
-    assert compress(tree, out="memory://out/d.aez", jobs=2, force=True).exit_code == 0
-    assert compress(str(tmp_path / "d"), out=str(tmp_path / "local.aez")).exit_code == 0
+    again = compress(tree, out="memory://out/d.aez", jobs=2, force=True, block_images=4)
+    assert again.exit_code == 0
+    local = compress(str(tmp_path / "d"), out=str(tmp_path / "local.aez"), block_images=4)
+    assert local.exit_code == 0
     assert store.cat_file("/out/d.aez") == (tmp_path / "local.aez").read_bytes()
     assert store.ls("/out", detail=False) == ["/out/d.aez"]
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -82,8 +82,10 @@ def test_collection_at_a_url_is_restored_to_disk_and_to_a_url(
     assert decompress("memory://out/d.aez", out="memory://out/tree", force=True).exit_code == 0
     assert decompress("memory://out/d.aez", out="memory://out/d.npy").exit_code == 0
     assert len(np.load(urls.open_file("memory://out/d.npy"))) == 9
-    report = Report()
-    assert restore.check(["memory://out/d.aez"], report, jobs=2) == [("memory://out/d.aez", 9)]
+    assert list(check(["memory://out/d.aez"], jobs=2)) == [
+        Progress(9),
+        Checked("memory://out/d.aez", 9, whole=True),
+    ]
 
 
 def test_array_and_image_at_a_url_become_files_here(
@@ -98,7 +100,7 @@ def test_array_and_image_at_a_url_become_files_here(
     assert api.decompress((tmp_path / "a.aez").read_bytes()).shape == (28, 28)
 
 
-def test_interrupted_upload_leaves_nothing_and_is_gone_on_with(
+def test_interrupted_upload_leaves_nothing_and_is_resumed(
     store: fsspec.AbstractFileSystem, tree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -111,11 +113,9 @@ def test_interrupted_upload_leaves_nothing_and_is_gone_on_with(
         report = compress(tree, out="memory://out/d.aez")
     assert report.failed == [(tree, "Connection reset by peer")]
     assert not store.exists("/out") or store.ls("/out") == []
-    notes: list[str] = []
-    again = Report(note=notes.append)
-    batch.compress([tree], "memory://out/d.aez", report=again)
+    again = compress(tree, out="memory://out/d.aez")
     assert (again.images, again.exit_code) == (9, 0)
-    assert any("going on after block 1 of 1" in note for note in notes)
+    assert "memory://out/d.aez: resuming after block 1 of 1" in again.notes
 
 
 def test_existing_and_impossible_outputs_are_refused(

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 import codec
-from codec.cli import app
+from codec.cli.app import app
 from codec.errors import AezError, BadModel, EncoderNotFound, ImageError, ModelNotFound, UsageError
 from codec.files import images
 from codec.model import registry

@@ -1,1 +1,18 @@
-"""What the command line does with files: inputs, work on all cores or a cluster, resuming."""
+"""What the command line does with files.  A command is a generator of events and prints nothing:
+
+    jobs = yield from jobs.plan(inputs, out)            # which outputs come from which inputs
+    for job in jobs:
+        with Partial(job.output) as partial:            # resumes what an earlier run has finished
+            for block in spread(encode_block, tasks):   # on all cores, or on a cluster
+                partial.write(block)
+                yield Progress(images)
+            partial.finish()                            # appears as a whole
+        yield Done(job.label, job.output, images)   # or Failed(name, reason)
+
+- `events`: what commands yield, and `Result`, which adds it up.
+- `inputs`, `jobs`: what is read, and what is to be written.
+- `compress`, `decompress`, `tree`, `check`, `merge`: the commands.
+- `stream`, `work`: blocks read, decoded and encoded, here and in worker processes.
+- `processes`, `cluster`: who does the work.
+- `resume`: the journal of what is finished.
+"""

@@ -3,43 +3,44 @@
 READ ME FIRST
 - The unit of work is a block, or a shard of images that become files of their own (`work`); this
   file decides which, writes what comes back, and keeps the figures.
-- An output appears whole or not at all, and a collection that was interrupted is gone on with
-  (`atomic`, `resume`).
-- Inputs go only by `remove=True`, after their output was fsynced and decoded again, and, if it is
-  lossless, was found to have their very pixels.
+- An output appears whole or not at all (`Place.replace`), and the same command resumes a collection
+  that was interrupted (`resume`).
+- Inputs are deleted only by `remove=True`, after their output was fsynced and decoded again, and,
+  if it is lossless, was found to have exactly their pixels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
-import os
 import secrets
-import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from codec import __version__, api, parallel
-from codec.commands import work as pipeline
-from codec.commands.inputs import (
-    Report,
-    Source,
-    Sources,
-    Task,
-    full_path,
-    plan_compress,
+from codec.commands import processes, work
+from codec.commands.events import (
+    Done,
+    Events,
+    Failed,
+    Note,
+    Planned,
+    Progress,
+    guarded,
     reason_of,
-    refuse,
 )
-from codec.commands.resume import Entry, Partial
-from codec.commands.work import BlockResult, BlockTask, EachTask
-from codec.errors import BitstreamError, UsageError
-from codec.files import images, names, urls
-from codec.files.atomic import Output, atomic
+from codec.commands.inputs import Input, Inputs
+from codec.commands.jobs import Array, Collecting, Images, Job, Singles, Stdin, plan, refuse
+from codec.commands.resume import Entry, Partial, noting
+from codec.commands.stream import open_stream
+from codec.commands.work import BlockResult, BlockTask, EachResult, EachTask
+from codec.errors import BitstreamError, ModelError, UsageError
+from codec.files import images, names
+from codec.files.place import STANDARD, Place, place
 from codec.format.bitstream import LOSSLESS_QUALITY
 from codec.model.bundle import BaseModel
 
@@ -48,12 +49,14 @@ R = TypeVar("R")
 
 # npy, npz, gzip, IDX of bytes
 _ARRAY_MAGICS = (b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b", b"\x00\x00\x08")
+_NO_SINGLES = "--embed-model is for collections: a single image would grow a thousandfold"
 
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """jobs: cores to use; scheduler: address of a Dask scheduler whose workers do
-    the work instead.
+    """asked: of the encoder; jobs: cores to use; scheduler: address of a Dask scheduler whose
+    workers do the work instead; block_images: of a collection, shard_images: of a task of single
+    files.
     """
 
     asked: api.Request = field(default_factory=api.Request)
@@ -63,22 +66,24 @@ class CompressOptions:
     remove: bool = False
     embed_model: bool = False
     scheduler: str | None = None
+    # border: patched as api.BLOCK_IMAGES by tests of others
+    block_images: int = field(default_factory=lambda: api.BLOCK_IMAGES)
+    shard_images: int = work.SHARD_IMAGES
 
     def models(self) -> list[BaseModel]:
         return api.candidates(self.model, self.asked.quality)
 
-    def refs(self) -> tuple[pipeline.ModelRef, ...]:
-        return tuple(map(pipeline.model_ref, self.models()))
+    def refs(self) -> tuple[work.ModelRef, ...]:
+        return tuple(map(work.model_ref, self.models()))
 
     def spread(
-        self, work: Callable[[S], R], tasks: Iterable[S], num_tasks: int
+        self, task: Callable[[S], R], tasks: Iterable[S], num_tasks: int
     ) -> Generator[R, None, None]:
         if self.scheduler is None:
-            yield from pipeline.spread(work, tasks, self.jobs, num_tasks)
-        else:
-            from codec.commands import cluster  # Dask takes a second to import
+            return processes.spread(task, tasks, self.jobs, num_tasks)
+        from codec.commands import cluster  # Dask takes a second to import
 
-            yield from cluster.spread(self.scheduler, work, tasks)
+        return cluster.spread(self.scheduler, task, tasks)
 
 
 def compress(
@@ -88,305 +93,326 @@ def compress(
     separate: bool = False,
     dry_run: bool = False,
     options: CompressOptions = CompressOptions(),
-    report: Report,
-) -> None:
-    """Compress files, directories, URLs or stdin ("-") as design.md 5 says; the result is in
-    `report`.
+) -> Events:
+    """Compress files, directories, URLs or stdin ("-"); see `jobs` for which outputs that gives.
 
-    Raises: UsageError for a request that contradicts itself, ModelError; all else is a failure in
-    the report.
+    Raises: UsageError for a request that contradicts itself; all else is a failure of its input.
     """
-    if options.remove and (out == "-" or "-" in inputs or any(map(urls.is_url, (out, *inputs)))):
+    if options.remove and (out == "-" or any(_cannot_be_verified(name) for name in (out, *inputs))):
         raise UsageError(
             "--rm needs files on both sides: stdin, stdout and URLs cannot be verified"
         )
-    tasks = refuse(plan_compress(inputs, out, separate, report), options.force, report)
-    if options.embed_model and any(task.kind in ("image", "each") for task in tasks):
-        raise UsageError(
-            "--embed-model is for collections: a single image would grow a thousandfold"
-        )
-    if options.embed_model and options.asked.goal is not None and options.asked.goal.lossless_keeps:
+    jobs = yield from plan(inputs, out, separate)
+    jobs = yield from refuse(jobs, options.force)
+    if options.embed_model and any(isinstance(job, Singles) for job in jobs):
+        raise UsageError(_NO_SINGLES)
+    goal = options.asked.goal
+    if options.embed_model and goal is not None and goal.lossless_keeps:
         raise UsageError(api.NO_EMBEDDING)
     if dry_run:
-        report.images = sum(len(task.sources) or 1 for task in tasks)
-        for task in tasks:
-            count = f" ({len(task.sources)} images)" if task.kind == "images" else ""
-            report.outputs += [
-                f"{label}{count} -> {'-' if output is None else output}"
-                for label, output in task.outputs()
-            ]
+        for job in jobs:
+            several, outputs = isinstance(job, Images), list(job.outputs())
+            for label, output in outputs:
+                yield Planned(label, str(output), job.num_images // len(outputs), several)
         return
-    with parallel.cores(options.jobs):
-        for task in tasks:
-            if task.kind in ("image", "each"):
-                _compress_each(task, options, report)
-            else:
-                with report.guard(task.label):
-                    _compress_collection(task, options, report)
+    try:
+        with parallel.cores(options.jobs):
+            for job in jobs:
+                yield from _run(job, options)
+    except ModelError as error:
+        # without its model nothing can be done, but what was done still counts
+        yield Failed.by(options.model, error)
 
 
-def _compress_each(task: Task, options: CompressOptions, report: Report) -> None:
+def _cannot_be_verified(name: str | None) -> bool:
+    return name is not None and (name == "-" or place(name).path is None)
+
+
+def _run(job: Job, options: CompressOptions) -> Events:
+    match job:
+        case Singles():
+            return _compress_singles(job, options)
+        case Images():
+            return guarded(job.label, _compress_images(job, options))
+        case Array():
+            return guarded(job.label, _compress_array(job, options))
+        case Stdin():
+            return guarded(job.label, _compress_stdin(job, options))
+    raise AssertionError(job)
+
+
+# Single files
+
+
+def _compress_singles(job: Singles, options: CompressOptions) -> Events:
     """One stream an image, one network pass a shard."""
-    refs, size = options.refs(), pipeline.SHARD_IMAGES
-    num_shards = -(-len(task.sources) // size)
+    refs, size = options.refs(), options.shard_images
+    starts = range(0, len(job.inputs), size)
 
-    def shard(number: int) -> list[tuple[Source, Output]]:
-        return [
-            (source, task.output_of(source))
-            for source in task.sources.part(number * size, (number + 1) * size)
-        ]
+    def shard(start: int) -> list[tuple[Input, Place]]:
+        return [(image, job.output_of(image)) for image in job.inputs.part(start, start + size)]
 
-    work = (
+    tasks = (
         EachTask(
-            [source.label for source, _ in images],
-            [None if output is None else str(output) for _, output in images],
+            [image.label for image, _ in images],
+            [output for _, output in images],
             options.asked,
             refs,
             options.force,
             options.remove,
         )
-        for images in map(shard, range(num_shards))
+        for images in map(shard, starts)
     )
-    # its files would appear on the machines of the workers
-    local = dataclasses.replace(options, scheduler=None)
-    with closing(local.spread(pipeline.encode_each, work, num_shards)) as done:
-        for number, results in enumerate(done):
-            for (source, output), result in zip(shard(number), results, strict=True):
-                report.bytes_in += result.bytes_in
-                if isinstance(result.stats, Exception):
-                    report.fail(source.label, result.stats)
-                    continue
-                report.wrote(output, result.stats.bytes_out)
-                report.stats += result.stats
-                report.images += 1
-                if options.remove:
-                    with report.guard(source.label):
-                        _remove([source], output, 1, options, [result.pixels_digest])
-            report.tick(len(results))
+    # not on a cluster: the files would appear on the machines of the workers
+    results = processes.spread(work.encode_each, tasks, options.jobs, len(starts))
+    with closing(results) as done:
+        for start, shard_results in zip(starts, done, strict=True):
+            for (image, output), result in zip(shard(start), shard_results, strict=True):
+                yield from guarded(image.label, _single(image, output, result, options))
+            yield Progress(len(shard_results))
 
 
-@dataclass
-class _Blocks:
-    """What a collection is to be made of.
+def _single(image: Input, output: Place, result: EachResult, options: CompressOptions) -> Events:
+    if isinstance(result.stats, Exception):
+        yield Failed.by(image.label, result.stats)
+        return
+    stats = result.stats
+    yield Done(image.label, str(output), 1, result.bytes_in, stats.bytes_out, stats)
+    if options.remove:
+        _remove([image], output, 1, options, [result.pixels_digest])
 
-    inputs: pins them; tasks: from a block on; sources: of a block (none of an array's); identity:
-    of a block's inputs now.
+
+# Collections
+
+
+class Blocks(ABC):
+    """What a collection is made of, block by block.
+
+    inputs: pins them; bytes_in: of all, where those of a block are not known; private: no other
+    process can read the inputs.
     """
 
-    num_blocks: int
     inputs: str
-    tasks: Callable[[int], Iterator[BlockTask]]
-    sources: Callable[[int], list[Source]] = lambda number: []
-    identity: Callable[[int], str] = lambda number: ""
-    bytes_in: int = 0
-    private: bool = False  # no other process can read the inputs
+    num_blocks: int
+    named = False
+    private = False
+    bytes_in = 0
+
+    @abstractmethod
+    def tasks(self, start: int) -> Iterator[BlockTask]:
+        """The blocks, from number `start` on."""
+
+    def of(self, number: int) -> list[Input]:
+        """The input files of a block, none of an array's."""
+        return []
+
+    def identity(self, number: int) -> str:
+        """Tells whether the inputs of a block have changed."""
+        return ""
 
 
-def _blocks_of_images(sources: Sources, options: CompressOptions) -> _Blocks:
-    size, refs = api.BLOCK_IMAGES, options.refs()
+class ImageBlocks(Blocks):
+    """Of image files."""
 
-    def block(number: int) -> list[Source]:
-        return list(sources.part(number * size, (number + 1) * size))
+    named = True
 
-    def paths(number: int) -> list[str]:
-        return [full_path(source.label) for source in block(number)]
+    def __init__(self, files: Inputs, options: CompressOptions) -> None:
+        self._files, self._options, self._size = files, options, options.block_images
+        self.inputs, self.num_blocks = files.digest(), -(-len(files) // self._size)
+        self.private = next(iter(files)).place.is_private
 
-    def tasks(start: int) -> Iterator[BlockTask]:
-        for number in range(start, num_blocks):
-            yield BlockTask(
-                None, paths(number), [source.name for source in block(number)], options.asked, refs
-            )
+    def of(self, number: int) -> list[Input]:
+        return list(self._files.part(number * self._size, (number + 1) * self._size))
 
-    num_blocks = -(-len(sources) // size)
-    private = urls.is_private(next(iter(sources)).label)
-    return _Blocks(
-        num_blocks,
-        sources.digest(),
-        tasks,
-        block,
-        lambda number: pipeline.identity(paths(number)),
-        private=private,
-    )
+    def _paths(self, number: int) -> list[str]:
+        return [image.place.full() for image in self.of(number)]
+
+    def tasks(self, start: int) -> Iterator[BlockTask]:
+        refs = self._options.refs()
+        for number in range(start, self.num_blocks):
+            called = [image.name for image in self.of(number)]
+            yield BlockTask(None, self._paths(number), called, self._options.asked, refs)
+
+    def identity(self, number: int) -> str:
+        return work.identity(self._paths(number))
 
 
-def _blocks_of_array(
-    array: images.ArrayFile, inputs: str, num_bytes: int, options: CompressOptions
-) -> _Blocks:
-    size, refs = api.BLOCK_IMAGES, options.refs()
+class ArrayBlocks(Blocks):
+    """Of an array that is read once, from its first image to its last."""
 
-    def tasks(start: int) -> Iterator[BlockTask]:
-        for number, pixels in enumerate(array.blocks(size)):
+    def __init__(
+        self, array: images.ArrayFile, inputs: str, num_bytes: int, options: CompressOptions
+    ) -> None:
+        self._array, self._options, self._size = array, options, options.block_images
+        self.inputs, self.bytes_in = inputs, num_bytes
+        self.num_blocks = -(-array.num_images // self._size)
+
+    def tasks(self, start: int) -> Iterator[BlockTask]:
+        refs = self._options.refs()
+        for number, pixels in enumerate(self._array.blocks(self._size)):
             if number >= start:
-                yield BlockTask(pixels, (), None, options.asked, refs)
-
-    return _Blocks(-(-array.num_images // size), inputs, tasks, bytes_in=num_bytes)
+                yield BlockTask(pixels, (), None, self._options.asked, refs)
 
 
-def _compress_collection(task: Task, options: CompressOptions, report: Report) -> None:
-    with ExitStack() as stack:
-        if task.kind == "images":
-            blocks = _blocks_of_images(task.sources, options)
-        elif task.kind == "array":
-            path = next(iter(task.sources)).label
-            source: Path | BinaryIO = (
-                stack.enter_context(urls.open_file(path)) if urls.is_url(path) else Path(path)
-            )
-            array = stack.enter_context(images.open_array(source, name=path))
-            num_bytes = urls.size(path) if urls.is_url(path) else os.stat(path).st_size
-            blocks = _blocks_of_array(
-                array, f"{full_path(path)} {pipeline.identity([path])}", num_bytes, options
-            )
-        else:
-            stream = sys.stdin.buffer.read()
-            if not stream.startswith(_ARRAY_MAGICS):
-                _compress_stdin_image(stream, task.output, options, report)
-                return
-            array = stack.enter_context(images.open_array(io.BytesIO(stream), name="stdin"))
-            # it will not come again
-            blocks = _blocks_of_array(array, secrets.token_hex(), len(stream), options)
-        _write_collection(task, blocks, options, report)
+def _compress_images(job: Images, options: CompressOptions) -> Events:
+    return _write_collection(job, ImageBlocks(job.inputs, options), options)
 
 
-def _compress_stdin_image(
-    stream: bytes, output: Output, options: CompressOptions, report: Report
-) -> None:
+def _compress_array(job: Array, options: CompressOptions) -> Events:
+    source = job.source.place
+    inputs = f"{source.full()} {work.identity([str(source)])}"
+    with job.open() as array:
+        blocks = ArrayBlocks(array, inputs, source.size(), options)
+        yield from _write_collection(job, blocks, options)
+
+
+def _compress_stdin(job: Stdin, options: CompressOptions) -> Events:
+    with STANDARD.open() as file:
+        content = file.read()
+    if content.startswith(_ARRAY_MAGICS):
+        with images.open_array(io.BytesIO(content), name="stdin") as array:
+            # the pin is like no other: the content will not come again
+            blocks = ArrayBlocks(array, secrets.token_hex(), len(content), options)
+            yield from _write_collection(job, blocks, options)
+        return
     if options.embed_model:
-        raise UsageError(
-            "--embed-model is for collections: a single image would grow a thousandfold"
-        )
-    pixels = images.read_image(io.BytesIO(stream), name="stdin")
-    (packed,), stats = api.pack_images(options.models(), pixels[None], options.asked)
-    with atomic(output, force=options.force) as file:
-        file.write(packed)
-    report.wrote(output, len(packed))
-    report.stats += stats
-    report.images += 1
-    report.bytes_in += len(stream)
+        raise UsageError(_NO_SINGLES)
+    stream, stats = work.encode_one(content, options.models(), options.asked, job.label)
+    job.output.write(stream, force=options.force)
+    yield Done(job.label, str(job.output), 1, len(content), len(stream), stats)
 
 
-def _write_collection(
-    task: Task, blocks: _Blocks, options: CompressOptions, report: Report
-) -> None:
+class _Account:
+    """What the blocks of a collection sum up to, those of an earlier run included."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self.stats, self.bytes_in = api.CompressStats(), blocks.bytes_in
+        self.digests: list[str] = []
+        self.unread: set[str] = set()
+
+    def add(self, number: int, entry: Entry) -> Events:
+        files = self._blocks.of(number)
+        for at, reason in entry["failed"]:
+            self.unread.add(files[at].label)
+            yield Failed(files[at].label, reason)
+        self.stats += api.CompressStats(**entry["stats"])
+        self.bytes_in += entry["bytes_in"]
+        if entry["pixels"]:
+            self.digests.append(entry["pixels"])
+        yield Progress(len(files) or entry["images"])
+
+
+def _write_collection(job: Collecting, blocks: Blocks, options: CompressOptions) -> Events:
     """Make the blocks that an earlier run of this command has not made, and let the collection
     appear.
     """
-    models = options.models()
-    pins = {
+    if blocks.private and options.scheduler is not None:
+        raise UsageError(
+            f"{job.label} is in the memory of this process, where no cluster can read it"
+        )
+    output, models, account = job.output, options.models(), _Account(blocks)
+    embedded = api.embeddable(models) if options.embed_model else None
+    pins = _pins(output, blocks, models, options)
+    with Partial(
+        output, pins, force=options.force, models=embedded, lasting=job.lasting
+    ) as partial:
+        start = yield from _resume(partial, output, blocks)
+        for number, entry in enumerate(partial.finished):
+            yield from account.add(number, entry)
+        made = _write_blocks(partial, start, blocks, options, account)
+        yield from noting(
+            made,
+            lambda error: (
+                f"{output}: {len(partial.finished)} of {blocks.num_blocks} blocks are kept"
+                if partial.is_kept(error)
+                else None
+            ),
+        )
+    stats = account.stats
+    if not stats.bytes_out:
+        return
+    yield Done(job.label, str(output), stats.images, account.bytes_in, stats.bytes_out, stats)
+    if options.remove:
+        job.inputs.keep(lambda source: source.label not in account.unread)
+        _remove(job.inputs, output, stats.images, options, account.digests)
+
+
+def _write_blocks(
+    partial: Partial, start: int, blocks: Blocks, options: CompressOptions, account: _Account
+) -> Events:
+    """Make the blocks from number `start` on, and let the collection appear, unless it has named
+    images and none of them could be read.
+    """
+    num_tasks = 1 if blocks.private else blocks.num_blocks - start
+    results = options.spread(work.encode_block, blocks.tasks(start), num_tasks)
+    with closing(results) as done:
+        for number, result in enumerate(done, start):
+            entry = _entry(result, blocks.of(number))
+            partial.write(result.block, entry)
+            yield from account.add(number, entry)
+    if blocks.named and not account.stats.images:
+        partial.discard()
+        account.stats.bytes_out = 0
+    else:
+        account.stats.bytes_out = partial.finish()
+
+
+def _pins(
+    output: Place, blocks: Blocks, models: list[BaseModel], options: CompressOptions
+) -> dict[str, object]:
+    """What the bytes of a collection depend on."""
+    return {
         "aez": __version__,
-        "block_images": api.BLOCK_IMAGES,
+        "block_images": options.block_images,
         "inputs": blocks.inputs,
-        "named": task.kind == "images",
+        "named": blocks.named,
         "asked": repr(options.asked),
         "models": [model.hash.hex() for model in models],
         "encoders": [(model.encoder_hash or b"").hex() for model in models],
         "embedded": options.embed_model,
-        "output": None if task.output is None else full_path(str(task.output)),
+        "output": output.full(),
     }
-    if blocks.private and options.scheduler is not None:
-        raise UsageError(
-            f"{task.label} is in the memory of this process, where no cluster can read it"
-        )
-    stats, digests = api.CompressStats(), []
-    unread: set[str] = set()
-
-    def account(number: int, entry: Entry) -> None:
-        nonlocal stats
-        sources = blocks.sources(number)
-        for at, reason in entry["failed"]:
-            report.fail(sources[at].label, reason)
-            unread.add(sources[at].label)
-        stats += api.CompressStats(**entry["stats"])
-        report.bytes_in += entry["bytes_in"]
-        digests.append(entry["pixels"])
-        report.tick(len(sources) or entry["images"])
-
-    embedded = api.embeddable(models) if options.embed_model else None
-    lasting = task.output is not None and task.kind != "stdin"
-    with Partial(
-        task.output, pins, force=options.force, models=embedded, lasting=lasting
-    ) as partial:
-        entries = partial.finished
-        start = next(
-            (k for k, entry in enumerate(entries) if entry["inputs"] != blocks.identity(k)),
-            len(entries),
-        )
-        if start < len(entries):  # an input is another one: what comes after it might be too
-            report.note(
-                f"{task.output}: inputs have changed since the run that was interrupted; starting "
-                "anew"
-            )
-            start = 0
-        elif start:
-            report.note(f"{task.output}: going on after block {start} of {blocks.num_blocks}")
-        partial.keep(start)
-        for number, entry in enumerate(partial.finished):
-            account(number, entry)
-        try:
-            num_tasks = 1 if blocks.private else blocks.num_blocks - start
-            results = options.spread(pipeline.encode_block, blocks.tasks(start), num_tasks)
-            with closing(results) as done:
-                for number, result in enumerate(done, start):
-                    entry = _entry(result, blocks.sources(number))
-                    partial.write(result.block, entry)
-                    account(number, entry)
-            # not one was readable, and each has been reported
-            if task.kind == "images" and not stats.images:
-                partial.discard()
-                return
-            size_bytes = partial.finish()
-        except BaseException as error:
-            if partial.is_kept(error):
-                report.note(
-                    f"{task.output}: {len(partial.finished)} of {blocks.num_blocks} blocks are "
-                    "kept; "
-                    "the same command goes on from there"
-                )
-            raise
-    stats.bytes_out = size_bytes
-    report.wrote(task.output, size_bytes)
-    report.stats += stats
-    report.images += stats.images
-    report.bytes_in += blocks.bytes_in
-    if options.remove:
-        task.sources.keep(lambda source: source.label not in unread)
-        _remove(
-            task.sources,
-            task.output,
-            stats.images,
-            options,
-            [digest for digest in digests if digest],
-        )
 
 
-def _entry(result: BlockResult, sources: list[Source]) -> Entry:
-    """What the journal is told of a block; `account` takes it from there, in this run as in the
+def _resume(partial: Partial, output: Place, blocks: Blocks) -> Generator[Note, None, int]:
+    """Keep the blocks whose inputs are still the same; returns how many there are."""
+    entries = partial.finished
+    start = next(
+        (k for k, entry in enumerate(entries) if entry["inputs"] != blocks.identity(k)),
+        len(entries),
+    )
+    if start < len(entries):  # an input has changed: those after it may be others, too
+        yield Note(f"{output}: inputs have changed since the interrupted run; starting over")
+        start = 0
+    elif start:
+        yield Note(f"{output}: resuming after block {start} of {blocks.num_blocks}")
+    partial.keep(start)
+    return start
+
+
+def _entry(result: BlockResult, files: list[Input]) -> Entry:
+    """What the journal says of a block; `_Account` takes it from there, in this run as in the
     next.
     """
     return {
         "images": result.stats.images,
         "stats": dataclasses.asdict(result.stats),
         "bytes_in": result.bytes_in,
-        "failed": [
-            (at, reason_of(sources[at].label, _without(error, sources[at])))
-            for at, error in result.failed
-        ],
+        "failed": [(at, _reason(files[at], error)) for at, error in result.failed],
         "inputs": result.inputs,
         "pixels": result.pixels_digest,
     }
 
 
-def _without(error: Exception, source: Source) -> Exception | str:
+def _reason(source: Input, error: Exception) -> str:
     """A worker knows an input by its full path."""
-    return (
-        error
-        if isinstance(error, OSError)
-        else str(error).removeprefix(f"{full_path(source.label)}: ")
-    )
+    return reason_of(source.label, error).removeprefix(f"{source.place.full()}: ")
 
 
 def _remove(
-    sources: Iterable[Source],
-    output: Output,
+    files: Iterable[Input],
+    output: Place,
     num_images: int,
     options: CompressOptions,
     wanted: list[str],
@@ -395,24 +421,20 @@ def _remove(
 
     wanted: BLAKE2b of the pixels of each block; if it is lossless, that is what must come out.
     """
-    assert isinstance(output, Path)
     num_decoded, exact = 0, True
-    with open(output, "rb") as file:
-        for number, block in enumerate(api.decode_blocks(file, model=options.model)):
+    with open_stream(Input(str(output), output.name), options.model) as stream:
+        for number, block in enumerate(stream.decoded(options.jobs)):
             if block.error is not None or block.lost or block.pixels is None:
                 raise block.error or BitstreamError(
                     f"images {names.ranges(block.lost)} of {output} are damaged"
                 )
             num_decoded += block.count
-            exact &= (
-                hashlib.blake2b(block.pixels.tobytes(), digest_size=16).hexdigest()
-                == wanted[number]
-            )
+            exact &= work.digest_of(block.pixels) == wanted[number]
     if num_decoded != num_images:
         raise BitstreamError(
             f"{output} holds {num_decoded} images, not {num_images}; the inputs are kept"
         )
     if options.asked.quality == LOSSLESS_QUALITY and not exact:
         raise BitstreamError(f"{output} does not hold the pixels of its inputs, which are kept")
-    for source in sources:
-        os.unlink(source.label)
+    for source in files:
+        Path(source.label).unlink()

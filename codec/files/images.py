@@ -177,13 +177,13 @@ def read_array(source: Path | BinaryIO, name: str | None = None) -> Pixels:
     Raises: ImageError: the file is missing, damaged, too short, too long, or holds something else.
     """
     with open_array(source, name) as array:
-        body = bytearray().join(array.parts(CHUNK_BYTES // (HEIGHT * WIDTH)))
+        body = bytearray().join(array.chunks(CHUNK_BYTES // (HEIGHT * WIDTH)))
         return np.frombuffer(body, np.uint8).reshape(-1, HEIGHT, WIDTH)
 
 
 class ArrayFile:
     """The images of an array file, to be read once, from the first to the last; the memory taken is
-    that of a part.
+    that of a chunk.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class ArrayFile:
     ) -> None:
         self.num_images, self._read, self._name = num_images, read, name
 
-    def parts(self, num_images: int) -> Iterator[bytes | bytearray]:
+    def chunks(self, num_images: int) -> Iterator[bytes | bytearray]:
         """The pixels, `num_images` at a time.
 
         Raises ImageError, for what follows the last one as well.
@@ -200,22 +200,20 @@ class ArrayFile:
         with _image_errors(self._name):
             for at in range(0, self.num_images, num_images):
                 wanted = min(num_images, self.num_images - at) * image_bytes
-                part = self._read(wanted)
-                if len(part) < wanted:
-                    there = at * image_bytes + len(part)
+                chunk = self._read(wanted)
+                if len(chunk) < wanted:
+                    there = at * image_bytes + len(chunk)
                     raise ImageError(
                         f"{self._name}: is truncated: claims {self.num_images * image_bytes} "
-                        "bytes of pixels, "
-                        f"{there} are there"
+                        f"bytes of pixels, {there} are there"
                     )
-                yield part
-            # One byte more than wanted shows what goes on after the end, and makes gzip and zip
+                yield chunk
+            # One byte more than wanted shows whether there is more, and makes gzip and zip
             # verify their checksums.
             if self._read(1):
                 raise ImageError(
-                    f"{self._name}: goes on after its last pixel, {self.num_images * image_bytes} "
-                    "bytes of pixels "
-                    "were expected"
+                    f"{self._name}: has more data after its last pixel "
+                    f"({self.num_images * image_bytes} bytes of pixels)"
                 )
 
     def blocks(self, num_images: int) -> Iterator[Pixels]:
@@ -223,13 +221,13 @@ class ArrayFile:
 
         Raises ImageError.
         """
-        for part in self.parts(num_images):
-            yield np.frombuffer(part, np.uint8).reshape(-1, HEIGHT, WIDTH)
+        for chunk in self.chunks(num_images):
+            yield np.frombuffer(chunk, np.uint8).reshape(-1, HEIGHT, WIDTH)
 
 
 @contextmanager
 def open_array(source: Path | BinaryIO, name: str | None = None) -> Iterator[ArrayFile]:
-    """Open what `read_array` reads, to be read part by part.
+    """Open what `read_array` reads, to be read chunk by chunk.
 
     Raises ImageError for what its header says.
     """
@@ -288,7 +286,7 @@ def _open_npy(file: BinaryIO, max_bytes: int, name: str) -> ArrayFile:
     if not fortran_order or num_images == 0:
         return array
     # Column by column, an image's pixels are everywhere: this one has to be in memory as a whole.
-    body = bytearray().join(array.parts(CHUNK_BYTES // (HEIGHT * WIDTH)))
+    body = bytearray().join(array.chunks(CHUNK_BYTES // (HEIGHT * WIDTH)))
     pixels = np.ascontiguousarray(np.frombuffer(body, np.uint8).reshape(shape, order="F"))
     return ArrayFile(num_images, io.BytesIO(pixels.tobytes()).read, name)
 

@@ -31,9 +31,8 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,9 +41,10 @@ import zstandard
 from PIL import Image, features
 
 from codec import __version__, api, metrics, parallel
-from codec.commands import inputs as plan
+from codec.commands.events import Event, Failed
+from codec.commands.jobs import Array, Job, plan
 from codec.errors import AezError, ModelNotFound, UsageError
-from codec.files import images, urls
+from codec.files import images
 from codec.format.bitstream import LOSSLESS_QUALITY
 from codec.measure.curve import efficiency, engine_and_yardstick, machine
 from codec.measure.page import Decoded
@@ -68,6 +68,7 @@ DICTIONARY_BYTES = 112640
 ENOUGH_S = 0.1  # of timing: what takes less is run again
 SETTLING_SAMPLE = 64  # images that say which model suits most of them
 MAX_RUNS = 5
+READ_IMAGES = 4096  # of an array, at once
 
 
 @dataclass(frozen=True)
@@ -103,76 +104,75 @@ class Bench:
 # Images
 
 
-def read(inputs: Sequence[str], max_images: int, report: plan.Report) -> tuple[U8, list[str], int]:
+def read(
+    inputs: Sequence[str], max_images: int
+) -> Generator[Event, None, tuple[U8, list[str], int]]:
     """What `aez compress` would take -> pixels uint8 (N, 28, 28), their names, and how many there
     are in all.
 
-    If there are more than `max_images`, so many are taken, evenly spread. What cannot be read is a
-    failure in the report. Raises UsageError, AezError if no image is left.
+    If there are more than `max_images`, so many are taken, evenly spread. What cannot be read is
+    told as failed. Raises UsageError, AezError if no image is left.
     """
     if "-" in inputs:
         raise UsageError("bench reads files, directories and URLs, not stdin")
-    tasks = plan.plan_compress(inputs, None, False, report)
+    jobs = yield from plan(inputs)
     pixels: list[U8] = []
     names: list[str] = []
-    sizes = [_num_images(task, report) for task in tasks]
+    sizes = []
+    for job in jobs:
+        sizes.append((yield from _num_images(job)))
     total = sum(sizes)
-    chosen = set(np.linspace(0, total - 1, min(total, max_images)).astype(int).tolist())
+    chosen = np.linspace(0, total - 1, min(total, max_images)).astype(int)
     first = 0
-    for task, size in zip(tasks, sizes, strict=True):
-        wanted = [i - first for i in sorted(chosen) if first <= i < first + size]
+    for job, size in zip(jobs, sizes, strict=True):
+        wanted = (chosen[(chosen >= first) & (chosen < first + size)] - first).tolist()
         first += size
-        with report.guard(task.label):
-            found = (
-                _read_array(task, wanted)
-                if task.kind == "array"
-                else _read_images(task, wanted, report)
-            )
-            for name, image in found:
-                names.append(name)
-                pixels.append(image)
+        for found in _read(job, wanted):
+            if isinstance(found, Failed):
+                yield found
+            else:
+                names.append(found[0])
+                pixels.append(found[1])
     if not pixels:
         raise AezError("no image could be read: nothing to measure")
     return np.stack(pixels), names, total
 
 
-def _open_array(path: str) -> Any:
-    return images.open_array(urls.open_file(path) if urls.is_url(path) else Path(path), name=path)
+def _num_images(job: Job) -> Generator[Event, None, int]:
+    if not isinstance(job, Array):
+        return job.num_images
+    try:
+        with job.open() as array:
+            return array.num_images
+    except (AezError, OSError) as error:
+        yield Failed.by(job.label, error)
+        return 0
 
 
-def _num_images(task: plan.Task, report: plan.Report) -> int:
-    if task.kind != "array":
-        return len(task.sources)
-    with report.guard(task.label), _open_array(next(iter(task.sources)).label) as array:
-        return int(array.num_images)
-    return 0
-
-
-def _read_array(task: plan.Task, wanted: list[int]) -> Iterator[tuple[str, U8]]:
-    if not wanted:
+def _read(job: Job, wanted: list[int]) -> Iterator[tuple[str, U8] | Failed]:
+    if wanted and isinstance(job, Array):
+        try:
+            yield from _read_array(job, wanted)
+        except (AezError, OSError) as error:
+            yield Failed.by(job.label, error)
         return
-    path, first = next(iter(task.sources)).label, 0
-    with _open_array(path) as array:
-        for block in array.blocks(api.BLOCK_IMAGES):
+    for number in wanted:
+        source = next(job.inputs.part(number, number + 1))
+        try:
+            with source.place.open() as file:
+                yield source.name, images.read_image(file, name=source.label)
+        except (AezError, OSError) as error:
+            yield Failed.by(source.label, error)
+
+
+def _read_array(job: Array, wanted: list[int]) -> Iterator[tuple[str, U8]]:
+    first = 0
+    with job.open() as array:
+        for block in array.blocks(READ_IMAGES):
             for i in wanted:
                 if first <= i < first + len(block):
-                    yield f"{Path(path).name}[{i}]", block[i - first].copy()
+                    yield f"{job.source.place.name}[{i}]", block[i - first].copy()
             first += len(block)
-
-
-def _read_images(
-    task: plan.Task, wanted: list[int], report: plan.Report
-) -> Iterator[tuple[str, U8]]:
-    for i in wanted:
-        source = next(task.sources.part(i, i + 1))
-        with report.guard(source.label):
-            with (
-                urls.open_file(source.label)
-                if urls.is_url(source.label)
-                else open(source.label, "rb") as file
-            ):
-                image = images.read_image(file, name=source.label)
-            yield source.name, image
 
 
 # Codecs

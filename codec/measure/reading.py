@@ -21,7 +21,7 @@ import numpy.typing as npt
 from codec import api, parallel
 from codec.commands import compress as batch
 from codec.commands import decompress as restore
-from codec.commands.inputs import Report
+from codec.commands.events import Result
 from codec.errors import AezError
 from codec.files import images
 from codec.format.bitstream import GROUP_IMAGES
@@ -38,9 +38,9 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def _whole(report: Report) -> None:
-    if report.failed:
-        raise AezError(f"{report.failed[0][0]}: {report.failed[0][1]}")
+def _whole(result: Result) -> None:
+    if result.failed:
+        raise AezError(f"{result.failed[0][0]}: {result.failed[0][1]}")
 
 
 def write_pngs(folder: Path, pixels: U8) -> None:
@@ -72,16 +72,12 @@ def evaluate_collections(
         stream = api.compress(pixels, quality=quality, model=model.name, effort=1)
 
     def compress(source: Path) -> None:
-        report = Report()
-        batch.compress(
-            [str(source)], str(folder / f"{source.name}.aez"), options=options, report=report
-        )
-        _whole(report)
+        out = str(folder / f"{source.name}.aez")
+        _whole(Result.of(batch.compress([str(source)], out, options=options)))
 
     def decompress(name: str, target: Path) -> None:
-        report = Report()
-        restore.decompress([str(folder / name)], str(target), jobs=jobs, force=True, report=report)
-        _whole(report)
+        stream = str(folder / name)
+        _whole(Result.of(restore.decompress([stream], str(target), jobs=jobs, force=True)))
 
     seconds = {
         "encode_in_memory": _seconds(encode),

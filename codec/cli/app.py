@@ -1,0 +1,130 @@
+"""The app: its verbs, and how what they raise becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+from codec.cli.printing import say
+from codec.errors import AezError, BitstreamError, UsageError
+
+# In the order of the help; each verb is a function in a module, both of this name.
+VERBS = {
+    "compress": "compress",
+    "decompress": "decompress",
+    "info": "info",
+    "test": "check",
+    "merge": "merge",
+    "models": "models",
+    "train": "train",
+    "bench": "bench",
+}
+
+
+class Verbs(Mapping[str, Any]):
+    """Name -> command; a verb is imported, and its options parsed, when it is asked for."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+    def __getitem__(self, name: str) -> Any:
+        function = VERBS[name]
+        alone = typer.Typer(
+            add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+        )
+        alone.command(name)(getattr(import_module(f"codec.cli.{function}"), function))
+        return typer.main.get_command(alone)
+
+
+class Group(TyperGroup):
+    """Turns what a verb raises into one line and an exit code, here for all of them."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands = Verbs()  # type: ignore[assignment]  # nothing is added to it
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # `aez info ... | head`: the reader has what it wanted
+            # or the flush at exit would complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(130) from None
+        except (AezError, OSError) as error:
+            say(str(error))
+            usage, damaged = isinstance(error, UsageError), isinstance(error, BitstreamError)
+            raise typer.Exit(2 if usage else 4 if damaged else 1) from None
+
+
+app = typer.Typer(
+    name="aez",
+    cls=Group,
+    help=(
+        "A learned codec for 28x28 grey images: a few bytes an image, the same pixels on every "
+        "machine."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain text, and rich is slow to import
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from codec import __version__, kernels
+
+        try:
+            engine = kernels.description()
+        except UsageError as error:  # outside of `Group.invoke`
+            say(str(error))
+            raise typer.Exit(2) from None
+        typer.echo(f"aez {__version__} ({engine})")
+        raise typer.Exit()
+
+
+@app.callback()
+def _aez(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    from codec import kernels
+
+    # an engine that is not there is an error of the call, not of each of its files
+    kernels.active()
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # unwinds, so that temporary files go
+
+
+def main() -> None:
+    """Entry point of `aez`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    app(prog_name="aez")

@@ -1,0 +1,156 @@
+"""`aez bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codec.cli import options as opt
+from codec.cli.printing import Screen, images, shown
+from codec.errors import UsageError
+
+FILES = ("results.json", "report.html")
+
+
+def bench(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA", help="What compress takes: files, directories, arrays."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", metavar="DIR", help="Write results.json and report.html into this directory."
+        ),
+    ] = None,
+    model: opt.Model = "auto",
+    qualities: Annotated[
+        str | None,
+        typer.Option(
+            "-q", "--qualities", metavar="Q,Q,...", help="Of aez, 0..99; by default 10,40,70,95."
+        ),
+    ] = None,
+    efforts: Annotated[
+        str | None,
+        typer.Option("-e", "--efforts", metavar="E,E,...", help="Of aez, 1..9; by default 1,3."),
+    ] = None,
+    max_images: Annotated[
+        int,
+        typer.Option(
+            "-n",
+            "--images",
+            min=1,
+            max=100_000,
+            metavar="N",
+            help="Of more images, take so many, evenly spread.",
+        ),
+    ] = 500,
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Measure this codec and others on your images.
+
+    Bytes, PSNR, SSIM and speed as a table; with -o also as JSON and as one HTML page with plots and
+    a contact sheet. JPEG XL, JPEG-LS and BD-rates need: pip install "aez[bench]".
+    """
+    screen = Screen(quiet)
+    settings = opt.numbers(qualities, 0, 99, "-q"), opt.numbers(efforts, 1, 9, "-e")
+    if quiet and out is None and not as_json:
+        raise UsageError("--quiet, and neither -o nor --json: there would be nothing to see")
+    from codec.commands.events import Result
+    from codec.measure import bench as ruler
+
+    _check_free(out, force)
+    result = Result()
+    events = ruler.read(inputs, max_images)
+    pixels, names, num_images = screen.value_of(events, result)
+    if num_images > max_images:
+        screen.note(
+            f"{len(pixels)} of {num_images} images are measured, evenly spread; -n takes more"
+        )
+    with screen.bar() as step:
+        done = ruler.bench(
+            pixels,
+            model=model,
+            qualities=settings[0] or ruler.QUALITIES,
+            efforts=settings[1] or ruler.EFFORTS,
+            step=step,
+        )
+    results = {"data": [str(name) for name in inputs], "images_in_all": num_images, **done.results}
+    result.images = len(pixels)
+    if out is None:
+        result.outputs.append("-")
+    else:
+        result.outputs += _write(out, force, results, pixels, names, done.decoded)
+    if not quiet and not as_json:
+        _print_tables(results)
+    summary = [] if out is None else [f"-> {' and '.join(result.outputs)}"]
+    screen.finish(result, results, summary, as_json=as_json)
+
+
+def _check_free(out: Path | None, force: bool) -> None:
+    """Raise UsageError before minutes are spent on what cannot be written."""
+    from codec.files.atomic import refuse_existing
+
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"output {out} is a file, a directory is wanted")
+        for name in FILES:
+            refuse_existing(out / name, force)
+
+
+def _write(
+    out: Path, force: bool, results: dict[str, Any], pixels: Any, names: list[str], decoded: Any
+) -> list[str]:
+    """Write the files, and return their paths."""
+    from codec.files.atomic import atomic
+    from codec.measure.page import html
+
+    texts = [json.dumps(results, indent=1) + "\n", html(results, pixels, names, decoded)]
+    for name, text in zip(FILES, texts, strict=True):
+        with atomic(out / name, force=force) as file:
+            file.write(text.encode())
+    return [str(out / name) for name in FILES]
+
+
+def _print_tables(results: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from codec.measure import page
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    models = " and ".join(name for name in results["models"].values() if name)
+    title = (
+        f"{images(results['images'])}, model {models}, one core of "
+        f"{results['machine']['processor']}"
+    )
+    for text in (title, page.work_done_by(results)):
+        typer.echo(shown(text))
+    below = f"Bytes of aez, effort {results['main_effort']}, at equal PSNR (BD-rate, PCHIP)"
+    for caption, (heads, rows) in (
+        ("", page.table(results["rows"])),
+        (below, page.bd_table(results["bd_rates"])),
+    ):
+        table = Table(
+            title=Text(shown(caption)) if caption else None, title_justify="left", box=SIMPLE_HEAD
+        )
+        for head in heads:
+            table.add_column(
+                head, justify="left" if head in ("codec", "setting", "against") else "right"
+            )
+        for row in rows:
+            table.add_row(
+                *(Text(shown(cell)) for cell in row), style="bold" if row[0] == "aez" else None
+            )
+        if rows:
+            console.print(table)
+    for text in results["not_measured"]:
+        typer.echo(shown(f"not measured: {text}"))

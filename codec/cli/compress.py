@@ -1,0 +1,204 @@
+"""`aez compress`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from codec.cli import options as opt
+from codec.cli.printing import Screen, images, where
+
+if TYPE_CHECKING:
+    from codec.commands.events import Result
+
+MAX_SHOWN_FALLBACKS = 4
+
+
+def compress(
+    inputs: opt.Inputs,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            metavar="OUT",
+            help="x.aez: one file for all. Else a directory: one file an image. -: stdout.",
+        ),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(
+            "-q",
+            "--quality",
+            callback=opt.quality_in_range,
+            metavar="0..100",
+            help="Higher is better, 100 is lossless; by default 75.",
+        ),
+    ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Keep every pixel; the same as -q 100.")
+    ] = False,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--max-bytes",
+            min=0,
+            metavar="N",
+            help="The best quality at which no image takes more bytes (of payload).",
+        ),
+    ] = None,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option(
+            "--min-psnr",
+            min=0,
+            metavar="DB",
+            help="The fewest bytes at which every image has at least this many dB.",
+        ),
+    ] = None,
+    effort: Annotated[
+        int | None,
+        typer.Option(
+            "-e",
+            "--effort",
+            min=1,
+            max=9,
+            metavar="1..9",
+            help=(
+                "How long to search for fewer bytes; by default 3, with --max-bytes or --min-psnr "
+                "1."
+            ),
+        ),
+    ] = None,
+    model: opt.Model = "auto",
+    guard: Annotated[
+        bool,
+        typer.Option(
+            help=(
+                "Give an image a better coding if it comes out worse than -q gives for images like "
+                "those the model was trained on."
+            )
+        ),
+    ] = True,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="One file an image, also for a directory.")
+    ] = False,
+    embed_model: Annotated[
+        bool,
+        typer.Option(
+            "--embed-model",
+            help="Put the model into the collection, so that it can be read anywhere.",
+        ),
+    ] = False,
+    jobs: opt.Jobs = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="tcp://HOST:PORT",
+            help="Let the workers of a Dask cluster do the work.",
+        ),
+    ] = None,
+    force: opt.Force = False,
+    remove: Annotated[
+        bool,
+        typer.Option(
+            "--rm", help="Delete each input file once its output is on the disk and has decoded."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be written where; write nothing.")
+    ] = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Compress images, directories and arrays.
+
+    img.png becomes img.aez beside it. A directory becomes one collection, its images ordered by the
+    code points of their names. An array (.npy, .npz, IDX, IDX.gz) becomes one collection without
+    names. .aez inputs are skipped. If a collection was interrupted, run the same command again to
+    resume. INPUT and OUT may be URLs that fsspec knows.
+    """
+    screen = Screen(quiet)
+    _check_goal(quality, lossless, max_bytes, min_psnr)
+    if not dry_run:
+        out = opt.output(inputs, out, as_json)
+    from codec import api
+    from codec.commands import compress as command
+
+    asked = api.request(quality, lossless, max_bytes, min_psnr, effort, guard)
+    options = command.CompressOptions(
+        asked, model, opt.cores(jobs), force, remove, embed_model, scheduler
+    )
+    result = screen.run(
+        command.compress(inputs, out, separate=separate, dry_run=dry_run, options=options)
+    )
+    if dry_run:
+        planned = {"dry_run": True, "images": result.images, "outputs": result.outputs}
+        screen.finish(result, planned, result.outputs, as_json=as_json)
+    summary = _summary(result) if out != "-" else []
+    screen.finish(result, _figures(result, asked), summary, as_json=as_json)
+
+
+def _check_goal(
+    quality: int | None, lossless: bool, max_bytes: int | None, min_psnr: float | None
+) -> None:
+    if lossless and quality not in (None, 100):
+        raise typer.BadParameter(
+            f"{quality} contradicts --lossless, which is quality 100", param_hint="-q"
+        )
+    if max_bytes is not None and min_psnr is not None:
+        raise typer.BadParameter(
+            "contradicts --min-psnr: give one of the two", param_hint="--max-bytes"
+        )
+    for name, value in (("--max-bytes", max_bytes), ("--min-psnr", min_psnr)):
+        if value is not None and (lossless or quality is not None):
+            raise typer.BadParameter(
+                f"chooses the quality: leave {'--lossless' if lossless else '-q'} out",
+                param_hint=name,
+            )
+
+
+def _figures(result: Result, asked: Any) -> dict[str, Any]:
+    stats = result.stats
+    bpp, psnr_db = (stats.bpp, stats.psnr_db) if stats.images else (None, None)
+    figures: dict[str, Any] = {
+        "images": result.images,
+        "bytes_in": result.bytes_in,
+        "bytes_out": result.bytes_out,
+        "payload_bytes": stats.payload_bytes,
+        "bpp": None if bpp is None else round(bpp, 4),
+        "psnr_db": None if psnr_db is None else round(psnr_db, 3),
+        "lossless": stats.lossless if stats.images else None,
+        "quality": asked.quality if asked.goal is None else None,
+        "model": ", ".join(stats.models) or None,
+        "models": stats.models,
+        "fallback": stats.fallback,
+        "fallback_images": stats.fallback_images,
+    }
+    if asked.goal is not None or stats.fallback:
+        figures["qualities"] = dict(sorted(stats.qualities.items(), key=lambda item: int(item[0])))
+    if asked.goal is not None:
+        figures["quality"] = int(next(iter(stats.qualities))) if len(stats.qualities) == 1 else None
+    return figures
+
+
+def _summary(result: Result) -> list[str]:
+    stats = result.stats
+    if not stats.images:
+        return []
+    ratio = result.bytes_in / result.bytes_out
+    seen = "lossless" if stats.psnr_db is None else f"{stats.psnr_db:.1f} dB"
+    lines = [
+        f"{images(result.images)}, {result.bytes_in} -> {result.bytes_out} bytes ({ratio:.1f}x), "
+        f"{stats.bpp:.2f} bpp, {seen} -> {where(result.outputs)}"
+    ]
+    if stats.fallback:
+        most = sorted(stats.fallback.items(), key=lambda item: -item[1])[:MAX_SHOWN_FALLBACKS]
+        what = ", ".join(f"{count} to {name}" for name, count in most)
+        more = ", ..." if len(stats.fallback) > len(most) else ""
+        lines.append(
+            f"{images(sum(stats.fallback.values()))} would have come out badly and fell back: "
+            f"{what}{more}"
+        )
+    return lines

@@ -1,0 +1,76 @@
+"""`aez decompress`."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codec.cli import options as opt
+from codec.cli.printing import Screen, images, where
+
+if TYPE_CHECKING:
+    from codec.commands.decompress import Format
+
+
+class ArrayFormat(enum.StrEnum):
+    png = "png"
+    npy = "npy"
+    idx = "idx"
+
+
+def decompress(
+    inputs: opt.Inputs,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o", metavar="OUT", help="A .png, .npy or .idx file, else a directory. -: stdout."
+        ),
+    ] = None,
+    format: Annotated[
+        ArrayFormat | None,
+        typer.Option(
+            "--format", help="Default: png for images with names and single ones, npy for others."
+        ),
+    ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            "--index", metavar="0,5,10-20", help="Only these images, in this order, from 0."
+        ),
+    ] = None,
+    model: opt.Foreign = None,
+    jobs: opt.Jobs = None,
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Restore images, directory trees and arrays.
+
+    INPUT is .aez files, or directories of them. A single image and images with names become .png
+    files, others one .npy. What is damaged is named and left out, all that is intact is written,
+    and the exit code is 4.
+    """
+    screen = Screen(quiet)
+    ranges = opt.ranges(index)
+    out = opt.output(inputs, out, as_json)
+    from codec.commands import decompress as command
+
+    chosen: Format | None = format.value if format else None
+    result = screen.run(
+        command.decompress(
+            inputs,
+            out,
+            format=chosen,
+            index=ranges,
+            model=model,
+            jobs=opt.cores(jobs),
+            force=force,
+        )
+    )
+    figures = {"images": result.images, "bytes_in": result.bytes_in, "bytes_out": result.bytes_out}
+    summary = []
+    if result.outputs and out != "-":
+        summary.append(f"{images(result.images)} -> {where(result.outputs)}")
+    screen.finish(result, figures, summary, as_json=as_json)

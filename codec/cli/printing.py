@@ -1,0 +1,147 @@
+"""What is printed: events as they come, then a summary for people or JSON for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from codec.commands.events import Event, Result
+
+T = TypeVar("T")
+
+QUICK_S = 0.3  # a command that has ended by then shows no counter, and need not import rich
+Step = Callable[[str, int, int], None]  # what is done next, how many steps are done, of how many
+
+
+def shown(text: str) -> str:
+    """Escape what a terminal would obey: names come from file systems and streams of strangers."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+def say(line: str) -> None:
+    typer.echo(f"aez: {shown(line)}", err=True)
+
+
+def images(number: int) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} image{'' if number == 1 else 's'}"
+
+
+def where(outputs: Sequence[str]) -> str:
+    return outputs[0] if len(outputs) == 1 else f"{len(outputs)} files"
+
+
+class Screen:
+    """What the user sees of one command.  quiet: nothing but failures; live: progress, too."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet, self._started = quiet, time.perf_counter()
+        self._live = sys.stderr.isatty() and not quiet
+        self._counter: Step | None = None
+        self._images = 0
+
+    def run(self, events: Generator[Event, None, Any], result: Result | None = None) -> Result:
+        """Run a command, and print its events as they come."""
+        from codec.commands.events import Result
+
+        result = Result() if result is None else result
+        self.value_of(events, result)
+        return result
+
+    def value_of(self, events: Generator[Event, None, T], result: Result) -> T:
+        """As `run`: add the events to a result, and return what the generator returns."""
+
+        def show(event: Event) -> None:
+            result.add(event)
+            self._show(event, stack)
+
+        with contextlib.ExitStack() as stack:
+            stack.callback(events.close)
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as end:
+                    value: T = end.value
+                    return value
+                try:
+                    show(event)
+                except (KeyboardInterrupt, SystemExit) as interrupt:
+                    # wherever it struck, the command handles it: it may say what it keeps
+                    show(events.throw(interrupt))
+                    raise
+
+    def _show(self, event: Event, stack: contextlib.ExitStack) -> None:
+        from codec.commands.events import Failed, Note, Progress
+
+        match event:
+            case Failed():
+                say(f"{event.name}: {event.reason}")
+            case Note():
+                self.note(event.text)
+            case Progress():
+                self._images += event.images
+                if self._live and time.perf_counter() > self._started + QUICK_S:
+                    if self._counter is None:
+                        self._counter = stack.enter_context(progress_bar())
+                    self._counter("images", self._images, 0)
+
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            say(text)
+
+    @contextlib.contextmanager
+    def bar(self) -> Iterator[Step]:
+        """A progress bar, if anybody watches."""
+        if self._live:
+            with progress_bar() as step:
+                yield step
+        else:
+            yield lambda what, done, total: None
+
+    def finish(
+        self, result: Result, figures: dict[str, Any], summary: Sequence[str], *, as_json: bool
+    ) -> NoReturn:
+        """Print the result and exit."""
+        if as_json:
+            figures["seconds"] = round(time.perf_counter() - self._started, 3)
+            figures["failed"] = failures(result)
+            typer.echo(json.dumps(figures))
+        elif not self._quiet:
+            for line in summary:
+                typer.echo(shown(line))
+        raise typer.Exit(result.exit_code)
+
+
+def failures(result: Result) -> list[dict[str, str]]:
+    """For JSON."""
+    return [{"name": name, "reason": reason} for name, reason in result.failed]
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Step]:
+    """A line on stderr with a bar, if the total is known; it goes when its work ends."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(
+            task, description=what, completed=done, total=total or None
+        )

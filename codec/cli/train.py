@@ -1,0 +1,95 @@
+"""`aez train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codec.cli import options as opt
+from codec.errors import AezError, UsageError
+
+
+def train(
+    data: Annotated[
+        list[Path], typer.Argument(metavar="DATA", help="Directories, .npy, .npz or IDX files.")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", metavar="FILE", help="The model: a .safetensors file.")
+    ],
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="A lossless model instead of a lossy one.")
+    ] = False,
+    hidden: Annotated[
+        int | None,
+        typer.Option(
+            "--hidden",
+            min=8,
+            max=512,
+            metavar="N",
+            help="Width of a lossless model.",
+            show_default=False,
+        ),
+    ] = None,
+    most_palettes: Annotated[
+        int | None,
+        typer.Option(
+            "--palettes",
+            min=1,
+            max=256,
+            metavar="N",
+            help="Most palettes in it.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="auto|none|NAME|FILE",
+            help="The model to start from; none: from nothing.",
+        ),
+    ] = "auto",
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes",
+            min=0,
+            metavar="N",
+            help="Stop after this time, if not before.",
+            show_default="24",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the last checkpoint.")
+    ] = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Train a model of your own images: 10,000 are plenty, half an hour is enough.
+
+    A twelfth of them is held out, and the model is measured on it, against PNG and WebP, as it
+    trains; training ends early when it no longer gets better. Lossless compression has a model of
+    its own: --lossless. Needs torch: pip install "aez[train]".
+    """
+    if out.exists() and not resume:
+        raise AezError(f"output {out} exists, and a model is never overwritten")
+    try:
+        from codec.train.command import train_command
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError('aez train needs torch: pip install "aez[train]"') from None
+    train_command(
+        data,
+        out,
+        lossless=lossless,
+        hidden=hidden,
+        most_palettes=most_palettes,
+        start=start,
+        minutes=minutes,
+        seed=seed,
+        resume=resume,
+        quiet=quiet,
+    )

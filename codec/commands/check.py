@@ -1,0 +1,40 @@
+"""`aez test` and `aez info`: streams in, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from codec import api, parallel
+from codec.commands.events import Checked, Described, Events, Failed, guarded
+from codec.commands.inputs import Input, find_streams
+from codec.commands.stream import Chunk, open_stream
+
+
+def check(inputs: Sequence[str], model: str | None = None, *, jobs: int = 1) -> Events:
+    """Decode every stream in full and say which ones are whole."""
+    for source in (yield from find_streams(inputs)):
+        with parallel.cores(jobs):
+            yield from guarded(source.label, _check_one(source, model, jobs))
+
+
+def _check_one(source: Input, model: str | None, jobs: int) -> Events:
+    num_images, whole = 0, True
+    with open_stream(source, model) as stream:
+        for item in stream.intact(jobs, keep_pixels=False):
+            if isinstance(item, Chunk):
+                num_images += len(item.pixels)
+                continue
+            whole &= not isinstance(item, Failed)
+            yield item
+    yield Checked(source.label, num_images, whole)
+
+
+def describe(inputs: Sequence[str]) -> Events:
+    """Say what the headers of streams say, without decoding."""
+    for source in (yield from find_streams(inputs)):
+        yield from guarded(source.label, _describe_one(source))
+
+
+def _describe_one(source: Input) -> Events:
+    with source.place.open() as file:
+        yield Described(source.label, api.info(file))

@@ -1,0 +1,177 @@
+"""What commands report as they run, and `Result`, the sum of it.
+
+READ ME FIRST: commands are generators. Nothing is done before the first event is asked for, and
+whoever stops asking must close the generator: `Result.of` does, and the command line does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from codec.api import CompressStats, StreamInfo
+from codec.errors import AezError, BitstreamError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Done:
+    """An output is written; "-" is stdout.
+
+    images, bytes_in: those that it was made of; stats: of compression.
+    """
+
+    input: str
+    output: str
+    images: int
+    bytes_in: int
+    bytes_out: int
+    stats: CompressStats | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An output that would be written, in a dry run; several: `images` of them go into it."""
+
+    input: str
+    output: str
+    images: int
+    several: bool
+
+    def __str__(self) -> str:
+        return f"{self.input}{f' ({self.images} images)' * self.several} -> {self.output}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """So many images of a stream have decoded; whole: they are all, and nothing is damaged."""
+
+    input: str
+    images: int
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the headers of a stream say."""
+
+    input: str
+    info: StreamInfo
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An input, an output or an image failed, and the others continue; damaged: a stream is at
+    fault.
+    """
+
+    name: str
+    reason: str
+    damaged: bool = False
+
+    @staticmethod
+    def by(name: str, error: Exception) -> Failed:
+        return Failed(name, reason_of(name, error), isinstance(error, BitstreamError))
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something worth knowing that is no failure."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """So many images more are through."""
+
+    images: int
+
+
+Event = Done | Planned | Checked | Described | Failed | Note | Progress
+Events = Generator[Event, None, None]
+
+
+def reason_of(name: str, error: Exception) -> str:
+    """Why `name` failed, without the name."""
+    # str() would repeat the name, or show that of a temporary file
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).removeprefix(f"{name}: ")
+
+
+def guarded(name: str, events: Iterable[Event]) -> Events:
+    """The events of one input; an error that ends them becomes its failure, and the others
+    continue.
+    """
+    try:
+        yield from events
+    except BrokenPipeError:  # nobody reads stdout any more: not a fault of this input
+        raise
+    except (AezError, OSError) as error:
+        yield Failed.by(name, error)
+
+
+@dataclass
+class Result:
+    """What a command did, what it did not and why.
+
+    outputs: written, or found whole by `test`; in a dry run what would be written. failed: names
+    and reasons. whole: streams that `test` found so, with their images; described: by `info`.
+    """
+
+    images: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    outputs: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    whole: list[tuple[str, int]] = field(default_factory=list)
+    described: list[tuple[str, StreamInfo]] = field(default_factory=list)
+    damaged: bool = False
+    stats: CompressStats = field(default_factory=CompressStats)
+
+    @staticmethod
+    def of(events: Generator[Event, None, T]) -> Result:
+        """Run a command to its end.  Raises what it raises."""
+        result = Result()
+        with closing(events):
+            for event in events:
+                result.add(event)
+        return result
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Done():
+                self.outputs.append(event.output)
+                self.images += event.images
+                self.bytes_in += event.bytes_in
+                self.bytes_out += event.bytes_out
+                if event.stats is not None:
+                    self.stats += event.stats
+            case Planned():
+                self.outputs.append(str(event))
+                self.images += event.images
+            case Checked():
+                self.images += event.images
+                if event.whole:
+                    self.outputs.append(event.input)
+                    self.whole.append((event.input, event.images))
+            case Described():
+                self.outputs.append(event.input)
+                self.described.append((event.input, event.info))
+            case Failed():
+                self.failed.append((event.name, event.reason))
+                self.damaged |= event.damaged
+            case Note():
+                self.notes.append(event.text)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all good; 1 nothing done; 3 some inputs failed; 4 a stream is damaged."""
+        if self.damaged:
+            return 4
+        return 0 if not self.failed else 3 if self.outputs else 1

@@ -1,0 +1,96 @@
+"""`aez merge`: collections in, one collection out; nothing is encoded again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+from codec import api
+from codec.collection.reader import Collection, Writer
+from codec.commands.events import Done, Events, Failed, Progress
+from codec.errors import BitstreamError, UsageError
+from codec.files import names
+from codec.files.place import Place, given
+
+
+def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
+    """Join collections into one: their blocks as they are, each verified by its Checksum, in the
+    order given.
+
+    All must have names or none; two images that would be restored as one file are an error, and
+    nothing is written. Raises: UsageError; a damaged input is a failure.
+    """
+    output = given(out)
+    if not (output.is_standard or out.endswith(".aez")):
+        raise UsageError(f"OUT is {out}: it must be an .aez file")
+    output.check_free(force)
+    if len(inputs) < 2:
+        raise UsageError("there is nothing to join: give two collections or more")
+    with ExitStack() as stack:
+        joined: list[tuple[str, Collection]] = []
+        for label in inputs:
+            try:
+                collection = stack.enter_context(api.open(label))
+                deque(collection.each_name() if collection.has_names else (), 0)  # are they intact?
+            except (BitstreamError, OSError) as error:
+                yield Failed.by(label, error)
+                return
+            joined.append((label, collection))
+        _check_names(joined)
+        yield from _write(joined, output, force)
+
+
+def _write(joined: list[tuple[str, Collection]], output: Place, force: bool) -> Events:
+    models = list(dict.fromkeys(m for _, collection in joined for m in collection.embedded))
+    label = str(output)
+    try:
+        with output.replace(force=force, durable=True) as file:
+            writer = Writer(file, models)
+            for label, collection in joined:  # noqa: B007 (it names what fails)
+                for number, block_place in enumerate(collection.places()):
+                    try:
+                        header, block = collection.read_block(block_place)
+                    except BitstreamError as error:
+                        raise BitstreamError(f"block {number}: {error}") from None
+                    writer.write(block, header.image_count)
+                    yield Progress(header.image_count)
+            label = str(output)
+            writer.finish()
+    except (BitstreamError, OSError) as error:
+        yield Failed.by(label, error)
+        return
+    num_images = sum(len(collection) for _, collection in joined)
+    num_bytes = sum(collection.num_bytes for _, collection in joined)
+    yield Done(
+        ", ".join(label for label, _ in joined),
+        str(output),
+        num_images,
+        num_bytes,
+        writer.num_bytes,
+    )
+
+
+def _check_names(joined: list[tuple[str, Collection]]) -> None:
+    """Raise UsageError if some images have names and others none, or two would be one file."""
+    named = {label: collection.has_names for label, collection in joined if len(collection)}
+    if len(set(named.values())) > 1:
+        one, other = (
+            next(label for label, has in named.items() if has is wanted) for wanted in (True, False)
+        )
+        raise UsageError(f"the images of {one} have names, those of {other} have none")
+
+    def restored() -> Iterator[str]:
+        return (names.restored(name) for _, collection in joined for name in collection.each_name())
+
+    def called(number: int) -> str:
+        for label, collection in joined:
+            if number < len(collection):
+                return f"{label}: {collection.name(number)}"
+            number -= len(collection)
+        raise AssertionError
+
+    for later, earlier in names.collisions(restored) if any(named.values()) else ():
+        raise UsageError(
+            f"{called(earlier)} and {called(later)} would both be restored as one file"
+        )

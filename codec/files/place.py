@@ -1,0 +1,355 @@
+"""Where bytes come from and go to: local files, URLs, and the standard streams.
+
+    place("digits.aez").open()                  # a file to read
+    with place("s3://bucket/x.aez").replace() as file:
+        file.write(stream)                      # appears as a whole or not at all
+
+READ ME FIRST
+- Whoever reads or writes asks a `Place` and never which kind of place it is; the methods that do
+  not apply to a kind say so in their docstring.
+- `replace` and `receive` let an output appear under its name when it is whole. `receive` takes a
+  file that is finished, such as a collection that was resumed; `replace` makes that file as well.
+- "-" means a standard stream only where the user wrote it: `given`, not `place`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from codec.errors import UsageError
+from codec.files import urls
+from codec.files.atomic import atomic, refuse_existing, sync, sync_directory
+from codec.files.walk import walk
+
+MAX_NAME_BYTES = 200  # of an output whose unfinished files bear its name: 255 with what is added
+
+
+class Listing(NamedTuple):
+    """What a directory holds: names of the wanted files below it, in code-point order, how many
+    other files there are, and which directories could not be read.
+    """
+
+    found: list[str]
+    num_others: int
+    unread: list[tuple[str, OSError]]
+
+
+class Place(ABC):
+    """A file or a directory, which need not be there; `str` is what the user calls it."""
+
+    path: Path | None = None  # of a local file: other processes can open it, and open it again
+    is_private = False  # no other process can read what is here
+    is_standard = False  # a stream: read once, written once, and no directory
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The last component: `digits.aez`."""
+
+    @abstractmethod
+    def full(self) -> str:
+        """The path as other processes, and other machines with the same disks, can find it."""
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether there is a file or a directory."""
+
+    @abstractmethod
+    def is_directory(self) -> bool:
+        """Whether this is a directory; at a URL, whether there are files below it."""
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """Open for reading, seekable.  Raises OSError."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Size in bytes.  Raises OSError."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """A text that changes when the file does: its size, and its time or tag.  Raises
+        OSError.
+        """
+
+    @abstractmethod
+    def walk(self, wanted: Callable[[str], bool]) -> Listing:
+        """The files of the directory and of all below it whose own name is wanted."""
+
+    @abstractmethod
+    def replace(
+        self, *, force: bool = False, durable: bool = False
+    ) -> AbstractContextManager[BinaryIO]:
+        """Open a file to be written that appears here whole, or not at all if the block raises.
+
+        force: replace a file that exists; durable: wait for the disk.  Raises UsageError, OSError.
+        """
+
+    @abstractmethod
+    def receive(self, file: BinaryIO, path: Path | None, *, force: bool = False) -> None:
+        """Let a finished file appear here, on the disk: `file` is open, and lies at `path`.
+
+        Raises UsageError, OSError.
+        """
+
+    @abstractmethod
+    def spool(self) -> Path | None:
+        """The path beside which an output lies until it is whole; None: it cannot be resumed."""
+
+    def write(self, content: bytes, *, force: bool = False) -> None:
+        """Write one small file.  Raises UsageError, OSError."""
+        with self.replace(force=force) as file:
+            file.write(content)
+
+    def holds(self, content: bytes) -> bool:
+        """Whether a local file is here with this very content."""
+        return False
+
+    @abstractmethod
+    def check_free(self, force: bool) -> None:
+        """Raise UsageError if something is here that an output must not replace: a directory never,
+        a file only by force.
+        """
+
+    def below(self, name: str) -> Place:
+        """The place of a relative name in this directory."""
+        return place(below(str(self), name))
+
+    def with_suffix(self, suffix: str) -> Place:
+        """`digits` -> `digits.npy`: appends, and replaces nothing."""
+        return place(f"{self}{suffix}")
+
+
+@dataclass(frozen=True)
+class Local(Place):
+    """A file or directory of this machine."""
+
+    path: Path = field()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def full(self) -> str:
+        return os.path.abspath(self.path)
+
+    def exists(self) -> bool:
+        return os.path.lexists(self.path)
+
+    def is_directory(self) -> bool:
+        return self.path.is_dir()
+
+    def open(self) -> BinaryIO:
+        return open(self.path, "rb")
+
+    def size(self) -> int:
+        return os.stat(self.path).st_size
+
+    def identity(self) -> str:
+        status = os.stat(self.path)
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def walk(self, wanted: Callable[[str], bool]) -> Listing:
+        unread: list[tuple[str, OSError]] = []
+        found, num_others = walk(
+            str(self.path), wanted, lambda folder, error: unread.append((folder, error))
+        )
+        return Listing(found, num_others, unread)
+
+    def replace(
+        self, *, force: bool = False, durable: bool = False
+    ) -> AbstractContextManager[BinaryIO]:
+        return atomic(self.path, force=force, durable=durable)
+
+    def receive(self, file: BinaryIO, path: Path | None, *, force: bool = False) -> None:
+        assert path is not None
+        sync(file)
+        file.close()
+        self.check_free(force)
+        os.replace(path, self.path)
+        sync_directory(self.path.parent)
+
+    def spool(self) -> Path:
+        name = self.path.name.encode()
+        if len(name) < MAX_NAME_BYTES:
+            return self.path
+        return self.path.with_name(hashlib.sha256(name).hexdigest()[:32])
+
+    def holds(self, content: bytes) -> bool:
+        return self.path.is_file() and self.path.read_bytes() == content
+
+    def check_free(self, force: bool) -> None:
+        refuse_existing(self.path, force)
+
+
+@dataclass(frozen=True)
+class Url(Place):
+    """A file or directory that fsspec knows."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        return urls.base_name(self.url)
+
+    @property
+    def is_private(self) -> bool:  # type: ignore[override]
+        return urls.is_private(self.url)
+
+    def full(self) -> str:
+        return self.url
+
+    def exists(self) -> bool:
+        return urls.exists(self.url)
+
+    def is_directory(self) -> bool:
+        return urls.is_directory(self.url)
+
+    def open(self) -> BinaryIO:
+        return urls.open_file(self.url)
+
+    def size(self) -> int:
+        return urls.size(self.url)
+
+    def identity(self) -> str:
+        return urls.identity(self.url)
+
+    def walk(self, wanted: Callable[[str], bool]) -> Listing:
+        everything = urls.find(self.url)
+        found = sorted(name for name in everything if wanted(name.rpartition("/")[2]))
+        return Listing(found, len(everything) - len(found), [])
+
+    @contextlib.contextmanager
+    def replace(self, *, force: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+        self.check_free(force)
+        with tempfile.TemporaryDirectory(prefix="aez-") as folder:
+            spool = Path(folder, "spool")
+            with open(spool, "x+b") as file:
+                yield file
+            self.check_free(force)
+            urls.put(spool, self.url)
+
+    def receive(self, file: BinaryIO, path: Path | None, *, force: bool = False) -> None:
+        assert path is not None
+        file.close()
+        self.check_free(force)
+        urls.put(path, self.url)
+        path.unlink()
+
+    def spool(self) -> Path:
+        """In the cache directory of this user."""
+        from platformdirs import user_cache_path  # only uploads need it
+
+        return user_cache_path("aez", False) / hashlib.sha256(self.url.encode()).hexdigest()[:32]
+
+    def write(self, content: bytes, *, force: bool = False) -> None:
+        """In one request, which every store does as a whole; force is not looked at again."""
+        urls.write(self.url, content)
+
+    def check_free(self, force: bool) -> None:
+        if self.is_directory():
+            raise UsageError(f"output {self.url} is a directory")
+        if not force and self.exists():
+            raise UsageError(f"output {self.url} exists (-f overwrites it)")
+
+
+@dataclass(frozen=True)
+class Standard(Place):
+    """Standard input when it is read, standard output when it is written, all or nothing."""
+
+    is_private = True
+    is_standard = True
+    name = "stdin"
+
+    def __str__(self) -> str:
+        return "-"
+
+    def full(self) -> str:
+        return ""
+
+    def exists(self) -> bool:
+        return False
+
+    def is_directory(self) -> bool:
+        return False
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        yield io.BytesIO(sys.stdin.buffer.read())
+
+    def size(self) -> int:
+        raise io.UnsupportedOperation("stdin has no size until it is read")
+
+    def identity(self) -> str:
+        raise io.UnsupportedOperation("stdin will not come again")
+
+    def walk(self, wanted: Callable[[str], bool]) -> Listing:
+        return Listing([], 0, [])
+
+    @contextlib.contextmanager
+    def replace(self, *, force: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+        with tempfile.TemporaryFile() as spool:
+            yield cast(BinaryIO, spool)
+            self.receive(cast(BinaryIO, spool), None)
+
+    def receive(self, file: BinaryIO, path: Path | None, *, force: bool = False) -> None:
+        file.seek(0)
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+    def spool(self) -> None:
+        return None
+
+    def check_free(self, force: bool) -> None:
+        """Nothing is ever here."""
+
+    def below(self, name: str) -> Place:
+        return self
+
+    def with_suffix(self, suffix: str) -> Place:
+        return self
+
+
+STANDARD = Standard()
+
+
+def place(name: str | Path) -> Place:
+    """The place that a path or a URL names."""
+    return Url(str(name)) if urls.is_url(name) else Local(Path(name))
+
+
+def given(name: str) -> Place:
+    """The place that a user names, "-" for a standard stream."""
+    return STANDARD if name == "-" else place(name)
+
+
+def below(root: str, name: str) -> str:
+    """`d`, `0/1.png` -> `d/0/1.png`, of paths and URLs."""
+    return name if root in ("", ".") else f"{root}{'' if root.endswith('/') else '/'}{name}"
+
+
+def read_many(places: Sequence[Place]) -> list[bytes | Exception | None]:
+    """The files of one kind of place, those at URLs all at once: bytes, or why there are none.
+
+    None: a local file, to be opened by itself.
+    """
+    remote = [str(one) for one in places if one.path is None]
+    return list(urls.read_many(remote)) if remote else [None] * len(places)
