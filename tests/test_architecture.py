@@ -55,8 +55,8 @@ OPTIONAL = {
     "fsspec": "codec.files.urls",
     "distributed": "codec.commands.cluster",
     "dask": None,
-    "imagecodecs": "codec.measure.bench",
-    "bjontegaard": "codec.measure.bench",
+    "imagecodecs": "codec.measure.codecs",
+    "bjontegaard": "codec.measure.points",
     "rich": "codec.cli",
 }
 MODULES = {
