@@ -29,6 +29,7 @@ from codec import api
 from codec.errors import AezError, BitstreamError, ImageError, UsageError
 from codec.files import images, urls
 from codec.files.atomic import Output, refuse_existing
+from codec.files.walk import walk
 from codec.format import names
 
 
@@ -218,34 +219,6 @@ def _relative(path: Path, base: str) -> str:
     return Path(os.path.relpath(os.path.abspath(path), base)).as_posix()
 
 
-def _walk(top: str, wanted: Callable[[str], bool], report: Report) -> tuple[list[str], int]:
-    """Names of the wanted files of a tree, sorted, and the number of others. Links: to files yes,
-    to directories no.
-
-    Each name is in memory once, with its folder before it and nothing else.
-    """
-    found: list[str] = []
-    num_others, folders = 0, [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(below(top, folder) or top) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(f"{folder}{entry.name}/")
-                    elif entry.is_dir():
-                        continue
-                    # A pipe named x.png would block for ever; a dangling link: reading it says so.
-                    elif wanted(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
-                        found.append(folder + entry.name)
-                    else:
-                        num_others += 1
-        except OSError as error:
-            report.fail(below(top, folder).rstrip("/"), error)
-    found.sort()
-    return found, num_others
-
-
 def _told(top: str, found: list[str], num_others: int, report: Report) -> list[str]:
     """Say what a directory lacks or has too much."""
     if not found:
@@ -258,7 +231,7 @@ def _told(top: str, found: list[str], num_others: int, report: Report) -> list[s
 
 
 def _images_in(path: Path, report: Report) -> list[str]:
-    return _told(str(path), *_walk(str(path), images.is_image_file, report), report)
+    return _told(str(path), *walk(str(path), images.is_image_file, report.fail), report)
 
 
 def plan_compress(
@@ -481,7 +454,7 @@ def find_streams(inputs: Sequence[str], report: Report) -> list[Source]:
     sources: list[Source] = []
     for path in paths:
         if path.is_dir():
-            found, _ = _walk(str(path), lambda name: name.endswith(".aez"), report)
+            found, _ = walk(str(path), lambda name: name.endswith(".aez"), report.fail)
             if not found:
                 report.fail(str(path), UsageError("no .aez files in this directory"))
             prefix = _relative(path, base)
