@@ -21,7 +21,8 @@ PACKAGE = Path(codec.__file__).parent
 # package.
 FLOORS = {
     "errors": 0,
-    "metrics": 0,
+    "arrays": 0,
+    "metrics": 1,
     "kernels": 1,
     "files": 1,
     "parallel": 2,
@@ -41,6 +42,7 @@ FLOORS = {
 }
 TOP_FILES = {
     "errors",
+    "arrays",
     "metrics",
     "parallel",
     "api",
