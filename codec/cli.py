@@ -676,18 +676,20 @@ def train(
         if error.name != "torch":
             raise
         raise UsageError('aez train needs torch: pip install "aez[train]"') from None
-    train_command(
-        data,
-        out,
-        lossless=lossless,
-        hidden=hidden,
-        most_palettes=most_palettes,
-        start=start,
-        minutes=minutes,
-        seed=seed,
-        resume=resume,
-        quiet=quiet,
-    )
+    with _bar(not quiet and sys.stderr.isatty()) as progress:
+        train_command(
+            data,
+            out,
+            lossless=lossless,
+            hidden=hidden,
+            most_palettes=most_palettes,
+            start=start,
+            minutes=minutes,
+            seed=seed,
+            resume=resume,
+            quiet=quiet,
+            progress=progress,
+        )
 
 
 def _parse_numbers(text: str | None, low: int, high: int, option: str) -> tuple[int, ...] | None:
@@ -807,7 +809,11 @@ def _bar(live: bool) -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # Lines on stdout go above the bar, unless stdout is a file.
+    console, to_terminal = Console(stderr=True), sys.stdout.isatty()
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=to_terminal
+    ) as progress:
         task = progress.add_task("", total=None)
         yield lambda what, done, total: progress.update(
             task, description=what, completed=done, total=total

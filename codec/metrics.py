@@ -1,4 +1,4 @@
-"""Rate and distortion, and the sample on which they are measured.
+"""Rate and distortion.
 
 Bytes are those of whole files, header included. PSNR is that of the mean squared error; where there
 is no error it is None.
@@ -9,21 +9,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-U8 = npt.NDArray[np.uint8]
-
-I64 = npt.NDArray[np.int64]
+from codec.arrays import F64, I64, U8
 
 # pixels along a side: 28x28 is too small for MS-SSIM, or for a Gaussian window of 11
 SSIM_WINDOW = 7
-
-
-def spread(total: int, most: int) -> I64:
-    """Which of `total` images make a sample of at most `most`: evenly spread, first and last
-    included; int64, in order.
-    """
-    return np.linspace(0, total - 1, min(total, most)).astype(np.int64)
 
 
 def squared_error(x: U8, x_hat: U8) -> int:
@@ -44,7 +34,7 @@ def bpp(num_bytes: int, num_pixels: int) -> float:
     return 8 * num_bytes / num_pixels
 
 
-def ssim(x: U8, x_hat: U8) -> npt.NDArray[np.float64]:
+def ssim(x: U8, x_hat: U8) -> F64:
     """Structural similarity of each image, -1 .. 1: float64 (N,), the mean over all 7x7 windows
     inside the image.
 
@@ -63,7 +53,7 @@ def ssim(x: U8, x_hat: U8) -> npt.NDArray[np.float64]:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     similarity /= (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
-    means: npt.NDArray[np.float64] = similarity.mean(axis=(1, 2))
+    means: F64 = similarity.mean(axis=(1, 2))
     return means
 
 

@@ -24,10 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from codec import __version__, api, metrics, parallel
+from codec.arrays import U8, spread
 from codec.errors import ModelNotFound, UsageError
 from codec.format.bitstream import LOSSLESS_QUALITY
 from codec.measure import codecs
@@ -39,7 +37,6 @@ from codec.measure.timing import best_of, efficiency, machine, measured_by
 from codec.model import registry
 from codec.model.ladder_search import DEFAULT_EFFORT
 
-U8 = npt.NDArray[np.uint8]
 Row = dict[str, Any]
 Others = Callable[[U8, list[str]], Iterable[Codec]]
 Step = Callable[[str, int, int], None]
@@ -164,7 +161,7 @@ def choose_model(model: str, pixels: U8, *, lossless: bool) -> str:
     if model != "auto":
         registry.by_name(model, lossless)
         return model
-    sample = pixels[metrics.spread(len(pixels), SAMPLE)]
+    sample = pixels[spread(len(pixels), SAMPLE)]
     counts = api.compress_images(sample, lossless=lossless, effort=1, guard=False)[1].models
     return max((name for name in counts if name != "stored"), key=counts.__getitem__, default=model)
 

@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import zstandard
 from PIL import Image, features
 
 from codec import api
+from codec.arrays import U8
 from codec.format.bitstream import LOSSLESS_QUALITY
-
-U8 = npt.NDArray[np.uint8]
 
 WEBP_QUALITIES = (0, 20, 50, 75, 90)
 JPEG_QUALITIES = (5, 25, 50, 75, 90)

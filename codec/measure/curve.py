@@ -14,11 +14,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
 from codec import api, metrics
+from codec.arrays import U8
 from codec.collection.reader import pack_block
 from codec.files.images import read_array
 from codec.format.bitstream import (
@@ -33,7 +32,6 @@ from codec.measure.timing import machine
 from codec.model import registry
 from codec.model.bundle import BaseModel
 
-U8 = npt.NDArray[np.uint8]
 Row = dict[str, Any]
 
 TARGET_BYTES = (8, 16, 24, 40, 64)

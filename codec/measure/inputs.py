@@ -6,15 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from codec import metrics
+from codec.arrays import U8, spread
 from codec.commands import inputs as commands
 from codec.commands.inputs import Report, Task
 from codec.errors import AezError, UsageError
 from codec.files import images
-
-U8 = npt.NDArray[np.uint8]
 
 READ_IMAGES = 4096  # of an array, at once
 
@@ -36,7 +33,7 @@ def read(inputs: Sequence[str], max_images: int, report: Report) -> Images:
     tasks = commands.plan_compress(inputs, None, False, report)
     sizes = [_num_images(task, report) for task in tasks]
     total = sum(sizes)
-    sample = metrics.spread(total, max_images)
+    sample = spread(total, max_images)
     pixels: list[U8] = []
     names: list[str] = []
     first = 0

@@ -12,15 +12,14 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from codec import metrics
+from codec.arrays import U8, spread
 from codec.files.images import pack_png
 from codec.format.bitstream import LOSSLESS_QUALITY
 from codec.measure.plot import Series, colour, label, plot
 from codec.model.ladder_search import DEFAULT_EFFORT
 
-U8 = npt.NDArray[np.uint8]
 Row = dict[str, Any]
 
 SHEET_IMAGES = 32
@@ -179,7 +178,7 @@ def contact_sheet(pixels: U8, names: Sequence[str], decoded: Mapping[int, Outcom
     lossy = sorted(quality for quality in decoded if quality < LOSSLESS_QUALITY)
     if not lossy:
         return "<p>No lossy model: every image decodes to itself.</p>"
-    shown = {q: decoded[q] for q in (lossy[i] for i in metrics.spread(len(lossy), SHEET_QUALITIES))}
+    shown = {q: decoded[q] for q in (lossy[i] for i in spread(len(lossy), SHEET_QUALITIES))}
     order = worst_first(pixels, [one.pixels for one in shown.values()])[:SHEET_IMAGES]
     head = "".join(f'<th colspan="3">quality {quality}' for quality in shown)
     rows = []

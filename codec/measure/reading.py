@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import typer
 
 from codec import api, parallel
+from codec.arrays import U8
 from codec.commands import compress, decompress
 from codec.commands.inputs import Report
 from codec.errors import AezError
@@ -26,8 +26,6 @@ from codec.format.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY
 from codec.measure import tool
 from codec.measure.timing import best_of, machine, median_ms, seconds
 from codec.model import registry
-
-U8 = npt.NDArray[np.uint8]
 
 RANDOM_READS = 300
 

@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import typer
 
 from codec import __version__, api, kernels, parallel
+from codec.arrays import U8
 from codec.files.images import read_array
 from codec.format.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY
 from codec.measure import codecs, tool, waits
@@ -42,7 +42,6 @@ from codec.measure.waits import QUALITIES, Row, Size, core_counts, engines, per_
 from codec.model import registry
 from codec.model.ladder_search import DEFAULT_EFFORT
 
-U8 = npt.NDArray[np.uint8]
 Say = Callable[[Row], None]
 
 DATA = ("mnist", "fashion")  # folders of the images, and names of their models

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from codec import kernels
+from codec.arrays import F32
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -77,7 +77,7 @@ def products_per_s(
     num_products = cores if side_by_side else 1
     outs = [np.empty((m, n), np.float32) for _ in range(num_products)]
 
-    def multiply(out: npt.NDArray[np.float32]) -> None:
+    def multiply(out: F32) -> None:
         for _ in range(PRODUCTS):
             np.matmul(a, b, out=out)
 

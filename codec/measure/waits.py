@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from codec import api, kernels, parallel
+from codec.arrays import U8
 from codec.errors import AezError
 from codec.files.images import pack_idx, pack_png
 from codec.measure.reading import random_access_ms, write_pngs
 from codec.measure.timing import median_ms, seconds
 
-U8 = npt.NDArray[np.uint8]
 Row = dict[str, Any]
 
 QUALITIES = (25, 75)

@@ -9,15 +9,16 @@ import json
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 import torch
 from torch import Tensor, nn
 
-Tensors = dict[str, npt.NDArray[np.integer]]
+from codec.arrays import F64, Integers
+
+Tensors = dict[str, Integers]
 
 
-def integers(x: Tensor, dtype: type[np.integer[Any]]) -> npt.NDArray[np.integer]:
+def integers(x: Tensor, dtype: type[np.integer[Any]]) -> Integers:
     """Round-valued tensor -> integers.  Raises ValueError if one does not fit."""
     values = x.double().numpy()
     if not (np.abs(values) <= np.iinfo(dtype).max).all():
@@ -25,7 +26,7 @@ def integers(x: Tensor, dtype: type[np.integer[Any]]) -> npt.NDArray[np.integer]
     return values.astype(dtype)
 
 
-def set_to(parameter: nn.Parameter, values: npt.NDArray[np.float64] | Tensor) -> None:
+def set_to(parameter: nn.Parameter, values: F64 | Tensor) -> None:
     """Set a parameter.  Raises RuntimeError if the shape is another one."""
     tensor = torch.as_tensor(values)
     if tensor.shape != parameter.shape:

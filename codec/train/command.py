@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
+from codec.arrays import spread
 from codec.errors import AezError, BadModel, ModelNotFound, UsageError
 from codec.files.atomic import atomic
 from codec.measure.curve import curve
 from codec.measure.points import bytes_at
-from codec.metrics import spread
 from codec.model import registry
 from codec.model.bundle import BaseModel
 from codec.model.ladder import log2_lmbda
@@ -246,7 +246,7 @@ def tell_figures(lossless: bool, tell: Tell, seconds: float, figures: dict[str, 
 def tell_result(
     rows: list[dict[str, Any]], webp: list[tuple[int, float, float | None]], tell: Tell
 ) -> None:
-    """The curve of the model that was written, and the bytes it takes at the PSNR of each `webp`."""
+    """The curve of the model that was written, and its bytes at the PSNRs of WebP."""
     tell("the model as it was written, on the held-out images:")
     for row in rows:
         error = "every pixel" if row["psnr_db"] is None else f"{row['psnr_db']:.2f} dB"

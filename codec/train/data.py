@@ -17,8 +17,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from codec.arrays import U8
 from codec.errors import ImageError
 from codec.files.images import is_array_file, is_image_file, read_array, read_image
 from codec.files.walk import walk
@@ -26,8 +26,6 @@ from codec.files.walk import walk
 MAX_HELD_OUT = 5000
 MIN_IMAGES = 100
 MAX_NAMED = 5  # files in a message
-
-U8 = npt.NDArray[np.uint8]
 
 
 def load(sources: list[Path]) -> U8:

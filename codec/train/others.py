@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from PIL import features
 
+from codec.arrays import U8, spread
 from codec.measure import codecs
-from codec.metrics import psnr_db, spread, squared_error
-
-U8 = npt.NDArray[np.uint8]
+from codec.metrics import psnr_db, squared_error
 
 SAMPLE = 500  # images
 WEBP_QUALITIES = (0, 20, 50, 80)

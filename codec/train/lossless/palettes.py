@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from codec.arrays import F32, F64, I16, I32, I64, U8, Bools
 from codec.coding import rans
 from codec.model.pixels import (
     LOGIT_UNIT,
@@ -25,9 +26,6 @@ from codec.model.pixels import (
     choose_palettes,
     value_counts,
 )
-
-U8 = npt.NDArray[np.uint8]
-F32 = npt.NDArray[np.float32]
 
 WHITE = 253
 IMPOSSIBLE = -16.0  # logit of a value that a palette does not hold
@@ -45,10 +43,10 @@ class Palettes:
     """
 
     logits: F32
-    costs: npt.NDArray[np.int16]
-    freq: npt.NDArray[np.int32]
+    costs: I16
+    freq: I32
 
-    def choose(self, pixels: U8) -> npt.NDArray[np.int64]:
+    def choose(self, pixels: U8) -> I64:
         """uint8 (N, 28, 28) -> palette of each image (N,)."""
         return choose_palettes(pixels, self.costs, self.freq)
 
@@ -83,7 +81,7 @@ def learn(pixels: U8, most: int = MAX_PALETTES) -> Palettes:
     return _clusters(counts, clusters)
 
 
-def _stretched() -> npt.NDArray[np.bool_]:
+def _stretched() -> Bools:
     """Whether a palette holds a value, bool (255, 256): row M - 1 has floor(j * 255 / M) for j in
     0 .. M, so the last row has all.
     """
@@ -121,9 +119,7 @@ def _clusters(counts: F32, clusters: int) -> Palettes:
     return _palettes(logits, costs, size[used])
 
 
-def _palettes(
-    logits: npt.ArrayLike, costs: npt.NDArray[np.float64], size: npt.NDArray[np.number]
-) -> Palettes:
+def _palettes(logits: npt.ArrayLike, costs: F64, size: npt.NDArray[np.number]) -> Palettes:
     freq = np.maximum(1, np.floor(size / size.sum() * (rans.TOTAL - len(size)))).astype(np.int32)
     freq[freq.argmax()] += rans.TOTAL - freq.sum()
     return Palettes(

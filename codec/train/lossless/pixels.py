@@ -271,7 +271,7 @@ class PixelNet(nn.Module):
     def forward(
         self, pixels: Tensor, palette: Tensor, *, flag_sample: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """uint8 (I, 28, 28), palettes int64 (I,) -> bits of all flags and of all values of the batch.
+        """uint8 (I, 28, 28), palettes int64 (I,) -> bits of all flags, bits of all values.
 
         flag_sample: the share of the flags that is computed, and scaled up.
         """

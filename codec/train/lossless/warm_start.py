@@ -8,9 +8,9 @@ bundle's.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from codec.arrays import F64
 from codec.errors import BadModel
 from codec.model.bundle import unpack_bundle
 from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, Integers
@@ -19,8 +19,6 @@ from codec.train.bundle import set_to
 from codec.train.layers import Layer
 from codec.train.lossless.palettes import Palettes
 from codec.train.lossless.pixels import PixelConfig, PixelNet
-
-F64 = npt.NDArray[np.float64]
 
 SAME_COSTS = 2  # the costs of one palette may differ by this: clusters are found in floating point
 

@@ -10,10 +10,10 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from codec.arrays import F64, I32, U8
 from codec.coding import rans
 from codec.format.bitstream import MODEL_HASH_BYTES
 from codec.model.ladder import (
@@ -34,8 +34,6 @@ from codec.train.bundle import Tensors, integers, pack_bundle
 from codec.train.layers import Layer, basis
 from codec.train.lossy.network import Ladder, Residual
 
-F64 = npt.NDArray[np.float64]
-
 # of log sigma, from one row of a CDF table to the next
 SIGMA_STEP = math.log(MAX_SIGMA / MIN_SIGMA) / (NUM_SIGMAS - 1)
 PRIOR_COUNT = 200.0  # calibration: the normal density counts as this many observed symbols
@@ -49,7 +47,7 @@ def sigmas() -> F64:
     return MIN_SIGMA * np.exp(SIGMA_STEP * np.arange(NUM_SIGMAS))
 
 
-def export(net: Ladder, card: dict[str, Any], pixels: npt.NDArray[np.uint8]) -> tuple[bytes, bytes]:
+def export(net: Ladder, card: dict[str, Any], pixels: U8) -> tuple[bytes, bytes]:
     """-> bytes of the model file and of its encoder's.
 
     pixels: uint8 (N, 28, 28), training images on which the CDF tables are calibrated.
@@ -239,7 +237,7 @@ def _rows_by_channel(layer: Layer) -> Layer:
     return twin
 
 
-def pmf_to_cdf(pmf: F64) -> npt.NDArray[np.int32]:
+def pmf_to_cdf(pmf: F64) -> I32:
     """Probabilities (symbols,), the first the largest -> cumulative frequencies (symbols + 1,),
     each at least 1.
     """
@@ -265,11 +263,11 @@ def normal_pmf(sigma: float) -> F64:
     return np.array([max(below(v + 0.5) - below(v - 0.5), 1e-12) for v in values])
 
 
-def _pad(cdf: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+def _pad(cdf: I32) -> I32:
     return np.pad(cdf, (0, MAX_SYMBOLS + 1 - len(cdf)), mode="edge")
 
 
-def normal_cdf() -> npt.NDArray[np.int32]:
+def normal_cdf() -> I32:
     """A table (NUM_SIGMAS, MAX_SYMBOLS + 1) of normal densities; row 0 is certain."""
     certain = np.array([0, rans.TOTAL], np.int32)
     return np.stack(
@@ -280,7 +278,7 @@ def normal_cdf() -> npt.NDArray[np.int32]:
     )
 
 
-def calibrated_cdf(model: Model, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+def calibrated_cdf(model: Model, pixels: U8) -> I32:
     """Tables (levels, NUM_SIGMAS, MAX_SYMBOLS + 1) of how often each symbol really occurs in each
     row, over all qualities.
     """

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec.arrays import PIXELS
 from codec.metrics import psnr_db
 from codec.model.bundle import BaseModel
 from codec.model.ladder import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA, log2_lmbda
@@ -37,12 +38,11 @@ ANNEALED, DENSE_ANNEALED = 0.12, 0.2
 RATE_EXPONENT = -0.45
 VALIDATION_IMAGES = 400
 VALIDATION_QUALITIES = (10, 30, 50, 75, 99)
-PIXELS = 28 * 28
 
 
 def price(fraction: float, annealed: float) -> float:
-    """What a bit costs at `fraction` of the schedule: 1 while the dense level is alone, then little,
-    and 1 again from `annealed` on.
+    """What a bit costs at `fraction` of the schedule: 1 while the dense level is alone, then
+    little, and 1 again from `annealed` on.
     """
     rise = (fraction - DENSE_ONLY_UNTIL) / (annealed - DENSE_ONLY_UNTIL)
     return FIRST_PRICE ** max(0.0, 1 - rise) if rise >= 0 else 1.0
@@ -133,8 +133,9 @@ class LadderTrainer(Trainer):
 
 
 def cost_of(points: list[tuple[int, float, float | None]]) -> float:
-    """The mean loss of points (quality, bytes, PSNR in dB), with bits at their full price; a PSNR of
-    None: no error.
+    """The mean loss of points (quality, bytes, PSNR in dB), with bits at their full price.
+
+    A PSNR of None means no error.
     """
     total = 0.0
     for quality, num_bytes, psnr in points:

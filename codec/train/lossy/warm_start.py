@@ -18,10 +18,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from codec.arrays import F64
 from codec.errors import BadModel
 from codec.model.bundle import BaseModel, unpack_bundle
 from codec.model.ladder import (
@@ -39,8 +39,6 @@ from codec.train.bundle import set_to
 from codec.train.layers import Layer, basis
 from codec.train.lossy.export import SIGMA_STEP
 from codec.train.lossy.network import Config, Ladder, Residual
-
-F64 = npt.NDArray[np.float64]
 
 # (ROWS, B)
 BASIS: F64 = basis(
