@@ -276,6 +276,11 @@ def test_half_the_bytes_at_every_psnr_are_minus_fifty_percent():
     )
 
 
+def test_twice_the_bytes_at_every_psnr_are_plus_a_hundred_percent():
+    assert points.bd_rate_percent(CURVE, [(2 * b, db) for b, db in CURVE])[0] == pytest.approx(100)
+    assert points.bd_rate_percent(CURVE, CURVE)[0] == 0
+
+
 def test_curves_need_not_have_as_many_points():
     value, where = points.bd_rate_percent(CURVE, [(b / 2, db) for b, db in CURVE[1:]])
     assert value == pytest.approx(-50, abs=1)

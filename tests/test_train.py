@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -927,63 +926,3 @@ def test_others_are_measured_as_single_files() -> None:
     assert list(sizes) == sorted(sizes)
     assert list(psnrs) == sorted(psnrs)
     assert 15 < psnrs[0] < 40
-
-
-# ---- examples/own_data.py
-
-
-def test_own_data_measures_one_model_against_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save(tmp_path / "x.npy", golden_tool.sources()[0][:21])  # digits
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "own_data",
-            str(tmp_path / "x.npy"),
-            "--model",
-            "mnist",
-            "--lossless",
-            "mnist-lossless",
-            "--against",
-            "fashion",
-            "--last",
-            "20",
-        ],
-    )
-    ruler = own_data()
-    monkeypatch.setattr(ruler, "QUALITIES", (5, 35, 65, 95))
-    ruler.main()
-    result = json.loads(capsys.readouterr().out)
-    assert result["data"] == "x.npy"
-    assert result["lossy"]["images"] == result["lossless"]["images"] == 20
-    assert [result["lossy"][who]["model"] for who in ("model", "against")] == ["mnist", "fashion"]
-    assert -90 < result["lossy"]["bd_rate_percent"] < -10
-    ours, theirs = (result["lossless"][who]["curve"][0]["bytes"] for who in ("model", "against"))
-    assert result["lossless"]["bytes_percent"] == pytest.approx(100 * (ours / theirs - 1), abs=0.01)
-
-
-def test_own_data_tells_bytes_at_equal_psnr() -> None:
-    """Half the bytes everywhere: -50 percent, also where one curve has another number of points,
-    and one that is worse.
-    """
-    rows = [{"bytes": 10.0 * 2**i, "psnr_db": 20.0 + 3 * i} for i in range(5)]
-    half = [{**row, "bytes": row["bytes"] / 2} for row in rows]
-    rate = own_data().bd_rate_percent
-    assert rate(rows, rows) == 0
-    assert rate(half, rows) == pytest.approx(-50)
-    assert rate(rows, half) == pytest.approx(100)
-    assert rate([*half[:4], {"bytes": 41.0, "psnr_db": 28.0}], rows) == pytest.approx(-50)
-    assert rate([{**row, "psnr_db": row["psnr_db"] + 12} for row in rows], rows) is None
-
-
-def own_data() -> Any:
-    spec = importlib.util.spec_from_file_location(
-        "own_data", Path(codec.__file__).parents[1] / "examples" / "own_data.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
