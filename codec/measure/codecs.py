@@ -21,7 +21,7 @@ import zstandard
 from PIL import Image, features
 
 from codec import api
-from codec.arrays import U8
+from codec.arrays import PIXELS, SIDE, U8
 from codec.format.bitstream import LOSSLESS_QUALITY
 
 WEBP_QUALITIES = (0, 20, 50, 75, 90)
@@ -100,16 +100,17 @@ def sheet(pixels: U8) -> U8:
     """
     columns = math.isqrt(len(pixels) - 1) + 1
     rows = -(-len(pixels) // columns)
-    places = np.zeros((rows * columns, 28, 28), np.uint8)
+    places = np.zeros((rows * columns, SIDE, SIDE), np.uint8)
     places[: len(pixels)] = pixels
-    grid = places.reshape(rows, columns, 28, 28).swapaxes(1, 2)
-    return np.ascontiguousarray(grid.reshape(28 * rows, 28 * columns))
+    grid = places.reshape(rows, columns, SIDE, SIDE).swapaxes(1, 2)
+    return np.ascontiguousarray(grid.reshape(rows * SIDE, columns * SIDE))
 
 
 def cut(picture: U8, num_images: int) -> U8:
     """Inverse of `sheet`."""
-    rows, columns = picture.shape[0] // 28, picture.shape[1] // 28
-    return picture.reshape(rows, 28, columns, 28).swapaxes(1, 2).reshape(-1, 28, 28)[:num_images]
+    rows, columns = picture.shape[0] // SIDE, picture.shape[1] // SIDE
+    places = picture.reshape(rows, SIDE, columns, SIDE).swapaxes(1, 2)
+    return places.reshape(-1, SIDE, SIDE)[:num_images]
 
 
 def _of_pictures(
@@ -119,7 +120,7 @@ def _of_pictures(
 
     Its payload is the file without the bytes that a black image takes at this setting.
     """
-    blank = len(encode(np.zeros((28, 28), np.uint8)))
+    blank = len(encode(np.zeros((SIDE, SIDE), np.uint8)))
     return Codec(
         name,
         setting,
@@ -218,7 +219,7 @@ def with_dictionary(pixels: U8) -> Codec:
     dictionaries = [_dictionary(pixels[1::2]), _dictionary(pixels[::2])]
     writers = [zstandard.ZstdCompressor(level=19, dict_data=d) for d in dictionaries]
     readers = [zstandard.ZstdDecompressor(dict_data=d) for d in dictionaries]
-    blanks = [len(writer.compress(bytes(784))) for writer in writers]
+    blanks = [len(writer.compress(bytes(PIXELS))) for writer in writers]
     whole = zstandard.ZstdCompressor(level=19)
 
     def encode(images: U8) -> list[bytes]:
@@ -250,4 +251,4 @@ def _dictionary(pixels: U8) -> zstandard.ZstdCompressionDict:
 
 def _images_of(pixels: bytes) -> U8:
     """Bytes of pixels in order -> uint8 (N, 28, 28)."""
-    return np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
+    return np.frombuffer(pixels, np.uint8).reshape(-1, SIDE, SIDE)

@@ -221,8 +221,8 @@ def tell_others(compared: others.Others, lossless: bool, tell: Tell) -> None:
     tell(f"  PNG {compared.png:.1f}{webp}")
     if compared.webp and not lossless:
         points = (
-            f"q{quality} {num_bytes:.1f} B {_decibels(psnr)}"
-            for quality, num_bytes, psnr in compared.webp
+            f"q{quality} {num_bytes:.1f} B {_decibels(psnr_db)}"
+            for quality, num_bytes, psnr_db in compared.webp
         )
         tell("  WebP " + ", ".join(points))
 
@@ -239,7 +239,9 @@ def tell_figures(lossless: bool, tell: Tell, seconds: float, figures: dict[str, 
     if lossless:
         cells = [f"{figures['estimated_bytes']:.1f} B"]
     else:
-        cells = [f"{num_bytes:.1f} B {_decibels(psnr)}" for num_bytes, psnr, _ in figures["curve"]]
+        cells = [
+            f"{num_bytes:.1f} B {_decibels(psnr_db)}" for num_bytes, psnr_db, _ in figures["curve"]
+        ]
     tell(f"{seconds / 60:7.1f}" + "".join(f"{cell:>16}" for cell in cells))
 
 
@@ -251,11 +253,11 @@ def tell_result(
     for row in rows:
         error = "every pixel" if row["psnr_db"] is None else f"{row['psnr_db']:.2f} dB"
         tell(f"quality {row['quality']:2d}: {row['bytes']:6.2f} bytes an image, {error}")
-    for quality, num_bytes, psnr in webp:
-        ours = None if psnr is None else bytes_at(rows, psnr)
+    for quality, num_bytes, psnr_db in webp:
+        ours = None if psnr_db is None else bytes_at(rows, psnr_db)
         if ours is not None:
             tell(
-                f"the {psnr:.1f} dB of WebP at quality {quality}, {num_bytes:.0f} bytes, take "
+                f"the {psnr_db:.1f} dB of WebP at quality {quality}, {num_bytes:.0f} bytes, take "
                 f"{ours:.1f} bytes"
             )
 

@@ -15,8 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from codec.arrays import F64, U8
-from codec.arrays import SIDE as SIZE
+from codec.arrays import F64, SIDE, U8
 from codec.train.drawings.outlines import edges, glyphs, shapes, strokes
 from codec.train.drawings.surfaces import Rng, blobs, fields, gradients, noise, textures
 
@@ -103,7 +102,7 @@ def draw(count: int, seed: int) -> U8:
     shapes 13 %, textures 10 %, blobs 8 %, fields (1/f noise) 6 %, gradients 5 %, edges 3 %,
     noise 2 %. A third of each is inverted.
     """
-    pixels = np.empty((count, SIZE, SIZE), np.uint8)
+    pixels = np.empty((count, SIDE, SIDE), np.uint8)
     for i, kind in enumerate(kinds(count, seed)):
         rng = np.random.default_rng((seed, 1, i))
         pixels[i] = finish(KINDS[kind][1](rng), rng)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from codec.arrays import SIDE as SIZE
-from codec.arrays import U8
+from codec.arrays import SIDE, U8
 from codec.train.drawings.draw import draw
 from codec.train.drawings.surfaces import Rng
 
@@ -21,10 +20,10 @@ def changed(pixels: U8, rng: Rng) -> U8:
         pixels = pixels.T if rng.random() < 0.5 else pixels
     match rng.integers(4):
         case 0:
-            part = int(rng.integers(10, SIZE))
-            y, x = rng.integers(0, SIZE - part + 1, 2).tolist()
+            part = int(rng.integers(10, SIDE))
+            y, x = rng.integers(0, SIDE - part + 1, 2).tolist()
             cut = Image.fromarray(np.ascontiguousarray(pixels[y : y + part, x : x + part]))
-            pixels = np.asarray(cut.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+            pixels = np.asarray(cut.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         case 1:
             pixels = np.roll(pixels, rng.integers(-8, 9, 2), (0, 1))
     return 255 - pixels if rng.random() < 0.4 else pixels

@@ -14,8 +14,7 @@ import numpy as np
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from codec.arrays import F64
-from codec.arrays import SIDE as SIZE
+from codec.arrays import F64, SIDE
 from codec.train.drawings.surfaces import Rng, X, Y, noise_field
 
 FINE = 4  # outlines are drawn this many times larger, then averaged
@@ -85,7 +84,7 @@ def glyphs(rng: Rng) -> F64:
     """
     path, text = _text(rng)
     if rng.random() < 0.25:  # small and sharp, some without grey
-        image = Image.new("L", (SIZE, SIZE))
+        image = Image.new("L", (SIDE, SIDE))
         pen = ImageDraw.Draw(image)
         pen.fontmode = "1" if rng.random() < 0.3 else "L"
         place = (14 + rng.normal() * 3, 14 + rng.normal() * 3)
@@ -109,7 +108,7 @@ def glyphs(rng: Rng) -> F64:
     place = ((left + right) / 2 - a * x - b * y, (top + bottom) / 2 - d * x - e * y)
     matrix = (a, b, place[0], d, e, place[1])
     turned = image.transform(
-        (2 * SIZE, 2 * SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+        (2 * SIDE, 2 * SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
     )
     return np.asarray(turned.reduce(2)) / 255
 
@@ -118,7 +117,7 @@ def glyphs(rng: Rng) -> F64:
 
 
 def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.new("L", (FINE * SIZE, FINE * SIZE))
+    image = Image.new("L", (FINE * SIDE, FINE * SIDE))
     return image, ImageDraw.Draw(image)
 
 
@@ -146,7 +145,7 @@ def strokes(rng: Rng) -> F64:
             points = (points - points.mean(0)) * spread
         else:
             points = rng.uniform(-spread, spread, (count, 2))
-        curve = (_curve(points, 10) + 1) * (FINE * SIZE / 2)
+        curve = (_curve(points, 10) + 1) * (FINE * SIDE / 2)
         radius = (
             np.interp(np.arange(len(curve)), np.linspace(0, len(curve), 4), rng.uniform(0.3, 1, 4))
             * widest
@@ -165,7 +164,7 @@ def shapes(rng: Rng) -> F64:
     over the other.
     """
     fine = 1 if rng.random() < 0.25 else FINE  # 1: hard edges
-    size = SIZE * fine
+    size = SIDE * fine
     image = Image.new("L", (size, size), int(rng.choice([0, 0, rng.integers(256)])))
     pen = ImageDraw.Draw(image)
     greys = (

@@ -9,15 +9,14 @@ import math
 
 import numpy as np
 
-from codec.arrays import F64
-from codec.arrays import SIDE as SIZE
+from codec.arrays import F64, SIDE
 
 Rng = np.random.Generator
 
 # The middle of each pixel, -1 .. 1.
-Y, X = (np.mgrid[0:SIZE, 0:SIZE] + 0.5) / (SIZE / 2) - 1
-_FREQUENCY = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
-_FREQUENCY[0, 0] = 1 / SIZE
+Y, X = (np.mgrid[0:SIDE, 0:SIDE] + 0.5) / (SIDE / 2) - 1
+_FREQUENCY = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None])
+_FREQUENCY[0, 0] = 1 / SIDE
 
 
 def stretched(x: F64) -> F64:
@@ -30,7 +29,7 @@ def noise_field(rng: Rng, power: float) -> F64:
     spectrum = (
         rng.normal(size=_FREQUENCY.shape) + 1j * rng.normal(size=_FREQUENCY.shape)
     ) / _FREQUENCY**power
-    return stretched(np.fft.irfft2(spectrum, (SIZE, SIZE)))
+    return stretched(np.fft.irfft2(spectrum, (SIDE, SIDE)))
 
 
 def fields(rng: Rng) -> F64:
@@ -106,8 +105,8 @@ def textures(rng: Rng) -> F64:
             tile = rng.random((int(rng.integers(2, 9)), int(rng.integers(2, 9))))
             if rng.random() < 0.4:
                 tile = np.round(tile)
-            times = (SIZE // tile.shape[0] + 1, SIZE // tile.shape[1] + 1)
-            return np.tile(tile, times)[:SIZE, :SIZE]
+            times = (SIDE // tile.shape[0] + 1, SIDE // tile.shape[1] + 1)
+            return np.tile(tile, times)[:SIDE, :SIDE]
         case _:
             bent = u + rng.uniform(1, 8) * noise_field(rng, 1.5)
             return _waves(rng, bent, period)
@@ -117,26 +116,26 @@ def noise(rng: Rng) -> F64:
     """Noise alone: white, Gaussian, specks, lines, squares."""
     match rng.integers(5):
         case 0:
-            return rng.random((SIZE, SIZE))
+            return rng.random((SIDE, SIDE))
         case 1:
-            return 0.5 + rng.normal(size=(SIZE, SIZE)) * rng.uniform(0.02, 0.3)
+            return 0.5 + rng.normal(size=(SIDE, SIDE)) * rng.uniform(0.02, 0.3)
         case 2:
-            return (rng.random((SIZE, SIZE)) < rng.uniform(0.01, 0.5)) * rng.uniform(
-                0.3, 1, (SIZE, SIZE)
+            return (rng.random((SIDE, SIDE)) < rng.uniform(0.01, 0.5)) * rng.uniform(
+                0.3, 1, (SIDE, SIDE)
             )
         case 3:
-            lines = np.broadcast_to(rng.random((SIZE, 1)), (SIZE, SIZE))
+            lines = np.broadcast_to(rng.random((SIDE, 1)), (SIDE, SIDE))
             return lines.T if rng.random() < 0.5 else lines
         case _:
             size = int(rng.choice([2, 4, 7]))
-            return np.kron(rng.random((SIZE // size, SIZE // size)), np.ones((size, size)))
+            return np.kron(rng.random((SIDE // size, SIDE // size)), np.ones((size, size)))
 
 
 def blobs(rng: Rng) -> F64:
     """Smooth bodies that shine through each other, as in X-rays and cells, some with ribs and
     grain.
     """
-    x = np.zeros((SIZE, SIZE))
+    x = np.zeros((SIDE, SIDE))
     for _ in range(rng.integers(1, 9)):
         turn = rng.uniform(0, math.pi)
         dx, dy = X - rng.normal() * 0.5, Y - rng.normal() * 0.5

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec import metrics
 from codec.arrays import PIXELS
-from codec.metrics import psnr_db
 from codec.model.bundle import BaseModel
 from codec.model.ladder import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA, log2_lmbda
 from codec.train import data
@@ -78,12 +78,12 @@ def evaluate(net: Ladder, pixels: Tensor, log2_lmbdas: list[float]) -> list[dict
             level_bits = level_bits + torch.stack([bits.sum() for bits in rates])
             squared_error += float((x_hat.clamp(0, 255).round() - batch).square().sum())
         level_bytes = (level_bits / 8 / len(pixels)).tolist()
-        psnr = psnr_db(squared_error, pixels.numel())
+        psnr_db = metrics.psnr_db(squared_error, pixels.numel())
         rows.append(
             {
                 "log2_lmbda": value,
                 "estimated_bytes": round(sum(level_bytes), 2),
-                "psnr_db": None if psnr is None else round(psnr, 2),
+                "psnr_db": None if psnr_db is None else round(psnr_db, 2),
                 "level_bytes": [round(num_bytes, 1) for num_bytes in level_bytes],
             }
         )
@@ -129,7 +129,9 @@ class LadderTrainer(Trainer):
 
     def cost(self, figures: dict[str, Any]) -> float:
         points = zip(VALIDATION_QUALITIES, figures["curve"], strict=True)
-        return cost_of([(quality, num_bytes, psnr) for quality, (num_bytes, psnr, _) in points])
+        return cost_of(
+            [(quality, num_bytes, psnr_db) for quality, (num_bytes, psnr_db, _) in points]
+        )
 
 
 def cost_of(points: list[tuple[int, float, float | None]]) -> float:
@@ -138,8 +140,8 @@ def cost_of(points: list[tuple[int, float, float | None]]) -> float:
     A PSNR of None means no error.
     """
     total = 0.0
-    for quality, num_bytes, psnr in points:
+    for quality, num_bytes, psnr_db in points:
         lmbda = 2 ** log2_lmbda(quality)
-        sse = 0.0 if psnr is None else PIXELS * 10 ** (-psnr / 10)
+        sse = 0.0 if psnr_db is None else PIXELS * 10 ** (-psnr_db / 10)
         total += (lmbda * sse + 8 * num_bytes) * (lmbda + 1) ** RATE_EXPONENT
     return total / len(points)
