@@ -114,6 +114,7 @@ def test_curves_are_measured_where_they_are_wanted_first(tmp_path, capsys):
     assert "--first kmnist:3: 'kmnist' is not one of mnist, fashion" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_more_effort_takes_fewer_bytes(tmp_path):
     pytest.importorskip("bjontegaard")
     import efforts
@@ -137,6 +138,7 @@ def test_more_effort_takes_fewer_bytes(tmp_path):
     assert [len(row["curve"]) for row in (one, four)] == [3, 3]
 
 
+@pytest.mark.slow
 def test_what_falls_back_is_measured_for_each_set(tmp_path):
     import unknown
 
@@ -164,6 +166,7 @@ def test_what_falls_back_is_measured_for_each_set(tmp_path):
     assert sets["checkerboards"]["lossless"]["psnr_db"] is None
 
 
+@pytest.mark.slow
 def test_accuracy_is_measured_at_each_quality(tmp_path, capsys):
     import accuracy
 

@@ -912,6 +912,7 @@ def test_auto_starts_from_the_shipped_model_that_does_best(monkeypatch: pytest.M
     assert command.starting_model("auto", digits, False) is None
 
 
+@pytest.mark.slow
 def test_others_are_measured_as_single_files() -> None:
     """White and black images alike: one file of each, whatever their number; no codec is off by
     much, and none by nothing.
