@@ -27,5 +27,5 @@ PIXELS = SIDE * SIDE
 
 
 def spread(count: int, size: int) -> I64:
-    """At most `size` numbers of 0..count-1, evenly spread, the first and the last among them."""
-    return np.linspace(0, count - 1, min(size, count)).astype(np.int64)
+    """`size` numbers of 0..count-1, evenly spread, the first and the last among them."""
+    return np.linspace(0, count - 1, size).astype(np.int64)

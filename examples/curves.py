@@ -69,7 +69,7 @@ def measure(
     for name, effort, quality in wanted:
         model = registry.by_name(name)
         pixels = read_array(data / name / "t10k-images-idx3-ubyte.gz")
-        pixels = pixels[spread(len(pixels), max_images)]
+        pixels = pixels[spread(len(pixels), min(max_images, len(pixels)))]
         same = {
             "data": name,
             "model_hash": model.hash.hex(),

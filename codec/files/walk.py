@@ -26,7 +26,8 @@ def walk(
                         folders.append(f"{folder}{entry.name}/")
                     elif entry.is_dir():
                         continue
-                    # A pipe named x.png would block for ever; a dangling link fails when read.
+                    # A pipe named x.png would block for ever. A dangling link fails when it is
+                    # read.
                     elif wanted(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
                         found.append(folder + entry.name)
                     else:

@@ -161,7 +161,7 @@ def choose_model(model: str, pixels: U8, *, lossless: bool) -> str:
     if model != "auto":
         registry.by_name(model, lossless)
         return model
-    sample = pixels[spread(len(pixels), SAMPLE)]
+    sample = pixels[spread(len(pixels), min(SAMPLE, len(pixels)))]
     counts = api.compress_images(sample, lossless=lossless, effort=1, guard=False)[1].models
     return max((name for name in counts if name != "stored"), key=counts.__getitem__, default=model)
 

@@ -33,7 +33,7 @@ def read(inputs: Sequence[str], max_images: int, report: Report) -> Images:
     tasks = commands.plan_compress(inputs, None, False, report)
     sizes = [_num_images(task, report) for task in tasks]
     total = sum(sizes)
-    sample = spread(total, max_images)
+    sample = spread(total, min(max_images, total))
     pixels: list[U8] = []
     names: list[str] = []
     first = 0

@@ -178,7 +178,8 @@ def contact_sheet(pixels: U8, names: Sequence[str], decoded: Mapping[int, Outcom
     lossy = sorted(quality for quality in decoded if quality < LOSSLESS_QUALITY)
     if not lossy:
         return "<p>No lossy model: every image decodes to itself.</p>"
-    shown = {q: decoded[q] for q in (lossy[i] for i in spread(len(lossy), SHEET_QUALITIES))}
+    some = spread(len(lossy), min(SHEET_QUALITIES, len(lossy)))
+    shown = {lossy[i]: decoded[lossy[i]] for i in some}
     order = worst_first(pixels, [one.pixels for one in shown.values()])[:SHEET_IMAGES]
     head = "".join(f'<th colspan="3">quality {quality}' for quality in shown)
     rows = []

@@ -154,7 +154,7 @@ def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | N
         return None
     if start != "auto":
         return registry.by_name(start, lossless)
-    sample = pixels[spread(len(pixels), START_SAMPLE)]
+    sample = pixels[spread(len(pixels), min(START_SAMPLE, len(pixels)))]
     try:
         models = registry.shipped(lossless)
     except ModelNotFound:

@@ -29,7 +29,7 @@ class Others:
 
 def measure(pixels: U8) -> Others:
     """Encode at most SAMPLE of uint8 (N, 28, 28), N >= 1, evenly spread."""
-    sample = pixels[spread(len(pixels), SAMPLE)]
+    sample = pixels[spread(len(pixels), min(SAMPLE, len(pixels)))]
     png, _ = _measured(codecs.png(optimize=True), sample)
     if not features.check("webp"):
         return Others(png, None, [])
