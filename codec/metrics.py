@@ -1,6 +1,7 @@
-"""Rate and distortion figures.
+"""Rate and distortion.
 
-One meaning each: bytes are whole files, PSNR is that of the mean squared error.
+Bytes are those of whole files, header included. PSNR is that of the mean squared error; where there
+is no error it is None.
 """
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-U8 = npt.NDArray[np.uint8]
+from codec.arrays import F64, I64, U8
 
-# pixels along a side: MS-SSIM, or a Gaussian window of 11, has little to stand on in 28x28
+# pixels along a side: 28x28 is too small for MS-SSIM, or for a Gaussian window of 11
 SSIM_WINDOW = 7
 
 
@@ -23,24 +23,24 @@ def squared_error(x: U8, x_hat: U8) -> int:
 
 
 def psnr_db(squared_error: float, num_pixels: int) -> float | None:
-    """Peak signal-to-noise ratio of 8-bit pixels in dB, from a summed squared error; None if there
-    is no error.
+    """Peak signal-to-noise ratio of 8-bit pixels in dB, from their summed squared error; None if
+    there is no error.
     """
     return 10 * math.log10(255**2 * num_pixels / squared_error) if squared_error else None
 
 
 def bpp(num_bytes: int, num_pixels: int) -> float:
-    """Bits a pixel. `num_bytes` is the whole file, header included."""
+    """Bits per pixel of a whole file."""
     return 8 * num_bytes / num_pixels
 
 
-def ssim(x: U8, x_hat: U8) -> npt.NDArray[np.float64]:
-    """Structural similarity of each image, -1 .. 1, as the mean over all windows of 7x7 that lie
-    inside it: float64 (N,).
+def ssim(x: U8, x_hat: U8) -> F64:
+    """Structural similarity of each image, -1 .. 1: float64 (N,), the mean over all 7x7 windows
+    inside the image.
 
     x, x_hat: uint8 (N, H, W), H and W at least 7. Windows are uniform, variances unbiased, K1 =
-    0.01, K2 = 0.03, range 255 (Wang, Bovik, Sheikh, Simoncelli, 2004; the uniform window is what
-    most libraries take at this size).
+    0.01, K2 = 0.03, range 255 (Wang, Bovik, Sheikh, Simoncelli, 2004; most libraries use a uniform
+    window at this size).
     """
     a, b = x.astype(np.int64), x_hat.astype(np.int64)
     n = SSIM_WINDOW**2
@@ -53,11 +53,11 @@ def ssim(x: U8, x_hat: U8) -> npt.NDArray[np.float64]:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     similarity /= (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
-    means: npt.NDArray[np.float64] = similarity.mean(axis=(1, 2))
+    means: F64 = similarity.mean(axis=(1, 2))
     return means
 
 
-def _window_sums(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _window_sums(values: I64) -> I64:
     """Sum of each window: (N, H, W) -> (N, H - 6, W - 6)."""
     for axis in (1, 2):
         size = values.shape[axis] - SSIM_WINDOW + 1

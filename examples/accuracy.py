@@ -1,41 +1,46 @@
-"""What is left for a classifier: a small network on MNIST, before and after compression.  Needs
-torch: aez[train].
+"""What a classifier still sees: a small network on MNIST, before and after compression.
 
-    python examples/accuracy.py DATA -o examples/accuracy.json
+    python examples/accuracy.py DATA -o examples/accuracy.json     # needs torch: aez[train]
 
-DATA is a folder with the four files of MNIST. One network is trained on original images and tested
+DATA is a folder with the four files of MNIST. One network is trained on original images, and tested
 on the test images decoded at each quality. For some qualities another one is trained on decoded
-images and tested on original ones. All have the same start, the same order of images and as many
-steps, so that only the images differ. Compression is that of `codec.compress` at effort 1. Test
-images are used for testing alone; nothing is chosen by them.
+images, and tested on original ones. All networks have the same start, the same order of images and
+the same number of steps: only the images differ. Compression is `codec.compress` at effort 1.
+Test images are used only for testing; nothing is chosen by them.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+import typer
 from torch import nn
 
 import codec
 from codec import metrics
-from codec.files.atomic import atomic
 from codec.files.images import read_array
+from codec.measure import tool
 
-QUALITIES = (0, 10, 25, 50, 75, 99)
-TRAINED_ON = (0, 10, 25, 50)  # qualities
 BATCH = 128
 SEED = 0
 
 
-def read_labels(path: Path) -> np.ndarray:
-    """IDX labels, gzipped -> int64 (N,)."""
-    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=8).astype(np.int64)
+class Set(NamedTuple):
+    """Images and what they show."""
+
+    pixels: np.ndarray  # uint8 (N, 28, 28)
+    labels: np.ndarray  # int64 (N,), 0..9
+
+
+def read(folder: Path, part: str, count: int) -> Set:
+    """The first images of a part of MNIST, "train" or "t10k"."""
+    stream = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
+    labels = np.frombuffer(stream, np.uint8, offset=8).astype(np.int64)
+    return Set(read_array(folder / f"{part}-images-idx3-ubyte.gz")[:count], labels[:count])
 
 
 def network() -> nn.Module:
@@ -59,9 +64,7 @@ def to_input(pixels: np.ndarray) -> torch.Tensor:
 
 
 def train(pixels: np.ndarray, labels: np.ndarray, epochs: int) -> nn.Module:
-    """uint8 (N, 28, 28), int64 (N,) -> a trained network; the same one for the same arguments on
-    one machine.
-    """
+    """uint8 (N, 28, 28), int64 (N,) -> a trained network, the same for the same arguments."""
     torch.manual_seed(SEED)
     net, x, y = network(), to_input(pixels), torch.from_numpy(labels)
     steps = epochs * (len(x) // BATCH)
@@ -78,71 +81,82 @@ def train(pixels: np.ndarray, labels: np.ndarray, epochs: int) -> nn.Module:
 
 @torch.no_grad()
 def accuracy_percent(net: nn.Module, pixels: np.ndarray, labels: np.ndarray) -> float:
-    guesses = torch.cat(
-        [net(to_input(part)).argmax(1) for part in np.array_split(pixels, len(pixels) // 1000 + 1)]
-    )
+    batches = np.array_split(pixels, len(pixels) // 1000 + 1)
+    guesses = torch.cat([net(to_input(batch)).argmax(1) for batch in batches])
     return round(100 * float((guesses.numpy() == labels).mean()), 2)
 
 
 def decoded(pixels: np.ndarray, quality: int) -> tuple[np.ndarray, float]:
-    """-> what comes back, and bytes an image of the collection."""
+    """-> the decoded images, and bytes an image of the collection."""
     stream = codec.compress(pixels, quality=quality, model="mnist", effort=1)
     return codec.decompress(stream), len(stream) / len(pixels)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Accuracy of a small classifier before and after compression."
-    )
-    parser.add_argument("data", type=Path, help="folder with the files of MNIST")
-    parser.add_argument("-o", dest="out", type=Path, help="write the JSON here as well")
-    parser.add_argument(
-        "--train-images", type=int, default=10_000, metavar="N", help="of the 60,000, the first N"
-    )
-    parser.add_argument("--test-images", type=int, default=10_000, metavar="N")
-    parser.add_argument("--epochs", type=int, default=5)
-    args = parser.parse_args()
-    pixels = read_array(args.data / "train-images-idx3-ubyte.gz")[: args.train_images]
-    labels = read_labels(args.data / "train-labels-idx1-ubyte.gz")[: args.train_images]
-    test = read_array(args.data / "t10k-images-idx3-ubyte.gz")[: args.test_images]
-    test_labels = read_labels(args.data / "t10k-labels-idx1-ubyte.gz")[: args.test_images]
+def measure(
+    net: nn.Module, train_set: Set, test_set: Set, quality: int, *, retrain: bool, epochs: int
+) -> dict[str, Any]:
+    """One row: a quality, and the accuracy on images decoded at it.
 
-    net = train(pixels, labels, args.epochs)
+    net: trained on originals. retrain: also train another one on decoded images, and test it on
+    originals.
+    """
+    back, num_bytes = decoded(test_set.pixels, quality)
+    error = metrics.squared_error(test_set.pixels, back)
+    psnr_db = metrics.psnr_db(error, test_set.pixels.size)
+    trained_on_decoded = None
+    if retrain:
+        other = train(decoded(train_set.pixels, quality)[0], train_set.labels, epochs)
+        trained_on_decoded = accuracy_percent(other, test_set.pixels, test_set.labels)
+    return {
+        "quality": quality,
+        "bytes": round(num_bytes, 2),
+        "psnr_db": None if psnr_db is None else round(psnr_db, 2),
+        "tested_on_decoded_percent": accuracy_percent(net, back, test_set.labels),
+        "trained_on_decoded_percent": trained_on_decoded,
+    }
+
+
+def print_row(row: dict[str, Any]) -> None:
+    psnr_db = "exact" if row["psnr_db"] is None else f"{row['psnr_db']:.1f}"
+    trained = row["trained_on_decoded_percent"]
+    print(
+        f"{row['quality']:7d} {row['bytes']:6.1f} {psnr_db:>5} "
+        f"{row['tested_on_decoded_percent']:17.2f} % "
+        f"{'' if trained is None else f'{trained:18.2f} %'}",
+        flush=True,
+    )
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder with the four files of MNIST.")],
+    out: tool.Out,
+    train_images: Annotated[int, typer.Option(help="The first N of 60,000.")] = 10_000,
+    test_images: int = 10_000,
+    epochs: int = 5,
+    qualities: Annotated[str, typer.Option(help="To test on.")] = "0,10,25,50,75,99",
+    trained_on: Annotated[str, typer.Option(help="Those to train on as well.")] = "0,10,25,50",
+) -> None:
+    """Measure the accuracy of a small classifier before and after compression."""
+    train_set, test_set = read(data, "train", train_images), read(data, "t10k", test_images)
+    net = train(train_set.pixels, train_set.labels, epochs)
     result: dict[str, Any] = {
-        "train_images": len(pixels),
-        "test_images": len(test),
-        "epochs": args.epochs,
+        "train_images": len(train_set.pixels),
+        "test_images": len(test_set.pixels),
+        "epochs": epochs,
         "torch": torch.__version__,
-        "original_percent": accuracy_percent(net, test, test_labels),
+        "original_percent": accuracy_percent(net, test_set.pixels, test_set.labels),
         "qualities": [],
     }
     print(f"trained and tested on originals: {result['original_percent']:.2f} %")
     print("quality  bytes    dB   tested on decoded   trained on decoded", flush=True)
-    for quality in QUALITIES:
-        back, num_bytes = decoded(test, quality)
-        psnr_db = metrics.psnr_db(metrics.squared_error(test, back), test.size)
-        row = {
-            "quality": quality,
-            "bytes": round(num_bytes, 2),
-            "psnr_db": None if psnr_db is None else round(psnr_db, 2),
-            "tested_on_decoded_percent": accuracy_percent(net, back, test_labels),
-            "trained_on_decoded_percent": None,
-        }
-        if quality in TRAINED_ON:
-            other = train(decoded(pixels, quality)[0], labels, args.epochs)
-            row["trained_on_decoded_percent"] = accuracy_percent(other, test, test_labels)
+    retrained = tool.integers(trained_on)
+    for quality in tool.integers(qualities):
+        retrain = quality in retrained
+        row = measure(net, train_set, test_set, quality, retrain=retrain, epochs=epochs)
         result["qualities"].append(row)
-        trained = row["trained_on_decoded_percent"]
-        print(
-            f"{quality:7d} {num_bytes:6.1f} {psnr_db or 0:5.1f} "
-            f"{row['tested_on_decoded_percent']:17.2f} % "
-            f"{'' if trained is None else f'{trained:18.2f} %'}",
-            flush=True,
-        )
-    if args.out:
-        with atomic(args.out, force=True) as file:
-            file.write((json.dumps(result, indent=1) + "\n").encode())
+        print_row(row)
+    tool.write_json(out, result, force=True)
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -1,23 +1,25 @@
-"""Images out of nowhere: symbols drawn by a model's own frequency tables, decoded.
+"""Images out of nowhere: random symbols, drawn by a model's own frequency tables, decoded.
 
     python examples/sample.py [-m mnist] [-q 0,25,75] [-n 16] [--seed 0] [-o FILE.png]
 
-A codec knows what its images look like: the better it guesses the next symbol, the fewer bits the
-symbol costs. Here the guess takes the place of the bits. Each level of latents is drawn from the
-prior that the levels before it lead to, which is what the decoder does with a stream of random
-bits. A row of the picture is one quality: the same random numbers, but priors that expect finer and
-finer latents.
+A codec knows what its images look like: the better it guesses the next symbol, the fewer bits that
+symbol costs. Here there are no bits, only the guess. Each level of latents is drawn from the prior
+given the levels before it: that is what the decoder does with a stream of random bits. A row of the
+picture is one quality. All rows use the same random numbers, but the priors expect finer and finer
+latents.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from PIL import Image
 
 from codec.coding import rans
+from codec.measure import tool
 from codec.model import registry
 from codec.model.ladder import STEP_UNIT, Model
 
@@ -49,36 +51,25 @@ def sheet(rows: list[np.ndarray], scale: int = 2, gap: int = 1) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("-m", "--model", default="mnist", help="name or file of a lossy model")
-    parser.add_argument("-q", "--qualities", default="0,25,75", help="one row each, 0 to 99")
-    parser.add_argument("-n", type=int, default=16, help="images a row")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "-o",
-        "--out",
-        type=Path,
-        help="by default samples-MODEL.png beside this script, in pictures/",
-    )
-    options = parser.parse_args()
-    model = registry.by_name(options.model)
-    assert isinstance(model, Model)  # and not a lossless one
-    out = options.out or Path(__file__).parent / "pictures" / f"samples-{model.name}.png"
-    qualities = [int(quality) for quality in options.qualities.split(",")]
+def main(
+    model: Annotated[str, typer.Option("-m", help="Name or file of a lossy model.")] = "mnist",
+    qualities: Annotated[str, typer.Option("-q", help="One row each, 0 to 99.")] = "0,25,75",
+    count: Annotated[int, typer.Option("-n", help="Images in a row.")] = 16,
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option("-o", help="The picture.")] = None,
+) -> None:
+    """Draw images from a model's own frequency tables."""
+    lossy = registry.by_name(model)
+    assert isinstance(lossy, Model)  # and not a lossless one
+    out = out or Path(__file__).parent / "pictures" / f"samples-{lossy.name}.png"
     rows = [
-        draw(model, quality, options.n, np.random.default_rng(options.seed))
-        for quality in qualities
+        draw(lossy, quality, count, np.random.default_rng(seed))
+        for quality in tool.integers(qualities)
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows).save(out, optimize=True)
-    print(
-        f"{out}: {options.n} images each at qualities {', '.join(map(str, qualities))}, "
-        f"{out.stat().st_size} bytes"
-    )
+    print(f"{out}: {count} images each at qualities {qualities}, {out.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

@@ -2,23 +2,24 @@
 
     python examples/sizes.py IMAGES... [-o FILE.png]
 
-IMAGES are files of 28x28 images (IDX, .npy, .npz). Of each file one image is shown, number
---number: as PNG, as WebP and as JPEG at their lowest quality, and by aez at three qualities and
-lossless. Bytes are those of single files, headers and all.
+IMAGES are files of 28x28 images (IDX, .npy, .npz). One image of each file is shown: as PNG, as WebP
+and JPEG at their lowest quality, and by aez at three qualities and lossless. Bytes are those of
+single files, header included.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from PIL import Image, ImageDraw, ImageFont
 
 import codec
 from codec.files.images import read_array
+from codec.measure import codecs, tool
 
 SCALE, GAP, TEXT = 4, 10, 34  # of the images shown; around them; height of the two lines below
 INK, OURS = (90, 90, 90), (20, 90, 200)
@@ -26,11 +27,10 @@ INK, OURS = (90, 90, 90), (20, 90, 200)
 Coded = tuple[int, np.ndarray]
 
 
-def by_pillow(pixels: np.ndarray, kind: str, **options: object) -> Coded:
+def by_pillow(pixels: np.ndarray, other: codecs.Codec) -> Coded:
     """Bytes of one image (28, 28) as a file that Pillow writes, and what it decodes to."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
-    return len(file.getvalue()), np.asarray(Image.open(file).convert("L"))
+    files = other.encode(pixels[None])
+    return len(files[0]), other.decode(files)[0]
 
 
 def by_aez(pixels: np.ndarray, **options: object) -> Coded:
@@ -40,9 +40,9 @@ def by_aez(pixels: np.ndarray, **options: object) -> Coded:
 
 
 COLUMNS: dict[str, Callable[[np.ndarray], Coded]] = {
-    "PNG": lambda p: by_pillow(p, "PNG", optimize=True),
-    "WebP, worst": lambda p: by_pillow(p, "WEBP", quality=0, method=6),
-    "JPEG, worst": lambda p: by_pillow(p, "JPEG", quality=1, optimize=True),
+    "PNG": lambda p: by_pillow(p, codecs.png(optimize=True)),
+    "WebP, worst": lambda p: by_pillow(p, codecs.webp(0)),
+    "JPEG, worst": lambda p: by_pillow(p, codecs.by_pillow("jpeg", "q1", quality=1, optimize=True)),
     "aez -q 25": lambda p: by_aez(p, quality=25),
     "aez -q 50": lambda p: by_aez(p, quality=50),
     "aez -q 75": lambda p: by_aez(p, quality=75),
@@ -70,20 +70,16 @@ def draw(images: list[np.ndarray]) -> Image.Image:
     return picture
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("images", type=Path, nargs="+")
-    parser.add_argument("--number", type=int, default=0, help="which image of each file")
-    parser.add_argument(
-        "-o", "--out", type=Path, default=Path(__file__).parent / "pictures" / "sizes.png"
-    )
-    options = parser.parse_args()
-    picture = draw([read_array(path)[options.number] for path in options.images])
-    picture.quantize(64).save(options.out, optimize=True)
-    print(f"{options.out}: {options.out.stat().st_size} bytes")
+def main(
+    images: Annotated[list[Path], typer.Argument(help="IDX, .npy or .npz files.")],
+    number: Annotated[int, typer.Option(help="Which image of each file.")] = 0,
+    out: tool.Out = Path(__file__).parent / "pictures" / "sizes.png",
+) -> None:
+    """Draw the same images by several codecs, each with its bytes."""
+    picture = draw([read_array(path)[number] for path in images])
+    picture.quantize(64).save(out, optimize=True)
+    print(f"{out}: {out.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    tool.run(main)

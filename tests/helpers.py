@@ -5,10 +5,12 @@ the network.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import math
 import struct
+import sys
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
@@ -61,6 +63,14 @@ MAX_SYMBOL = 31
 Z = 8  # activations in the tiny lossless model
 PALETTES = 3  # in it
 INKS = (121, 200, 255)  # of strokes that are drawn, and what it expects
+
+
+def minimal_decode(stream: bytes, weights: Path) -> np.ndarray:
+    """What the second decoder, written from FORMAT.md, makes of a stream."""
+    examples = str(Path(__file__).resolve().parents[1] / "examples")
+    if examples not in sys.path:
+        sys.path.append(examples)
+    return importlib.import_module("minimal_decoder").decode(stream, weights)
 
 
 # ---- the tiny model

@@ -56,8 +56,8 @@ OPTIONAL = {
     "fsspec": "codec.files.urls",
     "distributed": "codec.commands.cluster",
     "dask": None,
-    "imagecodecs": "codec.measure.bench",
-    "bjontegaard": "codec.measure.bench",
+    "imagecodecs": "codec.measure.codecs",
+    "bjontegaard": "codec.measure.points",
     "platformdirs": "codec.files.place",
     "rich": "codec.cli",
 }

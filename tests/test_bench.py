@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import re
@@ -20,28 +21,17 @@ from codec import api, kernels, metrics
 from codec.cli.app import app
 from codec.errors import AezError, ModelNotFound, UsageError
 from codec.files.images import pack_png, read_image
-from codec.measure import bench, curve
-from codec.measure import page as report
-from codec.measure.bench import Coder
+from codec.measure import bench, codecs, inputs, page, plot, points, timing
 from codec.model import registry
 from codec.model.ladder_search import DEFAULT_EFFORT
 
 
-@pytest.fixture(autouse=True)
-def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time each thing once: the figures are not looked at here."""
-    monkeypatch.setattr(bench, "ENOUGH_S", 0)
+def png_and_webp(pixels: np.ndarray, missing: list[str]) -> list[codecs.Codec]:
+    return [codecs.png(), *map(codecs.webp, (0, 50, 90))]
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only Pillow's PNG and WebP beside aez."""
-
-    def others(pixels: np.ndarray, missing: list[str]) -> list[Coder]:
-        webp = [bench.pillow_coder("webp", f"q{q} m6", quality=q, method=6) for q in (0, 50, 90)]
-        return [bench.pillow_coder("png", "default"), *webp]
-
-    monkeypatch.setattr(bench, "others", others)
+# With few other codecs, and each of them timed once: speeds are not looked at here.
+quick = functools.partial(bench.bench, others=png_and_webp, enough_s=0)
 
 
 # SSIM
@@ -72,62 +62,62 @@ def test_ssim_is_one_for_equal_images_and_taken_of_each_alone():
     assert second == metrics.ssim(pixels[1:2], changed[1:2])[0] < 0.5
 
 
-# Sheets, coders
+# Sheets, found
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 4, 5, 7])
 def test_cut_inverts_sheet(num_images):
     pixels = helpers.drawn(num_images)
-    picture = bench.sheet(pixels)
+    picture = codecs.sheet(pixels)
     assert (picture[:28, :28] == pixels[0]).all()
-    assert (bench.cut(picture, num_images) == pixels).all()
+    assert (codecs.cut(picture, num_images) == pixels).all()
 
 
 def test_every_other_codec_gives_images_back_and_the_lossless_ones_every_pixel():
     pixels, missing = helpers.drawn(6), []
-    coders = list(bench.others(pixels, missing))
-    assert {coder.codec for coder in coders} >= {"png", "webp", "jpeg", "zstd", "jxl", "jpeg-ls"}
-    for coder in coders:
-        files = coder.encode(pixels)
-        decoded = [coder.decode(files), coder.decode_all(coder.encode_all(pixels), 6)]
+    found = list(codecs.others(pixels, missing))
+    assert {codec.name for codec in found} >= {"png", "webp", "jpeg", "zstd", "jxl", "jpeg-ls"}
+    for codec in found:
+        files = codec.encode(pixels)
+        decoded = [codec.decode(files), codec.decode_all(codec.encode_all(pixels), 6)]
         for back in decoded:
             assert (back.dtype, back.shape) == (np.uint8, (6, 28, 28))
-            if coder.codec in ("png", "zstd", "jpeg-ls") or "lossless" in coder.setting:
-                assert (back == pixels).all(), coder.setting
+            if codec.name in ("png", "zstd", "jpeg-ls") or "lossless" in codec.setting:
+                assert (back == pixels).all(), codec.setting
             else:
                 assert metrics.psnr_db(metrics.squared_error(pixels, back), pixels.size) > 12, (
-                    coder.setting
+                    codec.setting
                 )
-        assert 0 < coder.payload_bytes(files) < sum(map(len, files))
+        assert 0 < codec.payload_bytes(files) < sum(map(len, files))
 
 
 @pytest.mark.parametrize(
     "pixels", [np.zeros((2, 28, 28), np.uint8), helpers.drawn(3)], ids=["blank", "few"]
 )
 def test_zstd_goes_without_a_trained_dictionary_where_there_is_too_little_to_train_on(pixels):
-    coder = bench._zstd(pixels)
-    assert (coder.decode(coder.encode(pixels)) == pixels).all()
+    codec = codecs.with_dictionary(pixels)
+    assert (codec.decode(codec.encode(pixels)) == pixels).all()
 
 
 def test_one_image_has_no_other_to_make_a_dictionary_of():
     missing: list[str] = []
-    assert "zstd" not in {coder.codec for coder in bench.others(helpers.drawn(1), missing)}
+    assert "zstd" not in {codec.name for codec in codecs.others(helpers.drawn(1), missing)}
     assert any("zstd" in text for text in missing)
 
 
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     missing: list[str] = []
-    assert "jxl" not in {coder.codec for coder in bench.others(helpers.drawn(2), missing)}
+    assert "jxl" not in {codec.name for codec in codecs.others(helpers.drawn(2), missing)}
     assert missing == ["JPEG XL and JPEG-LS: pip install 'aez[bench]'"]
 
 
 # Figures
 
 
-def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
+def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless):
     pixels = helpers.drawn(5)
-    results = bench.bench(pixels, qualities=(20, 90), efforts=(1, DEFAULT_EFFORT)).results
+    results = quick(pixels, qualities=(20, 90), efforts=(1, DEFAULT_EFFORT)).results
     rows = {(row["codec"], row["setting"]): row for row in results["rows"]}
     for quality in (20, 90):
         row = rows["aez", f"q{quality} e{DEFAULT_EFFORT}"]
@@ -145,7 +135,7 @@ def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
     assert rows["aez", "lossless"]["lossless"]
     assert rows["aez", "lossless"]["file"]["ssim"] == 1
     file = io.BytesIO()
-    Image.fromarray(bench.sheet(pixels)).save(file, "PNG")
+    Image.fromarray(codecs.sheet(pixels)).save(file, "PNG")
     assert rows["png", "default"]["collection"]["bytes"] == pytest.approx(len(file.getvalue()) / 5)
     assert rows["png", "default"]["file"]["encode_per_png_write"] == 1
     assert results["models"] == {"lossy": "tiny0", "lossless": "tiny0-lossless"}
@@ -153,7 +143,7 @@ def test_rows_hold_the_bytes_of_files_and_collections(shipped_lossless, few):
 
 
 @pytest.mark.slow
-def test_engine_and_its_yardstick_are_told_and_speeds_follow_from_efficiency(shipped_lossless, few):
+def test_engine_and_its_yardstick_are_told_and_speeds_follow_from_efficiency(shipped_lossless):
     pixels = helpers.drawn(5)
     counts = {
         False: helpers.tiny_model().multiply_adds(pixels),
@@ -161,7 +151,7 @@ def test_engine_and_its_yardstick_are_told_and_speeds_follow_from_efficiency(shi
     }
     for engine in kernels.engines()[:2]:
         with kernels.use(engine):
-            results = bench.bench(pixels, qualities=(50,), efforts=(1, DEFAULT_EFFORT)).results
+            results = quick(pixels, qualities=(50,), efforts=(1, DEFAULT_EFFORT)).results
             assert results["engine"] == kernels.description() == engine.replace("-", " ")
         assert results["products_per_s"] > 1e8
         for row in results["rows"]:
@@ -178,7 +168,7 @@ def test_engine_and_its_yardstick_are_told_and_speeds_follow_from_efficiency(shi
                 assert speed == pytest.approx(shown[f"{way}_images_per_s"], rel=1e-3)
 
 
-def test_a_layer_is_counted_at_each_position_and_the_encoder_only_where_it_encodes():
+def test_a_layer_is_counted_at_each_position_and_the_encodec_only_where_it_encodes():
     """Of mnist: widen 49 * 96 * 16, a block 49 * (2 * 96 * 48 + 9 * 48 * 48), dense layers once,
     and so on.
     """
@@ -227,24 +217,24 @@ def test_two_products_side_by_side_are_counted_as_two():
     """By a clock that says one second for whatever is timed."""
     ticks = iter(range(1000))
     one, two = (
-        curve.products_per_s(cores, side_by_side=True, repeat=1, clock=lambda: next(ticks))
+        timing.products_per_s(cores, side_by_side=True, repeat=1, clock=lambda: next(ticks))
         for cores in (1, 2)
     )
-    assert one == curve.PRODUCTS * 1024 * 784 * 512
+    assert one == timing.PRODUCTS * 1024 * 784 * 512
     assert two == 2 * one
 
 
-def test_auto_is_settled_as_compress_would_for_most_images(two_shipped, few):
+def test_auto_is_settled_as_compress_would_for_most_images(two_shipped):
     pixels = helpers.drawn(20)
     _, stats = api.compress_images(pixels, effort=1, guard=False)
     assert sorted(stats.models) == ["tiny0", "tiny1"]
-    assert bench.settle("auto", pixels, lossless=False) == max(
+    assert bench.choose_model("auto", pixels, lossless=False) == max(
         stats.models, key=stats.models.__getitem__
     )
 
 
-def test_a_lossless_model_alone_is_measured_alone(shipped_lossless, few):
-    results = bench.bench(helpers.drawn(2), model="tiny0-lossless").results
+def test_a_lossless_model_alone_is_measured_alone(shipped_lossless):
+    results = quick(helpers.drawn(2), model="tiny0-lossless").results
     assert [row["setting"] for row in results["rows"] if row["codec"] == "aez"] == ["lossless"]
     assert results["models"]["lossy"] is None
     assert results["not_measured"] == [
@@ -252,25 +242,23 @@ def test_a_lossless_model_alone_is_measured_alone(shipped_lossless, few):
     ]
 
 
-def test_a_model_that_is_not_there_is_an_error(shipped, few):
+def test_a_model_that_is_not_there_is_an_error(shipped):
     with pytest.raises(ModelNotFound, match="nosuch"):
-        bench.bench(helpers.drawn(2), model="nosuch")
+        quick(helpers.drawn(2), model="nosuch")
 
 
 @pytest.mark.parametrize(
     ("qualities", "efforts"),
     [((), (1,)), ((100,), (1,)), ((-1,), (1,)), ((50,), ()), ((50,), (10,))],
 )
-def test_qualities_and_efforts_that_do_not_exist_are_refused(shipped, few, qualities, efforts):
+def test_qualities_and_efforts_that_do_not_exist_are_refused(shipped, qualities, efforts):
     with pytest.raises(UsageError):
-        bench.bench(helpers.drawn(2), qualities=qualities, efforts=efforts)
+        quick(helpers.drawn(2), qualities=qualities, efforts=efforts)
 
 
-def test_steps_are_told_from_the_first_to_the_last(shipped, few):
+def test_steps_are_told_from_the_first_to_the_last(shipped):
     heard: list[tuple[str, int, int]] = []
-    bench.bench(
-        helpers.drawn(2), qualities=(50,), efforts=(1,), step=lambda *step: heard.append(step)
-    )
+    quick(helpers.drawn(2), qualities=(50,), efforts=(1,), step=lambda *step: heard.append(step))
     assert [done for _, done, _ in heard] == list(range(heard[0][2] + 1))
     assert heard[0][0] == "png default"
 
@@ -281,32 +269,37 @@ CURVE = [(10.0, 20.0), (20.0, 25.0), (40.0, 30.0), (80.0, 36.0)]
 
 
 def test_half_the_bytes_at_every_psnr_are_minus_fifty_percent():
-    assert bench.bd_rate_percent(CURVE, [(b / 2, db) for b, db in CURVE]) == (
+    assert points.bd_rate_percent(CURVE, [(b / 2, db) for b, db in CURVE]) == (
         pytest.approx(-50),
         "20.0 .. 36.0 dB",
     )
 
 
+def test_twice_the_bytes_at_every_psnr_are_plus_a_hundred_percent():
+    assert points.bd_rate_percent(CURVE, [(2 * b, db) for b, db in CURVE])[0] == pytest.approx(100)
+    assert points.bd_rate_percent(CURVE, CURVE)[0] == 0
+
+
 def test_curves_need_not_have_as_many_points():
-    value, where = bench.bd_rate_percent(CURVE, [(b / 2, db) for b, db in CURVE[1:]])
+    value, where = points.bd_rate_percent(CURVE, [(b / 2, db) for b, db in CURVE[1:]])
     assert value == pytest.approx(-50, abs=1)
     assert where == "25.0 .. 36.0 dB"
 
 
 def test_curves_that_do_not_overlap_are_not_compared():
-    value, where = bench.bd_rate_percent(CURVE, [(b, db + 20) for b, db in CURVE])
+    value, where = points.bd_rate_percent(CURVE, [(b, db + 20) for b, db in CURVE])
     assert value is None
     assert where == "no overlap: 20.0 .. 36.0 dB and 40.0 .. 56.0 dB"
 
 
 def test_a_point_that_costs_more_and_shows_less_is_left_out():
-    assert bench.bd_rate_percent([*CURVE, (60.0, 29.0)], CURVE)[0] == pytest.approx(0)
-    assert bench.bd_rate_percent(CURVE[:1], CURVE) == (None, "too few points")
+    assert points.bd_rate_percent([*CURVE, (60.0, 29.0)], CURVE)[0] == pytest.approx(0)
+    assert points.bd_rate_percent(CURVE[:1], CURVE) == (None, "too few points")
 
 
 def test_without_bjontegaard_there_is_no_bd_rate(monkeypatch):
     monkeypatch.setitem(sys.modules, "bjontegaard", None)
-    assert bench.bd_rate_percent(CURVE, CURVE) == (None, "pip install 'aez[bench]' (bjontegaard)")
+    assert points.bd_rate_percent(CURVE, CURVE) == (None, "pip install 'aez[bench]' (bjontegaard)")
 
 
 # Many single images side by side
@@ -345,12 +338,12 @@ def test_decompress_images_refuses_a_damaged_one(shipped):
     ],
 )
 def test_ticks_are_round(low, high, log, expected):
-    assert report.ticks(low, high, log) == pytest.approx(expected)
+    assert plot.ticks(low, high, log) == pytest.approx(expected)
 
 
 def test_plot_places_dots_by_value_and_says_what_they_are():
-    svg = report.plot(
-        [report.Series("a<b", "#123456", [(1, 0, "x&y"), (10, 5, ""), (100, 10, "")])],
+    svg = plot.plot(
+        [plot.Series("a<b", "#123456", [(1, 0, "x&y"), (10, 5, ""), (100, 10, "")])],
         "x",
         "y",
         log_x=True,
@@ -368,7 +361,7 @@ def test_plot_places_dots_by_value_and_says_what_they_are():
 
 def test_errors_are_shown_about_mid_grey():
     before, after = np.array([[10, 10, 10, 200]], np.uint8), np.array([[10, 15, 0, 0]], np.uint8)
-    assert report.error_picture(before, after).tolist() == [[128, 138, 108, 0]]
+    assert page.error_picture(before, after).tolist() == [[128, 138, 108, 0]]
 
 
 def test_worst_images_come_first():
@@ -376,48 +369,46 @@ def test_worst_images_come_first():
     decoded = pixels.copy()
     decoded[1] ^= 64
     decoded[2, 0, 0] ^= 1
-    assert report.worst_first(pixels, {50: report.Decoded([9, 9, 9], decoded)}) == [1, 2, 0]
+    assert page.worst_first(pixels, [decoded]) == [1, 2, 0]
 
 
-def test_the_page_needs_no_other_file_runs_no_script_and_trusts_no_name(shipped_lossless, few):
+def test_the_page_needs_no_other_file_runs_no_script_and_trusts_no_name(shipped_lossless):
     pixels, names = helpers.drawn(3), ["<script>alert(1)</script>", 'a"onerror="x', "ü"]
-    done = bench.bench(pixels, qualities=(10, 50, 90), efforts=(1,))
-    page = report.html(done.results, pixels, names, done.decoded)
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert "a&quot;onerror=&quot;x" in page
-    assert 'onerror="' not in page
-    assert set(re.findall(r'(?:href|src)="([a-z]+:)', page)) == {"data:"}
-    assert set(re.findall(r"https?://[^\"' ]+", page)) == {"http://www.w3.org/2000/svg"}
-    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    done = quick(pixels, qualities=(10, 50, 90), efforts=(1,))
+    html = page.html(done.results, pixels, names, done.decoded)
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "a&quot;onerror=&quot;x" in html
+    assert 'onerror="' not in html
+    assert set(re.findall(r'(?:href|src)="([a-z]+:)', html)) == {"data:"}
+    assert set(re.findall(r"https?://[^\"' ]+", html)) == {"http://www.w3.org/2000/svg"}
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
     assert len(pictures) == 3 * (1 + 2 * 3)
-    first = report.worst_first(pixels, {q: d for q, d in done.decoded.items() if q < 100})[0]
+    first = page.worst_first(pixels, [done.decoded[q].pixels for q in (10, 50, 90)])[0]
     assert (read_image(io.BytesIO(base64.b64decode(pictures[0]))) == pixels[first]).all()
     assert (
         read_image(io.BytesIO(base64.b64decode(pictures[1]))) == done.decoded[10].pixels[first]
     ).all()
-    assert f"{done.decoded[10].file_bytes[first]} B" in page
-    assert page.count("<svg") == 3
+    assert f"{done.decoded[10].file_bytes[first]} B" in html
+    assert html.count("<svg") == 3
     assert (
         f"engine {kernels.description()}; G, numpy&#x27;s own product: "
         f"{done.results['products_per_s'] / 1e9:.1f}"
-    ) in page
-    shown = re.findall(r"<tr><td>aez<td>q50 e1(?:<td>[^<]*)*", page)
+    ) in html
+    shown = re.findall(r"<tr><td>aez<td>q50 e1(?:<td>[^<]*)*", html)
     told = next(row for row in done.results["rows"] if row["setting"] == "q50 e1")["file"]
     assert [row.split("<td>")[-2:] for row in shown] == [
         [f"{told[f'{way}_efficiency']:.2f}" for way in ("encode", "decode")]
     ]
 
 
-def test_aez_is_among_the_others_in_the_plot_of_speeds(shipped_lossless, few):
-    rows = bench.bench(helpers.drawn(3), qualities=(10, 50), efforts=(1, DEFAULT_EFFORT)).results[
-        "rows"
-    ]
-    plotted = report.speeds(rows)
+def test_aez_is_among_the_others_in_the_plot_of_speeds(shipped_lossless):
+    rows = quick(helpers.drawn(3), qualities=(10, 50), efforts=(1, DEFAULT_EFFORT)).results["rows"]
+    plotted = page.speeds(rows)
     for row in rows:
         figures = row["collection"] if row["codec"] == "aez" else row["file"]
         said = (
-            f"{report.label(row['codec'])} {row['setting']}: {figures['encode_images_per_s']:.0f} "
+            f"{plot.label(row['codec'])} {row['setting']}: {figures['encode_images_per_s']:.0f} "
             "images/s to encode"
         )
         assert said in plotted
@@ -439,7 +430,7 @@ def test_read_takes_what_compress_takes_in_order(tmp_path):
     pixels = helpers.drawn(5)
     folder = write_folder(tmp_path / "digits", pixels[:3])
     np.save(tmp_path / "x.npy", pixels[3:])
-    events = bench.read([str(folder), str(tmp_path / "x.npy")], 10)
+    events = inputs.read([str(folder), str(tmp_path / "x.npy")], 10)
     told, (found, names, total) = helpers.drained(events)
     assert told == []
     assert (found == pixels).all()
@@ -450,7 +441,7 @@ def test_read_takes_what_compress_takes_in_order(tmp_path):
 def test_of_many_images_some_are_taken_evenly_spread(tmp_path):
     pixels = helpers.drawn(9)
     np.save(tmp_path / "x.npy", pixels)
-    _, (found, names, total) = helpers.drained(bench.read([str(tmp_path / "x.npy")], 3))
+    _, (found, names, total) = helpers.drained(inputs.read([str(tmp_path / "x.npy")], 3))
     assert (found == pixels[[0, 4, 8]]).all()
     assert names == ["x.npy[0]", "x.npy[4]", "x.npy[8]"]
     assert total == 9
@@ -464,7 +455,9 @@ def aez(*args: str | Path) -> Any:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, shipped_lossless: Any, few: None) -> Path:
+def folder(tmp_path: Path, shipped_lossless: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of four images, and a command that measures few codecs."""
+    monkeypatch.setattr(bench, "bench", quick)
     return write_folder(tmp_path / "digits", helpers.drawn(4))
 
 
@@ -537,7 +530,7 @@ def test_bench_goes_on_without_what_it_cannot_read(folder, tmp_path):
     ]
 
 
-def test_bench_without_images_says_so(tmp_path, shipped, few):
+def test_bench_without_images_says_so(tmp_path, shipped):
     result = aez(tmp_path / "missing")
     assert result.exit_code == 1
     assert "missing: No such file or directory" in result.stderr

@@ -6,15 +6,15 @@ import gzip
 import re
 import runpy
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import codec
+from codec.measure import tool
 from codec.model import registry
 from codec.model.ladder import Model
 
@@ -26,31 +26,17 @@ draw, neighbours, sample, sizes = (
 )
 
 
-def run(*words: object) -> str:
-    return subprocess.run(
-        [sys.executable, "-W", "error", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+def run(script: SimpleNamespace, *arguments: object) -> None:
+    """Run a script with these arguments, and see that it ends well."""
+    with pytest.raises(SystemExit) as ended:
+        tool.run(script.main, list(map(str, arguments)))
+    assert ended.value.code in (0, None)
 
 
 def test_samples_are_drawn_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
     for file, seed in zip(files, (1, 1, 2), strict=True):
-        run(
-            EXAMPLES / "sample.py",
-            "-m",
-            "fashion",
-            "-q",
-            "10,90",
-            "-n",
-            3,
-            "--seed",
-            seed,
-            "-o",
-            file,
-        )
+        run(sample, "-m", "fashion", "-q", "10,90", "-n", 3, "--seed", seed, "-o", file)
     with Image.open(files[0]) as picture:
         assert (picture.mode, picture.size) == ("L", (2 * (3 * 29 - 1), 2 * (2 * 29 - 1)))
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
@@ -83,7 +69,9 @@ def test_nearest_finds_what_a_full_sort_finds() -> None:
     )
 
 
-def test_look_alikes_of_drawn_digits_have_their_labels(tmp_path: Path) -> None:
+def test_look_alikes_of_drawn_digits_have_their_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     digits = {
         name: pixels for name, pixels in draw.draw_all().items() if name.startswith("digits/")
     }
@@ -97,7 +85,8 @@ def test_look_alikes_of_drawn_digits_have_their_labels(tmp_path: Path) -> None:
             gzip.compress(struct.pack(">2I", 0x801, 30) + bytes(labels))
         )
     out = tmp_path / "x.png"
-    printed = run(EXAMPLES / "neighbours.py", tmp_path, "-o", out)
+    run(neighbours, tmp_path, "-o", out)
+    printed = capsys.readouterr().out
     # Each image is in the gallery itself, at no distance.
     found = re.findall(r"by (\w+), (\d+) numbers: (\S+) of 30", printed)
     assert found == [("latents", "32", "100.0%"), ("pixels", "784", "100.0%")]

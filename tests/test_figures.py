@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import struct
-import sys
 from pathlib import Path
+from typing import Any
 
+import golden_tool
 import helpers
 import numpy as np
 import pytest
 
 from codec import kernels
 from codec.files.images import pack_idx
+from codec.measure import tool
 from codec.model.ladder_search import DEFAULT_EFFORT, EFFORTS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -32,48 +34,28 @@ def write_set(folder: Path, part: str, pixels: np.ndarray, labels: np.ndarray) -
     )
 
 
+def run(script: Any, *arguments: object) -> int:
+    """Run a script with these arguments -> its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        tool.run(script.main, list(map(str, arguments)))
+    return int(ended.value.code or 0)
+
+
 def test_curves_are_measured_once_and_drawn(tmp_path, monkeypatch):
     import curves
 
     for name in curves.DATA:
         write_set(tmp_path / name, "t10k", helpers.drawn(3), np.zeros(3, np.uint8))
+    row = {"dataset": "mnist", "counted": "file"}
     others = [
-        {
-            "dataset": "mnist",
-            "codec": "webp",
-            "setting": f"q{db}",
-            "counted": "file",
-            "bytes": 3.0 * db,
-            "psnr_db": db,
-        }
-        for db in (20, 30)
-    ] + [
-        {
-            "dataset": "mnist",
-            "codec": "png",
-            "setting": "",
-            "counted": "file",
-            "bytes": 267.8,
-            "psnr_db": None,
-        }
+        {**row, "codec": "webp", "setting": "q20", "bytes": 60.0, "psnr_db": 20},
+        {**row, "codec": "webp", "setting": "q30", "bytes": 90.0, "psnr_db": 30},
+        {**row, "codec": "png", "setting": "", "bytes": 267.8, "psnr_db": None},
     ]
-    (tmp_path / "results.json").write_text(json.dumps(others))
-    out = tmp_path / "curves.json"
-    monkeypatch.setattr(curves, "QUALITIES", (0, 99))
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "curves",
-            str(tmp_path),
-            str(tmp_path / "results.json"),
-            "-o",
-            str(out),
-            "--pictures",
-            str(tmp_path),
-        ],
-    )
-    curves.main()
+    results, out = tmp_path / "results.json", tmp_path / "curves.json"
+    results.write_text(json.dumps(others))
+    options = ("-o", out, "--pictures", tmp_path, "--qualities", "0,99")
+    assert run(curves, tmp_path, results, *options) == 0
     first = json.loads(out.read_text())
     assert [(p["data"], p["effort"], p["quality"]) for p in first["points"]] == [
         (name, effort, q)
@@ -83,52 +65,37 @@ def test_curves_are_measured_once_and_drawn(tmp_path, monkeypatch):
     ]
     found = 0
     for name, wanted in curves.ASKED_DB.items():
-        ends = [
+        (b0, db0), (b1, db1) = (
             (p["bytes"], p["psnr_db"])
             for p in first["points"]
             if (p["data"], p["effort"]) == (name, DEFAULT_EFFORT)
-        ]
-        (b0, db0), (b1, db1) = ends
+        )
         for size, asked in wanted.items():
             on_line = (
                 round(db0 + (db1 - db0) * (size - b0) / (b1 - b0), 3) if b0 <= size <= b1 else None
             )
-            assert first["psnr_db_at_bytes"][name][str(size)] == {
-                "asked": asked,
-                "measured": on_line,
-            }
+            measured = first["psnr_db_at_bytes"][name][str(size)]
+            assert measured == {"asked": asked, "measured": on_line}
             found += on_line is not None
     assert found > 1
     picture = (tmp_path / "curves-mnist.svg").read_text()
     assert ">WebP</text>" in picture
     assert ">PNG, lossless</text>" in picture
-    monkeypatch.setattr(curves.evaluate, "curve", None)  # a second run has nothing to measure
-    curves.main()
+    monkeypatch.setattr(curves, "curve", None)  # a second run has nothing to measure
+    assert run(curves, tmp_path, results, *options) == 0
     assert json.loads(out.read_text()) == first
 
 
-def test_curves_are_measured_where_they_are_wanted_first(tmp_path, monkeypatch, capsys):
+def test_curves_are_measured_where_they_are_wanted_first(tmp_path, capsys):
     import curves
 
     for name in curves.DATA:
         write_set(tmp_path / name, "t10k", helpers.drawn(20), np.zeros(20, np.uint8))
-    (tmp_path / "results.json").write_text("[]")
-    monkeypatch.setattr(curves, "QUALITIES", (99,))
-    command = [
-        "curves",
-        str(tmp_path),
-        str(tmp_path / "results.json"),
-        "-o",
-        str(tmp_path / "curves.json"),
-        "--pictures",
-        str(tmp_path),
-        "--first",
-        "fashion:40,33",
-        "--first",
-        "mnist:99",
-    ]
-    monkeypatch.setattr(sys, "argv", command)
-    curves.main()
+    results = tmp_path / "results.json"
+    results.write_text("[]")
+    options = ["-o", tmp_path / "curves.json", "--pictures", tmp_path, "--qualities", "99"]
+    options += ["--first", "fashion:40,33", "--first", "mnist:99"]
+    assert run(curves, tmp_path, results, *options) == 0
     measured = [
         json.loads(line)
         for line in capsys.readouterr().out.splitlines()
@@ -143,24 +110,19 @@ def test_curves_are_measured_where_they_are_wanted_first(tmp_path, monkeypatch, 
         ("fashion", 1, 99),
         ("fashion", default, 99),
     ]
-    monkeypatch.setattr(sys, "argv", [*command, "--first", "kmnist:3"])
-    with pytest.raises(SystemExit):
-        curves.main()
-    assert "kmnist" in capsys.readouterr().err
+    assert run(curves, tmp_path, results, *options, "--first", "kmnist:3") == 2
+    assert "--first kmnist:3: 'kmnist' is not one of mnist, fashion" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_more_effort_takes_fewer_bytes_and_more_time(tmp_path, monkeypatch):
+def test_more_effort_takes_fewer_bytes(tmp_path):
     pytest.importorskip("bjontegaard")
     import efforts
 
-    for name in efforts.IMAGES:
-        write_set(tmp_path / name, "train", helpers.drawn(8), np.zeros(8, np.uint8))
-    monkeypatch.setattr(efforts, "QUALITIES", (30, 60, 90))
-    monkeypatch.setattr(efforts, "IMAGES", {"mnist": 8})
+    write_set(tmp_path / "mnist", "train", helpers.drawn(8), np.zeros(8, np.uint8))
     out = tmp_path / "efforts.json"
-    monkeypatch.setattr(sys, "argv", ["efforts", str(tmp_path), "-o", str(out), "--efforts", "4"])
-    efforts.main()
+    options = ("--set", "mnist", "--efforts", 4, "--qualities", "30,60,90")
+    assert run(efforts, tmp_path, "-o", out, *options) == 0
     result = json.loads(out.read_text())
     assert result["engine"] == kernels.description()
     one, four = result["efforts"]
@@ -176,16 +138,14 @@ def test_more_effort_takes_fewer_bytes_and_more_time(tmp_path, monkeypatch):
     assert [len(row["curve"]) for row in (one, four)] == [3, 3]
 
 
-def test_what_falls_back_is_told_for_each_set(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_what_falls_back_is_measured_for_each_set(tmp_path):
     import unknown
 
     for name in ("mnist", "fashion"):
         write_set(tmp_path / name, "train", helpers.drawn(8), np.zeros(8, np.uint8))
-    monkeypatch.setattr(unknown, "UNKNOWN", 3)
-    monkeypatch.setattr(unknown, "QUALITIES", (50,))
     out = tmp_path / "unknown.json"
-    monkeypatch.setattr(sys, "argv", ["unknown", str(tmp_path), "-o", str(out)])
-    unknown.main()
+    assert run(unknown, tmp_path, "-o", out, "--unknown", 3, "--qualities", 50) == 0
     sets = {row["images"]: row for row in json.loads(out.read_text())["sets"]}
     assert [(name, row["count"]) for name, row in sets.items()] == [
         ("mnist", 8),
@@ -207,7 +167,7 @@ def test_what_falls_back_is_told_for_each_set(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_accuracy_is_told_for_each_quality(tmp_path, monkeypatch, capsys):
+def test_accuracy_is_measured_at_each_quality(tmp_path, capsys):
     import accuracy
 
     labels = np.arange(256).astype(np.uint8) % 2
@@ -216,13 +176,9 @@ def test_accuracy_is_told_for_each_quality(tmp_path, monkeypatch, capsys):
     pixels[labels == 1, 8:20, 12:16] = 255
     write_set(tmp_path / "x", "train", pixels, labels)
     write_set(tmp_path / "x", "t10k", pixels[:64], labels[:64])
-    monkeypatch.setattr(accuracy, "QUALITIES", (50, 90))
-    monkeypatch.setattr(accuracy, "TRAINED_ON", (50,))
     out = tmp_path / "accuracy.json"
-    monkeypatch.setattr(
-        sys, "argv", ["accuracy", str(tmp_path / "x"), "-o", str(out), "--epochs", "10"]
-    )
-    accuracy.main()
+    options = ("--epochs", 10, "--qualities", "50,90", "--trained-on", 50)
+    assert run(accuracy, tmp_path / "x", "-o", out, *options) == 0
     result = json.loads(out.read_text())
     assert result["original_percent"] == 100
     assert [(row["quality"], row["tested_on_decoded_percent"]) for row in result["qualities"]] == [
@@ -231,3 +187,21 @@ def test_accuracy_is_told_for_each_quality(tmp_path, monkeypatch, capsys):
     ]
     assert [row["trained_on_decoded_percent"] for row in result["qualities"]] == [100, None]
     assert "100.00 %" in capsys.readouterr().out
+
+
+def test_own_data_measures_one_model_against_another(tmp_path, capsys):
+    import own_data
+
+    np.save(tmp_path / "x.npy", golden_tool.sources()[0][:21])  # digits
+    options = ("--model", "mnist", "--lossless", "mnist-lossless", "--against", "fashion")
+    more = ("--last", 20, "--qualities", "5,35,65,95")
+    assert run(own_data, tmp_path / "x.npy", *options, *more) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["data"] == "x.npy"
+    assert result["lossy"]["images"] == result["lossless"]["images"] == 20
+    assert [result["lossy"][who]["model"] for who in ("model", "against")] == ["mnist", "fashion"]
+    assert -90 < result["lossy"]["bd_rate_percent"] < -10
+    ours, theirs = (result["lossless"][who]["curve"][0]["bytes"] for who in ("model", "against"))
+    assert result["lossless"]["bytes_percent"] == pytest.approx(100 * (ours / theirs - 1), abs=0.01)
+    assert run(own_data, tmp_path / "x.npy", "--against", "fashion") == 2
+    assert "give --model, --lossless or both" in capsys.readouterr().err

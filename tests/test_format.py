@@ -9,7 +9,7 @@ place of the placeholders.
 """
 
 import hashlib
-import importlib.util
+import importlib
 import re
 import struct
 from collections.abc import Iterator
@@ -244,25 +244,13 @@ def tiny_lossless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return helpers.install(tmp_path_factory.mktemp("weights"), lossless=True)
 
 
-def minimal_decode(stream: bytes, weights: Path) -> np.ndarray:
-    """What the second decoder, written from the document, makes of a stream."""
-    spec = importlib.util.spec_from_file_location(
-        "minimal_decoder", PACKAGE.parent / "examples" / "minimal_decoder.py"
-    )
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.decode(stream, weights)
-
-
 def test_minimal_decoder_reads_lossless_collections(tiny_lossless: Path) -> None:
     """A full group and a smaller one, stored images in both."""
     pixels = helpers.drawn(19)
     stream = codec.compress(
         pixels, model=str(tiny_lossless), lossless=True, names=[str(i) for i in range(19)]
     )
-    np.testing.assert_array_equal(minimal_decode(stream, tiny_lossless.parent), pixels)
+    np.testing.assert_array_equal(helpers.minimal_decode(stream, tiny_lossless.parent), pixels)
 
 
 @pytest.mark.parametrize(("image", "quality"), [(0, 100), (2, 101), (3, 101), (4, 100)])
@@ -273,15 +261,17 @@ def test_minimal_decoder_reads_lossless_and_stored_images(
     pixels = helpers.drawn(8)[image]
     stream = codec.compress(pixels, model=str(tiny_lossless), lossless=True)
     assert stream[4] == quality
-    np.testing.assert_array_equal(minimal_decode(stream, tiny_lossless.parent), pixels)
+    np.testing.assert_array_equal(helpers.minimal_decode(stream, tiny_lossless.parent), pixels)
 
 
 def test_minimal_decoder_reads_an_embedded_model(tiny_lossless: Path, tmp_path: Path) -> None:
     pixels = helpers.drawn(19)
     stream = codec.compress(pixels, model=str(tiny_lossless), lossless=True, embed_model=True)
-    np.testing.assert_array_equal(minimal_decode(stream, tmp_path), pixels)
+    np.testing.assert_array_equal(helpers.minimal_decode(stream, tmp_path), pixels)
     with pytest.raises(ValueError, match="no file in"):
-        minimal_decode(codec.compress(pixels, model=str(tiny_lossless), lossless=True), tmp_path)
+        helpers.minimal_decode(
+            codec.compress(pixels, model=str(tiny_lossless), lossless=True), tmp_path
+        )
 
 
 def test_minimal_decoder_reads_blocks_of_several_parts(
@@ -296,7 +286,7 @@ def test_minimal_decoder_reads_blocks_of_several_parts(
     assert len(qualities) > 3
     assert 100 in qualities
     weights = helpers.install(tiny_lossless.parent, 0).parent
-    np.testing.assert_array_equal(minimal_decode(stream, weights), codec.decompress(stream))
+    np.testing.assert_array_equal(helpers.minimal_decode(stream, weights), codec.decompress(stream))
     assert shipped_lossless.lossless
 
 
@@ -330,7 +320,7 @@ def test_crc8_of_long_messages_is_that_of_the_table(size: int) -> None:
 def test_minimal_decoder_refuses_bad_stored_bytes(payload: bytes, tmp_path: Path) -> None:
     stream = pack_image(ImageHeader(0, 101), payload, b"")
     with pytest.raises(ValueError, match=r"zstd|too long"):
-        minimal_decode(stream, tmp_path)
+        helpers.minimal_decode(stream, tmp_path)
     with pytest.raises(codec.CorruptPayload):
         codec.decompress(stream)
 

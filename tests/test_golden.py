@@ -5,7 +5,6 @@ bytes.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -35,15 +34,6 @@ def raise_faults(stream: bytes) -> None:
             raise block.fault
 
 
-def minimal_decoder():
-    spec = importlib.util.spec_from_file_location(
-        "minimal_decoder", golden_tool.HERE.parent / "examples" / "minimal_decoder.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_golden_files_and_their_list_agree():
     assert (
         {path.name for path in golden_tool.GOLDEN.glob("*.aez")}
@@ -68,7 +58,7 @@ def test_compress_gives_the_golden_bytes_again(name):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_minimal_decoder_agrees_with_codec_in_plain_int64(name):
     stream = (golden_tool.GOLDEN / name).read_bytes()
-    pixels = minimal_decoder().decode(stream, golden_tool.HERE.parent / "weights")
+    pixels = helpers.minimal_decode(stream, golden_tool.HERE.parent / "weights")
     assert pixels.dtype == np.uint8
     assert sha256(pixels) == GOLDEN[name]["pixels_sha256"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -69,93 +68,6 @@ def test_collection_costs_at_most_three_quarters_of_a_byte_an_image_over_the_ide
     model = registry.shipped()[0]
     for row in curve.curve(model, pixels, (10, 75)):
         assert row["ideal_bytes"] < row["bytes"] <= row["ideal_bytes"] + 0.75
-
-
-def test_psnr_between_two_points_lies_on_the_line():
-    rows = [{"bytes": 10.0, "psnr_db": 20.0}, {"bytes": 20.0, "psnr_db": 24.0}]
-    assert curve.psnr_at(rows, 15) == 22.0
-    assert curve.psnr_at(rows, 9) is None
-
-
-def test_evaluate_prints_json(tmp_path, monkeypatch):
-    data, out = tmp_path / "x.npy", tmp_path / "x.json"
-    np.save(data, golden_tool.sources()[0][:20])
-    name = registry.shipped()[0].name
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "evaluate",
-            str(data),
-            "--model",
-            name,
-            "--qualities",
-            "0,99",
-            "--speed",
-            "50",
-            "--repeat",
-            "1",
-            "-o",
-            str(out),
-        ],
-    )
-    curve.main()
-    result = json.loads(out.read_text())
-    assert result["images"] == 20
-    assert result["speed"][0]["decode_images_per_s"] > 0
-
-
-def test_evaluate_measures_collections(tmp_path, tiny_weights, monkeypatch):
-    data, out = tmp_path / "x.npy", tmp_path / "x.json"
-    np.save(data, golden_tool.sources()[0][:20])
-    monkeypatch.setenv("AEZ_WEIGHTS", str(tiny_weights))
-    monkeypatch.setattr(
-        sys, "argv", ["evaluate", str(data), "--model", "tiny0", "--collections", "-o", str(out)]
-    )
-    curve.main()
-    result = json.loads(out.read_text())
-    assert (result["images"], result["quality"]) == (20, 75)
-    assert len(result["ratio_to_memory"]) == 4
-    assert all(ratio > 0 for ratio in result["ratio_to_memory"].values())
-    assert (
-        result["bytes_an_image"]["names"]
-        < result["bytes_an_image"]["names_index_checks"]
-        < result["bytes_an_image"]["whole"]
-    )
-
-
-def test_a_lossless_model_has_one_point_and_a_size_of_single_files(
-    tmp_path, tiny_weights, monkeypatch
-):
-    data, out, pixels = tmp_path / "x.npy", tmp_path / "x.json", golden_tool.sources()[0][:20]
-    np.save(data, pixels)
-    monkeypatch.setenv("AEZ_WEIGHTS", str(tiny_weights))
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "evaluate",
-            str(data),
-            "--model",
-            "tiny0-lossless",
-            "--speed",
-            "50",
-            "--repeat",
-            "1",
-            "-o",
-            str(out),
-        ],
-    )
-    curve.main()
-    result = json.loads(out.read_text())
-    stream = api.compress(pixels, model="tiny0-lossless", lossless=True)
-    assert [(row["quality"], row["psnr_db"]) for row in result["curve"]] == [(100, None)]
-    assert result["curve"][0]["bytes"] == pytest.approx(len(stream) / 20)
-    assert [row["quality"] for row in result["speed"]] == [100]
-    singles = [api.compress(image, model="tiny0", quality=100) for image in pixels]
-    assert result["single_file_bytes"] == pytest.approx(
-        np.mean([len(single) for single in singles]), abs=1e-3
-    )
 
 
 @pytest.mark.parametrize("model_hash", registry.MODEL_IDS.values())

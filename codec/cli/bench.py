@@ -64,11 +64,11 @@ def bench(
         raise UsageError("--quiet, and neither -o nor --json: there would be nothing to see")
     from codec.commands.events import Result
     from codec.measure import bench as ruler
+    from codec.measure.inputs import read
 
     _check_free(out, force)
     result = Result()
-    events = ruler.read(inputs, max_images)
-    pixels, names, num_images = screen.value_of(events, result)
+    pixels, names, num_images = screen.value_of(read(inputs, max_images), result)
     if num_images > max_images:
         screen.note(
             f"{len(pixels)} of {num_images} images are measured, evenly spread; -n takes more"

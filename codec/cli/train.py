@@ -81,15 +81,17 @@ def train(
         if error.name != "torch":
             raise
         raise UsageError('aez train needs torch: pip install "aez[train]"') from None
-    train_command(
-        data,
-        out,
-        lossless=lossless,
-        hidden=hidden,
-        most_palettes=most_palettes,
-        start=start,
-        minutes=minutes,
-        seed=seed,
-        resume=resume,
-        quiet=quiet,
-    )
+    with Screen(quiet).bar() as progress:
+        train_command(
+            data,
+            out,
+            lossless=lossless,
+            hidden=hidden,
+            most_palettes=most_palettes,
+            start=start,
+            minutes=minutes,
+            seed=seed,
+            resume=resume,
+            quiet=quiet,
+            progress=progress,
+        )

@@ -1,60 +1,50 @@
-"""What `aez bench` shows: the rows of its tables, plots as SVG, and one HTML file that needs no
-other and runs no script.
+"""What `aez bench` shows: tables, plots, and one HTML page that needs no other file and no script.
 
-Everything that comes from outside (names of images, of models) goes through `escape`. Plots are
-drawn by `plot`, a few lines of our own: axes with ticks, lines or dots, a legend; each dot says
-what it is where a mouse rests on it.
+Everything that comes from outside (names of images, of models) goes through `escape`.
 """
 
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from codec import metrics
+from codec.arrays import U8, spread
 from codec.files.images import pack_png
+from codec.format.bitstream import LOSSLESS_QUALITY
+from codec.measure.plot import Series, colour, label, plot
 from codec.model.ladder_search import DEFAULT_EFFORT
 
-U8 = npt.NDArray[np.uint8]
 Row = dict[str, Any]
 
 SHEET_IMAGES = 32
 SHEET_QUALITIES = 4
-LABELS = {
-    "aez": "aez",
-    "png": "PNG",
-    "webp": "WebP",
-    "jpeg": "JPEG",
-    "avif": "AVIF",
-    "jxl": "JPEG XL",
-    "jpeg-ls": "JPEG-LS",
-    "zstd": "zstd",
-    "klt": "KLT",
-}
-# Okabe and Ito's colours, told apart by most colour-blind readers too; ours is the darkest.
-COLOURS = {
-    "aez": "#000000",
-    "png": "#0072b2",
-    "webp": "#d55e00",
-    "jpeg": "#e69f00",
-    "avif": "#009e73",
-    "jxl": "#cc79a7",
-    "jpeg-ls": "#56b4e9",
-    "zstd": "#999999",
-    "klt": "#56b4e9",
-}
+HEADINGS = (
+    "codec",
+    "setting",
+    "B/image\nfile",
+    "\npayload",
+    "\ncollection",
+    "PSNR\ndB",
+    "SSIM",
+    "encode\nimages/s",
+    "decode\nimages/s",
+    "encode\n/ PNG",
+    "decode\n/ PNG",
+    "encode\n/ G",
+    "decode\n/ G",
+)
+NONE = "–"  # in a cell
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What became of each image at one quality: bytes of its file, and the pixels it decodes to,
+class Outcome:
+    """What images become at one quality: the bytes of each file, and the pixels they decode to,
     uint8 (N, 28, 28).
     """
 
@@ -65,58 +55,31 @@ class Decoded:
 # Tables
 
 
-def label(codec: str, effort: int | None = None) -> str:
-    return LABELS.get(codec, codec) + (f", effort {effort}" if effort is not None else "")
-
-
-def colour(codec: str, effort: int | None = None) -> str:
-    return "#777777" if effort not in (None, DEFAULT_EFFORT) else COLOURS.get(codec, "#333333")
-
-
 def table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of the main table, aez first.
+    """Headings and cells of the main table, aez first."""
+    ordered = sorted(rows, key=lambda row: (row["codec"] != "aez", bool(row["lossless"])))
+    return list(HEADINGS), [_cells(row) for row in ordered]
 
-    Without single files, speed is that of the collection.
-    """
-    heads = [
-        "codec",
-        "setting",
-        "B/image\nfile",
-        "\npayload",
-        "\ncollection",
-        "PSNR\ndB",
-        "SSIM",
-        "encode\nimages/s",
-        "decode\nimages/s",
-        "encode\n/ PNG",
-        "decode\n/ PNG",
-        "encode\n/ G",
-        "decode\n/ G",
+
+def _cells(row: Row) -> list[str]:
+    """One row of the main table; without single files, PSNR and speed are the collection's."""
+    file, collection = row["file"], row["collection"]
+    shown = file or collection
+    return [
+        label(row["codec"]),
+        row["setting"],
+        f"{file['bytes']:.1f}" if file else NONE,
+        f"{file['payload_bytes']:.1f}" if file else NONE,
+        f"{collection['bytes']:.1f}",
+        "lossless" if shown["psnr_db"] is None else f"{shown['psnr_db']:.1f}",
+        f"{shown['ssim']:.3f}",
+        f"{shown['encode_images_per_s']:.0f}",
+        f"{shown['decode_images_per_s']:.0f}",
+        f"{shown['encode_per_png_write']:.2g}",
+        f"{shown['decode_per_png_read']:.2g}",
+        f"{shown['encode_efficiency']:.2f}" if "encode_efficiency" in shown else NONE,
+        f"{shown['decode_efficiency']:.2f}" if "decode_efficiency" in shown else NONE,
     ]
-    cells = []
-    for row in sorted(rows, key=lambda row: (row["codec"] != "aez", bool(row["lossless"]))):
-        file, collection = row["file"], row["collection"]
-        shown = file or collection
-        cells.append(
-            [
-                label(row["codec"]),
-                row["setting"],
-                f"{file['bytes']:.1f}" if file else "–",
-                f"{file['payload_bytes']:.1f}" if file else "–",
-                f"{collection['bytes']:.1f}",
-                "lossless" if shown["psnr_db"] is None else f"{shown['psnr_db']:.1f}",
-                f"{shown['ssim']:.3f}",
-                f"{shown['encode_images_per_s']:.0f}",
-                f"{shown['decode_images_per_s']:.0f}",
-                f"{shown['encode_per_png_write']:.2g}",
-                f"{shown['decode_per_png_read']:.2g}",
-                *(
-                    f"{shown[way]:.2f}" if way in shown else "–"
-                    for way in ("encode_efficiency", "decode_efficiency")
-                ),
-            ]
-        )
-    return heads, cells
 
 
 def work_done_by(results: Mapping[str, Any]) -> str:
@@ -129,15 +92,15 @@ def work_done_by(results: Mapping[str, Any]) -> str:
 
 
 def bd_table(bd_rates: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells: bytes at equal PSNR, one row for each codec that is compared with."""
+    """Headings and cells: bytes at equal PSNR, a row for each codec that aez is compared with."""
     by_codec: dict[str, dict[str, str]] = {}
     for entry in bd_rates:
         value = entry["bd_rate_percent"]
         text = entry["at"] if value is None else f"{value:+.1f} % ({entry['at']})"
         by_codec.setdefault(entry["against"], {})[entry["counted"]] = text
     cells = [
-        [LABELS.get(c, c), texts.get("file", "–"), texts.get("collection", "–")]
-        for c, texts in by_codec.items()
+        [label(codec), texts.get("file", NONE), texts.get("collection", NONE)]
+        for codec, texts in by_codec.items()
     ]
     return ["against", "single files", "collection"], cells
 
@@ -145,270 +108,99 @@ def bd_table(bd_rates: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
 # Plots
 
 
-@dataclass
-class Series:
-    """points: x, y, and what the dot says."""
-
-    name: str
-    colour: str
-    points: list[tuple[float, float, str]] = field(default_factory=list)
-    dashed: bool = False
-    hollow: bool = False
-
-
-def ticks(low: float, high: float, log: bool) -> list[float]:
-    """Round numbers from low to high: 1, 2, 5, 10 ... if the axis is logarithmic, else about six
-    even ones.
-    """
-    if log:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = [m * 10.0**d for d in decades for m in (1, 2, 5)]
-        if high / low > 1000:
-            found = [10.0**d for d in decades]
-    else:
-        step = 10.0 ** math.floor(math.log10((high - low) / 5))
-        step *= next(m for m in (1, 2, 5, 10) if m * step >= (high - low) / 7)
-        found = [step * i for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
-    return [value for value in found if low <= value <= high]
-
-
-def short(value: float) -> str:
-    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
-
-
-def _span(values: Sequence[float], log: bool) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    if log:
-        return low / 1.15, high * 1.15
-    margin = 0.04 * (high - low) or 1.0
-    return low - margin, high + margin
-
-
-def plot(
-    series: Sequence[Series],
-    x_label: str,
-    y_label: str,
-    *,
-    log_x: bool = False,
-    log_y: bool = False,
-    lines: bool = True,
-    title: str = "",
-    marks: Sequence[tuple[float, str, str]] = (),
-    width: int = 640,
-    height: int = 380,
-) -> str:
-    """An SVG picture, with its own background, so that it is legible anywhere.
-
-    marks: upright lines at some x, with a name and a colour.
-    """
-    series = [s for s in series if s.points]
-    if not series:
-        return ""
-    left, right, top, bottom = 56, 150, 30 if title else 12, 44
-    points = [point for s in series for point in s.points]
-    spans = [
-        _span([x for x, _, _ in points] + [x for x, _, _ in marks], log_x),
-        _span([y for _, y, _ in points], log_y),
-    ]
-
-    def place(value: float, axis: int) -> float:
-        (low, high), log = spans[axis], (log_x, log_y)[axis]
-        share = (
-            math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
-        )
-        return (
-            left + share * (width - left - right)
-            if axis == 0
-            else height - bottom - share * (height - top - bottom)
-        )
-
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" '
-        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
-    ]
-    if title:
-        out.append(f'<text x="{left}" y="19" font-size="14">{escape(title)}</text>')
-    for value in ticks(*spans[0], log_x):
-        x = place(value, 0)
-        out.append(
-            f'<path d="M{x:.1f} {top}V{height - bottom}" stroke="#ddd"/>'
-            f'<text x="{x:.1f}" y="{height - bottom + 16}" '
-            f'text-anchor="middle">{short(value)}</text>'
-        )
-    for value in ticks(*spans[1], log_y):
-        y = place(value, 1)
-        out.append(
-            f'<path d="M{left} {y:.1f}H{width - right}" stroke="#ddd"/>'
-            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>'
-        )
-    frame = (
-        f'<rect x="{left}" y="{top}" width="{width - left - right}" '
-        f'height="{height - top - bottom}"'
-    )
-    out.append(f'{frame} fill="none" stroke="#888"/>')
-    for x, y, turn, text in (
-        ((left + width - right) / 2, height - 8, 0, x_label),
-        (14, (top + height - bottom) / 2, -90, y_label),
-    ):
-        out.append(
-            f'<text transform="translate({x} {y}) rotate({turn})" '
-            f'text-anchor="middle">{escape(text)}</text>'
-        )
-    for number, s in enumerate(series):
-        dash = ' stroke-dasharray="5 3"' if s.dashed else ""
-        style = f'stroke="{s.colour}" fill="{"#fff" if s.hollow else s.colour}"'
-        if lines:
-            path = " ".join(f"{place(x, 0):.1f},{place(y, 1):.1f}" for x, y, _ in sorted(s.points))
-            out.append(
-                f'<polyline points="{path}" fill="none" stroke="{s.colour}" '
-                f'stroke-width="1.6"{dash}/>'
-            )
-        for x, y, text in s.points:
-            at = f'cx="{place(x, 0):.1f}" cy="{place(y, 1):.1f}" r="3"'
-            out.append(f"<circle {at} {style}><title>{escape(text)}</title></circle>")
-        y = top + 10 + 18 * number
-        edge = width - right + 12
-        line = (
-            f'<path d="M{edge} {y}h22" stroke="{s.colour}" stroke-width="1.6"{dash}/>'
-            if lines
-            else ""
-        )
-        out.append(
-            f'{line}<circle cx="{edge + 11}" cy="{y}" r="3" {style}/>'
-            f'<text x="{edge + 28}" y="{y + 4}">{escape(s.name)}</text>'
-        )
-    for number, (value, name, ink) in enumerate(marks, len(series)):
-        x, y, style = (
-            place(value, 0),
-            top + 10 + 18 * number,
-            f'stroke="{ink}" stroke-dasharray="2 3"',
-        )
-        out.append(
-            f'<path d="M{x:.1f} {top}V{height - bottom}" {style}/><path d="M{width - right + 12} '
-            f'{y}h22" {style}/>'
-            f'<text x="{width - right + 40}" y="{y + 4}">{escape(name)}</text>'
-        )
-    out.append("</svg>")
-    return "".join(out)
-
-
 def rate_distortion(rows: Iterable[Row], counted: str) -> str:
     """PSNR over bytes.  counted: "file" or "collection"."""
     found: dict[str, Series] = {}
     for row in rows:
-        figures = row[counted]
+        codec, effort, figures = row["codec"], row["effort"], row[counted]
         if figures is None or figures["psnr_db"] is None:
             continue
-        codec, effort = row["codec"], row["effort"]
-        name = label(codec, effort)
-        series = found.setdefault(
-            name, Series(name, colour(codec, effort), dashed=effort not in (None, DEFAULT_EFFORT))
-        )
-        said = (
-            f"{label(codec)} {row['setting']}: {figures['bytes']:.1f} B, {figures['psnr_db']:.2f} "
-            "dB"
-        )
-        series.points.append((figures["bytes"], figures["psnr_db"], said))
-    return plot(
-        sorted(found.values(), key=lambda s: not s.name.startswith("aez")),
-        "bytes an image",
-        "PSNR in dB",
-        log_x=True,
-    )
+        name, num_bytes, psnr_db = label(codec, effort), figures["bytes"], figures["psnr_db"]
+        dashed = effort not in (None, DEFAULT_EFFORT)
+        series = found.setdefault(name, Series(name, colour(codec, effort), dashed=dashed))
+        text = f"{label(codec)} {row['setting']}: {num_bytes:.1f} B, {psnr_db:.2f} dB"
+        series.points.append((num_bytes, psnr_db, text))
+    return plot(_ours_first(found), "bytes an image", "PSNR in dB", log_x=True)
 
 
 def speeds(rows: Iterable[Row]) -> str:
-    """Decoding over encoding speed, a dot for each setting; collections of aez, files of the
-    others.
+    """Decoding speed over encoding speed, a dot for each setting: collections of aez, single files
+    of the others.
     """
     found: dict[str, Series] = {}
     for row in rows:
-        codec, effort = row["codec"], None if row["lossless"] else row["effort"]
+        codec, lossless = row["codec"], bool(row["lossless"])
+        effort = None if lossless else row["effort"]
         figures = row["collection"] if codec == "aez" else row["file"]
-        name = label(codec, effort) + ", lossless" * (
-            row["lossless"] and codec in ("aez", "webp", "jxl")
-        )
-        series = found.setdefault(
-            name, Series(name, colour(codec, effort), hollow=bool(row["lossless"]))
-        )
+        has_both = codec in ("aez", "webp", "jxl")
+        name = label(codec, effort) + ", lossless" * (lossless and has_both)
+        series = found.setdefault(name, Series(name, colour(codec, effort), hollow=lossless))
         encode, decode = figures["encode_images_per_s"], figures["decode_images_per_s"]
-        said = (
-            f"{label(codec)} {row['setting']}: {encode:.0f} images/s to encode, {decode:.0f} to "
-            "decode"
-        )
-        series.points.append((encode, decode, said))
-    return plot(
-        sorted(found.values(), key=lambda s: not s.name.startswith("aez")),
-        "images/s to encode",
-        "images/s to decode",
-        log_x=True,
-        log_y=True,
-        lines=False,
-    )
+        speed = f"{encode:.0f} images/s to encode, {decode:.0f} to decode"
+        series.points.append((encode, decode, f"{label(codec)} {row['setting']}: {speed}"))
+    labels = "images/s to encode", "images/s to decode"
+    return plot(_ours_first(found), *labels, log_x=True, log_y=True, lines=False)
+
+
+def _ours_first(series: Mapping[str, Series]) -> list[Series]:
+    return sorted(series.values(), key=lambda s: not s.name.startswith("aez"))
 
 
 # The contact sheet
 
 
-def _image(pixels: U8, said: str) -> str:
+def _image(pixels: U8, text: str) -> str:
     uri = base64.b64encode(pack_png(pixels)).decode()
-    return f'<img src="data:image/png;base64,{uri}" alt="{escape(said)}" title="{escape(said)}">'
+    return f'<img src="data:image/png;base64,{uri}" alt="{escape(text)}" title="{escape(text)}">'
 
 
 def error_picture(pixels: U8, decoded: U8) -> U8:
-    """Mid-grey where nothing changed, brighter where the decoded pixel is brighter, twice as much;
-    uint8 of one shape.
+    """Mid-grey where nothing changed, brighter where the decoded pixel is brighter, doubled; uint8
+    of the same shape.
     """
     shown: U8 = np.clip(128 + 2 * (decoded.astype(np.int32) - pixels), 0, 255).astype(np.uint8)
     return shown
 
 
-def worst_first(pixels: U8, decoded: Mapping[int, Decoded]) -> list[int]:
-    """Numbers of the images by their PSNR, the mean over the qualities, lowest first."""
+def worst_first(pixels: U8, decoded: Iterable[U8]) -> list[int]:
+    """Numbers of the images, the worst first: by the mean of their PSNR over all of `decoded`."""
     total = np.zeros(len(pixels))
-    for one in decoded.values():
-        squared = (
-            np.square(pixels.astype(np.int32) - one.pixels).reshape(len(pixels), -1).sum(axis=1)
-        )
-        total += np.log1p(squared)
+    for back in decoded:
+        error = pixels.astype(np.int32) - back
+        total += np.log1p(np.square(error).reshape(len(pixels), -1).sum(axis=1))
     return [int(i) for i in np.argsort(-total, kind="stable")]
 
 
-def contact_sheet(pixels: U8, names: Sequence[str], decoded: Mapping[int, Decoded]) -> str:
-    """A table: original, then at several qualities the decoded image, its error and bytes; the
-    worst images first.
+def contact_sheet(pixels: U8, names: Sequence[str], decoded: Mapping[int, Outcome]) -> str:
+    """A table, worst images first: the original, then at a few qualities the decoded image, its
+    error and its bytes.
     """
-    lossy = sorted(quality for quality in decoded if quality < 100)
+    lossy = sorted(quality for quality in decoded if quality < LOSSLESS_QUALITY)
     if not lossy:
         return "<p>No lossy model: every image decodes to itself.</p>"
-    shown = [
-        lossy[i]
-        for i in sorted(
-            {round(i) for i in np.linspace(0, len(lossy) - 1, min(len(lossy), SHEET_QUALITIES))}
-        )
-    ]
-    order = worst_first(pixels, {quality: decoded[quality] for quality in shown})[:SHEET_IMAGES]
-    head = "<th>image<th>original" + "".join(
-        f'<th colspan="3">quality {quality}' for quality in shown
-    )
+    some = spread(len(lossy), min(SHEET_QUALITIES, len(lossy)))
+    shown = {lossy[i]: decoded[lossy[i]] for i in some}
+    order = worst_first(pixels, [one.pixels for one in shown.values()])[:SHEET_IMAGES]
+    head = "".join(f'<th colspan="3">quality {quality}' for quality in shown)
     rows = []
     for i in order:
-        cells = [f"<td>{escape(names[i])}<td>{_image(pixels[i], 'original')}"]
-        for quality in shown:
-            one = decoded[quality]
-            psnr_db = metrics.psnr_db(
-                metrics.squared_error(pixels[i], one.pixels[i]), pixels[i].size
-            )
-            error = "no error" if psnr_db is None else f"{psnr_db:.1f} dB"
-            cells.append(
-                f"<td>{_image(one.pixels[i], f'decoded, quality {quality}')}"
-                "<td>"
-                f"{_image(error_picture(pixels[i], one.pixels[i]), f'error, quality {quality}')}"
-                f"<td>{one.file_bytes[i]} B<br>{error}"
-            )
-        rows.append(f"<tr>{''.join(cells)}")
-    return f'<table class="sheet"><thead><tr>{head}<tbody>{"".join(rows)}</table>'
+        cells = [_sheet_cells(pixels[i], one, i, quality) for quality, one in shown.items()]
+        start = f"<tr><td>{escape(names[i])}<td>{_image(pixels[i], 'original')}"
+        rows.append(start + "".join(cells))
+    head = f"<thead><tr><th>image<th>original{head}"
+    return f'<table class="sheet">{head}<tbody>{"".join(rows)}</table>'
+
+
+def _sheet_cells(pixels: U8, outcome: Outcome, number: int, quality: int) -> str:
+    """Decoded image, error, bytes and PSNR of one image (28, 28) at one quality."""
+    decoded = outcome.pixels[number]
+    psnr_db = metrics.psnr_db(metrics.squared_error(pixels, decoded), pixels.size)
+    error = "no error" if psnr_db is None else f"{psnr_db:.1f} dB"
+    return (
+        f"<td>{_image(decoded, f'decoded, quality {quality}')}"
+        f"<td>{_image(error_picture(pixels, decoded), f'error, quality {quality}')}"
+        f"<td>{outcome.file_bytes[number]} B<br>{error}"
+    )
 
 
 # The page
@@ -434,7 +226,7 @@ def _html_table(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
 
 
 def html(
-    results: Mapping[str, Any], pixels: U8, names: Sequence[str], decoded: Mapping[int, Decoded]
+    results: Mapping[str, Any], pixels: U8, names: Sequence[str], decoded: Mapping[int, Outcome]
 ) -> str:
     """The whole report.  results: of `bench`; pixels: uint8 (N, 28, 28), with their names."""
     rows, machine = results["rows"], results["machine"]
@@ -455,22 +247,22 @@ numpy {escape(machine["numpy"])}; {escape(work_done_by(results))}.</p>
 <h2>Rate and distortion, one file an image</h2>{rate_distortion(rows, "file")}
 <h2>Rate and distortion, all images in one file</h2>{rate_distortion(rows, "collection")}
 <p class="note">The one file of aez is a collection, from which any image can be read alone. The
-others have none: theirs is one picture with all images side by side.</p>
+other codecs have none: their one file is a picture with all images side by side.</p>
 <h2>Bytes of aez at equal PSNR (BD-rate, PCHIP), effort {results["main_effort"]}</h2>
 {_html_table(*bd_table(results["bd_rates"]))}
 <h2>Speed</h2>{speeds(rows)}
 <p class="note">Collections of aez, single files of the others, in memory, on one core. Hollow dots
 are lossless.</p>
 <h2>All figures</h2>{_html_table(*table(rows))}
-<p class="note">Bytes are means an image. File: a whole file for each image. Collection: one file
+<p class="note">Bytes are means over the images. File: one file for each image. Collection: one file
 for all of them (zstd: one frame, without a dictionary). Payload: a file without its constant part;
-of aez what its header says, of the others the file less what the same codec needs for a black
-image. The dictionary of zstd, made of other images of this set, and the models of aez are not
-counted. PSNR, SSIM (windows of 7x7) and speed are those of the files, or of the collection where
-files were not measured. Speed is by processor time, on one core; "/ PNG": as a ratio to Pillow
-writing or reading PNG in this run; "/ G": efficiency, images/s times the multiply-adds that the
-networks of aez take for an image, divided by G, those a second of numpy's float32 product
-1024x784x512 on one core in this run; of lossy encoding it is known for effort 1 alone.</p>
+for aez the header tells, for the others it is the file less the bytes of a black image. Not
+counted: the dictionary of zstd, which is made of other images of this set, and the models of aez.
+PSNR, SSIM (7x7 windows) and speed are those of the files, or of the collection where files were not
+measured. Speed is in processor time, on one core. "/ PNG": divided by the speed of Pillow's PNG in
+this run. "/ G": efficiency, images/s times the multiply-adds of an image in the networks of aez,
+divided by G, the multiply-adds a second of numpy's float32 product 1024x784x512 on one core in this
+run; for lossy encoding it is known at effort 1 only.</p>
 {f"<p>Not measured:</p><ul>{missing}</ul>" if missing else ""}
 <h2>Contact sheet</h2>
 <p class="note">The worst images first, by their mean PSNR. Error: grey where nothing changed,

@@ -1,51 +1,101 @@
-"""The ruler for collections: files in and out, as ratios to the same images in memory, measured in
-the same run.
+"""Speeds of `aez compress` and `aez decompress` with files, as ratios to the same images in memory.
 
-    python -m codec.measure.curve ../shared/data/mnist/train-images-idx3-ubyte.gz \\
-        --collections --model mnist
+    python -m codec.measure.reading ../shared/data/mnist/train-images-idx3-ubyte.gz \\
+        --model mnist -o reading.json
 
-Everything runs as `aez` runs it, on all cores, start of the worker processes included; the disk is
-that of `folder`, its cache as the writing of the input files left it. Nothing here is a test.
+Everything runs as `aez` runs it, on all cores, start of the worker processes included. The disk is
+that of the temporary folder, and its cache is as it was left by writing the input files.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
+import typer
 
 from codec import api, parallel
-from codec.commands import compress as batch
-from codec.commands import decompress as restore
+from codec.arrays import U8
+from codec.commands import compress, decompress
 from codec.commands.events import Result
 from codec.errors import AezError
 from codec.files import images
-from codec.format.bitstream import GROUP_IMAGES
-from codec.model.bundle import BaseModel
-
-U8 = npt.NDArray[np.uint8]
+from codec.format.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY
+from codec.measure import tool
+from codec.measure.timing import best_of, machine, median_ms, seconds
+from codec.model import registry
 
 RANDOM_READS = 300
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+def measure(model: str, pixels: U8, quality: int, folder: Path) -> dict[str, Any]:
+    """Speeds, overhead of names and index, and random access, of uint8 (N, 28, 28), as JSON values.
+
+    model: its name; folder: files are written below it, some 2 KiB an image.
+    """
+    tree, idx = folder / "png", folder / "images-idx3-ubyte"
+    from_tree, from_idx = folder / "png.aez", folder / "idx.aez"
+    write_pngs(tree, pixels)
+    idx.write_bytes(images.pack_idx(pixels))
+    encode_s, stream = best_of(
+        1, lambda: api.compress(pixels, quality=quality, model=model, effort=1)
+    )
+    to_collection = {
+        "png_to_collection": seconds(lambda: to_file(tree, from_tree, model, quality)),
+        "idx_to_collection": seconds(lambda: to_file(idx, from_idx, model, quality)),
+    }
+    decode_s = seconds(lambda: api.decompress(stream))
+    to_images = {
+        "collection_to_png": seconds(lambda: from_file(from_tree, folder / "restored")),
+        "collection_to_npy": seconds(lambda: from_file(from_idx, folder / "restored.npy")),
+    }
+    if from_idx.read_bytes() != stream:
+        raise AezError(f"{from_idx}: not the bytes that codec.compress gives for these images")
+    all_s = {
+        "encode_in_memory": encode_s,
+        **to_collection,
+        "decode_in_memory": decode_s,
+        **to_images,
+    }
+    return {
+        "model": model,
+        "quality": quality,
+        "images": len(pixels),
+        "cores": parallel.num_cores(),
+        "images_per_s": {name: round(len(pixels) / s) for name, s in all_s.items()},
+        "ratio_to_memory": {
+            **{name: round(encode_s / s, 3) for name, s in to_collection.items()},
+            **{name: round(decode_s / s, 3) for name, s in to_images.items()},
+        },
+        "bytes_an_image": overhead(from_tree),
+        "one_random_image_ms": random_access_ms(from_tree),
+    }
+
+
+def to_file(source: Path, out: Path, model: str, quality: int) -> None:
+    """`aez compress` at effort 1.  Raises AezError if anything failed."""
+    asked = api.request(quality, effort=1)
+    options = compress.CompressOptions(asked, model, parallel.num_cores(), force=True)
+    _whole(Result.of(compress.compress([str(source)], str(out), options=options)))
+
+
+def from_file(stream: Path, out: Path) -> None:
+    """`aez decompress`.  Raises AezError if anything failed."""
+    jobs = parallel.num_cores()
+    _whole(Result.of(decompress.decompress([str(stream)], str(out), jobs=jobs, force=True)))
 
 
 def _whole(result: Result) -> None:
     if result.failed:
-        raise AezError(f"{result.failed[0][0]}: {result.failed[0][1]}")
+        name, reason = result.failed[0]
+        raise AezError(f"{name}: {reason}")
 
 
 def write_pngs(folder: Path, pixels: U8) -> None:
-    """The images as `0/00001.png` ..., each in one of ten folders that is drawn for it, as the
-    digits of MNIST are.
+    """Write the images as `0/00001.png` ..., each into one of ten folders at random, as MNIST's
+    digits would be.
     """
     labels = np.random.default_rng(0).integers(0, 10, len(pixels)).tolist()
     for label in range(10):
@@ -54,81 +104,45 @@ def write_pngs(folder: Path, pixels: U8) -> None:
         (folder / str(label) / f"{i:05d}.png").write_bytes(images.pack_png(image))
 
 
-def evaluate_collections(
-    model: BaseModel, pixels: U8, quality: int, folder: Path
-) -> dict[str, Any]:
-    """Speeds, ratios, overhead and random access with uint8 (N, 28, 28); writes some 2 KiB an image
-    below `folder`.
-    """
-    jobs, asked = parallel.num_cores(), api.request(quality, effort=1)
-    options = batch.CompressOptions(asked, model.name, jobs, force=True)
-    tree, idx, out = folder / "png", folder / "images-idx3-ubyte", folder / "restored"
-    write_pngs(tree, pixels)
-    idx.write_bytes(images.pack_idx(pixels))
-    stream = b""
-
-    def encode() -> None:
-        nonlocal stream
-        stream = api.compress(pixels, quality=quality, model=model.name, effort=1)
-
-    def compress(source: Path) -> None:
-        out = str(folder / f"{source.name}.aez")
-        _whole(Result.of(batch.compress([str(source)], out, options=options)))
-
-    def decompress(name: str, target: Path) -> None:
-        stream = str(folder / name)
-        _whole(Result.of(restore.decompress([stream], str(target), jobs=jobs, force=True)))
-
-    seconds = {
-        "encode_in_memory": _seconds(encode),
-        "png_to_collection": _seconds(lambda: compress(tree)),
-        "idx_to_collection": _seconds(lambda: compress(idx)),
-        "decode_in_memory": _seconds(lambda: api.decompress(stream)),
-        "collection_to_png": _seconds(lambda: decompress("png.aez", out)),
-        "collection_to_npy": _seconds(
-            lambda: decompress("images-idx3-ubyte.aez", folder / "restored.npy")
-        ),
-    }
-    assert (folder / "images-idx3-ubyte.aez").read_bytes() == stream
-    encode_s, decode_s = seconds["encode_in_memory"], seconds["decode_in_memory"]
-    with api.open(folder / "png.aez") as named:
-        headers = list(named.headers())
-        overhead = named.num_bytes - sum(header.payload_bytes for header in headers)
-        return {
-            "model": model.name,
-            "quality": quality,
-            "images": len(pixels),
-            "cores": jobs,
-            "images_per_s": {name: round(len(pixels) / s) for name, s in seconds.items()},
-            "ratio_to_memory": {
-                "png_to_collection": round(encode_s / seconds["png_to_collection"], 3),
-                "idx_to_collection": round(encode_s / seconds["idx_to_collection"], 3),
-                "collection_to_png": round(decode_s / seconds["collection_to_png"], 3),
-                "collection_to_npy": round(decode_s / seconds["collection_to_npy"], 3),
-            },
-            "bytes_an_image": {
-                "whole": round(named.num_bytes / len(pixels), 3),
-                "names": round(sum(header.names_bytes for header in headers) / len(pixels), 3),
-                "names_index_checks": round(overhead / len(pixels), 3),
-            },
-            "one_random_image_ms": random_access_ms(folder / "png.aez"),
+def overhead(path: Path) -> dict[str, float]:
+    """Bytes an image of a collection: whole; its names; names, index and checks."""
+    with api.open(path) as collection:
+        headers, num_images = list(collection.headers()), len(collection)
+        num_bytes = {
+            "whole": collection.num_bytes,
+            "names": sum(header.names_bytes for header in headers),
+            "names_index_checks": collection.num_bytes
+            - sum(header.payload_bytes for header in headers),
         }
+    return {name: round(count / num_images, 3) for name, count in num_bytes.items()}
 
 
 def random_access_ms(path: Path, reads: int = RANDOM_READS) -> float:
-    """Milliseconds that one random image takes: the median of many, the first ones left out.
+    """Milliseconds to read one random image: the median of many, without the first ones.
 
-    No two of them share a group, since a group that was decoded is remembered.
+    No two of the images share a group, because the group decoded last is remembered.
     """
     with api.open(path) as collection:
-        groups = np.random.default_rng(1).permutation(-(-len(collection) // GROUP_IMAGES))[:reads]
-        numbers = np.minimum(
-            groups * GROUP_IMAGES + GROUP_IMAGES // 2, len(collection) - 1
-        ).tolist()
-        return median_ms([lambda number=number: collection[number] for number in numbers])  # type: ignore[misc]
+        num_groups = -(-len(collection) // GROUP_IMAGES)
+        groups = np.random.default_rng(1).permutation(num_groups)[:reads]
+        numbers = np.minimum(groups * GROUP_IMAGES + GROUP_IMAGES // 2, len(collection) - 1)
+        return median_ms([lambda n=n: collection[n] for n in numbers.tolist()])  # type: ignore[misc]
 
 
-def median_ms(works: Sequence[Callable[[], object]]) -> float:
-    """Milliseconds that one of them takes: the median, the first tenth left out."""
-    times = [_seconds(work) for work in works]
-    return round(float(np.median(times[-(-len(times) // 10) :] or times)) * 1000, 3)
+def main(
+    data: Annotated[Path, typer.Argument(help="IDX, .npy or .npz file.")],
+    out: tool.Out,
+    model: Annotated[str, typer.Option(help="Name of a model.")],
+    quality: Annotated[int, typer.Option("-q", "--quality", min=0, max=99)] = 75,
+    force: tool.Force = False,
+) -> None:
+    """Measure files to collections and back, and write the speeds as JSON."""
+    if registry.by_name(model, None).lossless:
+        quality = LOSSLESS_QUALITY
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(model, images.read_array(data), quality, Path(folder))
+    tool.write_json(out, {"data": data.name, "machine": machine(), **figures}, force=force)
+
+
+if __name__ == "__main__":
+    tool.run(main)

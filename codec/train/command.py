@@ -1,38 +1,47 @@
-"""`aez train`: images in, a model file with its card out, and a lossy model's encoder beside it."""
+"""`aez train`: images in, a model file with its card out, and a lossy model's encoder beside it.
+
+pixels = data.load(sources)                    # some of them are held out
+trainer = trainer_of(pixels, starting_model)   # lossy or lossless
+trainer.run(minutes)                           # until it is flat, or the time is over
+model = write_model(trainer)                   # integers, measured on the held-out images
+"""
 
 from __future__ import annotations
 
 import functools
-import io
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from codec.arrays import spread
 from codec.errors import AezError, BadModel, ModelNotFound, UsageError
 from codec.files.atomic import atomic
 from codec.measure.curve import curve
+from codec.measure.points import bytes_at
 from codec.model import registry
 from codec.model.bundle import BaseModel
 from codec.model.ladder import log2_lmbda
 from codec.model.pixels import MAX_PALETTES
 from codec.model.registry import unpack_model
 from codec.train import data, others
-from codec.train.loop import VALIDATION_QUALITIES, LadderTrainer, Trainer, cost_of, evaluate
+from codec.train.loop import Progress, Trainer
+from codec.train.loop import resume as resume_from
 from codec.train.lossless import export as pixels_export
 from codec.train.lossless import warm_start
 from codec.train.lossless.pixels import PixelConfig, PixelTrainer
 from codec.train.lossy.export import export
+from codec.train.lossy.trainer import VALIDATION_QUALITIES, LadderTrainer, cost_of, evaluate
 
-DEFAULT_MINUTES = 24.0  # with the export, on one core, the whole takes less than half an hour
+Tell = Callable[[str], None]
+
+DEFAULT_MINUTES = 24.0  # with the export, less than half an hour on one core
 CALIBRATION_IMAGES = 5000
 CARD_QUALITIES = tuple(range(0, 100, 11))
 FEW_IMAGES = 1000
-START_SAMPLE = 100  # images on which the model to start from is chosen
+START_SAMPLE = 100  # images that decide which model to start from
 
 
 def train_command(
@@ -47,33 +56,32 @@ def train_command(
     seed: int,
     resume: bool,
     quiet: bool,
+    progress: Progress = lambda what, spent, total: None,
 ) -> None:
     """Train on `sources`, write the model to `out`; encoder, checkpoint and log lie beside it.
 
-    lossless: a model of pixels instead of a lossy one; hidden: its width, None for the default;
-    most_palettes: how many it has at most, None for as many as there can be. start: the model to
-    start
-    from: a name, a file, "none", or "auto" for that of the shipped ones which does best on these
-    images. minutes: of training, all sessions of a resumed run together.
-    Raises ImageError, ModelError, UsageError.
+    lossless: a lossless model instead of a lossy one; hidden: its width, None for the default;
+    most_palettes: how many palettes it has at most, None for no limit. start: the model to start
+    from: a name, a file, "none", or "auto" for the shipped one that is best on these images.
+    minutes: of training, over all sessions of a resumed run. progress: see `Trainer.run`.
+    Raises ImageError, ModelError, UsageError; AezError if an output exists.
     """
     if out.suffix != ".safetensors":
-        raise UsageError(f"{out}: a model file ends in .safetensors")
+        raise UsageError(f"{out}: the name of a model file must end in .safetensors")
     if out.name.endswith(registry.ENCODER):
-        raise UsageError(f"{out}: the name of an encoder's file, which comes beside the model's")
+        raise UsageError(f"{out}: this name is for the encoder, which is written beside the model")
     checkpoint = checkpoint_of([out] if lossless else [out, registry.encoder_path(out)], resume)
     for option, value in (("--hidden", hidden), ("--palettes", most_palettes)):
         if value is not None and not lossless:
             raise UsageError(f"{option} is for lossless models: add --lossless")
     if hidden is not None and start not in ("auto", "none"):
         raise UsageError(
-            "--hidden does not go with --from: the network is as wide as that of the model it "
-            "starts from"
+            "--hidden and --from exclude each other: the network is as wide as that of the model "
+            "it starts from"
         )
     minutes = DEFAULT_MINUTES if minutes is None else minutes
     pixels = data.load(sources)
     train, held_out = data.split(pixels)
-    log = out.with_suffix(".log.jsonl")
     parent = starting_model("none" if start == "auto" and hidden else start, train, lossless)
     trainer = trainer_of(
         pixels,
@@ -82,19 +90,12 @@ def train_command(
         hidden=hidden,
         most_palettes=most_palettes,
         seed=seed,
-        log=log,
+        log=out.with_suffix(".log.jsonl"),
     )
     if resume:
-        go_on(trainer, checkpoint)
-    tell: Callable[[str], None] = (
-        (lambda line: None) if quiet else functools.partial(print, flush=True)
-    )
-    tell(
-        f"{len(pixels)} images, {len(train)} to train on, {len(held_out)} held out; "
-        f"starting from {'nothing' if parent is None else 'model ' + parent.name}"
-    )
-    if len(pixels) < FEW_IMAGES:
-        tell(f"these are few: with {FEW_IMAGES} and more a model is much better")
+        resume_from(trainer, checkpoint)
+    tell: Tell = (lambda line: None) if quiet else functools.partial(print, flush=True)
+    tell_start(len(train), len(held_out), parent, tell)
     compared = others.measure(held_out)
     tell_others(compared, lossless, tell)
     header(lossless, tell)
@@ -102,54 +103,33 @@ def train_command(
         trainer.run(
             60 * minutes,
             checkpoint=checkpoint,
-            progress=not quiet and sys.stderr.isatty(),
+            progress=progress,
             tell=functools.partial(tell_figures, lossless, tell),
         )
     except KeyboardInterrupt:
-        tell(f"{checkpoint} holds all there is: the same command with --resume goes on from it")
+        tell(f"all is saved in {checkpoint}: run the same command with --resume to continue")
         raise
     if trainer.flat is not None:
         tell(
             f"no longer getting better after {trainer.flat / 60:.1f} minutes, finished after "
             f"{trainer.seconds / 60:.1f}"
         )
-    command = [
-        "aez",
-        "train",
-        *map(str, sources),
-        "-o",
-        str(out),
-        "--minutes",
-        f"{minutes:g}",
-        "--seed",
-        str(seed),
-    ]
+    command = ["aez", "train", *map(str, sources), "-o", str(out)]
+    command += ["--minutes", f"{minutes:g}", "--seed", str(seed)]
     command += ["--lossless"] * lossless + (["--hidden", str(hidden)] if hidden else [])
     command += ["--palettes", str(most_palettes)] if most_palettes else []
     command += ["--from", "none" if parent is None else parent.name if start == "auto" else start]
     model = write_model(trainer, pixels, out, out.stem, seed, shlex.join(command), parent)
     checkpoint.unlink(missing_ok=True)
-    rows = model.card["figures"]["curve"]
-    tell("the model as it was written, on the held-out images:")
-    for row in rows:
-        error = "every pixel" if row["psnr_db"] is None else f"{row['psnr_db']:.2f} dB"
-        tell(f"quality {row['quality']:2d}: {row['bytes']:6.2f} bytes an image, {error}")
-    if not lossless:
-        for quality, num_bytes, psnr in compared.webp:
-            ours = None if psnr is None else bytes_at(rows, psnr)
-            if ours is not None:
-                tell(
-                    f"WebP's {psnr:.1f} dB, {num_bytes:.0f} bytes at its quality {quality}, take "
-                    f"{ours:.1f} bytes"
-                )
+    tell_result(model.card["figures"]["curve"], [] if lossless else compared.webp, tell)
     tell(f"use it with: aez compress {'--lossless ' * lossless}-m {shlex.quote(str(out))} INPUT...")
 
 
 def checkpoint_of(outputs: list[Path], resume: bool) -> Path:
-    """Where the checkpoint of a run lies: beside its first output.
+    """The path of the checkpoint of a run, beside its first output.
 
-    Raises AezError if an output exists; UsageError if its folder does not, if there is no
-    checkpoint to resume from, or one that is not to be resumed from.
+    Raises AezError if an output exists; UsageError if its folder does not, or if there is no
+    checkpoint to resume from, or one without `resume`.
     """
     out = outputs[0]
     if not out.parent.is_dir():
@@ -159,14 +139,14 @@ def checkpoint_of(outputs: list[Path], resume: bool) -> Path:
             raise AezError(f"output {output} exists, and a model is never overwritten")
     checkpoint = out.with_suffix(".checkpoint.pt")
     if resume and not checkpoint.exists():
-        raise UsageError(f"{checkpoint}: no checkpoint to resume from")
+        raise UsageError(f"{checkpoint}: no such checkpoint to resume from")
     if not resume and checkpoint.exists():
-        raise UsageError(f"{checkpoint} is there: go on from it with --resume, or delete it")
+        raise UsageError(f"{checkpoint} exists: add --resume to continue from it, or delete it")
     return checkpoint
 
 
 def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | None:
-    """The model that `start` stands for (see `train_command`); None to start from nothing.
+    """The model to start from (see `train_command`); None to start from nothing.
 
     Raises ModelError, UsageError.
     """
@@ -174,7 +154,7 @@ def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | N
         return None
     if start != "auto":
         return registry.by_name(start, lossless)
-    sample = pixels[np.linspace(0, len(pixels) - 1, min(START_SAMPLE, len(pixels))).astype(int)]
+    sample = pixels[spread(len(pixels), min(START_SAMPLE, len(pixels)))]
     try:
         models = registry.shipped(lossless)
     except ModelNotFound:
@@ -192,9 +172,9 @@ def trainer_of(
     seed: int,
     log: Path,
 ) -> Trainer:
-    """A trainer of the kind wanted, its network that of `parent` if there is one.
+    """A trainer of a lossy or a lossless model; `parent`, if any, is the model it starts from.
 
-    Raises BadModel naming it.
+    Raises BadModel naming the parent.
     """
     try:
         if not lossless:
@@ -216,56 +196,74 @@ def trainer_of(
 
 
 def curve_cost(model: BaseModel, pixels: data.U8) -> float:
-    """What `model` costs on uint8 (N, 28, 28), over the qualities that training is measured at."""
+    """The cost of `model` on uint8 (N, 28, 28), by which models are compared: as in training."""
     rows = curve(model, pixels, VALIDATION_QUALITIES)
     if model.lossless:
         return float(rows[0]["bytes"])
     return cost_of([(row["quality"], row["bytes"], row["psnr_db"]) for row in rows])
 
 
-def go_on(trainer: Trainer, checkpoint: Path) -> None:
-    """Load a checkpoint into `trainer`.  Raises UsageError naming the file."""
-    stream = io.BytesIO(checkpoint.read_bytes())
-    try:
-        # weights_only: a checkpoint is a pickle, and a stranger's pickle is a program.
-        state = torch.load(stream, weights_only=True, map_location=trainer.device)
-    except Exception as error:  # of many kinds, whatever the file is
-        raise UsageError(f"{checkpoint}: no checkpoint, or a damaged one") from error
-    try:
-        trainer.load(state)
-    except UsageError as error:
-        raise UsageError(f"{checkpoint} {error}") from error
+def tell_start(num_train: int, num_held_out: int, parent: BaseModel | None, tell: Tell) -> None:
+    start = "nothing" if parent is None else f"model {parent.name}"
+    num_images = num_train + num_held_out
+    tell(
+        f"{num_images} images, {num_train} to train on, {num_held_out} held out; "
+        f"starting from {start}"
+    )
+    if num_images < FEW_IMAGES:
+        tell(f"these are few: with {FEW_IMAGES} or more the model gets much better")
 
 
-def tell_others(compared: others.Others, lossless: bool, tell: Callable[[str], None]) -> None:
-    """Say what PNG and WebP make of the held-out images."""
+def tell_others(compared: others.Others, lossless: bool, tell: Tell) -> None:
+    """Bytes of PNG and WebP on the held-out images."""
     tell("held-out images, bytes of one file each:")
     webp = "" if compared.webp_lossless is None else f", WebP lossless {compared.webp_lossless:.1f}"
     tell(f"  PNG {compared.png:.1f}{webp}")
     if compared.webp and not lossless:
         points = (
-            f"q{q} {b:.1f} B {'exact' if psnr is None else f'{psnr:.1f} dB'}"
-            for q, b, psnr in compared.webp
+            f"q{quality} {num_bytes:.1f} B {_decibels(psnr_db)}"
+            for quality, num_bytes, psnr_db in compared.webp
         )
         tell("  WebP " + ", ".join(points))
 
 
-def header(lossless: bool, tell: Callable[[str], None]) -> None:
-    """Name the columns of `tell_figures`."""
+def header(lossless: bool, tell: Tell) -> None:
+    """The columns of `tell_figures`."""
     columns = ["lossless"] if lossless else [f"quality {q}" for q in VALIDATION_QUALITIES]
     tell("this model, estimated:")
     tell("minutes" + "".join(f"{column:>16}" for column in columns))
 
 
-def tell_figures(
-    lossless: bool, tell: Callable[[str], None], seconds: float, figures: dict[str, Any]
-) -> None:
+def tell_figures(lossless: bool, tell: Tell, seconds: float, figures: dict[str, Any]) -> None:
     """One line of a table: bytes and PSNR at each quality."""
     if lossless:
         cells = [f"{figures['estimated_bytes']:.1f} B"]
     else:
-        cells = [f"{num_bytes:.1f} B {psnr:.1f} dB" for num_bytes, psnr, _ in figures["curve"]]
+        cells = [
+            f"{num_bytes:.1f} B {_decibels(psnr_db)}" for num_bytes, psnr_db, _ in figures["curve"]
+        ]
     tell(f"{seconds / 60:7.1f}" + "".join(f"{cell:>16}" for cell in cells))
+
+
+def tell_result(
+    rows: list[dict[str, Any]], webp: list[tuple[int, float, float | None]], tell: Tell
+) -> None:
+    """The curve of the model that was written, and its bytes at the PSNRs of WebP."""
+    tell("the model as it was written, on the held-out images:")
+    for row in rows:
+        error = "every pixel" if row["psnr_db"] is None else f"{row['psnr_db']:.2f} dB"
+        tell(f"quality {row['quality']:2d}: {row['bytes']:6.2f} bytes an image, {error}")
+    for quality, num_bytes, psnr_db in webp:
+        ours = None if psnr_db is None else bytes_at(rows, psnr_db)
+        if ours is not None:
+            tell(
+                f"the {psnr_db:.1f} dB of WebP at quality {quality}, {num_bytes:.0f} bytes, take "
+                f"{ours:.1f} bytes"
+            )
+
+
+def _decibels(psnr_db: float | None) -> str:
+    return "exact" if psnr_db is None else f"{psnr_db:.1f} dB"
 
 
 def write_model(
@@ -277,9 +275,9 @@ def write_model(
     command: str,
     parent: BaseModel | None = None,
 ) -> BaseModel:
-    """Export what `trainer` holds, with a card of figures on the held-out images.
+    """Export the network of `trainer`, with a card of figures on the held-out images.
 
-    out: the model's file; neither it nor that of the encoder beside it must exist.
+    out: the model's file; a lossy model's encoder is written beside it. Neither may exist.
     """
     train, held_out = data.split(pixels)
     figures: dict[str, Any] = {"on": f"{len(held_out)} held-out images, not trained on"}
@@ -298,7 +296,7 @@ def write_model(
     figures["curve"] = curve(unpack_model(*bundles()), held_out, CARD_QUALITIES)
     card["figures"] = figures
     stream, encoder = bundles()
-    if encoder is not None:  # before the model, which is thus never there without it
+    if encoder is not None:  # first, so that the model is never there without it
         with atomic(registry.encoder_path(out), durable=True) as file:
             file.write(encoder)
     with atomic(out, durable=True) as file:
@@ -309,9 +307,10 @@ def write_model(
 def card_of(
     trainer: Trainer, name: str, train: data.U8, seed: int, command: str, start: str | None
 ) -> dict[str, Any]:
-    """A card that says how what `trainer` holds was made.
+    """How the network of `trainer` was made.
 
-    name: of the model; train: the images trained on; start: name and hash of what it began with.
+    name: of the model; train: the images trained on; start: name and hash of the model it started
+    from.
     """
     training = {
         "steps": trainer.steps,
@@ -326,7 +325,7 @@ def card_of(
 
 
 def float_curve(trainer: Trainer, pixels: data.U8) -> list[dict[str, Any]]:
-    """The network before any rounding of weights: estimated bytes (ideal, no container) and PSNR by
+    """The network before its weights are rounded: ideal bytes without container, and PSNR, by
     quality.
     """
     tensor = torch.from_numpy(pixels.copy()).to(trainer.device)
@@ -335,13 +334,3 @@ def float_curve(trainer: Trainer, pixels: data.U8) -> list[dict[str, Any]]:
         {"quality": q, "estimated_bytes": row["estimated_bytes"], "psnr_db": row["psnr_db"]}
         for q, row in zip(CARD_QUALITIES, rows, strict=True)
     ]
-
-
-def bytes_at(rows: list[dict[str, Any]], psnr_db: float) -> float | None:
-    """Bytes at a PSNR, log bytes on the straight line between the two qualities around it; None
-    outside the curve.
-    """
-    points = sorted((row["psnr_db"], row["bytes"]) for row in rows if row["psnr_db"] is not None)
-    if not points or not points[0][0] <= psnr_db <= points[-1][0]:
-        return None
-    return float(np.exp(np.interp(psnr_db, [p[0] for p in points], [np.log(p[1]) for p in points])))

@@ -1,12 +1,12 @@
-"""Training images: whatever `aez compress` takes, as one array, with a part held out.
+"""Training images: files and folders of images as one array, with a part held out.
 
 READ ME FIRST
-- `load` puts the images into an order that is drawn from their pixels. Folders and arrays are often
-  sorted by class, and the part held out would be of one class that training never sees. The same
-  images come in the same order, whatever their names, and equal ones side by side, so that hardly
-  any is on both sides. One IDX file alone keeps its order: published sets are mixed already, and of
-  theirs it is the last images that this project has always held out.
-- The held-out part is the *last* images: every choice (when to stop, thresholds, which weights are
+- `load` puts the images into an order by a hash of their pixels. Folders and arrays are often
+  sorted by class, and then the part held out would be of a class that training never sees. The same
+  images come in the same order, whatever their names. Equal images come side by side, so that
+  hardly any is in both parts. Only a single IDX file keeps its order: published sets are shuffled
+  already, and this project has always held out their last images.
+- The held-out part is the *last* images. Every choice (when to stop, thresholds, which weights are
   best) is made on it, never on a test set.
 """
 
@@ -17,82 +17,85 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from codec.arrays import U8
 from codec.errors import ImageError
 from codec.files.images import is_array_file, is_image_file, read_array, read_image
+from codec.files.walk import walk
 
 MAX_HELD_OUT = 5000
 MIN_IMAGES = 100
 MAX_NAMED = 5  # files in a message
 
-U8 = npt.NDArray[np.uint8]
-
 
 def load(sources: list[Path]) -> U8:
-    """Files and folders -> uint8 (N, 28, 28), in an order drawn from the pixels.
+    """Files and folders -> uint8 (N, 28, 28), in an order by their pixels.
 
-    Of an .npz file with several arrays of images the one is taken that has "train" in its name.
-    Raises ImageError: naming files that are no such images; fewer than MIN_IMAGES, or all the same.
+    Of an .npz file with several arrays of images, the one with "train" in its name is used.
+    Raises ImageError: naming files that are no such images; for fewer than MIN_IMAGES images, or
+    equal ones only.
     """
-    parts = []
-    for source in sources:
-        if source.is_dir():
-            parts.append(_read_folder(source))
-        elif source.suffix.lower() == ".npz":
-            parts.append(_read_npz(source))
-        elif is_array_file(source):
-            parts.append(read_array(source))
-        else:
-            parts.append(read_image(source)[None])
-    pixels = np.concatenate(parts)
+    pixels = np.concatenate([_read(source) for source in sources])
     if len(pixels) < MIN_IMAGES:
-        raise ImageError(f"{len(pixels)} images are too few to train on, {MIN_IMAGES} are needed")
+        raise ImageError(f"{len(pixels)} images are too few to train on; {MIN_IMAGES} are needed")
     if (pixels == pixels[0]).all():
-        raise ImageError(f"all {len(pixels)} images are the same one, there is nothing to learn")
-    if (
-        len(sources) == 1
-        and is_array_file(sources[0])
-        and sources[0].suffix.lower() not in (".npy", ".npz")
-    ):
+        raise ImageError(f"all {len(pixels)} images are the same; there is nothing to learn")
+    if len(sources) == 1 and _is_idx(sources[0]):
         return pixels
     keys = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
     return pixels[sorted(range(len(pixels)), key=keys.__getitem__)]
 
 
+def _is_idx(path: Path) -> bool:
+    return is_array_file(path) and path.suffix.lower() not in (".npy", ".npz")
+
+
+def _read(source: Path) -> U8:
+    if source.is_dir():
+        return _read_folder(source)
+    if source.suffix.lower() == ".npz":
+        return _read_npz(source)
+    return read_array(source) if is_array_file(source) else read_image(source)[None]
+
+
 def _read_folder(folder: Path) -> U8:
-    files = sorted(p for p in folder.rglob("*") if is_image_file(p))
-    if not files:
-        raise ImageError(f"{folder}: no images in this folder")
-    images, faults = [], []
-    for file in files:
+    images: list[U8] = []
+    faults: list[str] = []
+
+    def failed(path: str, error: OSError) -> None:
+        faults.append(f"{path}: {error.strerror}")
+
+    names, _ = walk(str(folder), is_image_file, failed)
+    if not names and not faults:
+        raise ImageError(f"{folder}: no images in this directory")
+    for name in names:
         try:
-            images.append(read_image(file))
+            images.append(read_image(folder / name))
         except ImageError as error:
             faults.append(str(error))
     if faults:
+        shown = "; ".join(faults[:MAX_NAMED])
         more = f"; and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
-        said = "; ".join(faults[:MAX_NAMED])
         raise ImageError(
-            f"{folder}: {len(faults)} of {len(files)} files cannot be trained on: {said}{more}"
+            f"{folder}: {len(faults)} of {len(names)} files cannot be read: {shown}{more}"
         )
     return np.stack(images)
 
 
 def _read_npz(path: Path) -> U8:
-    """The one array of images, or of several the one for training: x_train, train_images."""
+    """The one array of images; of several, the one for training: x_train, train_images."""
     try:
         with zipfile.ZipFile(path) as archive:
             wanted = [member for member in archive.namelist() if "train" in member.lower()]
             arrays = [_images_in(archive, member, path) for member in wanted]
     except (OSError, zipfile.BadZipFile):
-        arrays = []  # `read_array` has the words for it
+        arrays = []  # `read_array` says what is wrong
     found = [array for array in arrays if array is not None]
     return found[0] if len(found) == 1 else read_array(path)
 
 
 def _images_in(archive: zipfile.ZipFile, member: str, path: Path) -> U8 | None:
-    """The images of a member; None if it holds something else, such as labels."""
+    """The images of a member; None if it is something else, such as labels."""
     try:
         with archive.open(member) as stream:
             return read_array(stream, f"{path}: {member}")  # type: ignore[arg-type]
@@ -101,7 +104,7 @@ def _images_in(archive: zipfile.ZipFile, member: str, path: Path) -> U8 | None:
 
 
 def split(pixels: U8) -> tuple[U8, U8]:
-    """-> training part, held-out part: the last twelfth, at most MAX_HELD_OUT images."""
+    """-> the images to train on, and those held out: the last twelfth, at most MAX_HELD_OUT."""
     held_out = min(MAX_HELD_OUT, max(10, len(pixels) // 12))
     return pixels[:-held_out], pixels[-held_out:]
 

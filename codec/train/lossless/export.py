@@ -1,4 +1,4 @@
-"""A trained `PixelNet` -> a bundle of integers (FORMAT.md 8)."""
+"""A trained `PixelNet` -> the file of the model (FORMAT.md 8).  `warm_start` is the inverse."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from codec.coding import rans
 from codec.model.layers import ACTIVATION_MAX, ACTIVATION_UNIT, MULTIPLIER_BITS
 from codec.model.pixels import EXP_ENTRIES, FLAG_MAX, LOGIT_UNIT, NEIGHBOURS, TABLE_BITS, PixelModel
+from codec.train.bundle import Tensors, integers, pack_bundle
+from codec.train.layers import Layer
 from codec.train.lossless.pixels import PixelNet, SumsNet
-from codec.train.lossy.export import Tensors, integers, pack_bundle
-from codec.train.networks import Layer
 
 
 def export(net: PixelNet, card: dict[str, Any]) -> bytes:

@@ -1,13 +1,13 @@
-"""Palettes: which values an image can have, told ahead of its pixels.
+"""Palettes: which values an image can have, coded ahead of its pixels.
 
 READ ME FIRST
-- Pipelines leave marks. Fashion-MNIST's images were stretched to full contrast, so of an image
-  whose brightest value had been M only the values floor(j * 255 / M) occur; MNIST's were scaled by
-  averaging, so each scale has its own favourite greys. A network finds out pixel by pixel; one byte
-  ahead of the pixels says it at once (measured: 10 and 9 bytes).
+- How images were made leaves marks. Fashion-MNIST's were stretched to full contrast: if the
+  brightest value had been M, only the values floor(j * 255 / M) occur. MNIST's were scaled by
+  averaging: each scale has its own favourite greys. A network finds out pixel by pixel; one byte
+  ahead of the pixels tells it at once (measured: 10 and 9 bytes saved).
 - A palette is a row of logits that is added to those of the network, and a row of costs by which
   the encoder chooses.
-- Values from WHITE on and 0 occur everywhere and say nothing: they cost nothing in the choice.
+- 0 and values from WHITE on occur everywhere and tell nothing: they cost nothing in the choice.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from codec.arrays import F32, F64, I16, I32, I64, U8, Bools
 from codec.coding import rans
 from codec.model.pixels import (
     LOGIT_UNIT,
@@ -26,16 +27,13 @@ from codec.model.pixels import (
     value_counts,
 )
 
-U8 = npt.NDArray[np.uint8]
-F32 = npt.NDArray[np.float32]
-
 WHITE = 253
 IMPOSSIBLE = -16.0  # logit of a value that a palette does not hold
 # nats of a value that a palette lacks: 16 bits more than any value of a palette of all
 MISSING_COST = np.log(256 * rans.TOTAL)
 CLUSTERS, ROUNDS = 128, 40
 SMOOTHING = 30.0  # pixels of the overall histogram that are mixed into each cluster
-STRETCHED_WORTH = 1.0  # bytes an image from which stretched palettes are taken
+STRETCHED_WORTH = 1.0  # bytes an image that stretched palettes must save to be used
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,10 @@ class Palettes:
     """
 
     logits: F32
-    costs: npt.NDArray[np.int16]
-    freq: npt.NDArray[np.int32]
+    costs: I16
+    freq: I32
 
-    def choose(self, pixels: U8) -> npt.NDArray[np.int64]:
+    def choose(self, pixels: U8) -> I64:
         """uint8 (N, 28, 28) -> palette of each image (N,)."""
         return choose_palettes(pixels, self.costs, self.freq)
 
@@ -56,7 +54,7 @@ class Palettes:
 def learn(pixels: U8, most: int = MAX_PALETTES) -> Palettes:
     """At most `most` palettes of images uint8 (N, 28, 28).
 
-    Stretched ones, the most used, if they explain enough, else clusters of their histograms.
+    The most used of the stretched ones, if they save enough; else clusters of their histograms.
     """
     counts = value_counts(pixels)
     counts[:, WHITE:] = 0
@@ -71,7 +69,7 @@ def learn(pixels: U8, most: int = MAX_PALETTES) -> Palettes:
     if saved.clip(0).mean() > STRETCHED_WORTH * 8 * np.log(2):
         users = np.bincount(best, minlength=len(costs))
         if np.count_nonzero(users) > most:
-            users[-1] = len(counts)  # the one of all values stays: with it nothing is impossible
+            users[-1] = len(counts)  # keep the one with all values: it makes any image possible
             users[np.argsort(-users, kind="stable")[most:]] = 0
         used = np.flatnonzero(users)
         best = (counts @ costs[used].T.astype(np.float32)).argmin(axis=1)
@@ -83,10 +81,9 @@ def learn(pixels: U8, most: int = MAX_PALETTES) -> Palettes:
     return _clusters(counts, clusters)
 
 
-def _stretched() -> npt.NDArray[np.bool_]:
-    """bool (255, 256): row M - 1 has the values floor(j * 255 / M), j = 0 ..
-
-    M; the last has all.
+def _stretched() -> Bools:
+    """Whether a palette holds a value, bool (255, 256): row M - 1 has floor(j * 255 / M) for j in
+    0 .. M, so the last row has all.
     """
     held = np.zeros((255, 256), np.bool_)
     for brightest in range(1, 256):
@@ -95,8 +92,8 @@ def _stretched() -> npt.NDArray[np.bool_]:
 
 
 def _clusters(counts: F32, clusters: int) -> Palettes:
-    """As many clusters of histograms (N, 256), or less, each image in that which codes its values
-    best (hard EM of a mixture).
+    """At most `clusters` clusters of histograms (N, 256): each image joins the one that codes its
+    values best (hard EM of a mixture).
     """
     random = np.random.default_rng(0)
     overall = (counts.sum(axis=0) + 0.5) / (counts.sum() + 128)
@@ -110,7 +107,7 @@ def _clusters(counts: F32, clusters: int) -> Palettes:
         np.add.at(members, best, counts)
         centres = members + SMOOTHING * overall
         size = held + 1.0
-        if turn < ROUNDS * 3 // 4:  # clusters that hardly anybody joined begin anew
+        if turn < ROUNDS * 3 // 4:  # restart clusters that hardly any image joined
             lonely = np.flatnonzero(held < len(counts) // 4000 + 1)
             centres[lonely] += counts[random.choice(len(counts), len(lonely))]
     log_q = np.log(centres / centres.sum(axis=1, keepdims=True))
@@ -122,9 +119,7 @@ def _clusters(counts: F32, clusters: int) -> Palettes:
     return _palettes(logits, costs, size[used])
 
 
-def _palettes(
-    logits: npt.ArrayLike, costs: npt.NDArray[np.float64], size: npt.NDArray[np.number]
-) -> Palettes:
+def _palettes(logits: npt.ArrayLike, costs: F64, size: npt.NDArray[np.number]) -> Palettes:
     freq = np.maximum(1, np.floor(size / size.sum() * (rans.TOTAL - len(size)))).astype(np.int32)
     freq[freq.argmax()] += rans.TOTAL - freq.sum()
     return Palettes(

@@ -1,18 +1,18 @@
-"""The lossless model as a float network: what `codec.model.pixels` computes, for whole images at
-once, with gradients.
+"""The lossless model as a float network, and its trainer: what `codec.model.pixels` computes, for
+whole images at once, with gradients.
 
 READ ME FIRST
-- A batch is images; its rows are their *tokens*: the pixels that the big network sees, live ones
-  and those that turned out not to be 0 against all appearances. Of the many other pixels the small
-  network learns from a sample.
-- What the coder keeps up to date pixel by pixel is at hand here for all tokens: sums over the
-  tokens before are differences of one running sum, the links of a neighbour are its row among the
-  tokens (or zeros, if it is none).
-- The loss has the floor of the integer softmax in it (every value has frequency 1 of 2**16 for
-  nothing), so that the network does not pay for tails which it gets anyway.
-- Matrices are trained by Muon, everything else by AdamW: 2 bytes ahead of AdamW alone at equal
-  time. The learning rate matters more than anything else here (Fashion-MNIST, 2.5 minutes: 281
-  bytes at 0.002, 275 at 0.004).
+- A batch is images; its rows are their *tokens*: the pixels that the big network sees. These are
+  the live ones, and the few others that are not 0. The small network, which sees all pixels that
+  are not live, learns from a sample of them.
+- What the coder updates pixel by pixel is computed here for all tokens at once: sums over the
+  tokens before are differences of one running sum, and the links of a neighbour are its row among
+  the tokens (zeros if it is not one).
+- The loss includes the floor of the integer softmax (every value has frequency 1 of 2**16 for
+  free), so that the network does not spend effort on tails that it gets anyway.
+- Muon trains the matrices, AdamW all else: 2 bytes better than AdamW alone in the same time. The
+  learning rate matters more than anything else (Fashion-MNIST, 2.5 minutes: 281 bytes at 0.002, 275
+  at 0.004).
 
 Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 """
@@ -41,16 +41,16 @@ from codec.model.pixels import (
     WINDOW,
 )
 from codec.train import data
+from codec.train.layers import Layer, clip, layers_of, rectify
 from codec.train.loop import Trainer
 from codec.train.lossless import palettes
-from codec.train.networks import Layer, clip, rectify
 
 PLANE_WIDTH, PLANE_HEIGHT = 28 + 2 * RADIUS, 28 + RADIUS
 TOKENS = 11_000  # of a batch
 FLAG_SAMPLE = 0.25  # of the pixels that only the small network sees
-# |entry| of a table: the least that keeps int16 in units of 2**-10 far from its end
-TABLE_LIMIT = 7.99
+TABLE_LIMIT = 7.99  # |entry| of a table: it becomes an int16 in units of 2**-10, with room to spare
 LEARNING_RATE, MUON_LEARNING_RATE = 6e-3, 6e-3
+MEASURED_IMAGES = 1000  # held-out ones, at each report
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,11 @@ class PixelConfig:
     sums: int = 64
     embedding: int = 24  # of a neighbour's value
     flag: int = 32
-    # in the file, 8 or 16; mostly 10 or 11 are used, as many as sums that stay exact leave room for
-    weight_bits: int = 16
+    weight_bits: int = 16  # in the file, 8 or 16; exact sums leave room for 10 or 11 of them
 
 
 class Tokens:
-    """The tokens of images, and for any pixel what came before.
+    """The tokens of images, and what came before any pixel.
 
     pixels: uint8 (I, 28, 28).  image, pixel, value: int64 (T,); near: uint8 (I, 784, neighbours).
     """
@@ -120,16 +119,14 @@ class Tokens:
         )
 
     def sums_before(self, added: Tensor, image: Tensor, pixel: Tensor) -> Tensor:
-        """What each token adds (T, S) -> sums of the tokens of its image before each
-        pixel (M, S).
+        """What each token adds (T, S) -> for each pixel the sum over the tokens before it, in its
+        image (M, S).
         """
         running = F.pad(added.float().cumsum(0), (0, 0, 1, 0))
         return running[self._rank[image, pixel]] - running[self._first[image, 0]]
 
     def linked(self) -> Tensor:
-        """Rows of the tokens at LINKED offsets (T, links), the number of tokens where there is
-        none.
-        """
+        """Rows of the tokens at LINKED offsets (T, links); the number of tokens stands for none."""
         rows = torch.full((self.count, 30, 30), len(self.image), device=self.image.device)
         y, x = self.pixel // 28 + 1, self.pixel % 28 + 1
         rows[self.image, y, x] = torch.arange(len(self.image), device=self.image.device)
@@ -141,11 +138,10 @@ def _table(rows: int, width: int, scale: float) -> nn.Parameter:
 
 
 def _waves(width: int) -> Tensor:
-    """Embeddings of the values (256, width) to begin with: a straight line, then cosines, ever
-    shorter.
+    """First embeddings of the values (256, width): a straight line, then ever shorter cosines.
 
-    Close values are alike, so that what is learned of one holds for the next. Begun by chance, it
-    took 4 bytes longer.
+    Close values are alike, so that what is learned of one holds for the next. Random embeddings
+    were 4 bytes worse in the same time.
     """
     value, k = torch.arange(256)[:, None] / 255, torch.arange(width)
     waves = 1.4 * torch.cos(
@@ -157,9 +153,7 @@ def _waves(width: int) -> Tensor:
 
 
 class SumsNet(nn.Module):
-    """What a pixel adds to the sums over the image so far: by its place, by place times value, by
-    its value.
-    """
+    """What a pixel adds to the sums over the image so far, by its place and its value."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -260,15 +254,13 @@ class PixelNet(nn.Module):
         super().__init__()
         self.config, self.tables, self.dtype = config, tables, torch.float32
         self.flag, self.value = FlagNet(config.flag), ValueNet(config, tables)
-        for module in self.modules():
-            if isinstance(module, Layer):
-                module.weight_max = 2 ** (config.weight_bits - 1) - 1
+        for layer in layers_of(self):
+            layer.weight_max = 2 ** (config.weight_bits - 1) - 1
 
     def set_quantized(self, quantized: bool) -> None:
         """Round the weights of every layer to their integer grid, or stop doing so."""
-        for module in self.modules():
-            if isinstance(module, Layer):
-                module.quantized = quantized
+        for layer in layers_of(self):
+            layer.quantized = quantized
 
     def limit_tables(self) -> None:
         """Keep the tables within what int16 can hold."""
@@ -279,9 +271,9 @@ class PixelNet(nn.Module):
     def forward(
         self, pixels: Tensor, palette: Tensor, *, flag_sample: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """uint8 (I, 28, 28), palettes int64 (I,) -> bits of all flags, of all values of the batch.
+        """uint8 (I, 28, 28), palettes int64 (I,) -> bits of all flags, bits of all values.
 
-        Of the flags only a sample is computed, and scaled up.
+        flag_sample: the share of the flags that is computed, and scaled up.
         """
         tokens = Tokens(pixels)
         added = self.flag.sums(tokens)
@@ -303,8 +295,9 @@ class PixelNet(nn.Module):
 
 
 class PixelTrainer(Trainer):
-    """Trains a PixelNet of at most `most_palettes` palettes; see Trainer.  pixels: uint8 (N, 28,
-    28), split by `data.split`.
+    """Trains a PixelNet; see Trainer.
+
+    pixels: uint8 (N, 28, 28), split by `data.split`; most_palettes: how many it has at most.
     """
 
     max_gradient = 20.0
@@ -322,11 +315,7 @@ class PixelTrainer(Trainer):
         train, held_out = data.split(pixels)
         tables = palettes.learn(train, most_palettes)
         net = PixelNet(config, tables)
-        matrices = [
-            m.weight
-            for m in net.value.modules()
-            if isinstance(m, Layer) and m is not net.value.head
-        ]
+        matrices = [layer.weight for layer in layers_of(net.value) if layer is not net.value.head]
         self.start(pixels, net, LEARNING_RATE, log, muon=matrices, muon_rate=MUON_LEARNING_RATE)
         self.palette, self.held_out_palette = (
             torch.tensor(tables.choose(p)).to(self.device) for p in (train, held_out)
@@ -343,8 +332,9 @@ class PixelTrainer(Trainer):
         )
 
     def figures(self) -> dict[str, object]:
-        """Bytes an image of 1,000 held-out images: ideal, float network."""
-        return evaluate(self.net, self.held_out[:1000], self.held_out_palette[:1000])
+        """Ideal bytes an image of the float network, on at most MEASURED_IMAGES held-out images."""
+        pixels, palette = self.held_out[:MEASURED_IMAGES], self.held_out_palette[:MEASURED_IMAGES]
+        return evaluate(self.net, pixels, palette)
 
 
 @torch.no_grad()

@@ -1,37 +1,30 @@
-"""A bundle of the lossless model -> the float network that it stands for: the inverse of
-`codec.train.lossless.export`.
+"""A lossless model of integers -> the float network that it stands for: the inverse of `export`.
 
-Palettes belong to a data set, not to a network: one that is trained on other images keeps its own.
-Those that the bundle has as well start as they are there, the others as the average of the
+Palettes belong to a data set, not to a network: a network that is trained on other images has its
+own. Palettes that the bundle has as well start as they are there, the others as the average of the
 bundle's.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from codec.arrays import F64
 from codec.errors import BadModel
 from codec.model.bundle import unpack_bundle
 from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, Integers
 from codec.model.pixels import LOGIT_UNIT, TABLE_BITS, PixelModel
+from codec.train.bundle import set_to
+from codec.train.layers import Layer
 from codec.train.lossless.palettes import Palettes
 from codec.train.lossless.pixels import PixelConfig, PixelNet
-from codec.train.lossy.warm_start import set_to
-from codec.train.networks import Layer
 
-F64 = npt.NDArray[np.float64]
-
-# costs of one palette may differ by so much, since clusters are found in floating point
-SAME_COSTS = 2
+SAME_COSTS = 2  # the costs of one palette may differ by this: clusters are found in floating point
 
 
 def config_of(stream: bytes) -> PixelConfig:
-    """Sizes of the network of a bundle.
-
-    Raises BadModel if it is none of the lossless architecture.
-    """
+    """Sizes of the network of a bundle.  Raises BadModel if it is not a lossless model."""
     tensors = _tensors(stream)
     return PixelConfig(
         hidden=tensors["head.weight"].shape[1],
@@ -57,9 +50,9 @@ def palettes_of(stream: bytes) -> Palettes:
 
 @torch.no_grad()
 def fill(net: PixelNet, stream: bytes) -> None:
-    """Give `net`, of the sizes that `config_of` tells, the weights of a bundle; its palettes stay.
+    """Give `net` the weights of a bundle; its palettes stay its own.
 
-    Raises BadModel.
+    net: of the sizes that `config_of` gives. Raises BadModel.
     """
     tensors = {name: tensor.astype(np.float64) for name, tensor in _tensors(stream).items()}
     flag, value = net.flag, net.value
@@ -81,7 +74,7 @@ def fill(net: PixelNet, stream: bytes) -> None:
         set_to(value.near, tensors["value.near.table"].reshape(value.near.shape) / ACTIVATION_UNIT)
         _fill_palettes(net, tensors)
     except (RuntimeError, KeyError, ValueError) as error:
-        raise BadModel(f"no network that can be trained has these sizes: {error}") from error
+        raise BadModel(f"its sizes are those of no network that can be trained: {error}") from error
 
 
 def _fill_palettes(net: PixelNet, tensors: dict[str, F64]) -> None:
@@ -101,10 +94,10 @@ def _tensors(stream: bytes) -> dict[str, Integers]:
     architecture, tensors, _ = unpack_bundle(stream)
     if architecture != PixelModel.ARCHITECTURE:
         raise BadModel(
-            f"architecture {architecture!r}, a lossless model, {PixelModel.ARCHITECTURE!r}, is "
-            "wanted to start from"
+            f"architecture {architecture!r}: training can only start from a lossless model, "
+            f"{PixelModel.ARCHITECTURE!r}"
         )
-    PixelModel(stream)  # whole and sound, or BadModel
+    PixelModel(stream)  # raises BadModel if anything is wrong with it
     return tensors
 
 

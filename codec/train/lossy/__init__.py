@@ -1,1 +1,8 @@
-"""Training of the lossy model: its encoder, export to integers and back."""
+"""Training of the lossy model.
+
+    net = network.Ladder(mean_image)                # or warm_start.ladder(model)
+    trainer.LadderTrainer(pixels).run(...)          # lambda * SSE + bits, all rates in one network
+    model, encoder = export.export(net, ..., train) # integers; tables calibrated on training images
+
+`encoder` trains a better encoder for a model whose decoder stays as it is.
+"""

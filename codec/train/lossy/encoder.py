@@ -4,47 +4,45 @@
         -o better.encoder.safetensors
 
 A stream names the model that decodes it, not the encoder. So the encoder of a shipped model may get
-better at any time. What is written is the file of an encoder: put it beside the model, in the place
-of the old one (FORMAT.md 7.4).
+better at any time. This tool writes the file of an encoder: put it beside the model, in place of
+the old one (FORMAT.md 7.4).
 
 READ ME FIRST
-- Training of the whole network (`loop`) takes noise for rounding: its loss is more than twice the
-  cost of what is coded. Here it is the true cost: images are coded as they will be, with rounded
-  latents and the bits of the tables.
+- Training of the whole network (`trainer`) uses noise for rounding: its loss is more than twice the
+  cost of what is coded. Here the loss is the true cost: images are coded as they will be, with
+  rounded latents and the bits of the tables.
 - The cost has a step where a latent crosses an edge of rounding. Its slope is the height of that
   step times the density there: that of a logistic of width WIDTHS around the latent.
-- The height: some latents near an edge are drawn, decoded half way between the symbols on its two
-  sides, and a backward pass through the decoder gives the slope of the distortion there. In the
-  middle of a step that is its height but for third order (correlation with the true one: 0.92 to
-  0.98). Taken at the symbol itself, with a mean curvature for the rest, it was 0.5, and training
-  with that was ruin: where the curvature is too small, latents are pulled to the edge.
+- The height: some latents near an edge are drawn at random and decoded half way between the symbols
+  on both sides; a backward pass through the decoder gives the slope of the distortion there. In the
+  middle of a step that is its height up to third order (correlation with the true one: 0.92 to
+  0.98). Measured at the symbol itself, with a mean curvature for the rest, it was 0.5, and training
+  with that was ruinous: where the curvature is too small, latents are pulled to the edge.
 - The width must be as small as the distances at which the network works: it gathers latents within
   hundredths of a step from an edge. Widths of 0.1 to 0.15 made the cost 7 to 60 % higher.
-- Levels below a drawn latent are coded as the encoder does, but the gradient takes their symbols
-  for fixed.
-- What one step of the optimizer does is mostly noise: the weights that count are averages.
+- One step of the optimizer is mostly noise: the weights that count are averages.
 - The decoder runs in float here, on the integers of its weights and rows (`warm_start.exact`);
-  only roundings of activations are missing. What is reported is the cost of the integer model on
+  only the rounding of activations is missing. What is reported is the cost of the integer model on
   held-out images.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor, nn
 
-from codec.errors import AezError, UsageError
+from codec.errors import UsageError
 from codec.files.atomic import atomic
+from codec.measure import tool
 from codec.measure.curve import curve
 from codec.metrics import squared_error
 from codec.model import ladder_search, registry
@@ -53,26 +51,29 @@ from codec.model.ladder import MAX_QUALITY, NUM_SIGMAS, Model, log2_lmbda
 from codec.model.ladder_search import DEAD_ZONE, STEP_UNIT
 from codec.model.layers import ACTIVATION_UNIT, ROW_STEP, ROWS
 from codec.train import data
-from codec.train.command import CARD_QUALITIES, card_of, checkpoint_of, go_on
-from codec.train.loop import VALIDATION_IMAGES, VALIDATION_QUALITIES, Trainer
+from codec.train.command import CARD_QUALITIES, card_of, checkpoint_of
+from codec.train.layers import Layer, clip, layers_of, rectify
+from codec.train.loop import Trainer
+from codec.train.loop import resume as resume_from
 from codec.train.lossy import warm_start
 from codec.train.lossy.export import encoder_tensors, pack_encoder, row_of
-from codec.train.networks import Layer, clip, patches, rectify, unpatches
+from codec.train.lossy.network import patches, unpatches
+from codec.train.lossy.trainer import VALIDATION_IMAGES, VALIDATION_QUALITIES
 
 LEARNING_RATE = 5e-5
 WIDTHS = 0.025, 0.015  # of the logistic, in steps: at the beginning, in the end
 DRAWN = 0.3  # of the latents at an edge
 EXPONENT = -0.36  # of lambda + 1: with it images of all qualities cost about the same
-MOST_BITS = 64.0  # that one change is counted for
-AVERAGED = 0.997  # of the average is kept at each step
+MOST_BITS = 64.0  # that one change may count
+AVERAGED = 0.997  # share of the average that is kept at each step
 
 
-class Level(NamedTuple):
-    """One level of latents of a batch, coded."""
+class CodedLevel(NamedTuple):
+    """One level of latents of a batch."""
 
     latents: Tensor  # in steps, of the encoder
-    sides: Tensor  # of the symbol the edge is on: -1 or 1; 0 of latents that were not drawn
-    height: Tensor  # of that edge: what the step over it costs; 0 of latents that were not drawn
+    sides: Tensor  # on which side of the symbol the edge is: -1 or 1; 0 if it was not drawn
+    height: Tensor  # what the step over that edge costs; 0 if it was not drawn
 
 
 class EncoderNet(nn.Module):
@@ -102,13 +103,13 @@ class EncoderNet(nn.Module):
             layer.requires_grad_(True)
 
     def layers(self) -> list[Layer]:
-        """Those that learn."""
+        """The layers that learn."""
         net = self.ladder
-        blocks = [layer for layer in net.analysis.modules() if isinstance(layer, Layer)]
-        posteriors = [
+        of_levels = [
             layer for level in net.levels for layer in (level.posterior0, level.posterior1)
         ]
-        return [net.input, *blocks, net.squeeze, net.posterior0, net.posterior1, *posteriors]
+        analysis = [net.input, *layers_of(net.analysis), net.squeeze]
+        return [*analysis, net.posterior0, net.posterior1, *of_levels]
 
     def set_quantized(self, quantized: bool) -> None:
         """Round the weights that learn to their integer grid, or stop doing so."""
@@ -133,7 +134,7 @@ class EncoderNet(nn.Module):
     def forward(
         self, pixels: Tensor, quality: Tensor, width: float, drawn: float = DRAWN
     ) -> tuple[Tensor, Tensor]:
-        """-> loss, whose value means nothing; cost of each image (N,), weighted as in the loss.
+        """-> loss, of which only the gradient means anything; cost of each image (N,), weighted.
 
         Arguments: see `coded`.
         """
@@ -147,7 +148,7 @@ class EncoderNet(nn.Module):
 
     def coded(
         self, pixels: Tensor, quality: Tensor, width: float, drawn: float
-    ) -> tuple[list[Level], Tensor, Tensor]:
+    ) -> tuple[list[CodedLevel], Tensor, Tensor]:
         """Code images -> levels of latents; SSE of pixels in 0..1 and bits of each image (N,).
 
         pixels: (N, 28, 28), 0..255; quality: (N,), 0..99, not necessarily whole.
@@ -192,8 +193,8 @@ class EncoderNet(nn.Module):
         e = clip(
             net.input(patches((pixels - net.mean_image) * (4 / ACTIVATION_UNIT)).to(self.dtype))
         )
-        for block in net.analysis:
-            e = block(e, b)
+        for residual in net.analysis:
+            e = residual(e, b)
         h = rectify(net.posterior0(rectify(net.squeeze(e)).reshape(n, -1), b))
         log_gain = rows @ self.log_gain0
         y = code(
@@ -206,8 +207,8 @@ class EncoderNet(nn.Module):
         )
         t = clip(net.widen(h.view(n, 7, 7, 16)))
         for i, stage in enumerate(net.synthesis):
-            for block in stage:
-                t = block(t, b)
+            for residual in stage:
+                t = residual(t, b)
             if i < len(net.levels):
                 level = net.levels[i]
                 log_gain = (rows @ getattr(self, f"log_gain{i + 1}"))[:, None, None]
@@ -226,7 +227,7 @@ class EncoderNet(nn.Module):
             (step + side * slope).clamp(-MOST_BITS, MOST_BITS) * side.abs()
             for step, side, slope in zip(steps, sides, slopes, strict=True)
         ]
-        levels = [Level(*each) for each in zip(latents_of, sides, heights, strict=True)]
+        levels = [CodedLevel(*each) for each in zip(latents_of, sides, heights, strict=True)]
         return levels, error.square().sum((1, 2)), bits
 
 
@@ -240,7 +241,7 @@ class EncoderTrainer(Trainer):
     warm = True
     # bfloat16 would be 1.5 times as fast; at high qualities it is off by a tenth of a step.
     dtype = torch.float32
-    flat_gain = 0.0  # all there is to gain is a few percent
+    flat_gain = 0.0  # there are only a few percent to gain
 
     def __init__(
         self,
@@ -276,7 +277,7 @@ class EncoderTrainer(Trainer):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """With the averages in the place of the weights."""
+        """A context with the averages in place of the weights."""
         for average, p in zip(self.average, self.learning(), strict=True):
             average.data, p.data = p.data, average.data
         try:
@@ -335,15 +336,15 @@ def train_encoder(
     UsageError; AezError if `out` exists.
     """
     if not out.name.endswith(registry.ENCODER):
-        raise UsageError(f"{out}: the file of an encoder ends in {registry.ENCODER}")
+        raise UsageError(f"{out}: the name of an encoder file must end in {registry.ENCODER}")
     checkpoint = checkpoint_of([out], resume)
     model = registry.by_name(of, lossless=False)
     pixels = data.load(sources)
     log = out.with_suffix(".log.jsonl")
     trainer = EncoderTrainer(pixels, model, seed=seed, log=log, learning_rate=rate)
     if resume:
-        go_on(trainer, checkpoint)
-    trainer.run(60 * minutes, checkpoint=checkpoint, progress=sys.stderr.isatty(), tell=tell)
+        resume_from(trainer, checkpoint)
+    trainer.run(60 * minutes, checkpoint=checkpoint, tell=tell)
     command = ["python", "-m", "codec.train.lossy.encoder", *map(str, sources), "--of", of]
     command += ["-o", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
     command += [] if rate == LEARNING_RATE else ["--rate", f"{rate:g}"]
@@ -360,26 +361,6 @@ def train_encoder(
     checkpoint.unlink(missing_ok=True)
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m codec.train.lossy.encoder",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("sources", nargs="+", type=Path, help="images to train on: as for `aez train`")
-    add("--of", required=True, metavar="MODEL", help="a lossy model: its name, or its file")
-    add("-o", "--out", required=True, type=Path, help="the better encoder, .encoder.safetensors")
-    add("--minutes", type=float, default=30.0, help="of training, with those of a resumed run")
-    add("--seed", type=int, default=0)
-    add("--rate", type=float, default=LEARNING_RATE, help="the highest learning rate")
-    add("--resume", action="store_true", help="go on from the checkpoint beside the output")
-    try:
-        train_encoder(**vars(parser.parse_args(arguments)))
-    except AezError as error:
-        parser.error(str(error))
-
-
 def tell(seconds: float, figures: dict[str, Any]) -> None:
     """One line: the cost of held-out images at each quality."""
     costs = ", ".join(
@@ -388,5 +369,18 @@ def tell(seconds: float, figures: dict[str, Any]) -> None:
     print(f"{seconds / 60:5.1f} minutes: cost {costs}", flush=True)
 
 
+def main(
+    sources: Annotated[list[Path], typer.Argument(help="Images to train on, as for `aez train`.")],
+    of: Annotated[str, typer.Option(metavar="MODEL", help="Name or file of a lossy model.")],
+    out: tool.Out,
+    minutes: Annotated[float, typer.Option(help="Of training, over all resumed runs.")] = 30.0,
+    seed: int = 0,
+    rate: Annotated[float, typer.Option(help="The highest learning rate.")] = LEARNING_RATE,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint.")] = False,
+) -> None:
+    """Train a better encoder for a lossy model whose decoder stays as it is."""
+    train_encoder(sources, of, out, minutes=minutes, seed=seed, rate=rate, resume=resume)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    tool.run(main)

@@ -1,22 +1,19 @@
-"""A trained `Ladder` -> the bundles of model and encoder (FORMAT.md 7), CDF tables calibrated.
+"""A trained `Ladder` -> the files of model and encoder (FORMAT.md 7), CDF tables calibrated.
 
-Every number that decoding depends on is made here, once, and stored. Equal weights give equal
-bytes: tensors sorted by name, little-endian, the card as sorted JSON.
+Every number that decoding depends on is made here, once, and stored. `warm_start` is the inverse.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import safetensors.numpy
 import torch
 from torch import Tensor
 
+from codec.arrays import F64, I32, U8
 from codec.coding import rans
 from codec.format.bitstream import MODEL_HASH_BYTES
 from codec.model.ladder import (
@@ -33,15 +30,14 @@ from codec.model.ladder import (
     log2_lmbda,
 )
 from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
-from codec.train.networks import Ladder, Layer, basis
-
-F64 = npt.NDArray[np.float64]
-Tensors = dict[str, npt.NDArray[np.integer]]
+from codec.train.bundle import Tensors, integers, pack_bundle
+from codec.train.layers import Layer, basis
+from codec.train.lossy.network import Ladder, Residual
 
 # of log sigma, from one row of a CDF table to the next
 SIGMA_STEP = math.log(MAX_SIGMA / MIN_SIGMA) / (NUM_SIGMAS - 1)
-PRIOR_COUNT = 200.0  # calibration: the normal density counts as so many observed symbols
-# Parts of the names of an encoder's tensors; keys of a model's card that its encoder's has, too.
+PRIOR_COUNT = 200.0  # calibration: the normal density counts as this many observed symbols
+# Parts of the names of an encoder's tensors; keys of a model's card that its encoder's has as well.
 ENCODER_PARTS = {"input", "analysis", "squeeze", "posterior0", "posterior1"}
 ENCODER_CARD = ("name", "trained_on", "command", "training")
 
@@ -51,7 +47,7 @@ def sigmas() -> F64:
     return MIN_SIGMA * np.exp(SIGMA_STEP * np.arange(NUM_SIGMAS))
 
 
-def export(net: Ladder, card: dict[str, Any], pixels: npt.NDArray[np.uint8]) -> tuple[bytes, bytes]:
+def export(net: Ladder, card: dict[str, Any], pixels: U8) -> tuple[bytes, bytes]:
     """-> bytes of the model file and of its encoder's.
 
     pixels: uint8 (N, 28, 28), training images on which the CDF tables are calibrated.
@@ -65,7 +61,8 @@ def export(net: Ladder, card: dict[str, Any], pixels: npt.NDArray[np.uint8]) -> 
 def pack_model(tensors: Tensors, card: dict[str, Any]) -> tuple[bytes, bytes]:
     """All tensors of a lossy model and its card -> bytes of the model file and of its encoder's."""
     encoder = {name: tensor for name, tensor in tensors.items() if of_encoder(name)}
-    stream = pack_bundle({name: tensors[name] for name in tensors.keys() - encoder.keys()}, card)
+    decoder = {name: tensors[name] for name in tensors.keys() - encoder.keys()}
+    stream = pack_bundle(decoder, card, Model.ARCHITECTURE)
     return stream, pack_encoder(encoder, stream, {k: card[k] for k in ENCODER_CARD if k in card})
 
 
@@ -82,23 +79,6 @@ def of_encoder(name: str) -> bool:
     """Whether a tensor is the encoder's, as `input.weight` and `levels.1.posterior0.bias` are."""
     parts = name.split(".")
     return (parts[2] if parts[0] == "levels" else parts[0]) in ENCODER_PARTS
-
-
-def pack_bundle(
-    tensors: Tensors, card: dict[str, Any], architecture: str = Model.ARCHITECTURE
-) -> bytes:
-    """Tensors and card -> safetensors bytes, the same for the same input."""
-    metadata = {"architecture": architecture, "card": json.dumps(card, sort_keys=True)}
-    stream = safetensors.numpy.save(
-        {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata
-    )
-    # The library writes the metadata in random order: put it in ours, in the same bytes.
-    end = 8 + int.from_bytes(stream[:8], "little")
-    header = json.loads(stream[8:end])
-    text = json.dumps(
-        {**header, "__metadata__": metadata}, separators=(",", ":"), ensure_ascii=False
-    ).encode()
-    return stream[:8] + text.ljust(end - 8) + stream[end:]
 
 
 @torch.no_grad()
@@ -133,8 +113,8 @@ def integer_tensors(net: Ladder) -> Tensors:
     put("start1", _rows_by_channel(net.start1))
     put("widen", net.widen)
     for i, stage in enumerate(net.synthesis):
-        for j, block in enumerate(stage):
-            tensors.update(_block_tensors(f"synthesis.{i}.{j}", block, b))
+        for j, residual in enumerate(stage):
+            tensors.update(_residual_tensors(f"synthesis.{i}.{j}", residual, b))
     for i, (level, log_gain) in enumerate(zip(net.levels, log_gains, strict=True)):
         put(f"levels.{i}.prior0", level.prior0)
         put(f"levels.{i}.merge", level.merge, input_unit=DEQUANTIZED_UNIT)
@@ -163,8 +143,8 @@ def encoder_tensors(net: Ladder, b: Tensor, log_gains: list[Tensor]) -> Tensors:
 
     centre = net.input.used_weight() @ _mean_of_patches(net)  # the bundle's input is not centred
     put("input", net.input, offset=-centre)
-    for i, block in enumerate(net.analysis):
-        tensors.update(_block_tensors(f"analysis.{i}", block, b))
+    for i, residual in enumerate(net.analysis):
+        tensors.update(_residual_tensors(f"analysis.{i}", residual, b))
     put("squeeze", net.squeeze)
     put("posterior0", _columns_by_channel(net.posterior0))
     put("posterior1", net.posterior1, unit=STEP_UNIT, extra_log_scale=log_gains[0])
@@ -214,25 +194,18 @@ def layer_tensors(
     }
 
 
-def _block_tensors(name: str, block: Any, b: Tensor) -> Tensors:
-    tensors: Tensors = {}
-    for part in ("reduce", "spatial", "restore"):
-        tensors |= layer_tensors(f"{name}.{part}", getattr(block, part), b)
-    return tensors
+def _residual_tensors(name: str, residual: Residual, b: Tensor) -> Tensors:
+    return (
+        layer_tensors(f"{name}.reduce", residual.reduce, b)
+        | layer_tensors(f"{name}.spatial", residual.spatial, b)
+        | layer_tensors(f"{name}.restore", residual.restore, b)
+    )
 
 
 def _mean_of_patches(net: Ladder) -> Tensor:
     """The mean image by channel and position, as in the bundle, as an activation."""
     mean = net.mean_image.view(7, 4, 7, 4).permute(1, 3, 0, 2).reshape(16, POSITIONS)
     return mean * (PIXEL_UNIT / ACTIVATION_UNIT)
-
-
-def integers(x: Tensor, dtype: type[np.integer[Any]]) -> npt.NDArray[np.integer]:
-    """Round-valued tensor -> integers, refusing what does not fit."""
-    values = x.double().numpy()
-    if not (np.abs(values) <= np.iinfo(dtype).max).all():
-        raise ValueError(f"a value of {np.abs(values).max()} does not fit {np.dtype(dtype)}")
-    return values.astype(dtype)
 
 
 def row_of(log_sigma: Tensor) -> Tensor:
@@ -264,7 +237,7 @@ def _rows_by_channel(layer: Layer) -> Layer:
     return twin
 
 
-def pmf_to_cdf(pmf: F64) -> npt.NDArray[np.int32]:
+def pmf_to_cdf(pmf: F64) -> I32:
     """Probabilities (symbols,), the first the largest -> cumulative frequencies (symbols + 1,),
     each at least 1.
     """
@@ -282,16 +255,19 @@ def normal_pmf(sigma: float) -> F64:
     """Normal density over -limit..limit steps, in the order 0, -1, 1, -2, 2 ...
     of FORMAT.md 5.3.
     """
-    edge = lambda x: 0.5 * math.erfc(-x / sigma / math.sqrt(2))  # noqa: E731
+
+    def below(x: float) -> float:
+        return 0.5 * math.erfc(-x / sigma / math.sqrt(2))
+
     values = [0] + [s for n in range(1, symbol_limit(sigma) + 1) for s in (-n, n)]
-    return np.array([max(edge(v + 0.5) - edge(v - 0.5), 1e-12) for v in values])
+    return np.array([max(below(v + 0.5) - below(v - 0.5), 1e-12) for v in values])
 
 
-def _pad(cdf: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+def _pad(cdf: I32) -> I32:
     return np.pad(cdf, (0, MAX_SYMBOLS + 1 - len(cdf)), mode="edge")
 
 
-def normal_cdf() -> npt.NDArray[np.int32]:
+def normal_cdf() -> I32:
     """A table (NUM_SIGMAS, MAX_SYMBOLS + 1) of normal densities; row 0 is certain."""
     certain = np.array([0, rans.TOTAL], np.int32)
     return np.stack(
@@ -302,14 +278,14 @@ def normal_cdf() -> npt.NDArray[np.int32]:
     )
 
 
-def calibrated_cdf(model: Model, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """Tables (levels, NUM_SIGMAS, MAX_SYMBOLS + 1) of what symbols really do in each row, on all
-    qualities.
+def calibrated_cdf(model: Model, pixels: U8) -> I32:
+    """Tables (levels, NUM_SIGMAS, MAX_SYMBOLS + 1) of how often each symbol really occurs in each
+    row, over all qualities.
     """
     counts = np.zeros((len(model.tables), NUM_SIGMAS, MAX_SYMBOLS))
-    for part, quality in zip(np.array_split(pixels, 10), range(5, 100, 10), strict=True):
-        for at in range(0, len(part), 100):
-            symbols, rows, _ = model.quantize(part[at : at + 100], quality)
+    for share, quality in zip(np.array_split(pixels, 10), range(5, 100, 10), strict=True):
+        for at in range(0, len(share), 100):
+            symbols, rows, _ = model.quantize(share[at : at + 100], quality)
             for level, (s, r) in enumerate(zip(symbols, rows, strict=True)):
                 codes = np.where(s < 0, -2 * s - 1, 2 * s)
                 np.add.at(counts[level], (r.ravel(), codes.ravel()), 1)

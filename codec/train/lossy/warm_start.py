@@ -1,16 +1,15 @@
-"""A model of integers -> the float network that it stands for: the inverse of
-`codec.train.lossy.export`.
+"""A model of integers -> the float network that it stands for: the inverse of `export`.
 
 READ ME FIRST
-- The network comes back as a function, not as the parameters it once had. What a layer's weight
-  owes to its scale cannot be told from the integers, so the scale is taken to be 1 in the middle of
-  its range; the mean image is in the biases, so any will do, and that of the new images is taken.
+- The network comes back as a function, not as the parameters it once had. The integers do not tell
+  how much of a weight is scale, so the scale is assumed to be 1 in the middle of its range. The
+  mean image is in the biases, so any will do: that of the new images is used.
 - Rows by quality were a polynomial in log2 lambda before they were rounded, and become one again by
   least squares.
-- `exact` keeps what the polynomials miss as rests beside them: the network is then the model's at
-  every quality, but for the rounding of activations. That is for training an encoder alone, whose
-  decoder must be the one that is shipped.
-- The CDF tables are left behind: they are calibrated anew on export.
+- `exact` keeps what the polynomials miss, as rests beside them: the network is then the model's at
+  every quality, but for the rounding of activations. This is for training an encoder alone, whose
+  decoder must be the shipped one.
+- The CDF tables are not used: export calibrates new ones.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from codec.arrays import F64
 from codec.errors import BadModel
 from codec.model.bundle import BaseModel, unpack_bundle
 from codec.model.ladder import (
@@ -36,10 +35,10 @@ from codec.model.ladder import (
     log2_lmbda,
 )
 from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS, Integers
+from codec.train.bundle import set_to
+from codec.train.layers import Layer, basis
 from codec.train.lossy.export import SIGMA_STEP
-from codec.train.networks import Config, Ladder, Layer, basis
-
-F64 = npt.NDArray[np.float64]
+from codec.train.lossy.network import Config, Ladder, Residual
 
 # (ROWS, B)
 BASIS: F64 = basis(
@@ -56,14 +55,16 @@ def ladder(model: BaseModel, mean_image: Tensor, *, keep_rests: bool = False) ->
     here can have.
     """
     if not isinstance(model, Model):
-        what = f"architecture {model.ARCHITECTURE!r}, a lossy model, {Model.ARCHITECTURE!r}"
-        raise BadModel(f"{what}, is wanted to start from")
+        raise BadModel(
+            f"architecture {model.ARCHITECTURE!r}: training can only start from a lossy model, "
+            f"{Model.ARCHITECTURE!r}"
+        )
     tensors = unpack_bundle(model.stream)[1] | unpack_bundle(model.encoder.stream)[1]
     net = Ladder(mean_image, _config(tensors))
     try:
         _Bundle(tensors, keep_rests).fill(net)
     except (RuntimeError, KeyError) as error:
-        raise BadModel(f"no network that can be trained has these sizes: {error}") from error
+        raise BadModel(f"its sizes are those of no network that can be trained: {error}") from error
     return net
 
 
@@ -77,13 +78,16 @@ class Exact(NamedTuple):
 
 
 def exact(model: BaseModel, mean_image: Tensor) -> Exact:
-    """The lossy network of a model and its encoder, with their very rows by quality.
+    """The lossy network of a model and its encoder, with exactly their rows by quality.
 
-    Its layers want `exact_basis`. Raises as `ladder`.
+    Its layers need `exact_basis` instead of `basis`. Raises as `ladder`.
     """
     net = ladder(model, mean_image, keep_rests=True)
     tensors = unpack_bundle(model.stream)[1]
-    table = lambda name: torch.tensor(tensors[name].astype(np.float32))  # noqa: E731
+
+    def table(name: str) -> Tensor:
+        return torch.tensor(tensors[name].astype(np.float32))
+
     names = ["dequantizer", *(f"levels.{i}.dequantizer" for i in range(len(net.levels)))]
     return Exact(
         net,
@@ -124,14 +128,14 @@ def _config(tensors: dict[str, Integers]) -> Config:
         head=len(tensors[f"{levels[0]}.posterior0.weight"]) if levels else 1,
         dense_latents=tensors["prior_mean"].shape[1],
         latents=tuple(len(tensors[f"{level}.posterior1.weight"]) for level in levels),
-        analysis_blocks=count("analysis"),
-        synthesis_blocks=tuple(count(f"synthesis.{i}") for i in range(len(levels) + 1)),
+        analysis_residuals=count("analysis"),
+        synthesis_residuals=tuple(count(f"synthesis.{i}") for i in range(len(levels) + 1)),
     )
 
 
 class _Bundle:
-    """Tensors of a bundle on their way into a network; see `export.integer_tensors`,
-    line by line.
+    """Tensors of a bundle on their way into a network: `export.integer_tensors`, line by line, in
+    reverse.
     """
 
     def __init__(self, tensors: dict[str, Integers], keep_rests: bool) -> None:
@@ -145,8 +149,8 @@ class _Bundle:
         mean = mean.double().numpy() * (PIXEL_UNIT / ACTIVATION_UNIT)
         self.put("input", net.input)
         net.input.bias += torch.tensor(self.weight @ mean).T  # the bundle's input is not centred
-        for i, block in enumerate(net.analysis):
-            self.put_block(f"analysis.{i}", block)
+        for i, residual in enumerate(net.analysis):
+            self.put_residual(f"analysis.{i}", residual)
         self.put("squeeze", net.squeeze)
         log_gain = self.put_gain("dequantizer", net.gain)
         self.put("posterior0", net.posterior0)
@@ -168,20 +172,16 @@ class _Bundle:
         set_to(net.start1.weight, by_position.reshape(net.start1.weight.shape))
         self.put("widen", net.widen)
         for i, stage in enumerate(net.synthesis):
-            for j, block in enumerate(stage):
-                self.put_block(f"synthesis.{i}.{j}", block)
+            for j, residual in enumerate(stage):
+                self.put_residual(f"synthesis.{i}.{j}", residual)
         for i, level in enumerate(net.levels):
             log_gain = self.put_gain(f"levels.{i}.dequantizer", level.gain)
-            for part in ("posterior0", "prior0"):
-                self.put(f"levels.{i}.{part}", getattr(level, part))
+            in_steps: dict[str, Any] = {"unit": STEP_UNIT, "extra_log_scale": log_gain}
+            self.put(f"levels.{i}.posterior0", level.posterior0)
+            self.put(f"levels.{i}.posterior1", level.posterior1, **in_steps)
+            self.put(f"levels.{i}.prior0", level.prior0)
+            self.put(f"levels.{i}.prior_mean", level.prior_mean, **in_steps)
             self.put(f"levels.{i}.merge", level.merge, input_unit=DEQUANTIZED_UNIT)
-            for part in ("posterior1", "prior_mean"):
-                self.put(
-                    f"levels.{i}.{part}",
-                    getattr(level, part),
-                    unit=STEP_UNIT,
-                    extra_log_scale=log_gain,
-                )
             self.put(
                 f"levels.{i}.prior_sigma",
                 level.prior_sigma,
@@ -201,8 +201,9 @@ class _Bundle:
         extra_shift: F64 | float = 0.0,
         extra_log_scale: F64 | float = 0.0,
     ) -> None:
-        """Fill a layer from the integers of a name.  extra_...: (ROWS, O), what `export` had put
-        into rows by quality.
+        """Fill a layer from the integers under a name.
+
+        extra_...: (ROWS, O), what `export` added to the rows by quality.
         """
         weight, bias, shift, multiplier = (
             self._tensors[f"{name}.{p}"] for p in ("weight", "bias", "shift", "multiplier")
@@ -223,9 +224,10 @@ class _Bundle:
                 layer.shift_rest = rest(shift, layer.shift)
                 layer.scale_rest = rest(log_scale, layer.scale)
 
-    def put_block(self, name: str, block: Any) -> None:
-        for part in ("reduce", "spatial", "restore"):
-            self.put(f"{name}.{part}", getattr(block, part))
+    def put_residual(self, name: str, residual: Residual) -> None:
+        self.put(f"{name}.reduce", residual.reduce)
+        self.put(f"{name}.spatial", residual.spatial)
+        self.put(f"{name}.restore", residual.restore)
 
     def put_gain(self, name: str, gain: nn.Parameter) -> F64:
         """-> log gain (ROWS, K) as the network has it now."""
@@ -241,8 +243,7 @@ class _Bundle:
 def fit(rows: F64, low: float = -np.inf, high: float = np.inf) -> F64:
     """Rows by quality (ROWS, K) -> coefficients of `basis` (K, B).
 
-    Rows at `low` or `high` were clipped there: of them it is only known that they were so small or
-    so large.
+    Rows at `low` or `high` were clipped there: they may have been any smaller, or any larger.
     """
     solve = np.linalg.pinv(BASIS)
     coefficients = solve @ rows
@@ -260,13 +261,5 @@ def fit(rows: F64, low: float = -np.inf, high: float = np.inf) -> F64:
 
 
 def rest(rows: F64, coefficients: Tensor) -> Tensor:
-    """What polynomials, by their coefficients (K, B), miss of rows by quality: (ROWS, K)."""
+    """The rows by quality less the polynomials with these coefficients (K, B): (ROWS, K)."""
     return torch.tensor(rows - BASIS @ coefficients.detach().double().numpy().T).float()
-
-
-def set_to(parameter: nn.Parameter, values: F64 | Tensor) -> None:
-    """Set a parameter.  Raises RuntimeError if the shape is not its own."""
-    tensor = torch.as_tensor(values)
-    if tensor.shape != parameter.shape:
-        raise RuntimeError(f"{tuple(tensor.shape)} where {tuple(parameter.shape)} is wanted")
-    parameter.data = tensor.to(parameter.device, parameter.dtype).clone()

@@ -1,10 +1,9 @@
-"""The ruler for speed: what is measured, and that ratios are those of what was measured."""
+"""Speed: what is measured, and that ratios are those of what was measured."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import pytest
 from codec import api, kernels, parallel
 from codec.errors import AezError
 from codec.files import images
-from codec.measure import reading
-from codec.measure import speed as evaluate_speed
-from codec.measure.speed import Case, Size
+from codec.measure import reading, speed, tool, waits
+from codec.measure.speed import Case
+from codec.measure.waits import Size
 from codec.model.ladder_search import DEFAULT_EFFORT
 
 TINY = Size(
@@ -42,10 +41,6 @@ ROW = {
 }
 
 
-def quiet(row: dict[str, Any]) -> None:
-    pass
-
-
 def test_ratios_and_efficiency_are_worked_out_from_the_speeds():
     """5,000 images/s of 18 M multiply-adds are 90 G/s: 1.5 times numpy's 60 G/s on two cores."""
     rows: list[dict[str, Any]] = [
@@ -61,7 +56,7 @@ def test_ratios_and_efficiency_are_worked_out_from_the_speeds():
         {**png, "way": "decode", "cores": 1, "images_per_s": 1.0},
         {**png, "data": "fashion", "way": "encode", "cores": 1, "images_per_s": 1.0},
     ]
-    evaluate_speed.compare(rows, others, {1: 36e9, 2: 60e9})
+    speed.compare(rows, others, {1: 36e9, 2: 60e9})
     found = [
         {
             key: value
@@ -91,15 +86,11 @@ def test_gain_of_a_command_is_that_of_all_cores_over_one_by_the_same_engine():
         {**row, "engine": "numpy", "cores": 2, "images_per_s": 10.0},
         {"what": "b", "engine": "numpy", "seconds": 1.0},
     ]
-    assert evaluate_speed.gains(rows) == {"a": 1.9}
+    assert speed.gains(rows) == {"a": 1.9}
 
 
 def test_cases_are_those_that_people_wait_for_and_efficiency_is_told_where_products_are_known():
-    named = {
-        (case.way, case.quality, case.effort)
-        for case in evaluate_speed.CASES
-        if case.has_efficiency
-    }
+    named = {(case.way, case.quality, case.effort) for case in speed.CASES if case.has_efficiency}
     assert named == {
         ("decode", 25, 1),
         ("decode", 75, 1),
@@ -109,9 +100,7 @@ def test_cases_are_those_that_people_wait_for_and_efficiency_is_told_where_produ
         ("decode", 100, 1),
     }
     default = {
-        case.quality
-        for case in evaluate_speed.CASES
-        if case.effort == DEFAULT_EFFORT and not case.named
+        case.quality for case in speed.CASES if case.effort == DEFAULT_EFFORT and not case.named
     }
     assert default == {25, 75}
 
@@ -122,10 +111,8 @@ def test_each_engine_does_the_same_work_in_memory(shipped_lossless):
         Case("encode", 50, DEFAULT_EFFORT, False),
         Case("decode", 100, 1, True),
     )
-    heard: list[dict[str, Any]] = []
-    rows = list(evaluate_speed.in_memory(helpers.drawn(8), "tiny0", cases, TINY, heard.append))
-    assert heard == rows
-    engines = [engine.replace("-", " ") for engine in evaluate_speed.engines()]
+    rows = list(speed.in_memory(helpers.drawn(8), "tiny0", cases, TINY))
+    engines = [engine.replace("-", " ") for engine in waits.engines()]
     assert [engine for engine in dict.fromkeys(row["engine"] for row in rows)] == engines
     for case in cases:
         mine = [
@@ -141,13 +128,13 @@ def test_each_engine_does_the_same_work_in_memory(shipped_lossless):
 
 
 def test_other_codecs_are_measured_both_ways_on_one_core_and_on_all():
-    rows = list(evaluate_speed.of_others(helpers.drawn(4), "mnist", TINY, quiet))
+    rows = list(speed.of_others(helpers.drawn(4), "mnist", TINY))
     found = {(row["codec"], row["setting"], row["way"], row["cores"]) for row in rows}
     assert found == {
         (*name, way, cores)
-        for name in evaluate_speed.OTHERS
+        for name in speed.OTHERS
         for way in ("encode", "decode")
-        for cores in evaluate_speed.core_counts()
+        for cores in waits.core_counts()
     }
 
 
@@ -174,12 +161,12 @@ def test_commands_take_and_give_every_image_and_a_failing_one_is_an_error(tmp_pa
         ran.append((command[3:], env["AEZ_ENGINE"]))
         return type("Done", (), {"returncode": 0, "stderr": ""})
 
-    monkeypatch.setattr(evaluate_speed.subprocess, "run", run)
-    rows = list(evaluate_speed.commands(helpers.drawn(4), tmp_path, TINY, quiet))
+    monkeypatch.setattr(waits.subprocess, "run", run)
+    rows = list(waits.commands(helpers.drawn(4), tmp_path, TINY))
     assert len(list((tmp_path / "png").rglob("*.png"))) == 6
     assert len(images.read_array(tmp_path / "images-idx3-ubyte")) == 9
     assert [row["images"] for row in rows[:: len(rows) // 4]][:4] == [6, 6, 9, 9]
-    best, cores = evaluate_speed.engines()[0], evaluate_speed.core_counts()
+    best, cores = waits.engines()[0], waits.core_counts()
     first = [
         (command[-1], engine) for command, engine in ran if command[1] == str(tmp_path / "png")
     ]
@@ -191,40 +178,49 @@ def test_commands_take_and_give_every_image_and_a_failing_one_is_an_error(tmp_pa
 def test_a_command_runs_by_the_engine_that_is_asked_for(tmp_path):
     (tmp_path / "one.aez").write_bytes(api.compress(helpers.drawn(1)[0], model="mnist", effort=1))
     with pytest.raises(AezError, match="AEZ_ENGINE is 'abacus'"):
-        evaluate_speed._aez("decompress", tmp_path / "one.aez", engine="abacus")
+        waits.aez("decompress", tmp_path / "one.aez", engine="abacus")
 
 
 @pytest.mark.slow
-def test_main_writes_one_json_with_engine_and_g(tmp_path, shipped_lossless, monkeypatch):
-    (tmp_path / "tiny0").mkdir()
-    (tmp_path / "tiny0" / "t10k-images-idx3-ubyte.gz").write_bytes(
-        gzip.compress(images.pack_idx(helpers.drawn(4)))
-    )
-    monkeypatch.setattr(evaluate_speed, "QUICK", TINY)
-    monkeypatch.setattr(evaluate_speed, "commands", lambda *args: iter([]))
-    monkeypatch.setattr(evaluate_speed, "of_others", lambda *args: iter([]))
-    monkeypatch.setattr(evaluate_speed, "waits", lambda *args: iter([]))
-    monkeypatch.setattr(evaluate_speed, "DATA", ("tiny0",))
-    out = tmp_path / "speed.json"
-    monkeypatch.setattr(sys, "argv", ["evaluate_speed", str(tmp_path), "-o", str(out), "--quick"])
-    evaluate_speed.main()
-    result = json.loads(out.read_text())
+def test_the_result_has_engine_and_g_and_tells_each_row(tmp_path, shipped_lossless, monkeypatch):
+    monkeypatch.setattr(speed, "of_others", lambda *args: iter([]))
+    monkeypatch.setattr(waits, "commands", lambda *args: iter([]))
+    told: list[dict[str, Any]] = []
+    result = speed.evaluate_speed({"tiny0": helpers.drawn(20)}, tmp_path, TINY, say=told.append)
+    assert told == result["in_memory"] + result["one_image"]
     assert (result["engine"], result["cores_used"]) == (kernels.description(), parallel.num_cores())
-    assert result["quick"] is True
-    cores = str(result["cores_used"])
-    told = [row for row in result["in_memory"] if "efficiency" in row]
-    assert len(told) >= 6
-    for row in told:
-        speed = (
-            row["efficiency"] * result["products_per_s"][str(row["cores"])] / row["multiply_adds"]
+    rows = [row for row in result["in_memory"] if "efficiency" in row]
+    assert len(rows) >= 6
+    for row in rows:
+        products_per_s = result["products_per_s"][str(row["cores"])]
+        images_per_s = row["efficiency"] * products_per_s / row["multiply_adds"]
+        assert images_per_s == pytest.approx(row["images_per_s"], rel=1e-3)
+    assert result["products_per_s"][str(result["cores_used"])] > 1e8
+
+
+def test_main_writes_one_json(tmp_path, monkeypatch):
+    for name in speed.DATA:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t10k-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(images.pack_idx(helpers.drawn(4)))
         )
-        assert speed == pytest.approx(row["images_per_s"], rel=1e-3)
-    assert result["products_per_s"][cores] > 1e8
+    sizes: list[Any] = []
+
+    def evaluate(sets: dict[str, np.ndarray], folder: Path, size: Size, say: Any) -> dict[str, Any]:
+        sizes.append(size)
+        return {"images": {name: len(pixels) for name, pixels in sets.items()}}
+
+    monkeypatch.setattr(speed, "evaluate_speed", evaluate)
+    out = tmp_path / "speed.json"
+    with pytest.raises(SystemExit, match="0"):
+        tool.run(speed.main, [str(tmp_path), "-o", str(out), "--quick"])
+    assert json.loads(out.read_text()) == {"quick": True, "images": {"mnist": 4, "fashion": 4}}
+    assert sizes == [speed.QUICK]
 
 
 def test_one_image_is_waited_for_by_each_engine(shipped, tmp_path):
-    rows = list(evaluate_speed.waits(helpers.drawn(20), "tiny0", tmp_path, TINY, quiet))
-    engines = [engine.replace("-", " ") for engine in evaluate_speed.engines()]
+    rows = list(waits.one_image(helpers.drawn(20), "tiny0", tmp_path, TINY))
+    engines = [engine.replace("-", " ") for engine in waits.engines()]
     assert [row["engine"] for row in rows] == 3 * engines
     assert all(np.isfinite(row["ms"]) and row["ms"] > 0 for row in rows)
     assert {path.name for path in Path(tmp_path).iterdir()} == {"tiny0-25.aez", "tiny0-75.aez"}

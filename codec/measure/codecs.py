@@ -1,0 +1,254 @@
+"""The codecs that are measured: aez, and others from Pillow, imagecodecs and zstandard.
+
+Each `Codec` is one codec at one setting, and is used in two ways: one *file* for each image, and
+one *collection* of all images. For aez that is `compress --separate`, and an `.aez` collection.
+The others have no collections. Theirs is one picture with all images side by side: it takes fewer
+bytes, but no image can be read alone. zstd's is one frame.
+
+imagecodecs (JPEG XL, JPEG-LS) is optional. What cannot be measured here is appended to `missing`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zstandard
+from PIL import Image, features
+
+from codec import api
+from codec.arrays import PIXELS, SIDE, U8
+from codec.format.bitstream import LOSSLESS_QUALITY
+
+WEBP_QUALITIES = (0, 20, 50, 75, 90)
+JPEG_QUALITIES = (5, 25, 50, 75, 90)
+AVIF_QUALITIES = (0, 40, 70, 90)
+JXL_DISTANCES = (15, 8, 4, 2)
+DICTIONARY_BYTES = 112640
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One codec at one setting.
+
+    encode: uint8 (N, 28, 28) -> N files; decode: its inverse. encode_all: the same images -> one
+    file; decode_all: its inverse, given the file and N.
+    payload_bytes: of N files together, without what is the same in each of them.
+    quality, effort: of aez. files: whether single files are measured.
+    """
+
+    name: str
+    setting: str
+    encode: Callable[[U8], list[bytes]]
+    decode: Callable[[list[bytes]], U8]
+    encode_all: Callable[[U8], bytes]
+    decode_all: Callable[[bytes, int], U8]
+    payload_bytes: Callable[[list[bytes]], int]
+    quality: int | None = None
+    effort: int | None = None
+    files: bool = True
+
+    @property
+    def is_aez(self) -> bool:
+        return self.name == "aez"
+
+
+def aez(model: str, quality: int, effort: int, *, files: bool = True) -> Codec:
+    """This codec, with one model."""
+
+    def encode(pixels: U8) -> list[bytes]:
+        return api.compress_images(pixels, quality=quality, effort=effort, model=model)[0]
+
+    return Codec(
+        "aez",
+        "lossless" if quality == LOSSLESS_QUALITY else f"q{quality} e{effort}",
+        encode,
+        decode=lambda files: api.decompress_images(files, model=model),
+        encode_all=lambda pixels: api.compress(pixels, quality=quality, effort=effort, model=model),
+        decode_all=lambda file, num_images: api.decompress(file, model=model),
+        payload_bytes=lambda files: sum(api.info(file).payload_bytes for file in files),
+        quality=quality,
+        effort=effort,
+        files=files,
+    )
+
+
+def others(pixels: U8, missing: list[str]) -> Iterator[Codec]:
+    """The other codecs that can be measured here, Pillow's PNG first.
+
+    pixels: uint8 (N, 28, 28), of which zstd makes its dictionary.
+    """
+    yield from of_pillow(missing)
+    if len(pixels) > 1:
+        yield with_dictionary(pixels)
+    else:
+        missing.append("zstd with a dictionary: needs a second image to make one from")
+    yield from of_imagecodecs(missing)
+
+
+# Pictures
+
+
+def sheet(pixels: U8) -> U8:
+    """All images side by side in a near-square, unused places black.
+
+    pixels: uint8 (N, 28, 28) -> uint8 (H, W).
+    """
+    columns = math.isqrt(len(pixels) - 1) + 1
+    rows = -(-len(pixels) // columns)
+    places = np.zeros((rows * columns, SIDE, SIDE), np.uint8)
+    places[: len(pixels)] = pixels
+    grid = places.reshape(rows, columns, SIDE, SIDE).swapaxes(1, 2)
+    return np.ascontiguousarray(grid.reshape(rows * SIDE, columns * SIDE))
+
+
+def cut(picture: U8, num_images: int) -> U8:
+    """Inverse of `sheet`."""
+    rows, columns = picture.shape[0] // SIDE, picture.shape[1] // SIDE
+    places = picture.reshape(rows, SIDE, columns, SIDE).swapaxes(1, 2)
+    return places.reshape(-1, SIDE, SIDE)[:num_images]
+
+
+def _of_pictures(
+    name: str, setting: str, encode: Callable[[U8], bytes], decode: Callable[[bytes], U8]
+) -> Codec:
+    """A codec of pictures, uint8 (H, W).
+
+    Its payload is the file without the bytes that a black image takes at this setting.
+    """
+    blank = len(encode(np.zeros((SIDE, SIDE), np.uint8)))
+    return Codec(
+        name,
+        setting,
+        encode=lambda pixels: [encode(image) for image in pixels],
+        decode=lambda files: np.stack([decode(file) for file in files]),
+        encode_all=lambda pixels: encode(sheet(pixels)),
+        decode_all=lambda file, num_images: cut(decode(file), num_images),
+        payload_bytes=lambda files: sum(map(len, files)) - blank * len(files),
+    )
+
+
+def by_pillow(name: str, setting: str, **options: Any) -> Codec:
+    """A codec of Pillow; options: of its `save`."""
+
+    def encode(picture: U8) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, name.upper(), **options)
+        return file.getvalue()
+
+    def decode(file: bytes) -> U8:
+        return np.asarray(Image.open(io.BytesIO(file)).convert("L"))  # WebP comes back as RGB
+
+    return _of_pictures(name, setting, encode, decode)
+
+
+def png(*, optimize: bool = False) -> Codec:
+    return by_pillow("png", "optimize" if optimize else "default", optimize=optimize)
+
+
+def webp(quality: int | None) -> Codec:
+    """WebP at its slowest method; None: lossless.  Needs a Pillow that was built with WebP."""
+    if quality is None:
+        return by_pillow("webp", "lossless m6", lossless=True, quality=100, method=6)
+    return by_pillow("webp", f"q{quality} m6", quality=quality, method=6)
+
+
+def of_pillow(missing: list[str]) -> Iterator[Codec]:
+    """The codecs of Pillow, PNG first."""
+    yield png()
+    yield png(optimize=True)
+    for quality in JPEG_QUALITIES:
+        yield by_pillow("jpeg", f"q{quality}", quality=quality, optimize=True)
+    if features.check("webp"):
+        yield from map(webp, (None, *WEBP_QUALITIES))
+    else:
+        missing.append("WebP: this Pillow was built without it")
+    if features.check("avif"):  # imagecodecs codes grey AVIF only losslessly
+        for quality in AVIF_QUALITIES:
+            options = {"quality": quality, "subsampling": "4:0:0", "max_threads": 1}
+            yield by_pillow("avif", f"q{quality}", **options)
+    else:
+        missing.append("AVIF: this Pillow was built without it")
+
+
+def of_imagecodecs(missing: list[str]) -> Iterator[Codec]:
+    """JPEG XL and JPEG-LS."""
+    try:
+        import imagecodecs as ic
+    except ImportError:
+        missing.append("JPEG XL and JPEG-LS: pip install 'aez[bench]'")
+        return
+
+    def jxl(setting: str, **options: Any) -> Codec:
+        def encode(picture: U8) -> bytes:
+            return bytes(ic.jpegxl_encode(picture, effort=9, numthreads=1, **options))
+
+        def decode(file: bytes) -> U8:
+            return np.asarray(ic.jpegxl_decode(file, numthreads=1))
+
+        return _of_pictures("jxl", f"{setting} e9", encode, decode)
+
+    if ic.JPEGXL.available:
+        yield jxl("lossless", lossless=True)
+        yield from (jxl(f"d{distance}", distance=distance) for distance in JXL_DISTANCES)
+    else:
+        missing.append("JPEG XL: this imagecodecs was built without it")
+    if ic.JPEGLS.available:
+        yield _of_pictures(
+            "jpeg-ls",
+            "lossless",
+            lambda picture: bytes(ic.jpegls_encode(picture)),
+            lambda file: np.asarray(ic.jpegls_decode(file)),
+        )
+    else:
+        missing.append("JPEG-LS: this imagecodecs was built without it")
+
+
+# zstd
+
+
+def with_dictionary(pixels: U8) -> Codec:
+    """zstd -19 with a dictionary: even images use one made of the odd ones, and the reverse.
+
+    pixels: uint8 (N, 28, 28), N >= 2.
+    """
+    dictionaries = [_dictionary(pixels[1::2]), _dictionary(pixels[::2])]
+    writers = [zstandard.ZstdCompressor(level=19, dict_data=d) for d in dictionaries]
+    readers = [zstandard.ZstdDecompressor(dict_data=d) for d in dictionaries]
+    blanks = [len(writer.compress(bytes(PIXELS))) for writer in writers]
+    whole = zstandard.ZstdCompressor(level=19)
+
+    def encode(images: U8) -> list[bytes]:
+        return [writers[i % 2].compress(image.tobytes()) for i, image in enumerate(images)]
+
+    def decode(files: list[bytes]) -> U8:
+        return _images_of(b"".join(readers[i % 2].decompress(f) for i, f in enumerate(files)))
+
+    return Codec(
+        "zstd",
+        "19, dictionary",
+        encode,
+        decode,
+        encode_all=lambda images: whole.compress(images.tobytes()),
+        decode_all=lambda file, num_images: _images_of(zstandard.decompress(file)),
+        payload_bytes=lambda files: sum(len(file) - blanks[i % 2] for i, file in enumerate(files)),
+    )
+
+
+def _dictionary(pixels: U8) -> zstandard.ZstdCompressionDict:
+    samples = [image.tobytes() for image in pixels]
+    size = min(DICTIONARY_BYTES, pixels.size // 2)
+    try:
+        return zstandard.train_dictionary(size, samples, level=19)
+    except zstandard.ZstdError:  # too few images, or all the same: use their bytes as they are
+        content = b"".join(samples)[-DICTIONARY_BYTES:]
+        return zstandard.ZstdCompressionDict(content, zstandard.DICT_TYPE_RAWCONTENT)
+
+
+def _images_of(pixels: bytes) -> U8:
+    """Bytes of pixels in order -> uint8 (N, 28, 28)."""
+    return np.frombuffer(pixels, np.uint8).reshape(-1, SIDE, SIDE)
