@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from codec.errors import BadModel, EncoderNotFound, ModelNotFound, UsageError
-from codec.model import ladder as model_module
-from codec.model import registry
+from codec.model import ladder_encoder, registry
 from codec.model.ladder import Model
 from codec.model.pixels import PixelModel
 
@@ -279,7 +278,7 @@ def test_an_encoder_is_read_when_something_is_encoded_and_once(
     pixels = helpers.drawn(100)
     wanted = helpers.tiny_model().encode(pixels, 50)
     path = helpers.install(weights)
-    read = counted(monkeypatch, model_module, "read_file")
+    read = counted(monkeypatch, ladder_encoder, "read_file")
     model = registry.by_name("tiny0")
     np.testing.assert_array_equal(model.decode(wanted.messages, 100, 50)[0], wanted.pixels)
     assert read == []

@@ -1,7 +1,9 @@
 """One block of a collection: reading what is needed of it, and the one way to decode it.
 
-block.decode([7])      random access: header, index, the message of group 7 -> its images
-block.salvage()        everything in one read, as far as it is intact, and what is wrong
+    block.decode([7])      random access: header, index, the message of group 7 -> its images
+    block.salvage()        everything in one read, as far as it is intact, and what is wrong
+
+Both give what was `Decoded`; what became of the images, without their pixels, is a `Verdict`.
 """
 
 from __future__ import annotations
@@ -172,7 +174,10 @@ class Block:
         """All images, as far as they are intact.  Raises ModelNotFound, BadModel, no other."""
         try:
             header, block = self.header, self._read(0, self.size)
-            read: Read = lambda at, size: block[at : at + size]  # noqa: E731
+
+            def read(at: int, size: int) -> bytes:
+                return block[at : at + size]
+
             index = self._index(read)
         except BitstreamError as error:
             return all_lost(self.images, error)

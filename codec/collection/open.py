@@ -1,9 +1,11 @@
 """What a stream holds, one image or a collection, and what its headers say.
 
-with open_stream(source) as stream:     # a Collection or a SingleImage
-    len(stream), stream.pixels()        # all images; an error if anything is damaged
-    for decoded in stream.salvage():    # all that is intact, and what is not
-        ...
+    with open_stream(source) as stream:     # a Collection or a SingleImage
+        len(stream), stream.pixels()        # all images; an error if anything is damaged
+        for decoded in stream.salvage():    # all that is intact, and what is not
+            ...
+
+With `recover` a collection opens even if its first bytes are damaged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """A whole block <-> bytes: its header, then names, index and payload.  FORMAT.md 3.2.
 
-block = pack_block(parts with their messages, names)    # the writer
-header = unpack_block(block)                            # to be copied: nothing is decoded
-fault_of(header, block, offset)                         # what is wrong with its bytes, or None
+    block = pack_block(parts with their messages, names)    # the writer
+    header = unpack_block(block)                            # to be copied
+    fault_of(header, block, offset)                         # what is wrong with its bytes, or None
+
+Nothing is decoded here: `collection.block` does that.
 """
 
 from __future__ import annotations

@@ -203,11 +203,10 @@ def by_name(name: str, lossless: bool | None = False) -> Model:
     """
     if name.endswith(".safetensors") or os.sep in name:
         return _of_kind(load_cached(Path(name)), name, lossless)
-    candidates = [name, name + LOSSLESS]
-    if lossless:
-        candidates.reverse()
-    elif lossless is not None:
-        candidates.pop()
+    if lossless is None:
+        candidates = [name, name + LOSSLESS]
+    else:
+        candidates = [name + LOSSLESS, name] if lossless else [name]
     found = {name_of(path): path for path in files()}  # the latest of one name
     for candidate in candidates:
         if candidate in found:
