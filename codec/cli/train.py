@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from codec.cli import options as opt
+from codec.cli.printing import Screen
 from codec.errors import AezError, UsageError
 
 
