@@ -1,8 +1,8 @@
-"""FORMAT.md and codec/format/bitstream.py say the same, byte for byte.
+"""FORMAT.md and codec/format say the same, byte for byte.
 
 Tables, constants, registry and section numbers of the document are compared with the code; its
 example dumps are unpacked and decoded. Then hand-worked bytes of every structure, and every error
-of bitstream.py with its class and offset.
+of codec/format with its class and offset.
 
 `python tests/test_format.py` prints the dumps of section 12, to be pasted into the document in
 place of the placeholders.
@@ -32,27 +32,37 @@ from codec.errors import (
     Truncated,
     UnsupportedVersion,
 )
-from codec.format import bitstream
-from codec.format.bitstream import (
-    BLOCK,
-    BlockHeader,
+from codec.format import constants, footer, headers
+from codec.format.footer import (
+    FOOTER_END_FIELDS,
+    FOOTER_ENTRY_FIELDS,
+    FOOTER_FIELDS,
     Footer,
+    unpack_footer,
+    unpack_footer_end,
+)
+from codec.format.headers import (
+    BLOCK,
+    BLOCK_FIELDS,
+    COLLECTION,
+    COLLECTION_FIELDS,
+    IMAGE,
+    IMAGE_FIELDS,
+    BlockHeader,
     ImageHeader,
-    crc8,
+    image_check,
     is_collection,
     pack_collection_header,
     pack_extension,
     pack_image,
-    pack_varint,
     unpack_block_header,
     unpack_collection_header,
     unpack_extension,
-    unpack_footer,
-    unpack_footer_end,
     unpack_image_header,
-    unpack_varint,
+    unpack_models,
 )
 from codec.format.index import only_part, pack_index, unpack_index
+from codec.format.primitives import _CRC8, checksum, crc8, pack_varint, unpack_varint
 from codec.model import pixels as pixel_model
 from codec.model import registry
 
@@ -91,26 +101,34 @@ def rows(number: str, first_column: str) -> list[list[str]]:
     return found
 
 
+def fields_tables() -> dict[str, tuple[tuple[str, str], ...]]:
+    """All tables of the code by name."""
+    return {
+        name: table
+        for module in (headers, footer)
+        for name, table in vars(module).items()
+        if name.endswith("_FIELDS")
+    }
+
+
 @pytest.mark.parametrize(("number", "name"), FIELD_TABLES.items())
 def test_field_tables_of_document_and_code_agree(number: str, name: str) -> None:
     documented = [(row[0], int(row[1]), int(row[2])) for row in rows(number, "Field")]
     offset, packed = 0, []
-    for field, code in getattr(bitstream, name):
+    for field, code in fields_tables()[name]:
         packed.append((field, offset, struct.calcsize("<" + code)))
         offset += struct.calcsize("<" + code)
     assert documented == packed
 
 
 def test_every_fields_table_of_the_code_is_documented() -> None:
-    assert {name for name in vars(bitstream) if name.endswith("_FIELDS")} == set(
-        FIELD_TABLES.values()
-    )
+    assert set(fields_tables()) == set(FIELD_TABLES.values())
     assert TEXT.count("| Field | Offset | Bytes | Meaning | Valid values |") == len(FIELD_TABLES)
 
 
 def test_constants_of_document_and_code_agree() -> None:
     names = (
-        "format.bitstream",
+        "format.constants",
         "coding.rans",
         "model.layers",
         "model.bundle",
@@ -138,7 +156,7 @@ def test_limits_flags_and_magics_of_the_code_are_documented() -> None:
     pattern = re.compile(
         "MAX_.*|.*MAGIC|FLAG_.*|BLOCK_FLAG_.*|RESERVED_.*|EXTENSION_.*|.*_BYTES|VERSION|.*GROUP_.*"
     )
-    assert {name for name in vars(bitstream) if pattern.fullmatch(name)} <= documented
+    assert {name for name in vars(constants) if pattern.fullmatch(name)} <= documented
 
 
 def test_registry_of_document_and_code_agree() -> None:
@@ -299,8 +317,8 @@ def test_collection_header_with_models_has_exact_bytes() -> None:
     header = pack_collection_header([b"ab", b"cde"])
     assert header == start + bytes([crc8(start + area)]) + area
     assert unpack_collection_header(header) == 14
-    assert bitstream.unpack_models(header) == [b"ab", b"cde"]
-    assert bitstream.unpack_models(pack_collection_header()) == []
+    assert unpack_models(header) == [b"ab", b"cde"]
+    assert unpack_models(pack_collection_header()) == []
 
 
 @pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 253, 254, 255, 1000])
@@ -308,7 +326,7 @@ def test_crc8_of_long_messages_is_that_of_the_table(size: int) -> None:
     message = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8).tobytes()
     crc = 0
     for byte in message:
-        crc = bitstream._CRC8[crc ^ byte]
+        crc = _CRC8[crc ^ byte]
     assert crc8(message) == crc
     assert crc8(bytes(300) + message) == crc
 
@@ -342,27 +360,27 @@ def fields_of(stream: bytes) -> Iterator[tuple[str, bytes]]:
         return [take(name, struct.calcsize("<" + code)) for name, code in fields]
 
     if not is_collection(stream):
-        assert unpack_image_header(stream)[1] == bitstream.IMAGE.size
-        yield from table(bitstream.IMAGE_FIELDS)
+        assert unpack_image_header(stream)[1] == IMAGE.size
+        yield from table(IMAGE_FIELDS)
         yield take("Payload", len(stream) - at)
         return
-    assert unpack_collection_header(stream) == bitstream.COLLECTION.size
-    yield from table(bitstream.COLLECTION_FIELDS)
+    assert unpack_collection_header(stream) == COLLECTION.size
+    yield from table(COLLECTION_FIELDS)
     footer_at = len(stream) - unpack_footer_end(stream, len(stream))
     footer = unpack_footer(stream[footer_at:], footer_at, footer_at - at)
     for _ in footer.blocks:
         header = unpack_block_header(stream[at:], at)
-        yield from table(bitstream.BLOCK_FIELDS)
+        yield from table(BLOCK_FIELDS)
         for name, size in (
             ("Names", header.names_bytes),
             ("Index", header.index_bytes),
             ("Payload", header.payload_bytes),
         ):
             yield take(name, size)
-    yield from table(bitstream.FOOTER_FIELDS)
+    yield from table(FOOTER_FIELDS)
     for _ in footer.blocks:
-        yield from table(bitstream.FOOTER_ENTRY_FIELDS)
-    yield from table(bitstream.FOOTER_END_FIELDS)
+        yield from table(FOOTER_ENTRY_FIELDS)
+    yield from table(FOOTER_END_FIELDS)
     assert at == len(stream)
 
 
@@ -533,8 +551,8 @@ def test_image_check_has_exact_value() -> None:
     """
     stream = pack_image(ImageHeader(1, 50), b"\x07", bytes(32))
     assert stream == bytes.fromhex("ae 5a 10 01 32 bf 07")
-    assert bitstream.image_check(bytes(32), stream) == 0xBF
-    assert bitstream.image_check(b"\x80" + bytes(31), stream) != 0xBF
+    assert image_check(bytes(32), stream) == 0xBF
+    assert image_check(b"\x80" + bytes(31), stream) != 0xBF
 
 
 def test_extension_has_exact_bytes() -> None:
@@ -578,9 +596,9 @@ def test_block_header_has_exact_bytes() -> None:
 
 def test_header_check_has_pinned_value() -> None:
     """The 4 bytes are a BLAKE2b of that length, not the start of a longer one."""
-    assert bitstream.checksum(b"abc", size=4) == hashlib.blake2b(b"abc", digest_size=4).digest()
-    assert bitstream.checksum(b"abc", size=4) != hashlib.blake2b(b"abc").digest()[:4]
-    assert bitstream.checksum(b"a", b"", b"bc") == hashlib.blake2b(b"abc", digest_size=16).digest()
+    assert checksum(b"abc", size=4) == hashlib.blake2b(b"abc", digest_size=4).digest()
+    assert checksum(b"abc", size=4) != hashlib.blake2b(b"abc").digest()[:4]
+    assert checksum(b"a", b"", b"bc") == hashlib.blake2b(b"abc", digest_size=16).digest()
 
 
 def test_footer_has_exact_bytes() -> None:
@@ -783,7 +801,7 @@ GOOD = BlockHeader(HASH, 99, False, 4096, 0, 256, 256 << 20)
 def flagged(flags: int) -> bytes:
     """A block header with these Block_Flags and a valid Header_Check."""
     start = GOOD.pack()[:13] + bytes([flags]) + GOOD.pack()[14:26]
-    return start + bitstream.checksum(start, size=4) + bytes(16)
+    return start + checksum(start, size=4) + bytes(16)
 
 
 @pytest.mark.parametrize(
@@ -852,7 +870,7 @@ FOOTER_BYTES = Footer(((60, 3), (70, 4))).pack()
 def claiming(total: int, count: int) -> bytes:
     """FOOTER_BYTES with other counts and a valid Checksum."""
     start = struct.pack("<4sQI", b"aezF", total, count) + FOOTER_BYTES[16:28]
-    return start + bitstream.checksum(start) + FOOTER_BYTES[-8:]
+    return start + checksum(start) + FOOTER_BYTES[-8:]
 
 
 @pytest.mark.parametrize(

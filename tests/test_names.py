@@ -1,6 +1,4 @@
-"""Names are data from strangers: nothing is ever written outside the output directory, and nothing
-over something else.
-"""
+"""Untrusted names: nothing is written outside the output directory, and no image over another."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Names of images as data from strangers: which are safe, what they are restored as, which of them
-collide.
+"""Untrusted names of images: which ones are safe, what file each becomes, which ones collide.
 
 READ ME FIRST
 - A name in a stream is a relative POSIX path. Whatever could lead out of a directory, on this
   system or another, is refused: absolute, with a drive letter, `..`, a backslash, NUL, a component
   that no file system takes.
-- Names that another system would not take (`aux`, `a:b`, a trailing dot) are refused there alone: a
-  tree that has them comes back where it came from.
+- Names that another system would not take (`aux`, `a:b`, a trailing dot) are refused only on that
+  system, so that a tree comes back where it came from.
 - A collection keeps names with their suffix; `decompress` writes `.png` in its place. So `a.png`
   and `a.jpg` collide, and `A.png` and `a.png` do where the file system says that they are one file.
 """
@@ -104,8 +103,8 @@ def ranges(numbers: Sequence[int]) -> str:
 def collisions(keys: Callable[[], Iterable[str]]) -> Iterator[tuple[int, int]]:
     """Pairs of (position of a key that came before, position of its first occurrence), in order.
 
-    keys: gives the same keys each time it is called; they are gone through twice and kept only as
-    hashes, 8 bytes each.
+    keys: gives the same keys each time it is called. They are read twice, and only their hashes are
+    kept, 8 bytes each.
     """
     hashes = np.fromiter(map(hash, keys()), np.int64)
     ordered = np.sort(hashes)
@@ -132,7 +131,7 @@ def folds_case(directory: Path) -> bool:
     try:
         with tempfile.NamedTemporaryFile(prefix=".aez-case-", dir=there) as probe:
             return os.path.exists(Path(probe.name).with_name(os.path.basename(probe.name).upper()))
-    except OSError:  # not to be written to: what is to be written will say so
+    except OSError:  # cannot be written to, as whoever writes there will say
         return False
 
 
