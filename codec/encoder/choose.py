@@ -80,10 +80,10 @@ Exact = Callable[[], Sequence[Coder]]  # gives the lossless coders that step in 
 def choose(
     draft: Draft, quality: int, *, as_block: bool, sampling: Sampling = SAMPLING
 ) -> dict[int, Any]:
-    """Give each image the coder of the least cost, at a quality and effort 1.
+    """Give each image the coder with the lowest cost at a quality, at effort 1.
 
-    as_block: the images are coded together, so a sample may decide for all. Returns the symbols
-    that coders found of all images, by the coder's number, if they had to be asked.
+    as_block: the images are coded together, so a sample may decide for all. Returns the symbols of
+    all images, by the number of the coder, of those coders that had to try all images.
     """
     n, coders = len(draft.pixels), draft.coders
     if len(coders) == 1:
@@ -105,7 +105,7 @@ def choose(
 def _see(
     coders: list[Coder], numbers: Sequence[int], pixels: U8, quality: int
 ) -> tuple[dict[int, Any], F64]:
-    """What some coders make of images: their symbols, and costs (coders, N)."""
+    """Let some coders try images -> the symbols by coder, and the costs (coders, N)."""
     seen = {k: coders[k].analyze(pixels, quality) for k in numbers}
     return seen, np.array(
         [
@@ -143,7 +143,7 @@ def code(draft: Draft, quality: int, effort: int, seen: dict[int, Any]) -> None:
 
 
 def guard(draft: Draft, quality: int, effort: int, exact: Exact) -> None:
-    """Let images that came out badly at their quality fall back."""
+    """Find another quality or coder for the images that came out badly."""
     floors = {k: floor_db(draft.coders, coder, quality) for k, coder in enumerate(draft.coders)}
     used = np.unique(draft.coder).tolist()
     goals: dict[int, Goal] = {
@@ -207,11 +207,11 @@ def _reach(
     tried: dict[int, Any],
     step: int = 1,
 ) -> None:
-    """Give each of some images a coder and a quality that keep its goal: its own coder, or another
-    where that one fails.
+    """Search the quality at which each of some images keeps its goal; where its own coder fails,
+    try the others.
 
-    goals: of coders, by number; first: the quality to try first; tried: what coders made there of
-    those of the images that have them. step: as in `search`.
+    goals: by the number of the coder; first: the quality to try first; tried: the symbols of that
+    quality, by coder, if they are known. step: see `search`.
     """
     chosen = draft.coder.copy()
     for turn, (k, at) in enumerate(by(chosen[images])):
@@ -233,10 +233,10 @@ def _reach(
 
 
 def _fall_back(draft: Draft, images: I64, exact: Exact, *, compare: bool = False) -> None:
-    """Code images without loss that do not keep their goal, by the model that takes the fewest
-    bytes; store them if there is no model.
+    """Code without loss the images that do not keep their goal, each by the model that takes the
+    fewest bytes; store them if there is no model.
 
-    compare: also those that take fewer bytes so.
+    compare: also those that take fewer bytes that way.
     """
     wanted = ~draft.kept[images]
     if compare:
@@ -267,13 +267,13 @@ def _put_exact(draft: Draft, images: I64, coder: Coder, quality: int, symbols: A
 
 
 def _large(draft: Draft) -> Bools:
-    """For each image, whether it takes so many bytes that without loss it might take fewer."""
+    """For each image, whether it is so large that it may be smaller without loss."""
     packed = np.array([len(zlib.compress(image, 1)) for image in draft.pixels])
     return np.asarray(draft.num_bytes > np.maximum(LOSSLESS_BYTES, LOSSLESS_SHARE * packed))
 
 
 def _refine(draft: Draft, images: I64, goals: dict[int, Goal], effort: int) -> None:
-    """Put more effort into those of the images that stayed lossy."""
+    """Search longer for those of the images that are still lossy."""
     if effort > 1:
         for k, at in by(draft.coder[images]):
             if k in goals:

@@ -23,14 +23,16 @@ from codec.model.base import Coder
 class Draft:
     """N images, column by column.
 
-    pixels: uint8 (N, 28, 28); coders: those of which `coder` gives numbers.
-    coder, quality: int (N,); decoded: what the image becomes, uint8 (N, 28, 28).
-    tables, row: the symbols that each coder found, and in which row an image has its own.
+    pixels: uint8 (N, 28, 28).
+    coder: int (N,), the number of its coder in `coders`; quality: int (N,).
+    decoded: the pixels that come back, uint8 (N, 28, 28).
+    tables: the symbols that each coder found; row: int (N,), the row of an image in the table of
+    its coder.
     turn: int (N,), the step in which the image got its coder and quality; only the order of parts
     of equal size depends on it.
-    num_bytes, psnr_db, kept: of the image coded by itself, known where there is a goal, and whether
-    it keeps that.
-    refused: why an image cannot be what is asked, by number.
+    num_bytes, psnr_db: of the image coded by itself; kept: whether it keeps its goal. All three are
+    known only after a search.
+    refused: why an image cannot be what is asked, by its number.
     """
 
     pixels: U8
@@ -56,7 +58,7 @@ class Draft:
         return cls(pixels, coders, coder, quality, row, turn, decoded, num_bytes, psnr_db, kept)
 
     def put(self, images: I64, coder: int, quality: int | I64, symbols: Any) -> None:
-        """Let images have a coder, a quality, and the symbols that it found."""
+        """Fill in the coder, the quality and the symbols of some images."""
         table = self.tables.setdefault(coder, [])
         start = sum(len(some.pixels) for some in table)
         table.append(symbols)
@@ -65,13 +67,15 @@ class Draft:
         self.decoded[images] = symbols.pixels
 
     def take(self, images: I64, coder: int, one: Draft) -> None:
-        """Let images have what a draft of them has; `coder` is the number of its only one here."""
+        """Copy what a draft of these images says; `coder` is the number that its only coder has
+        here.
+        """
         self.put(images, coder, one.quality, one.symbols(np.arange(len(images))))
         self.num_bytes[images], self.psnr_db[images] = one.num_bytes, one.psnr_db
         self.kept[images] = one.kept
 
     def of(self, images: Integers | Bools) -> Draft:
-        """The draft of some images, given by number or by a mask."""
+        """The draft of some images only, given by number or by a mask."""
         return Draft(
             self.pixels[images],
             self.coders,

@@ -34,9 +34,9 @@ MOST_DB = 99.0  # more is as good for a guess
 class Goal(ABC):
     """What each image must keep.
 
-    A *value* of an image is what grows with its quality, evenly enough to guess the quality by: dB,
-    or octaves of bits. lossless_keeps: whether an image keeps it if it is coded without loss;
-    broken_above: whether it is broken above some quality, not below it.
+    A *value* of an image grows with its quality, evenly enough to guess the next quality from it:
+    dB, or octaves of bits. lossless_keeps: whether an image that is coded without loss keeps the
+    goal; broken_above: whether qualities that are too high break it, rather than too low ones.
     """
 
     lossless_keeps: bool
@@ -48,13 +48,13 @@ class Goal(ABC):
 
     @abstractmethod
     def order(self, num_bytes: I64, psnr_db: F64) -> tuple[list[float], list[float]]:
-        """Of two tries that keep the goal the one with the lower first number is better, and of
-        equal ones that with the lower second: both for each image.
+        """Two numbers for each image. Of two tries that keep the goal, the lower first number is
+        better; if they are equal, the lower second one.
         """
 
     @abstractmethod
     def values(self, coder: Coder, pixels: U8, symbols: Any) -> tuple[F64, Bools]:
-        """For each image the value that a try gave, and whether it keeps the goal."""
+        """For each image, the value that a try gave, and whether it keeps the goal."""
 
     @property
     @abstractmethod
@@ -76,9 +76,7 @@ class Goal(ABC):
         return np.maximum.accumulate(np.interp(steps, qualities, values)) + 1e-6 * steps
 
     def first_quality(self, coders: Sequence[Coder]) -> int:
-        """Where the search begins if one of several coders may suit an image: what most images
-        would need, in the median of them.
-        """
+        """The quality to try first: by their cards, the median of what the coders need."""
         steps = np.arange(MAX_QUALITY + 1)
         found = sorted(np.interp(self.wanted, self.curve(coder), steps) for coder in coders)
         return round(found[len(found) // 2])
