@@ -93,7 +93,7 @@ class Screen:
                 self._images += event.images
                 if self._live and time.perf_counter() > self._started + QUICK_S:
                     if self._counter is None:
-                        self._counter = stack.enter_context(progress_bar())
+                        self._counter = stack.enter_context(progress_bar(counts=True))
                     self._counter("images", self._images, 0)
 
     def note(self, text: str) -> None:
@@ -129,18 +129,24 @@ def failures(result: Result) -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Step]:
-    """A line on stderr with a bar, if the total is known; it goes when its work ends."""
+def progress_bar(*, counts: bool = False) -> Iterator[Step]:
+    """A line on stderr that goes when its work ends.  counts: images, how many nobody knows yet."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
+        [TextColumn("{task.completed} {task.description}", markup=False), TimeElapsedColumn()]
+        if counts
+        else [
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+        ]
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # stdout may get the output itself
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("", total=None)
         yield lambda what, done, total: progress.update(
             task, description=what, completed=done, total=total or None
