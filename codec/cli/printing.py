@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-QUICK_S = 0.3  # a command that has ended by then shows no counter, and need not import rich
+QUICK_S = 2.0  # a command that has ended by then shows no counter, and need not import rich
 Step = Callable[[str, int, int], None]  # what is done next, how many steps are done, of how many
 
 
