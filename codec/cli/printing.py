@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-QUICK_S = 0.3  # a command that has ended by then shows no counter, and need not import rich
+QUICK_S = 2.0  # a command that has ended by then shows no counter, and need not import rich
 Step = Callable[[str, int, int], None]  # what is done next, how many steps are done, of how many
 
 
@@ -93,7 +93,7 @@ class Screen:
                 self._images += event.images
                 if self._live and time.perf_counter() > self._started + QUICK_S:
                     if self._counter is None:
-                        self._counter = stack.enter_context(progress_bar())
+                        self._counter = stack.enter_context(progress_bar(counts=True))
                     self._counter("images", self._images, 0)
 
     def note(self, text: str) -> None:
@@ -129,18 +129,22 @@ def failures(result: Result) -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Step]:
-    """A line on stderr with a bar, if the total is known; it goes when its work ends."""
+def progress_bar(*, counts: bool = False) -> Iterator[Step]:
+    """A line on stderr that goes when its work ends.  counts: images, how many nobody knows yet."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
+        [TextColumn("{task.completed} {task.description}", markup=False), TimeElapsedColumn()]
+        if counts
+        else [
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+        ]
     )
-    # Lines on stdout go above the bar, unless stdout is a file.
+    # On a terminal, lines on stdout go above the bar; else stdout may get the output itself.
     console, to_terminal = Console(stderr=True), sys.stdout.isatty()
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=to_terminal
