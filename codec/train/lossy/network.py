@@ -6,7 +6,7 @@ READ ME FIRST
   weights over.
 - Latents are coded as round(y - mean) in units of 1 / gain: one network, every rate.
 
-LadderNet of latents with priors from the levels above: Kingma et al. arXiv:1606.04934, Duan et al.
+Ladder of latents with priors from the levels above: Kingma et al. arXiv:1606.04934, Duan et al.
 arXiv:2208.13056; gains for variable rate: Cui et al. arXiv:2003.02012; noise as quantization: Balle
 et al. arXiv:1611.01704; straight-through rounding for the synthesis: Minnen and Singh
 arXiv:2007.08739.
