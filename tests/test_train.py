@@ -45,7 +45,7 @@ from codec.train.bundle import pack_bundle
 from codec.train.loop import is_flat, resume, save, schedule
 from codec.train.lossy import network, warm_start
 from codec.train.lossy.export import export, integer_tensors, normal_cdf, pack_model, pmf_to_cdf
-from codec.train.lossy.network import Config, Ladder
+from codec.train.lossy.network import Config, LadderNet
 from codec.train.lossy.trainer import LadderTrainer, evaluate, price, rate_distortion_loss
 
 CONFIG = Config(
@@ -71,13 +71,13 @@ def one_seed() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def small_net(seed: int = 0) -> Ladder:
+def small_net(seed: int = 0) -> LadderNet:
     """A network with every parameter stirred, as after some training: initial zeros would hide
     exchanged rows.
     """
     torch.manual_seed(seed)
     pixels = torch.from_numpy(helpers.drawn(64, any_ink=True).copy()).float()
-    net = Ladder(pixels.mean(0).round(), CONFIG)
+    net = LadderNet(pixels.mean(0).round(), CONFIG)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             scale = 0.3 if name.endswith("gain") else 0.1
@@ -88,7 +88,7 @@ def small_net(seed: int = 0) -> Ladder:
 
 
 @pytest.fixture(scope="module")
-def exported() -> tuple[Ladder, Pair]:
+def exported() -> tuple[LadderNet, Pair]:
     """A small network with its weights on the integer grid, and its two bundles."""
     net = small_net()
     net.set_quantized(True)
@@ -183,7 +183,7 @@ class TorchSynthesis:
 
 @torch.no_grad()
 def twin(
-    net: Ladder,
+    net: LadderNet,
     pixels: np.ndarray,
     quality: int,
     symbols: list[np.ndarray],
@@ -218,7 +218,7 @@ def twin(
 
 @pytest.mark.parametrize("quality", [0, 40, 75, 99])
 def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(
-    exported: tuple[Ladder, Pair], quality: int
+    exported: tuple[LadderNet, Pair], quality: int
 ) -> None:
     for model in (Model(*exported[1]), helpers.tiny_model()):
         symbols, _, pixels = model.quantize(helpers.drawn(24, any_ink=True), quality)
@@ -230,7 +230,7 @@ def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(
 
 @pytest.mark.parametrize("quality", [0, 39, 75, 99])
 def test_the_float_network_agrees_with_its_integers(
-    exported: tuple[Ladder, Pair], quality: int, monkeypatch: pytest.MonkeyPatch
+    exported: tuple[LadderNet, Pair], quality: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not bit for bit: activations are rounded to 1/128, latents and means to 1/256 of a step.
 
@@ -255,7 +255,9 @@ def test_the_float_network_agrees_with_its_integers(
         assert np.mean(difference[free] <= 1) > 0.99
 
 
-def test_weights_on_the_grid_are_the_integers_of_the_bundle(exported: tuple[Ladder, Pair]) -> None:
+def test_weights_on_the_grid_are_the_integers_of_the_bundle(
+    exported: tuple[LadderNet, Pair],
+) -> None:
     net, _ = exported
     tensors = integer_tensors(net)
     layer = net.levels[1].merge
@@ -275,7 +277,7 @@ def test_weights_on_the_grid_are_the_integers_of_the_bundle(exported: tuple[Ladd
             assert (sums < 0.95 * 2**24).all(), name
 
 
-def test_export_gives_the_same_bytes_for_the_same_network(exported: tuple[Ladder, Pair]) -> None:
+def test_export_gives_the_same_bytes_for_the_same_network(exported: tuple[LadderNet, Pair]) -> None:
     net, streams = exported
     assert export(net, CARD, helpers.drawn(40, any_ink=True)) == streams
     again = small_net()
@@ -284,7 +286,7 @@ def test_export_gives_the_same_bytes_for_the_same_network(exported: tuple[Ladder
 
 
 def test_what_decoding_needs_makes_the_model_and_all_else_its_encoder(
-    exported: tuple[Ladder, Pair],
+    exported: tuple[LadderNet, Pair],
 ) -> None:
     net, streams = exported
     both = [set(unpack_bundle(stream)[1]) for stream in streams]
@@ -321,7 +323,9 @@ print({hashlib.sha256(stream).hexdigest() for stream in packed})
     assert done.stdout.strip() == str(here)
 
 
-def test_an_exported_model_codes_images_and_carries_its_card(exported: tuple[Ladder, Pair]) -> None:
+def test_an_exported_model_codes_images_and_carries_its_card(
+    exported: tuple[LadderNet, Pair],
+) -> None:
     model = Model(*exported[1])
     assert model.card == CARD
     for quality in (0, 75):
@@ -332,7 +336,7 @@ def test_an_exported_model_codes_images_and_carries_its_card(exported: tuple[Lad
 
 
 def test_calibrated_tables_cost_no_more_than_normal_ones_on_their_images(
-    exported: tuple[Ladder, Pair],
+    exported: tuple[LadderNet, Pair],
 ) -> None:
     net, streams = exported
     plain = Model(*pack_model({**integer_tensors(net), "cdf": np.stack([normal_cdf()] * 3)}, CARD))
@@ -362,7 +366,7 @@ def test_cdf_rows_worked_out_by_hand() -> None:
 
 
 def test_a_network_from_a_bundle_is_the_one_that_was_exported(
-    exported: tuple[Ladder, Pair],
+    exported: tuple[LadderNet, Pair],
 ) -> None:
     """Whatever mean image it is given: bytes within a percent, PSNR within 0.1 dB; a wrong sign or
     order costs far more.
@@ -381,7 +385,7 @@ def test_a_network_from_a_bundle_is_the_one_that_was_exported(
 
 
 def test_a_network_from_a_bundle_exports_to_nearly_the_same_integers(
-    exported: tuple[Ladder, Pair],
+    exported: tuple[LadderNet, Pair],
 ) -> None:
     tensors = unpack_bundle(exported[1][0])[1] | unpack_bundle(exported[1][1])[1]
     again = integer_tensors(warm_start.ladder(Model(*exported[1]), exported[0].mean_image))
@@ -419,7 +423,7 @@ def test_only_a_lossy_model_that_can_be_trained_is_started_from() -> None:
 
 
 def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when_resumed(
-    exported: tuple[Ladder, Pair],
+    exported: tuple[LadderNet, Pair],
 ) -> None:
     pixels = helpers.drawn(120, any_ink=True).copy()
     cold, warm = (
@@ -438,7 +442,7 @@ def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when
 
 
 def test_where_training_makes_a_model_worse_the_one_it_started_from_is_kept(
-    exported: tuple[Ladder, Pair], monkeypatch: pytest.MonkeyPatch
+    exported: tuple[LadderNet, Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = scripted([10.0, *range(11, 40)], monkeypatch, start=Model(*exported[1]))
     before = trainer.net.gain.detach().clone()
@@ -453,7 +457,7 @@ def test_where_training_makes_a_model_worse_the_one_it_started_from_is_kept(
 
 
 def test_loss_falls_on_one_repeated_batch() -> None:
-    net = Ladder(torch.zeros(28, 28), CONFIG)
+    net = LadderNet(torch.zeros(28, 28), CONFIG)
     batch = torch.from_numpy(helpers.drawn(16, any_ink=True).copy()).float()
     log2 = torch.linspace(2, 10, 16)
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)

@@ -1,6 +1,6 @@
 """Training of the lossy model.
 
-    net = network.Ladder(mean_image)                # or warm_start.ladder(model)
+    net = network.LadderNet(mean_image)                # or warm_start.ladder(model)
     trainer.LadderTrainer(pixels).run(...)          # lambda * SSE + bits, all rates in one network
     model, encoder = export.export(net, ..., train) # integers; tables calibrated on training images
 

@@ -1,4 +1,4 @@
-"""A trained `Ladder` -> the files of model and encoder (FORMAT.md 7), CDF tables calibrated.
+"""A trained `LadderNet` -> the files of model and encoder (FORMAT.md 7), CDF tables calibrated.
 
 Every number that decoding depends on is made here, once, and stored. `warm_start` is the inverse.
 """
@@ -32,7 +32,7 @@ from codec.model.ladder import (
 from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
 from codec.train.bundle import Tensors, integers, pack_bundle
 from codec.train.layers import Layer, basis
-from codec.train.lossy.network import Ladder, Residual
+from codec.train.lossy.network import LadderNet, Residual
 
 # of log sigma, from one row of a CDF table to the next
 SIGMA_STEP = math.log(MAX_SIGMA / MIN_SIGMA) / (NUM_SIGMAS - 1)
@@ -47,7 +47,7 @@ def sigmas() -> F64:
     return MIN_SIGMA * np.exp(SIGMA_STEP * np.arange(NUM_SIGMAS))
 
 
-def export(net: Ladder, card: dict[str, Any], pixels: U8) -> tuple[bytes, bytes]:
+def export(net: LadderNet, card: dict[str, Any], pixels: U8) -> tuple[bytes, bytes]:
     """-> bytes of the model file and of its encoder's.
 
     pixels: uint8 (N, 28, 28), training images on which the CDF tables are calibrated.
@@ -82,7 +82,7 @@ def of_encoder(name: str) -> bool:
 
 
 @torch.no_grad()
-def integer_tensors(net: Ladder) -> Tensors:
+def integer_tensors(net: LadderNet) -> Tensors:
     """All tensors of both bundles but the CDF tables."""
     net = net.float().cpu()
     # (ROWS, NUM_BASIS)
@@ -131,7 +131,7 @@ def integer_tensors(net: Ladder) -> Tensors:
 
 
 @torch.no_grad()
-def encoder_tensors(net: Ladder, b: Tensor, log_gains: list[Tensor]) -> Tensors:
+def encoder_tensors(net: LadderNet, b: Tensor, log_gains: list[Tensor]) -> Tensors:
     """The tensors of an encoder.
 
     b: the basis at each row; log_gains: log gain of each level, (ROWS, K).
@@ -202,7 +202,7 @@ def _residual_tensors(name: str, residual: Residual, b: Tensor) -> Tensors:
     )
 
 
-def _mean_of_patches(net: Ladder) -> Tensor:
+def _mean_of_patches(net: LadderNet) -> Tensor:
     """The mean image by channel and position, as in the bundle, as an activation."""
     mean = net.mean_image.view(7, 4, 7, 4).permute(1, 3, 0, 2).reshape(16, POSITIONS)
     return mean * (PIXEL_UNIT / ACTIVATION_UNIT)

@@ -120,7 +120,7 @@ def initial_gain(k: int) -> Tensor:
     return gain
 
 
-class Ladder(nn.Module):
+class LadderNet(nn.Module):
     """Analysis and synthesis transforms with their entropy model.
 
     mean_image: (28, 28), 0..255, subtracted before analysis and added after synthesis.

@@ -30,7 +30,7 @@ from codec.model.ladder import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA, log2_lmbda
 from codec.train import data
 from codec.train.loop import BATCH, Trainer
 from codec.train.lossy import warm_start
-from codec.train.lossy.network import Config, Ladder
+from codec.train.lossy.network import Config, LadderNet
 
 LEARNING_RATE = 2e-3
 DENSE_ONLY_UNTIL, FIRST_PRICE = 0.02, 0.02
@@ -49,7 +49,7 @@ def price(fraction: float, annealed: float) -> float:
 
 
 def rate_distortion_loss(
-    net: Ladder, pixels: Tensor, log2_lmbda: Tensor, fraction: float = 1.0
+    net: LadderNet, pixels: Tensor, log2_lmbda: Tensor, fraction: float = 1.0
 ) -> Tensor:
     """Mean over the batch of (lambda * SSE + bits) * (lambda + 1)**RATE_EXPONENT.
 
@@ -63,7 +63,7 @@ def rate_distortion_loss(
 
 
 @torch.no_grad()
-def evaluate(net: Ladder, pixels: Tensor, log2_lmbdas: list[float]) -> list[dict[str, Any]]:
+def evaluate(net: LadderNet, pixels: Tensor, log2_lmbdas: list[float]) -> list[dict[str, Any]]:
     """Measure the float network with rounded latents on pixels (N, 28, 28), at each rate.
 
     Each row: log2_lmbda, estimated_bytes an image, psnr_db, level_bytes an image.
@@ -92,7 +92,7 @@ def evaluate(net: Ladder, pixels: Tensor, log2_lmbdas: list[float]) -> list[dict
 
 
 class LadderTrainer(Trainer):
-    """Trains a Ladder.  pixels: uint8 (N, 28, 28), split by `data.split`.
+    """Trains a LadderNet.  pixels: uint8 (N, 28, 28), split by `data.split`.
 
     start: a lossy model to start from; `config` is then not used.
     """
@@ -109,7 +109,7 @@ class LadderTrainer(Trainer):
         torch.manual_seed(seed)
         train, _ = data.split(pixels)
         mean = torch.tensor(train).float().mean(0)
-        net = Ladder(mean, config) if start is None else warm_start.ladder(start, mean)
+        net = LadderNet(mean, config) if start is None else warm_start.ladder(start, mean)
         self.warm = start is not None
         self.start(pixels, net, LEARNING_RATE, log)
 

@@ -38,7 +38,7 @@ from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_
 from codec.train.bundle import set_to
 from codec.train.layers import Layer, basis
 from codec.train.lossy.export import SIGMA_STEP
-from codec.train.lossy.network import Config, Ladder, Residual
+from codec.train.lossy.network import Config, LadderNet, Residual
 
 # (ROWS, B)
 BASIS: F64 = basis(
@@ -47,7 +47,7 @@ BASIS: F64 = basis(
 FITS = 1000  # rounds of `fit` where rows were clipped
 
 
-def ladder(model: BaseModel, mean_image: Tensor, *, keep_rests: bool = False) -> Ladder:
+def ladder(model: BaseModel, mean_image: Tensor, *, keep_rests: bool = False) -> LadderNet:
     """The lossy network of a model and its encoder.
 
     mean_image: (28, 28), 0..255, of the images that it will be trained on. keep_rests: see `exact`.
@@ -60,7 +60,7 @@ def ladder(model: BaseModel, mean_image: Tensor, *, keep_rests: bool = False) ->
             f"{Model.ARCHITECTURE!r}"
         )
     tensors = unpack_bundle(model.stream)[1] | unpack_bundle(model.encoder.stream)[1]
-    net = Ladder(mean_image, _config(tensors))
+    net = LadderNet(mean_image, _config(tensors))
     try:
         _Bundle(tensors, keep_rests).fill(net)
     except (RuntimeError, KeyError) as error:
@@ -71,7 +71,7 @@ def ladder(model: BaseModel, mean_image: Tensor, *, keep_rests: bool = False) ->
 class Exact(NamedTuple):
     """A network that is a model's at every quality, and its tables by quality, (ROWS, K) each."""
 
-    net: Ladder
+    net: LadderNet
     log_gains: list[Tensor]  # of each level: steps of quantization in 1.0
     dense_mean: Tensor  # in steps
     dense_row: Tensor
@@ -143,7 +143,7 @@ class _Bundle:
         self._keep_rests = keep_rests
 
     @torch.no_grad()
-    def fill(self, net: Ladder) -> None:
+    def fill(self, net: LadderNet) -> None:
         # channel, position
         mean = net.mean_image.view(7, 4, 7, 4).permute(1, 3, 0, 2).reshape(16, POSITIONS)
         mean = mean.double().numpy() * (PIXEL_UNIT / ACTIVATION_UNIT)
