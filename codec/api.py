@@ -8,38 +8,28 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
 from codec.arrays import I16, U8
-from codec.collection.border import DecodedBlock, as_block
 from codec.collection.models import installed
 from codec.collection.open import StreamInfo, info, open_collection, open_stream
 from codec.collection.reader import Collection
 from codec.collection.single import SingleImage, decode_images
 from codec.collection.source import Source
-from codec.collection.writer import Writer as Writer  # border
-from codec.encoder import encode
 from codec.encoder.encode import Encoder
 from codec.encoder.options import DEFAULT_QUALITY, Choices, Options
-from codec.encoder.options import Options as Request  # border
-from codec.encoder.stats import MAX_LISTED as MAX_LISTED  # border
 from codec.encoder.stats import CompressStats
 from codec.encoder.writer import CollectionWriter, check_pixels
 from codec.errors import (
     ImageError,
     UsageError,
 )
-from codec.format.bitstream import MAX_BLOCK_IMAGES
 from codec.model import registry
-from codec.model.bundle import Model
-
-BLOCK_IMAGES = MAX_BLOCK_IMAGES
 
 
 def compress(
@@ -101,53 +91,6 @@ def compress_images(pixels: U8, **choices: Unpack[Choices]) -> tuple[list[bytes]
         streams.append(packed.data)
         stats += packed.stats
     return streams, stats
-
-
-# border: the names of old, for those who call them; they go when nobody does
-def request(
-    quality: int | None = None,
-    lossless: bool = False,
-    max_bytes: int | None = None,
-    min_psnr: float | None = None,
-    effort: int | None = None,
-    guard: bool = True,
-) -> Options:  # border: Options.of
-    return Options.of(quality, "auto", lossless, max_bytes, min_psnr, effort, guard)
-
-
-NO_EMBEDDING = "min_psnr may need a lossless model as well, which embed_model does not embed"
-
-
-def candidates(model: str, quality: int) -> list[Model]:  # border: Encoder(options).models
-    return encode.candidates(Options(quality, model))
-
-
-def encode_block(
-    models: list[Model], pixels: U8, asked: Options, names: list[str] | None
-) -> tuple[bytes, CompressStats]:  # border: Encoder(options, models).block(pixels, names)
-    return Encoder(asked, models).block(pixels, names)
-
-
-def pack_each(
-    models: list[Model], pixels: U8, asked: Options
-) -> list[tuple[bytes, CompressStats] | ImageError]:  # border: Encoder(options, models).images
-    return [*Encoder(asked, models).images(pixels)]
-
-
-def pack_images(
-    models: list[Model], pixels: U8, asked: Options
-) -> tuple[list[bytes], CompressStats]:  # border: Encoder(options, models).images
-    streams, stats = [], CompressStats()
-    for i, packed in enumerate(Encoder(asked, models).images(pixels)):
-        if isinstance(packed, ImageError):
-            raise ImageError(f"image {i}: {packed}") if len(pixels) > 1 else packed
-        streams.append(packed.data)
-        stats += packed.stats
-    return streams, stats
-
-
-def embeddable(models: list[Model]) -> list[bytes]:  # border: Encoder(options).model_files()
-    return Encoder(Options(), models).model_files()
 
 
 def decompress(stream: Source, *, model: str | None = None) -> U8:
@@ -215,21 +158,6 @@ def open(source: Source, *, model: str | None = None, recover: bool = False) -> 
     return open_collection(source, model=model, recover=recover)
 
 
-def decode_blocks(file: BinaryIO, *, model: str | None = None) -> Iterator[DecodedBlock]:
-    """border: goes when commands call `open_stream(...).salvage()`."""
-    stream = open_stream(file, model=model, recover=True)
-    end, is_single = 0, not isinstance(stream, Collection)
-    for decoded in stream.salvage():
-        yield (block := as_block(decoded, is_single, end))
-        end = block.first + block.count
-
-
-def recovered(source: Path | BinaryIO, model: str | None) -> Collection | None:
-    """border: goes when commands call `open_stream`."""
-    stream = open_stream(source, model=model, recover=True)
-    return stream if isinstance(stream, Collection) else None
-
-
 @dataclass
 class ModelInfo:
     """An installed model and its card.
@@ -267,27 +195,18 @@ def models() -> list[ModelInfo]:
 
 
 __all__ = [
-    "BLOCK_IMAGES",
     "DEFAULT_QUALITY",
     "Collection",
     "CollectionWriter",
     "CompressStats",
-    "DecodedBlock",
     "ModelInfo",
-    "Request",
     "StreamInfo",
-    "candidates",
     "compress",
     "compress_image",
     "compress_images",
-    "decode_blocks",
     "decompress",
-    "embeddable",
-    "encode_block",
     "info",
     "latents",
     "models",
     "open",
-    "recovered",
-    "request",
 ]

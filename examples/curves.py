@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from codec.arrays import spread
+from codec.encoder.options import DEFAULT_EFFORT
 from codec.errors import UsageError
 from codec.files.atomic import atomic
 from codec.files.images import read_array
@@ -28,7 +29,6 @@ from codec.measure.curve import curve
 from codec.measure.plot import Mark, Series, colour, label, plot
 from codec.measure.points import psnr_at
 from codec.model import registry
-from codec.model.ladder_search import DEFAULT_EFFORT
 
 ROOT = Path(__file__).resolve().parents[1]
 # folders, and models, by the names of the data sets

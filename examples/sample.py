@@ -21,10 +21,11 @@ from PIL import Image
 from codec.coding import rans
 from codec.measure import tool
 from codec.model import registry
-from codec.model.ladder import STEP_UNIT, Model
+from codec.model.ladder import Ladder
+from codec.model.ladder_parts import STEP_UNIT
 
 
-def draw(model: Model, quality: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw(model: Ladder, quality: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw images, uint8 (count, 28, 28)."""
     network = model.synthesis(quality, count)  # yields the prior of a level, is sent its latents
     mean, row, _ = next(network)  # int32 (K, count), later (K, 49, count)
@@ -60,7 +61,7 @@ def main(
 ) -> None:
     """Draw images from a model's own frequency tables."""
     lossy = registry.by_name(model)
-    assert isinstance(lossy, Model)  # and not a lossless one
+    assert isinstance(lossy, Ladder)  # and not a lossless one
     out = out or Path(__file__).parent / "pictures" / f"samples-{lossy.name}.png"
     rows = [
         draw(lossy, quality, count, np.random.default_rng(seed))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from codec.model import registry
-from codec.model.ladder import Model
-from codec.model.pixels import PixelModel
+from codec.model.ladder import Ladder
+from codec.model.pixels import Pixels
 
 _fixtures = [
     HealthCheck.function_scoped_fixture
@@ -45,7 +45,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def foreign(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+def foreign(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Ladder:
     """Tiny model 0, installed by $AEZ_WEIGHTS but in no registry: streams name it by its hash."""
     monkeypatch.setenv("AEZ_WEIGHTS", str(tiny_weights))
     monkeypatch.setattr(registry, "MODEL_IDS", {})
@@ -53,14 +53,14 @@ def foreign(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
 
 
 @pytest.fixture
-def shipped(foreign: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+def shipped(foreign: Ladder, monkeypatch: pytest.MonkeyPatch) -> Ladder:
     """Tiny model 0, as if it were the one shipped model: number 1 of the registry."""
     monkeypatch.setattr(registry, "MODEL_IDS", {1: foreign.hash.hex()})
     return foreign
 
 
 @pytest.fixture
-def shipped_lossless(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> PixelModel:
+def shipped_lossless(shipped: Ladder, monkeypatch: pytest.MonkeyPatch) -> Pixels:
     """Tiny lossless model 0 as number 3 of the registry, beside tiny model 0 as number 1."""
     model = helpers.tiny_pixel_model()
     monkeypatch.setattr(registry, "MODEL_IDS", {1: shipped.hash.hex(), 3: model.hash.hex()})
@@ -68,7 +68,7 @@ def shipped_lossless(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> PixelMo
 
 
 @pytest.fixture
-def two_shipped(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> list[Model]:
+def two_shipped(shipped: Ladder, monkeypatch: pytest.MonkeyPatch) -> list[Ladder]:
     """Tiny models 0 and 1 as numbers 1 and 2 of the registry."""
     models = [shipped, helpers.tiny_model(1)]
     monkeypatch.setattr(

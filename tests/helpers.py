@@ -25,7 +25,9 @@ from codec.collection.writer import Writer
 from codec.format.block import pack_block
 from codec.format.index import Part
 from codec.model import pixels as pixel_model
-from codec.model.ladder import (
+from codec.model.ladder import Ladder
+from codec.model.ladder_encoder import LadderEncoder
+from codec.model.ladder_parts import (
     DEQUANTIZED_MAX,
     DEQUANTIZER_BITS,
     LATENT_MAX,
@@ -34,11 +36,9 @@ from codec.model.ladder import (
     NUM_SIGMAS,
     PIXEL_UNIT,
     STEP_UNIT,
-    Encoder,
-    Model,
 )
 from codec.model.layers import ACTIVATION_MAX, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
-from codec.model.pixels import PixelModel
+from codec.model.pixels import Pixels
 
 Tensors = dict[str, np.ndarray]
 DTYPES = {
@@ -76,7 +76,7 @@ def minimal_decode(stream: bytes, weights: Path) -> np.ndarray:
 # ---- the tiny model
 
 
-def pack(tensors: Tensors, card: Any = None, *, architecture: str = Model.ARCHITECTURE) -> bytes:
+def pack(tensors: Tensors, card: Any = None, *, architecture: str = Ladder.ARCHITECTURE) -> bytes:
     """Tensors and card -> safetensors bytes, always the same ones: tensors and keys in order of
     name.
     """
@@ -231,12 +231,12 @@ def pack_encoder(tensors: Tensors, model: bytes, **card: Any) -> bytes:
     """Those of the tensors that are an encoder's -> its file, to go with the model file."""
     card = {"name": "tiny", "model_hash": hashlib.sha256(model).hexdigest()[:16], **card}
     own = {name: tensor for name, tensor in tensors.items() if of_encoder(name)}
-    return pack(own, card, architecture=Encoder.ARCHITECTURE)
+    return pack(own, card, architecture=LadderEncoder.ARCHITECTURE)
 
 
-def model_of(tensors: Tensors, card: Any = None) -> Model:
+def model_of(tensors: Tensors, card: Any = None) -> Ladder:
     """The lossy model of all its tensors, its encoder loaded and therefore checked."""
-    model = Model(*pack_pair(tensors, card))
+    model = Ladder(*pack_pair(tensors, card))
     assert model.encoder.card["model_hash"] == model.hash.hex()
     return model
 
@@ -260,8 +260,8 @@ def tiny_encoder(seed: int = 0) -> bytes:
 
 
 @cache
-def tiny_model(seed: int = 0) -> Model:
-    return Model(tiny_bundle(seed), tiny_encoder(seed))
+def tiny_model(seed: int = 0) -> Ladder:
+    return Ladder(tiny_bundle(seed), tiny_encoder(seed))
 
 
 # ---- the tiny lossless model
@@ -343,12 +343,12 @@ def tiny_pixel_tensors(seed: int = 0) -> Tensors:
 def tiny_pixel_bundle(seed: int = 0) -> bytes:
     """A small but complete lossless model, drawn by chance; only 0 and INKS are cheap."""
     card = {"name": f"tiny{seed}-lossless", "trained_on": "dice"}
-    return pack(_tiny_pixel_tensors(seed), card, architecture=PixelModel.ARCHITECTURE)
+    return pack(_tiny_pixel_tensors(seed), card, architecture=Pixels.ARCHITECTURE)
 
 
 @cache
-def tiny_pixel_model(seed: int = 0) -> PixelModel:
-    return PixelModel(tiny_pixel_bundle(seed))
+def tiny_pixel_model(seed: int = 0) -> Pixels:
+    return Pixels(tiny_pixel_bundle(seed))
 
 
 def install(directory: Path, seed: int = 0, *, lossless: bool = False) -> Path:

@@ -28,13 +28,13 @@ from codec.errors import (
     UsageError,
 )
 from codec.format import bitstream
-from codec.model.ladder import Model
+from codec.model.ladder import Ladder
 from codec.model.ladder_parts import log2_lmbda
-from codec.model.pixels import PixelModel
+from codec.model.pixels import Pixels
 from codec.model.stored import stored_bytes
 
 
-def decoded(pixels: np.ndarray, quality: int, model: Model) -> np.ndarray:
+def decoded(pixels: np.ndarray, quality: int, model: Ladder) -> np.ndarray:
     return model.encode(
         pixels.reshape(-1, 28, 28), quality, group=1, effort=DEFAULT_EFFORT
     ).pixels.reshape(pixels.shape)
@@ -46,7 +46,7 @@ def decoded(pixels: np.ndarray, quality: int, model: Model) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (0, 28, 28), (19, 28, 28)])
 @pytest.mark.parametrize("quality", [0, 75, 99])
 def test_decompress_inverts_compress_in_shape_and_pixels(
-    shape: tuple[int, ...], quality: int, shipped: Model
+    shape: tuple[int, ...], quality: int, shipped: Ladder
 ) -> None:
     pixels = helpers.drawn(max(1, *shape[:-2]) if len(shape) == 3 else 1)[: shape[0]].reshape(shape)
     result = codec.decompress(codec.compress(pixels, quality=quality))
@@ -56,7 +56,7 @@ def test_decompress_inverts_compress_in_shape_and_pixels(
         np.testing.assert_array_equal(result, decoded(pixels, quality, shipped))
 
 
-def test_the_default_quality_is_75(shipped: Model) -> None:
+def test_the_default_quality_is_75(shipped: Ladder) -> None:
     image = helpers.drawn(1)[0]
     assert (
         codec.compress(image)
@@ -220,7 +220,7 @@ def test_metrics_worked_out_by_hand() -> None:
 # ---- the choice of a model
 
 
-def test_auto_takes_the_cheaper_model_for_each_single_image(two_shipped: list[Model]) -> None:
+def test_auto_takes_the_cheaper_model_for_each_single_image(two_shipped: list[Ladder]) -> None:
     pixels, quality = helpers.drawn(24), 60
     costs = []
     for model in two_shipped:
@@ -236,7 +236,7 @@ def test_auto_takes_the_cheaper_model_for_each_single_image(two_shipped: list[Mo
     assert stats.models == {f"tiny{i}": int((cheaper == i).sum()) for i in (0, 1)}
 
 
-def test_auto_takes_the_cheaper_model_for_a_block(two_shipped: list[Model]) -> None:
+def test_auto_takes_the_cheaper_model_for_a_block(two_shipped: list[Ladder]) -> None:
     sizes = {}
     for name in ("tiny0", "tiny1", "auto"):
         file = io.BytesIO()
@@ -257,7 +257,7 @@ def test_auto_without_shipped_models_says_so() -> None:
         api.compress(helpers.drawn(1)[0])
 
 
-def test_a_foreign_model_is_named_by_its_hash(foreign: Model) -> None:
+def test_a_foreign_model_is_named_by_its_hash(foreign: Ladder) -> None:
     image = helpers.drawn(1)[0]
     stream, stats = api.compress_image(image, model="tiny0")
     header, offset = bitstream.unpack_image_header(stream)
@@ -267,7 +267,7 @@ def test_a_foreign_model_is_named_by_its_hash(foreign: Model) -> None:
 
 
 def test_a_foreign_model_decodes_where_it_is_given_and_nowhere_else(
-    foreign: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    foreign: Ladder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = helpers.install(tmp_path / "elsewhere")
     for pixels in (helpers.drawn(1)[0], helpers.drawn(3)):
@@ -285,7 +285,7 @@ def test_a_foreign_model_decodes_where_it_is_given_and_nowhere_else(
             np.testing.assert_array_equal(api.open(stream, model=str(path))[1], expected[1])
 
 
-def test_a_given_model_is_not_forced_on_a_stream_of_another(two_shipped: list[Model]) -> None:
+def test_a_given_model_is_not_forced_on_a_stream_of_another(two_shipped: list[Ladder]) -> None:
     image = helpers.drawn(1)[0]
     stream = api.compress(image, model="tiny0")
     np.testing.assert_array_equal(
@@ -293,7 +293,7 @@ def test_a_given_model_is_not_forced_on_a_stream_of_another(two_shipped: list[Mo
     )
 
 
-def test_a_missing_or_damaged_model_is_a_model_error(shipped: Model, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_model_is_a_model_error(shipped: Ladder, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"no model is called 'nist'; installed: .*tiny0"):
         api.compress(helpers.drawn(1), model="nist")
     with pytest.raises(ModelNotFound, match="No such file"):
@@ -325,7 +325,7 @@ def test_lossless_gives_every_pixel_back_and_is_quality_100(shape: tuple[int, ..
     assert (info.lossless, info.quality) == (True, 100 if pixels.size else None)
 
 
-def test_lossless_figures_are_those_of_the_file(shipped_lossless: PixelModel) -> None:
+def test_lossless_figures_are_those_of_the_file(shipped_lossless: Pixels) -> None:
     file = io.BytesIO()
     with api.CollectionWriter(file, lossless=True) as writer:
         writer.write(helpers.drawn(40))
@@ -359,7 +359,7 @@ def test_a_single_image_that_no_model_makes_smaller_is_stored_in_at_most_790_byt
 
 
 def test_a_stored_image_needs_no_model(
-    shipped_lossless: PixelModel, monkeypatch: pytest.MonkeyPatch
+    shipped_lossless: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = helpers.drawn(16)[2]
     stream = api.compress(noise, lossless=True)
@@ -397,7 +397,7 @@ def test_every_bit_flip_and_truncation_of_lossless_single_images_is_refused() ->
                 api.decompress(damaged)
 
 
-def test_a_quality_that_the_model_cannot_have_is_corrupt(shipped_lossless: PixelModel) -> None:
+def test_a_quality_that_the_model_cannot_have_is_corrupt(shipped_lossless: Pixels) -> None:
     for model, number, quality in ((helpers.tiny_model(), 1, 100), (shipped_lossless, 3, 99)):
         stream = bitstream.pack_image(bitstream.ImageHeader(number, quality), b"", model.sha256)
         with pytest.raises(
@@ -428,7 +428,7 @@ def test_lossless_without_a_shipped_model_says_so() -> None:
 
 
 def test_auto_takes_the_smaller_of_two_lossless_models(
-    shipped_lossless: PixelModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shipped_lossless: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = [shipped_lossless, helpers.tiny_pixel_model(1)]
     monkeypatch.setenv("AEZ_WEIGHTS", str(helpers.install(tmp_path, 0, lossless=True).parent))
@@ -468,7 +468,7 @@ def test_decompress_takes_a_lossless_model_by_name_or_file(
 # ---- info
 
 
-def test_info_of_a_single_image_reads_no_payload(shipped: Model) -> None:
+def test_info_of_a_single_image_reads_no_payload(shipped: Ladder) -> None:
     header = bitstream.ImageHeader(1, 33).pack()
     info = api.info(header + b"garbage!")
     assert info == api.StreamInfo(
@@ -479,7 +479,7 @@ def test_info_of_a_single_image_reads_no_payload(shipped: Model) -> None:
         api.decompress(header + b"garbage!")
 
 
-def test_info_of_a_collection_reads_no_payload(shipped: Model) -> None:
+def test_info_of_a_collection_reads_no_payload(shipped: Ladder) -> None:
     stream = api.compress(helpers.drawn(30), quality=20)
     header = api.open(stream).blocks[0].header
     at = bitstream.COLLECTION.size + bitstream.BLOCK.size
@@ -502,7 +502,7 @@ def test_info_of_an_empty_collection_has_no_model() -> None:
     )
 
 
-def test_info_works_without_the_model(foreign: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_works_without_the_model(foreign: Ladder, monkeypatch: pytest.MonkeyPatch) -> None:
     streams = [
         api.compress(pixels, quality=5, model="tiny0")
         for pixels in (helpers.drawn(1)[0], helpers.drawn(2))
@@ -539,14 +539,14 @@ def test_what_is_no_stream_is_refused_by_all_readers(
 # ---- damage to one image
 
 
-def test_a_payload_that_passes_the_check_but_not_the_coder_is_corrupt(shipped: Model) -> None:
+def test_a_payload_that_passes_the_check_but_not_the_coder_is_corrupt(shipped: Ladder) -> None:
     header = bitstream.ImageHeader(1, 75)
     for payload in (bytes(5), b"\xff" * 40):
         with pytest.raises(CorruptPayload):
             api.decompress(bitstream.pack_image(header, payload, shipped.sha256))
 
 
-def test_models_lists_what_is_installed(shipped: Model, tiny_weights: Path) -> None:
+def test_models_lists_what_is_installed(shipped: Ladder, tiny_weights: Path) -> None:
     assert {m.name: m.lossless for m in api.models()}.items() >= {
         "tiny0": False,
         "tiny0-lossless": True,
@@ -575,7 +575,7 @@ def test_models_takes_a_card_with_odd_figures_or_says_it_is_bad(
 
 @pytest.mark.parametrize("step", [1000, 1, 7])
 def test_a_writer_copies_each_image_a_fixed_number_of_times(
-    step: int, monkeypatch: pytest.MonkeyPatch, shipped: Model
+    step: int, monkeypatch: pytest.MonkeyPatch, shipped: Ladder
 ) -> None:
     """Whatever the images come in: all at once, one by one. It was quadratic: 50 times each."""
     pixels = np.arange(1000 * 784, dtype=np.uint32).astype(np.uint8).reshape(1000, 28, 28)
@@ -609,7 +609,7 @@ def test_a_writer_copies_each_image_a_fixed_number_of_times(
     assert copied <= 1000
 
 
-def test_what_waits_in_a_writer_is_not_the_callers_array(shipped: Model) -> None:
+def test_what_waits_in_a_writer_is_not_the_callers_array(shipped: Ladder) -> None:
     pixels = helpers.drawn(5).copy()
     file = io.BytesIO()
     with api.CollectionWriter(file, effort=1) as writer:

@@ -17,7 +17,7 @@ import pytest
 from helpers import drained
 
 from codec import api
-from codec.collection.reader import Writer
+from codec.collection.writer import Writer
 from codec.commands import check, compress, decompress, jobs
 from codec.commands.events import (
     Checked,

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from codec import api, kernels, metrics
 from codec.cli.app import app
+from codec.encoder.options import DEFAULT_EFFORT
 from codec.errors import AezError, ModelNotFound, UsageError
 from codec.files.images import pack_png, read_image
 from codec.measure import bench, codecs, inputs, page, plot, points, timing
 from codec.model import registry
-from codec.model.ladder_search import DEFAULT_EFFORT
 
 
 def png_and_webp(pixels: np.ndarray, missing: list[str]) -> list[codecs.Codec]:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import codec
 from codec import api
 from codec.cli.app import app
-from codec.collection.reader import Writer, pack_block
+from codec.collection.writer import Writer
 from codec.commands import work
 from codec.commands.processes import spread
 from codec.commands.work import BlockTask
@@ -30,6 +30,7 @@ from codec.encoder.stats import MAX_LISTED, CompressStats
 from codec.errors import ImageError
 from codec.files import images
 from codec.format import bitstream
+from codec.format.block import pack_block
 from codec.model import card, registry
 from codec.model.ladder import Ladder
 

@@ -57,8 +57,8 @@ from codec.format.headers import (
 from codec.format.index import Part, unpack_index
 from codec.format.names import pack_names, unpack_names
 from codec.format.primitives import checksum, crc8, pack_varint
-from codec.model.ladder import Model
-from codec.model.pixels import PixelModel
+from codec.model.ladder import Ladder
+from codec.model.pixels import Pixels
 
 pytestmark = pytest.mark.usefixtures("shipped")
 QUALITY = 40
@@ -77,7 +77,7 @@ def small(count: int, names: list[str] | None = None, quality: int = QUALITY) ->
     return helpers.collect(count, names, quality=quality, block_images=20)
 
 
-def packed(model: Model | PixelModel, pixels: np.ndarray, quality: int) -> bytes:
+def packed(model: Ladder | Pixels, pixels: np.ndarray, quality: int) -> bytes:
     """A block of one part."""
     part = Part(model.hash, quality, np.arange(len(pixels)))
     return pack_block([(part, model.encode(pixels, quality).messages)], None)
@@ -154,7 +154,7 @@ def test_the_same_images_give_the_same_bytes_however_they_arrive(
 
 
 def test_blocks_of_different_models_and_qualities_live_in_one_file(
-    two_shipped: list[Model],
+    two_shipped: list[Ladder],
 ) -> None:
     file = io.BytesIO()
     writer = Writer(file)
@@ -675,7 +675,7 @@ def test_bytes_between_blocks_are_no_silent_loss() -> None:
         api.decompress(stream + b"x")
 
 
-def test_a_missing_model_is_named(foreign: Model) -> None:
+def test_a_missing_model_is_named(foreign: Ladder) -> None:
     block = packed(helpers.tiny_model(2), helpers.drawn(3), QUALITY)
     file = io.BytesIO()
     writer = Writer(file)
@@ -688,7 +688,7 @@ def test_a_missing_model_is_named(foreign: Model) -> None:
     assert len(api.open(file.getvalue())) == 3
 
 
-def test_a_lossless_and_a_lossy_block_live_in_one_file(shipped_lossless: PixelModel) -> None:
+def test_a_lossless_and_a_lossy_block_live_in_one_file(shipped_lossless: Pixels) -> None:
     file = io.BytesIO()
     writer = Writer(file)
     for model, quality in ((shipped_lossless, 100), (helpers.tiny_model(), QUALITY)):

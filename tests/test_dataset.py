@@ -20,7 +20,7 @@ import codec
 from codec import parallel
 from codec.dataset import AezDataset
 from codec.errors import BitstreamError, CorruptPayload, UsageError
-from codec.model.ladder import Model
+from codec.model.ladder import Ladder
 
 pytestmark = [
     pytest.mark.usefixtures("shipped"),
@@ -75,15 +75,15 @@ def test_items_are_images_and_the_numbers_of_their_folders(path: Path) -> None:
 
 
 def test_a_batch_is_decoded_in_one_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, decode = [], Model.decode
+    calls, decode = [], Ladder.decode
 
     def counted(
-        self: Model, messages: list[bytes], count: int, quality: int, **options: Any
+        self: Ladder, messages: list[bytes], count: int, quality: int, **options: Any
     ) -> Any:
         calls.append(count)
         return decode(self, messages, count, quality, **options)
 
-    monkeypatch.setattr(Model, "decode", counted)
+    monkeypatch.setattr(Ladder, "decode", counted)
     dataset = AezDataset(path)
     items = dataset.__getitems__([40, 3, 3, -1, 4])
     assert calls == [16 + 16 + 2]
@@ -124,7 +124,7 @@ def test_latents_come_with_the_images_if_they_are_wanted(path: Path, preload: bo
 def test_a_preloaded_set_decodes_no_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, dataset = AezDataset(path), AezDataset(path, preload=True)
     expected = plain.__getitems__([9, 33])
-    monkeypatch.setattr(Model, "decode", None)
+    monkeypatch.setattr(Ladder, "decode", None)
     for (image, label), (wanted, number) in zip(
         dataset.__getitems__([9, 33]), expected, strict=True
     ):

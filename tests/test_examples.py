@@ -16,7 +16,7 @@ from PIL import Image
 import codec
 from codec.measure import tool
 from codec.model import registry
-from codec.model.ladder import Model
+from codec.model.ladder import Ladder
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -47,7 +47,7 @@ def test_samples_cost_the_model_few_bits() -> None:
     same pixels shuffled.
     """
     model = registry.by_name("mnist")
-    assert isinstance(model, Model)
+    assert isinstance(model, Ladder)
     pixels = sample.draw(model, 50, 16, np.random.default_rng(0))
     assert (pixels.dtype, pixels.shape) == (np.uint8, (16, 28, 28))
     assert len(np.unique(pixels, axis=0)) == 16

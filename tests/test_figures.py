@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from codec import kernels
+from codec.encoder.options import DEFAULT_EFFORT
 from codec.files.images import pack_idx
 from codec.measure import tool
-from codec.model.ladder_search import DEFAULT_EFFORT, EFFORTS
+from codec.model.ladder_search import EFFORTS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -14,7 +14,8 @@ from codec.commands.merge import merge
 from codec.errors import BitstreamError, ChecksumMismatch, UsageError
 from codec.model import ladder
 from codec.model.bundle import Bundle
-from codec.model.ladder import DEQUANTIZED_MAX, STEP_UNIT, Dequantizer, Model
+from codec.model.ladder import Ladder
+from codec.model.ladder_parts import DEQUANTIZED_MAX, STEP_UNIT, Dequantizer
 
 QUALITY = 40
 SHAPES = ((helpers.K,), *((k, 7, 7) for k in helpers.LEVELS))
@@ -135,7 +136,7 @@ def test_a_collection_of_two_models_has_no_latents_in_common(tmp_path: Path) -> 
 
 
 def test_a_model_that_is_given_serves_what_names_it(
-    foreign: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    foreign: Ladder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stream, image = collect(5), codec.compress(helpers.drawn(5)[0], model="tiny0", effort=1)
     monkeypatch.delenv("AEZ_WEIGHTS")

@@ -18,8 +18,8 @@ from codec.format.constants import MAX_PARTS, group_images
 from codec.format.headers import BLOCK, BlockHeader, unpack_block_header
 from codec.format.index import Part, _unpack, pack_index, pack_parts, unpack_index, unpack_parts
 from codec.format.primitives import checksum
-from codec.model.ladder import Model
-from codec.model.pixels import PixelModel
+from codec.model.ladder import Ladder
+from codec.model.pixels import Pixels
 
 HASHES = [bytes([k] * 8) for k in range(4)]
 
@@ -224,19 +224,19 @@ def test_a_block_of_parts_keeps_the_order_of_images_and_names() -> None:
 
 
 def test_random_access_reads_no_other_part(
-    shipped_lossless: PixelModel, monkeypatch: pytest.MonkeyPatch
+    shipped_lossless: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream, wanted = mixed()
     decoded = []
-    decode = Model.decode
+    decode = Ladder.decode
 
-    def counted(self: Model, messages: list[bytes], count: int, quality: int, **options: int):  # type: ignore[no-untyped-def]
+    def counted(self: Ladder, messages: list[bytes], count: int, quality: int, **options: int):  # type: ignore[no-untyped-def]
         decoded.append((count, quality))
         return decode(self, messages, count, quality, **options)
 
-    monkeypatch.setattr(Model, "decode", counted)
+    monkeypatch.setattr(Ladder, "decode", counted)
     monkeypatch.setattr(
-        PixelModel, "decode", lambda *args, **options: pytest.fail("a lossless image was decoded")
+        Pixels, "decode", lambda *args, **options: pytest.fail("a lossless image was decoded")
     )
     # images 0 and 19 of a part of 20
     np.testing.assert_array_equal(api.open(stream)[[58, 1]], wanted[[58, 1]])

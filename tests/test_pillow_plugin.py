@@ -26,7 +26,7 @@ from codec.errors import (
     UsageError,
 )
 from codec.format.headers import BLOCK, COLLECTION
-from codec.model.ladder import Model
+from codec.model.ladder import Ladder
 
 pytestmark = pytest.mark.usefixtures("shipped_lossless")
 QUALITY = 40
@@ -102,7 +102,7 @@ def test_opening_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("decoded")
 
     streams = single(), collection()
-    monkeypatch.setattr(Model, "decode", refuse)
+    monkeypatch.setattr(Ladder, "decode", refuse)
     for stream in streams:
         image = Image.open(io.BytesIO(stream))
         assert image.size == (28, 28)
@@ -213,15 +213,15 @@ def test_frames_without_names_have_none_in_their_info() -> None:
 
 def test_neighbours_are_decoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "BLOCK_IMAGES", 20)  # groups of 16, 4, 16 and 4
-    image, counts, decode = Image.open(io.BytesIO(collection())), [], Model.decode
+    image, counts, decode = Image.open(io.BytesIO(collection())), [], Ladder.decode
 
     def counted(
-        self: Model, messages: list[bytes], count: int, quality: int, **options: Any
+        self: Ladder, messages: list[bytes], count: int, quality: int, **options: Any
     ) -> Any:
         counts.append(count)
         return decode(self, messages, count, quality, **options)
 
-    monkeypatch.setattr(Model, "decode", counted)
+    monkeypatch.setattr(Ladder, "decode", counted)
     frames_of(image)
     assert counts == [16, 4, 16, 4]
 

@@ -15,8 +15,8 @@ import pytest
 
 from codec.errors import BadModel, EncoderNotFound, ModelNotFound, UsageError
 from codec.model import ladder_encoder, registry
-from codec.model.ladder import Model
-from codec.model.pixels import PixelModel
+from codec.model.ladder import Ladder
+from codec.model.pixels import Pixels
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_missing_model_error_says_which_and_what_to_do(weights: Path) -> None:
     assert caught.value.model_hash == "0011223344556677"
 
 
-def test_numbers_lead_to_models_and_back(two_shipped: list[Model]) -> None:
+def test_numbers_lead_to_models_and_back(two_shipped: list[Ladder]) -> None:
     assert [m.hash for m in registry.shipped()] == [m.hash for m in two_shipped]
     assert [registry.by_id(i).hash for i in (1, 2)] == [m.hash for m in two_shipped]
     assert [registry.id_of(m) for m in two_shipped] == [1, 2]
@@ -105,8 +105,8 @@ def test_numbers_lead_to_models_and_back(two_shipped: list[Model]) -> None:
 def test_load_picks_the_class_by_the_architecture_and_names_a_damaged_file(tmp_path: Path) -> None:
     path, lossless = helpers.install(tmp_path), helpers.install(tmp_path, lossless=True)
     model = registry.load(path)
-    assert (type(model), model.hash) == (Model, helpers.tiny_model().hash)
-    assert type(registry.load(lossless)) is PixelModel
+    assert (type(model), model.hash) == (Ladder, helpers.tiny_model().hash)
+    assert type(registry.load(lossless)) is Pixels
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BadModel, match=f"^{path}: not a model file"):
         registry.load(path)
@@ -126,7 +126,7 @@ def test_an_architecture_from_the_future_is_named_with_those_known(tmp_path: Pat
 
 
 def test_shipped_models_are_of_one_kind_and_the_other_is_not_loaded(
-    shipped_lossless: PixelModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shipped_lossless: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [m.name for m in registry.shipped()] == ["tiny0"]
     assert [m.name for m in registry.shipped(lossless=True)] == ["tiny0-lossless"]
@@ -141,7 +141,7 @@ def test_shipped_models_are_of_one_kind_and_the_other_is_not_loaded(
 
 
 def test_shipped_models_under_a_name_of_the_users_are_told_apart_by_what_they_are(
-    shipped_lossless: PixelModel, weights: Path
+    shipped_lossless: Pixels, weights: Path
 ) -> None:
     (weights / "a.safetensors").write_bytes(helpers.tiny_bundle())
     (weights / "b.safetensors").write_bytes(helpers.tiny_pixel_bundle())

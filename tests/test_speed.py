@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from codec import api, kernels, parallel
+from codec.encoder.options import DEFAULT_EFFORT
 from codec.errors import AezError
 from codec.files import images
 from codec.measure import reading, speed, tool, waits
 from codec.measure.speed import Case
 from codec.measure.waits import Size
-from codec.model.ladder_search import DEFAULT_EFFORT
 
 TINY = Size(
     images=8,

@@ -30,13 +30,13 @@ from codec.errors import AezError, BadModel, EncoderNotFound, ImageError, ModelN
 from codec.files import images
 from codec.model import registry
 from codec.model.bundle import unpack_bundle
-from codec.model.ladder import (
+from codec.model.ladder import Ladder
+from codec.model.ladder_parts import (
     DEQUANTIZED_MAX,
     DEQUANTIZER_BITS,
     LATENT_MAX,
     NUM_SIGMAS,
     STEP_UNIT,
-    Model,
     log2_lmbda,
 )
 from codec.model.layers import ACTIVATION_MAX, MULTIPLIER_BITS, interpolate
@@ -220,7 +220,7 @@ def twin(
 def test_torch_on_the_integers_gives_the_same_pixels_bit_for_bit(
     exported: tuple[LadderNet, Pair], quality: int
 ) -> None:
-    for model in (Model(*exported[1]), helpers.tiny_model()):
+    for model in (Ladder(*exported[1]), helpers.tiny_model()):
         symbols, _, pixels = model.quantize(helpers.drawn(24, any_ink=True), quality)
         np.testing.assert_array_equal(
             TorchSynthesis(unpack_bundle(model.stream)[1]).pixels(symbols, quality), pixels
@@ -240,7 +240,7 @@ def test_the_float_network_agrees_with_its_integers(
     """
     net, streams = exported
     pixels = helpers.drawn(24, any_ink=True)
-    model = Model(*streams)
+    model = Ladder(*streams)
     symbols, rows, decoded = model.quantize(pixels, quality)
     x_hat, differences = twin(net, pixels, quality, symbols, monkeypatch)
     error = np.abs(np.clip(x_hat, 0, 255) - decoded)
@@ -295,7 +295,7 @@ def test_what_decoding_needs_makes_the_model_and_all_else_its_encoder(
         not {"posterior0", "posterior1", "input", "analysis", "squeeze"} & set(name.split("."))
         for name in both[0]
     )
-    assert unpack_bundle(streams[1])[2] == {**CARD, "model_hash": Model(*streams).hash.hex()}
+    assert unpack_bundle(streams[1])[2] == {**CARD, "model_hash": Ladder(*streams).hash.hex()}
 
 
 @pytest.mark.slow
@@ -326,7 +326,7 @@ print({hashlib.sha256(stream).hexdigest() for stream in packed})
 def test_an_exported_model_codes_images_and_carries_its_card(
     exported: tuple[LadderNet, Pair],
 ) -> None:
-    model = Model(*exported[1])
+    model = Ladder(*exported[1])
     assert model.card == CARD
     for quality in (0, 75):
         encoded = model.encode(helpers.drawn(20, any_ink=True), quality)
@@ -339,8 +339,8 @@ def test_calibrated_tables_cost_no_more_than_normal_ones_on_their_images(
     exported: tuple[LadderNet, Pair],
 ) -> None:
     net, streams = exported
-    plain = Model(*pack_model({**integer_tensors(net), "cdf": np.stack([normal_cdf()] * 3)}, CARD))
-    calibrated = Model(*streams)
+    plain = Ladder(*pack_model({**integer_tensors(net), "cdf": np.stack([normal_cdf()] * 3)}, CARD))
+    calibrated = Ladder(*streams)
     pixels = helpers.drawn(40, any_ink=True)
     bits = {
         m: sum(m.encode(pixels, q).ideal_bits for q in (15, 45, 75)) for m in (plain, calibrated)
@@ -372,7 +372,7 @@ def test_a_network_from_a_bundle_is_the_one_that_was_exported(
     order costs far more.
     """
     net, streams = exported
-    back = warm_start.ladder(Model(*streams), torch.full((28, 28), 100.0))
+    back = warm_start.ladder(Ladder(*streams), torch.full((28, 28), 100.0))
     assert back.config == CONFIG
     back.set_quantized(True)
     pixels = torch.from_numpy(helpers.drawn(60, any_ink=True).copy())
@@ -388,7 +388,7 @@ def test_a_network_from_a_bundle_exports_to_nearly_the_same_integers(
     exported: tuple[LadderNet, Pair],
 ) -> None:
     tensors = unpack_bundle(exported[1][0])[1] | unpack_bundle(exported[1][1])[1]
-    again = integer_tensors(warm_start.ladder(Model(*exported[1]), exported[0].mean_image))
+    again = integer_tensors(warm_start.ladder(Ladder(*exported[1]), exported[0].mean_image))
     for name in again:
         assert again[name].shape == tensors[name].shape
         size = np.abs(tensors[name]).max()
@@ -419,7 +419,7 @@ def test_only_a_lossy_model_that_can_be_trained_is_started_from() -> None:
     with pytest.raises(BadModel, match="its sizes are those of no network that can be trained"):
         warm_start.ladder(helpers.tiny_model(), torch.zeros(28, 28))
     with pytest.raises(EncoderNotFound, match="tiny0 came without its encoder"):
-        warm_start.ladder(Model(helpers.tiny_bundle()), torch.zeros(28, 28))
+        warm_start.ladder(Ladder(helpers.tiny_bundle()), torch.zeros(28, 28))
 
 
 def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when_resumed(
@@ -428,9 +428,9 @@ def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when
     pixels = helpers.drawn(120, any_ink=True).copy()
     cold, warm = (
         LadderTrainer(pixels, config=CONFIG),
-        LadderTrainer(pixels, start=Model(*exported[1])),
+        LadderTrainer(pixels, start=Ladder(*exported[1])),
     )
-    parent = Model(*exported[1])
+    parent = Ladder(*exported[1])
     assert warm.net.config == CONFIG
     assert warm.cost(warm.figures()) == pytest.approx(
         command.curve_cost(parent, warm.held_out.numpy()), rel=0.05
@@ -444,7 +444,7 @@ def test_a_trainer_that_starts_from_a_model_is_at_once_as_good_and_stays_so_when
 def test_where_training_makes_a_model_worse_the_one_it_started_from_is_kept(
     exported: tuple[LadderNet, Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = scripted([10.0, *range(11, 40)], monkeypatch, start=Model(*exported[1]))
+    trainer = scripted([10.0, *range(11, 40)], monkeypatch, start=Ladder(*exported[1]))
     before = trainer.net.gain.detach().clone()
     told: list[float] = []
     trainer.run(100, tell=lambda seconds, figures: told.append(seconds))
@@ -526,7 +526,7 @@ def test_two_steps_of_training_export_and_decode(tmp_path: Path) -> None:
     trainer.report(1.5)
     # an epoch of these few images is one step
     assert (tmp_path / "log").read_text().count('"loss"') == 2
-    model = Model(*export(trainer.net, CARD, helpers.drawn(20, any_ink=True)))
+    model = Ladder(*export(trainer.net, CARD, helpers.drawn(20, any_ink=True)))
     encoded = model.encode(helpers.drawn(20, any_ink=True), 75)
     np.testing.assert_array_equal(model.decode(encoded.messages, 20, 75)[0], encoded.pixels)
     curve = evaluate(trainer.net, trainer.held_out, [0.0, 10.0])
@@ -558,7 +558,7 @@ def test_costs_are_flat_when_the_last_quarter_of_the_time_won_less_than_half_a_p
 
 
 def scripted(
-    costs: list[float], monkeypatch: pytest.MonkeyPatch, start: Model | None = None
+    costs: list[float], monkeypatch: pytest.MonkeyPatch, start: Ladder | None = None
 ) -> Any:
     """A trainer whose steps take 0.1 s each by its clock, do nothing, and whose costs on held-out
     images are these in turn.
@@ -874,7 +874,7 @@ def test_streams_of_a_model_of_your_own_name_it_by_hash_and_need_it(
     trained = aez("train", strokes, "-o", own, "--from", "none", "--minutes", "0.005", "--quiet")
     assert (trained.exit_code, trained.stdout) == (0, "")
     assert aez("compress", strokes, "-m", own, "-e", "1", "--no-guard").exit_code == 0
-    stream, model = tmp_path / "strokes.aez", Model(own.read_bytes())
+    stream, model = tmp_path / "strokes.aez", Ladder(own.read_bytes())
     expected = codec.decompress(stream.read_bytes(), model=str(own))
     said = json.loads(aez("info", "--json", stream).stdout)
     assert said["model_hash"] == model.hash.hex()

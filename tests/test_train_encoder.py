@@ -16,7 +16,8 @@ from codec.errors import EncoderNotFound, UsageError
 from codec.measure import tool
 from codec.model import registry
 from codec.model.bundle import unpack_bundle
-from codec.model.ladder import Model, log2_lmbda
+from codec.model.ladder import Ladder
+from codec.model.ladder_parts import log2_lmbda
 from codec.train import data
 from codec.train.command import CARD_QUALITIES
 from codec.train.loop import save
@@ -44,22 +45,22 @@ def files() -> Pair:
 
 
 @pytest.fixture
-def model(files: Pair) -> Model:
-    return Model(*files)
+def model(files: Pair) -> Ladder:
+    return Ladder(*files)
 
 
 def batch(count: int) -> torch.Tensor:
     return torch.from_numpy(helpers.drawn(count, any_ink=True).copy()).float()
 
 
-def cost(model: Model, pixels: np.ndarray, quality: int) -> float:
+def cost(model: Ladder, pixels: np.ndarray, quality: int) -> float:
     encoded = model.encode(pixels, quality)
     error = np.square((pixels.astype(float) - encoded.pixels) / 255).sum()
     return (2.0 ** log2_lmbda(quality) * error + encoded.ideal_bits) / len(pixels)
 
 
 @pytest.mark.parametrize("quality", [0, 20, 40, 75, 99])
-def test_its_cost_is_that_of_the_integer_model(model: Model, quality: int) -> None:
+def test_its_cost_is_that_of_the_integer_model(model: Ladder, quality: int) -> None:
     pixels = batch(64)
     net = EncoderNet(model, pixels.mean(0))
     costs = net(pixels, torch.full((64,), float(quality)), 0.02, drawn=1e-9)[1]
@@ -68,7 +69,7 @@ def test_its_cost_is_that_of_the_integer_model(model: Model, quality: int) -> No
     assert found == pytest.approx(expected, rel=0.01)
 
 
-def test_an_encoder_that_learned_nothing_comes_back_as_it_was(model: Model, files: Pair) -> None:
+def test_an_encoder_that_learned_nothing_comes_back_as_it_was(model: Ladder, files: Pair) -> None:
     """Its tensors and no others, within roundings, for the same model."""
     architecture, before, card = unpack_bundle(files[1])
     found = unpack_bundle(EncoderNet(model, batch(64).mean(0)).bundle(CARD))
@@ -80,7 +81,7 @@ def test_an_encoder_that_learned_nothing_comes_back_as_it_was(model: Model, file
         assert np.abs(after[name].astype(np.int64) - before[name]).max() <= 1 + 0.002 * size, name
 
 
-def test_only_the_encoder_learns_and_the_cost_of_a_batch_falls(model: Model) -> None:
+def test_only_the_encoder_learns_and_the_cost_of_a_batch_falls(model: Ladder) -> None:
     pixels, quality = batch(64), torch.linspace(20, 90, 64)
     net = EncoderNet(model, pixels.mean(0))
     frozen = {name: p.clone() for name, p in net.named_parameters() if not p.requires_grad}
@@ -102,7 +103,7 @@ def test_only_the_encoder_learns_and_the_cost_of_a_batch_falls(model: Model) -> 
 
 
 def test_the_height_of_an_edge_is_the_difference_of_costs_on_its_two_sides(
-    model: Model, monkeypatch: pytest.MonkeyPatch
+    model: Ladder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One latent of the last level drawn in each image, against the exact cost of that change."""
     quality, pixels = 80, helpers.drawn(64, any_ink=True)
@@ -154,7 +155,7 @@ def test_the_height_of_an_edge_is_the_difference_of_costs_on_its_two_sides(
 
 
 def test_two_steps_of_a_trainer_a_checkpoint_and_an_encoder_for_the_same_decoder(
-    model: Model, files: Pair, tmp_path: Path
+    model: Ladder, files: Pair, tmp_path: Path
 ) -> None:
     pixels = helpers.drawn(120, any_ink=True).copy()
     rate = 0.5  # the first steps are at a 200th of it
@@ -173,14 +174,14 @@ def test_two_steps_of_a_trainer_a_checkpoint_and_an_encoder_for_the_same_decoder
     before, after = (unpack_bundle(each)[1] for each in (files[1], better))
     assert after.keys() == before.keys()
     assert any((after[name] != before[name]).any() for name in before)
-    encoded = Model(files[0], better).encode(pixels[:20], 60)
+    encoded = Ladder(files[0], better).encode(pixels[:20], 60)
     assert encoded.messages != model.encode(pixels[:20], 60).messages
-    decoded, bad = Model(files[0]).decode(encoded.messages, 20, 60)
+    decoded, bad = Ladder(files[0]).decode(encoded.messages, 20, 60)
     assert not bad.any()
     np.testing.assert_array_equal(decoded, encoded.pixels)
 
 
-def test_a_checkpoint_of_the_encoder_of_another_model_is_refused(model: Model) -> None:
+def test_a_checkpoint_of_the_encoder_of_another_model_is_refused(model: Ladder) -> None:
     trainer = EncoderTrainer(helpers.drawn(120, any_ink=True).copy(), model)
     other = {**trainer.state(), "model": "0" * 16}
     with pytest.raises(UsageError, match=f"of model 0{{16}}, not of {model.hash.hex()}"):
@@ -189,7 +190,7 @@ def test_a_checkpoint_of_the_encoder_of_another_model_is_refused(model: Model) -
 
 def test_without_an_encoder_there_is_nothing_to_train(files: Pair) -> None:
     with pytest.raises(EncoderNotFound, match="probe came without its encoder"):
-        EncoderTrainer(helpers.drawn(120, any_ink=True).copy(), Model(files[0]))
+        EncoderTrainer(helpers.drawn(120, any_ink=True).copy(), Ladder(files[0]))
 
 
 def run(command: list[str]) -> int:
@@ -219,7 +220,7 @@ def test_the_command_writes_an_encoder_and_nothing_else(
     made = {path.name for path in tmp_path.iterdir()} - before
     assert made == {"new.encoder.safetensors", "new.encoder.log.jsonl"}
     assert (tmp_path / "old.safetensors").read_bytes() == files[0]
-    card = Model(files[0], (tmp_path / "new.encoder.safetensors").read_bytes()).encoder.card
+    card = Ladder(files[0], (tmp_path / "new.encoder.safetensors").read_bytes()).encoder.card
     train, _ = data.split(data.load([tmp_path / "x.npy"]))
     old = hashlib.sha256(files[1]).hexdigest()[:16]
     assert card == {

@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch")
 import codec  # noqa: E402
 from codec.errors import BadModel, UsageError  # noqa: E402
 from codec.model.bundle import unpack_bundle  # noqa: E402
-from codec.model.pixels import PixelModel, Step, choose_palettes  # noqa: E402
+from codec.model.pixels import Pixels, Step  # noqa: E402
+from codec.model.pixels_parts import choose_palettes  # noqa: E402
 from codec.train import command  # noqa: E402
 from codec.train.loop import save  # noqa: E402
 from codec.train.lossless import export, palettes, warm_start  # noqa: E402
@@ -53,7 +54,7 @@ def symbols_of(step: Step, pixels: np.ndarray) -> np.ndarray:
     return values if step.freq.shape[1] == 256 else np.minimum(values, 1)
 
 
-def ideal_bytes(model: PixelModel, pixels: np.ndarray) -> float:
+def ideal_bytes(model: Pixels, pixels: np.ndarray) -> float:
     """Bytes an image by the model's frequencies, whether or not storing would be better."""
     palette = choose_palettes(pixels, TABLES.costs, TABLES.freq)
     network, bits = (
@@ -74,7 +75,7 @@ def ideal_bytes(model: PixelModel, pixels: np.ndarray) -> float:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_integer_model_codes_in_the_bits_that_the_network_counts(seed: int) -> None:
     pixels, net = helpers.drawn(20), random_net(seed)
-    model = PixelModel(export.export(net, {"name": "any-lossless"}))
+    model = Pixels(export.export(net, {"name": "any-lossless"}))
     # Half a percent is for activations in 1/128; a wrong context or table costs far more.
     palette = torch.tensor(TABLES.choose(pixels))
     assert set(palette.tolist()) == {0, 1}
@@ -170,7 +171,7 @@ def test_nothing_of_the_rest_of_the_image_is_seen() -> None:
     pixels = helpers.drawn(4)
     changed = pixels.copy()
     changed[:, 15:] = 255 - changed[:, 15:]
-    model = PixelModel(export.export(random_net(2), {"name": "any-lossless"}))
+    model = Pixels(export.export(random_net(2), {"name": "any-lossless"}))
     every = np.ones(4, np.bool_)
     networks = model.steps(every, np.zeros(4, np.int64)), model.steps(every, np.zeros(4, np.int64))
     steps = [next(network) for network in networks]
@@ -245,7 +246,7 @@ def test_a_network_that_starts_from_a_bundle_keeps_the_palettes_of_its_own_image
 ) -> None:
     """Each starts as the average of the bundle's two, which are chosen as 40000 to 25536."""
     parent = random_net(4)
-    model = PixelModel(export.export(parent, {"name": "any-lossless"}))
+    model = Pixels(export.export(parent, {"name": "any-lossless"}))
     pixels = helpers.drawn(200).copy()
     trainer = command.trainer_of(pixels, model, lossless=True, seed=0, log=tmp_path / "log")
     assert isinstance(trainer, PixelTrainer)
@@ -309,5 +310,5 @@ def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(
         [data_file], child, **{**options, "hidden": None, "most_palettes": 1, "start": str(out)}
     )
     card = unpack_bundle(child.read_bytes())[2]
-    assert card["training"]["from"] == f"strokes {PixelModel(out.read_bytes()).hash.hex()}"
+    assert card["training"]["from"] == f"strokes {Pixels(out.read_bytes()).hash.hex()}"
     assert card["command"].endswith(f"--lossless --palettes 1 --from {out}")

@@ -123,12 +123,12 @@ def compress(
     _check_goal(quality, lossless, max_bytes, min_psnr)
     if not dry_run:
         out = opt.output(inputs, out, as_json)
-    from codec import api
     from codec.commands import compress as command
+    from codec.encoder.options import Options
 
-    asked = api.request(quality, lossless, max_bytes, min_psnr, effort, guard)
+    encoding = Options.of(quality, model, lossless, max_bytes, min_psnr, effort, guard)
     options = command.CompressOptions(
-        asked, model, opt.cores(jobs), force, remove, embed_model, scheduler
+        encoding, opt.cores(jobs), force, remove, embed_model, scheduler
     )
     result = screen.run(
         command.compress(inputs, out, separate=separate, dry_run=dry_run, options=options)
@@ -137,7 +137,7 @@ def compress(
         planned = {"dry_run": True, "images": result.images, "outputs": result.outputs}
         screen.finish(result, planned, result.outputs, as_json=as_json)
     summary = _summary(result) if out != "-" else []
-    screen.finish(result, _figures(result, asked), summary, as_json=as_json)
+    screen.finish(result, _figures(result, encoding), summary, as_json=as_json)
 
 
 def _check_goal(
@@ -159,7 +159,7 @@ def _check_goal(
             )
 
 
-def _figures(result: Result, asked: Any) -> dict[str, Any]:
+def _figures(result: Result, encoding: Any) -> dict[str, Any]:
     stats = result.stats
     bpp, psnr_db = (stats.bpp, stats.psnr_db) if stats.images else (None, None)
     figures: dict[str, Any] = {
@@ -170,15 +170,15 @@ def _figures(result: Result, asked: Any) -> dict[str, Any]:
         "bpp": None if bpp is None else round(bpp, 4),
         "psnr_db": None if psnr_db is None else round(psnr_db, 3),
         "lossless": stats.lossless if stats.images else None,
-        "quality": asked.quality if asked.goal is None else None,
+        "quality": encoding.quality if encoding.goal is None else None,
         "model": ", ".join(stats.models) or None,
         "models": stats.models,
         "fallback": stats.fallback,
         "fallback_images": stats.fallback_images,
     }
-    if asked.goal is not None or stats.fallback:
+    if encoding.goal is not None or stats.fallback:
         figures["qualities"] = dict(sorted(stats.qualities.items(), key=lambda item: int(item[0])))
-    if asked.goal is not None:
+    if encoding.goal is not None:
         figures["quality"] = int(next(iter(stats.qualities))) if len(stats.qualities) == 1 else None
     return figures
 

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.arrays import I32, I64, Bools, Integers
-from codec.arrays import U8 as U8  # border: it is in codec.arrays
 from codec.coding import rans
 
 

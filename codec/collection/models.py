@@ -13,9 +13,9 @@ from codec.format.constants import FLAG_EXTENDED, MAX_EXTENSION_BYTES
 from codec.format.headers import COLLECTION, unpack_models
 from codec.format.primitives import unpack_varint
 from codec.model import registry
-from codec.model.bundle import BaseModel
+from codec.model.bundle import Model
 
-FindModel = Callable[[bytes], BaseModel]  # from its hash; raises ModelNotFound, BadModel
+FindModel = Callable[[bytes], Model]  # from its hash; raises ModelNotFound, BadModel
 
 
 def installed(model: str | None) -> FindModel:
@@ -45,7 +45,7 @@ class Models:
 
     def __init__(self, find_model: FindModel, source: ByteSource, has_header: bool) -> None:
         self._find_model, self._source, self._has_header = find_model, source, has_header
-        self._found: dict[bytes, BaseModel] = {}
+        self._found: dict[bytes, Model] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_found": {}}  # large, and found again where they are needed
@@ -55,7 +55,7 @@ class Models:
         """The model files that the collection carries.  Raises BitstreamError."""
         return unpack_models(read_start(self._source)) if self._has_header else []
 
-    def __call__(self, model_hash: bytes) -> BaseModel:
+    def __call__(self, model_hash: bytes) -> Model:
         """The model of a hash.  Raises ModelNotFound, BadModel."""
         if model_hash not in self._found:
             try:

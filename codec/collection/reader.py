@@ -23,7 +23,6 @@ import numpy as np
 from codec.arrays import I16, I64, SIDE, U8, Integers
 from codec.collection import salvage
 from codec.collection.block import Block, Decoded, all_lost
-from codec.collection.border import OldCollection
 from codec.collection.models import FindModel, Models, read_start
 from codec.collection.names import NameIndex
 from codec.collection.recent import Recent
@@ -37,7 +36,7 @@ KEPT_NAMES = 4  # blocks whose names stay in memory
 KEPT_GROUPS = 64
 
 
-class Collection(OldCollection):  # border: the base goes
+class Collection:
     """A collection opened for reading: `len`, indexing by integer, slice or list, iteration,
     `names`, `find`.
 
@@ -375,12 +374,3 @@ class Collection(OldCollection):  # border: the base goes
         latents = np.empty((len(wanted), sum(map(math.prod, self.latent_shapes))), np.int16)
         pixels = self._decode(wanted, latents)
         return (pixels, latents) if several else (np.asarray(pixels[0]), np.asarray(latents[0]))
-
-
-# border: the names of before
-from codec.collection.border import DecodedBlock as DecodedBlock  # noqa: E402
-from codec.collection.border import Place as Place  # noqa: E402
-from codec.collection.border import pack_block as pack_block  # noqa: E402
-from codec.collection.writer import Writer as Writer  # noqa: E402
-from codec.format.block import pack_block as pack_encoded  # noqa: E402, F401
-from codec.format.block import unpack_block as unpack_block  # noqa: E402

@@ -10,13 +10,13 @@ import numpy as np
 
 from codec.arrays import I16, SIDE, U8
 from codec.collection.block import Decoded, all_lost
-from codec.collection.border import Stored
 from codec.collection.models import FindModel
 from codec.errors import ChecksumMismatch, CorruptPayload
 from codec.format.constants import STORED_QUALITY
 from codec.format.headers import IMAGE, image_check, unpack_image_header
 from codec.model import registry
-from codec.model.bundle import BaseModel
+from codec.model.bundle import Model
+from codec.model.stored import Stored
 
 QUALITY_AT = 4  # of Quality in the header
 
@@ -71,11 +71,11 @@ class SingleImage:
         return [(self.header.model_hash or known, self.header.quality)]
 
     @cached_property
-    def model(self) -> BaseModel:
+    def model(self) -> Model:
         """What decodes it: its model, or `Stored`.  The Check of the stream has been verified."""
         header = self.header
         if header.quality == STORED_QUALITY:
-            model = cast(BaseModel, Stored())  # border: a Coder
+            model = cast(Model, Stored())  # border: a Coder
         elif header.model_hash:
             model = self._find_model(header.model_hash)
         else:

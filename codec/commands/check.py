@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codec import api, parallel
+from codec.collection.block import Verdict
 from codec.commands.events import Checked, Described, Events, Failed, guarded
 from codec.commands.inputs import Input, find_streams
-from codec.commands.stream import Chunk, open_stream
+from codec.commands.stream import open_stream
 
 
 def check(inputs: Sequence[str], model: str | None = None, *, jobs: int = 1) -> Events:
@@ -20,9 +21,9 @@ def check(inputs: Sequence[str], model: str | None = None, *, jobs: int = 1) -> 
 def _check_one(source: Input, model: str | None, jobs: int) -> Events:
     num_images, whole = 0, True
     with open_stream(source, model) as stream:
-        for item in stream.intact(jobs, keep_pixels=False):
-            if isinstance(item, Chunk):
-                num_images += len(item.pixels)
+        for item in stream.intact(stream.checked(jobs)):
+            if isinstance(item, Verdict):
+                num_images += len(item.images)
                 continue
             whole &= not isinstance(item, Failed)
             yield item

@@ -17,11 +17,11 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from codec import __version__, api, parallel
+from codec import __version__, parallel
 from codec.commands import processes, work
 from codec.commands.events import (
     Done,
@@ -39,10 +39,9 @@ from codec.commands.resume import Entry, Partial, noting
 from codec.commands.stream import open_stream
 from codec.commands.work import BlockResult, BlockTask, EachResult, EachTask
 from codec.errors import BitstreamError, ModelError, UsageError
-from codec.files import images, names
+from codec.files import images
 from codec.files.place import STANDARD, Place, place
-from codec.format.bitstream import LOSSLESS_QUALITY
-from codec.model.bundle import BaseModel
+from codec.model.bundle import Model
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -54,27 +53,22 @@ _NO_SINGLES = "--embed-model is for collections: a single image would grow a tho
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """asked: of the encoder; jobs: cores to use; scheduler: address of a Dask scheduler whose
+    """encoding: options of the encoder; jobs: cores to use; scheduler: address of a Dask scheduler whose
     workers do the work instead; block_images: of a collection, shard_images: of a task of single
     files.
     """
 
-    asked: api.Request = field(default_factory=api.Request)
-    model: str = "auto"
+    encoding: Options = Options()
     jobs: int = 1
     force: bool = False
     remove: bool = False
     embed_model: bool = False
     scheduler: str | None = None
-    # border: patched as api.BLOCK_IMAGES by tests of others
-    block_images: int = field(default_factory=lambda: api.BLOCK_IMAGES)
+    block_images: int = MAX_BLOCK_IMAGES
     shard_images: int = work.SHARD_IMAGES
 
-    def models(self) -> list[BaseModel]:
-        return api.candidates(self.model, self.asked.quality)
-
     def refs(self) -> tuple[work.ModelRef, ...]:
-        return tuple(map(work.model_ref, self.models()))
+        return tuple(map(work.model_ref, Encoder(self.encoding).models))
 
     def spread(
         self, task: Callable[[S], R], tasks: Iterable[S], num_tasks: int
@@ -106,9 +100,8 @@ def compress(
     jobs = yield from refuse(jobs, options.force)
     if options.embed_model and any(isinstance(job, Singles) for job in jobs):
         raise UsageError(_NO_SINGLES)
-    goal = options.asked.goal
-    if options.embed_model and goal is not None and goal.lossless_keeps:
-        raise UsageError(api.NO_EMBEDDING)
+    if options.embed_model:
+        options.encoding.check_embedding()
     if dry_run:
         for job in jobs:
             several, outputs = isinstance(job, Images), list(job.outputs())
@@ -121,7 +114,7 @@ def compress(
                 yield from _run(job, options)
     except ModelError as error:
         # without its model nothing can be done, but what was done still counts
-        yield Failed.by(options.model, error)
+        yield Failed.by(options.encoding.model, error)
 
 
 def _cannot_be_verified(name: str | None) -> bool:
@@ -156,7 +149,7 @@ def _compress_singles(job: Singles, options: CompressOptions) -> Events:
         EachTask(
             [image.label for image, _ in images],
             [output for _, output in images],
-            options.asked,
+            options.encoding,
             refs,
             options.force,
             options.remove,
@@ -231,7 +224,7 @@ class ImageBlocks(Blocks):
         refs = self._options.refs()
         for number in range(start, self.num_blocks):
             called = [image.name for image in self.of(number)]
-            yield BlockTask(None, self._paths(number), called, self._options.asked, refs)
+            yield BlockTask(None, self._paths(number), called, self._options.encoding, refs)
 
     def identity(self, number: int) -> str:
         return work.identity(self._paths(number))
@@ -251,7 +244,7 @@ class ArrayBlocks(Blocks):
         refs = self._options.refs()
         for number, pixels in enumerate(self._array.blocks(self._size)):
             if number >= start:
-                yield BlockTask(pixels, (), None, self._options.asked, refs)
+                yield BlockTask(pixels, (), None, self._options.encoding, refs)
 
 
 def _compress_images(job: Images, options: CompressOptions) -> Events:
@@ -277,7 +270,7 @@ def _compress_stdin(job: Stdin, options: CompressOptions) -> Events:
         return
     if options.embed_model:
         raise UsageError(_NO_SINGLES)
-    stream, stats = work.encode_one(content, options.models(), options.asked, job.label)
+    stream, stats = work.encode_one(content, options.encoding, job.label)
     job.output.write(stream, force=options.force)
     yield Done(job.label, str(job.output), 1, len(content), len(stream), stats)
 
@@ -287,7 +280,7 @@ class _Account:
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
-        self.stats, self.bytes_in = api.CompressStats(), blocks.bytes_in
+        self.stats, self.bytes_in = CompressStats(), blocks.bytes_in
         self.digests: list[str] = []
         self.unread: set[str] = set()
 
@@ -296,7 +289,7 @@ class _Account:
         for at, reason in entry["failed"]:
             self.unread.add(files[at].label)
             yield Failed(files[at].label, reason)
-        self.stats += api.CompressStats(**entry["stats"])
+        self.stats += CompressStats(**entry["stats"])
         self.bytes_in += entry["bytes_in"]
         if entry["pixels"]:
             self.digests.append(entry["pixels"])
@@ -311,9 +304,9 @@ def _write_collection(job: Collecting, blocks: Blocks, options: CompressOptions)
         raise UsageError(
             f"{job.label} is in the memory of this process, where no cluster can read it"
         )
-    output, models, account = job.output, options.models(), _Account(blocks)
-    embedded = api.embeddable(models) if options.embed_model else None
-    pins = _pins(output, blocks, models, options)
+    output, account, encoder = job.output, _Account(blocks), Encoder(options.encoding)
+    embedded = encoder.model_files() if options.embed_model else None
+    pins = _pins(output, blocks, encoder.models, options)
     with Partial(
         output, pins, force=options.force, models=embedded, lasting=job.lasting
     ) as partial:
@@ -359,7 +352,7 @@ def _write_blocks(
 
 
 def _pins(
-    output: Place, blocks: Blocks, models: list[BaseModel], options: CompressOptions
+    output: Place, blocks: Blocks, models: Sequence[Model], options: CompressOptions
 ) -> dict[str, object]:
     """What the bytes of a collection depend on."""
     return {
@@ -367,7 +360,7 @@ def _pins(
         "block_images": options.block_images,
         "inputs": blocks.inputs,
         "named": blocks.named,
-        "asked": repr(options.asked),
+        "encoding": repr(options.encoding),
         "models": [model.hash.hex() for model in models],
         "encoders": [(model.encoder_hash or b"").hex() for model in models],
         "embedded": options.embed_model,
@@ -422,19 +415,17 @@ def _remove(
     wanted: BLAKE2b of the pixels of each block; if it is lossless, that is what must come out.
     """
     num_decoded, exact = 0, True
-    with open_stream(Input(str(output), output.name), options.model) as stream:
+    with open_stream(Input(str(output), output.name), options.encoding.model) as stream:
         for number, block in enumerate(stream.decoded(options.jobs)):
-            if block.error is not None or block.lost or block.pixels is None:
-                raise block.error or BitstreamError(
-                    f"images {names.ranges(block.lost)} of {output} are damaged"
-                )
-            num_decoded += block.count
+            if block.fault is not None:
+                raise block.fault
+            num_decoded += len(block.images)
             exact &= work.digest_of(block.pixels) == wanted[number]
     if num_decoded != num_images:
         raise BitstreamError(
             f"{output} holds {num_decoded} images, not {num_images}; the inputs are kept"
         )
-    if options.asked.quality == LOSSLESS_QUALITY and not exact:
+    if options.encoding.lossless and not exact:
         raise BitstreamError(f"{output} does not hold the pixels of its inputs, which are kept")
     for source in files:
         Path(source.label).unlink()

@@ -26,10 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import __version__, parallel
+from codec.collection.block import Decoded
 from codec.commands import work
 from codec.commands.events import Done, Events, Failed, guarded
 from codec.commands.inputs import Input, find_streams, places_of
-from codec.commands.stream import Chunk, Found, Restoration, Stream, open_stream
+from codec.commands.stream import Found, Restoration, Stream, open_stream
 from codec.commands.tree import Tree
 from codec.errors import UsageError
 from codec.files import images
@@ -143,7 +144,9 @@ def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> E
         format, to_file = asked.format, destination.stem.is_standard or destination.exact
         if stream.collection is None:
             output = destination.file(format or "png")
-            yield from _write_single(stream.intact(), stream, output, format or "png", asked.force)
+            yield from _write_single(
+                stream.intact(stream.decoded()), stream, output, format or "png", asked.force
+            )
             return
         if format is None:
             format = "png" if not destination.stem.is_standard and stream.has_names else "npy"
@@ -156,9 +159,9 @@ def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> E
                 "one PNG holds one image: pick it by --index, or let OUT be a directory or an array"
             )
         if numbers is None:
-            found = stream.intact(asked.jobs)
+            found = stream.intact(stream.decoded(asked.jobs))
         else:
-            found = stream.pick(numbers, asked.jobs, named=False)
+            found = stream.pick(numbers, named=False)
         write = _write_single if format == "png" else _write_array
         yield from write(found, stream, destination.file(format), format, asked.force)
 
@@ -185,13 +188,13 @@ def _write_tree(
     if numbers is None:
         yield from tree.write(stream.restorations(), asked.jobs, stream.num_tasks(asked.jobs))
         return
-    chunks: list[Chunk] = []
-    for item in stream.pick(numbers, asked.jobs, named=True):
-        if isinstance(item, Chunk):
-            chunks.append(item)
+    found: list[Restoration] = []
+    for item in stream.pick(numbers, named=True):
+        if isinstance(item, Decoded):
+            found.append(Restoration(item, item.names))
         else:
             yield item
-    yield from tree.write_picked(map(Restoration.of, chunks), asked.jobs)
+    yield from tree.write_picked(found, asked.jobs)
 
 
 def _pins(source: Input, force: bool) -> dict[str, object] | None:
@@ -211,7 +214,7 @@ def _write_single(
     found: Iterator[Found], stream: Stream, output: Place, format: Format, force: bool
 ) -> Events:
     for item in found:
-        if not isinstance(item, Chunk):
+        if not isinstance(item, Decoded):
             yield item
             continue
         pixels = item.pixels
@@ -232,9 +235,9 @@ def _write_array(
     images is known. Of a stream of which nothing is intact there is no array.
     """
     num_images, failed = 0, False
-    first: Chunk | None = None
+    first: Decoded | None = None
     for item in found:
-        if isinstance(item, Chunk):
+        if isinstance(item, Decoded):
             first = item
             break
         failed |= isinstance(item, Failed)
@@ -244,7 +247,7 @@ def _write_array(
     with output.replace(force=force, durable=True) as file:
         file.write(_array_header(format, 0))
         for item in found if first is None else chain([first], found):
-            if not isinstance(item, Chunk):
+            if not isinstance(item, Decoded):
                 yield item
                 continue
             file.write(item.pixels.tobytes())

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from codec import api
-from codec.collection.reader import Collection, Writer
+from codec.collection.reader import Collection
+from codec.collection.writer import Writer
 from codec.commands.events import Done, Events, Failed, Progress
 from codec.errors import BitstreamError, UsageError
 from codec.files import names
@@ -48,13 +49,13 @@ def _write(joined: list[tuple[str, Collection]], output: Place, force: bool) -> 
         with output.replace(force=force, durable=True) as file:
             writer = Writer(file, models)
             for label, collection in joined:  # noqa: B007 (it names what fails)
-                for number, block_place in enumerate(collection.places()):
+                for number, block in enumerate(collection.blocks):
                     try:
-                        header, block = collection.read_block(block_place)
+                        content = block.read()
                     except BitstreamError as error:
                         raise BitstreamError(f"block {number}: {error}") from None
-                    writer.write(block, header.image_count)
-                    yield Progress(header.image_count)
+                    writer.write(content, block.count)
+                    yield Progress(block.count)
             label = str(output)
             writer.finish()
     except (BitstreamError, OSError) as error:

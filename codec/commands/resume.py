@@ -25,11 +25,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
-from codec.collection.reader import Writer, unpack_block
+from codec.collection.writer import Writer
 from codec.commands.events import Events, Note
 from codec.errors import BitstreamError, ImageError, ModelError, UsageError
 from codec.files.place import Place
 from codec.format import bitstream
+from codec.format.block import unpack_block
 
 _FOR_GOOD = (ImageError, ModelError, UsageError)  # what the same command would meet again
 Entry = dict[str, Any]  # of JSON values

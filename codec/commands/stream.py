@@ -10,16 +10,16 @@ READ ME FIRST
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from codec import api
-from codec.collection.reader import Collection, DecodedBlock
-from codec.collection.reader import Place as BlockPlace
+from codec.arrays import U8, Bools
+from codec.collection.block import Block, Decoded, Verdict, all_lost
+from codec.collection.open import open_stream as open_source
+from codec.collection.reader import Collection
 from codec.commands.events import Failed, Progress
 from codec.commands.inputs import Input
 from codec.commands.processes import spread
@@ -28,36 +28,21 @@ from codec.files import images, names
 from codec.files.atomic import size_of
 from codec.files.place import place
 
-Pixels = npt.NDArray[np.uint8]
-
 MAX_NAMED = 3  # lost images of a block that are named; the numbers of all are given
 
-
-class Chunk(NamedTuple):
-    """Decoded, undamaged images of one block."""
-
-    numbers: Sequence[int]  # positions in the collection
-    names: Sequence[str]  # empty for an unnamed collection
-    pixels: Pixels  # (n, 28, 28)
+# What reading a stream yields: images that are intact, without their pixels if those are not
+# wanted; what is damaged; and how far it is.
+Found = Verdict | Failed | Progress
 
 
-Found = Chunk | Failed | Progress  # what decoding yields
+def decode_block(block: Block) -> Decoded:
+    """Decode a block as far as it is intact.  Raises ModelNotFound, BadModel."""
+    return block.salvage()
 
 
-class DecodeTask(NamedTuple):
-    """A block to be decoded."""
-
-    collection: Collection
-    place: BlockPlace
-    keep_pixels: bool
-
-
-def decode_block(task: DecodeTask) -> DecodedBlock:
-    """Decode one block as far as it is intact.  Raises ModelNotFound, BadModel."""
-    block = task.collection.decode_block(task.place)
-    if not task.keep_pixels and block.pixels is not None:
-        block.pixels = np.zeros((block.count, 0, 0), np.uint8)
-    return block
+def check_block(block: Block) -> Verdict:
+    """As `decode_block`, without the pixels.  Raises ModelNotFound, BadModel."""
+    return block.salvage().verdict
 
 
 class WriteTask(NamedTuple):
@@ -68,36 +53,32 @@ class WriteTask(NamedTuple):
     written.
     """
 
-    block: DecodedBlock | DecodeTask
+    block: Block | Decoded
     paths: Sequence[str | None]
     force: bool
     again: bool = False
 
 
 class Written(NamedTuple):
-    """block: without its pixels; written: size in bytes of each image's file, why it was not
-    written, or None.
+    """verdict: on the block, without names; written: size in bytes of each image's file, why it was
+    not written, or None.
     """
 
-    block: DecodedBlock
+    verdict: Verdict
     written: list[int | Exception | None]
 
 
 def write_block(task: WriteTask) -> Written:
     """Decode what is not yet decoded, and write.  Raises ModelNotFound, BadModel."""
-    block = decode_block(task.block) if isinstance(task.block, DecodeTask) else task.block
-    written: list[int | Exception | None] = [None] * block.count
-    lost = set(block.lost)
-    if block.pixels is not None:
-        for i, path in enumerate(task.paths):
-            if path is not None and i not in lost:
-                written[i] = _write_png(path, block.pixels[i], task.force, task.again)
-        block.pixels = np.zeros((block.count, 0, 0), np.uint8)
-    block.names = []
-    return Written(block, written)
+    block = task.block.salvage() if isinstance(task.block, Block) else task.block
+    written: list[int | Exception | None] = [None] * len(block.images)
+    for i in np.flatnonzero(~block.lost).tolist():
+        if (path := task.paths[i]) is not None:
+            written[i] = _write_png(path, block.pixels[i], task.force, task.again)
+    return Written(Verdict(images=block.images, lost=block.lost, fault=block.fault), written)
 
 
-def _write_png(path: str, pixels: Pixels, force: bool, again: bool) -> int | Exception:
+def _write_png(path: str, pixels: U8, force: bool, again: bool) -> int | Exception:
     packed, output = images.pack_png(pixels), place(path)
     try:
         if not (again and output.holds(packed)):
@@ -108,18 +89,12 @@ def _write_png(path: str, pixels: Pixels, force: bool, again: bool) -> int | Exc
 
 
 class Restoration(NamedTuple):
-    """A block to be restored: decoded already or not, the numbers of its images, and their names,
-    if they have any.
+    """A block to be restored, decoded already or not, and the names of its images, if they have
+    any.
     """
 
-    block: DecodedBlock | DecodeTask
-    numbers: Sequence[int]
+    block: Block | Decoded
     names: Sequence[str]
-
-    @staticmethod
-    def of(chunk: Chunk) -> Restoration:
-        block = DecodedBlock(0, len(chunk.pixels), chunk.pixels)
-        return Restoration(block, chunk.numbers, chunk.names)
 
 
 class Stream:
@@ -128,124 +103,136 @@ class Stream:
     """
 
     def __init__(self, source: Input, file: BinaryIO, model: str | None) -> None:
-        self.label, self.path, self._file, self._model = (
-            source.label,
-            source.place.path,
-            file,
-            model,
-        )
-        self.num_bytes = size_of(file)
-        self.collection = api.recovered(self.path or file, model)
+        self.label, self.path, self.num_bytes = source.label, source.place.path, size_of(file)
+        self._opened = open_source(self.path or file, model=model, recover=True)
+        self.collection = self._opened if isinstance(self._opened, Collection) else None
 
     def close(self) -> None:
-        if self.collection is not None:
-            self.collection.close()
+        self._opened.close()
 
     @property
     def num_images(self) -> int:
         if self.collection is None:
             return 1
-        return sum(block.images for block in self.collection.places())
+        return sum(block.count for block in self.collection.intact_blocks())
 
     @property
     def has_names(self) -> bool:
         """By the first block whose header is intact: one block is as the others."""
         if self.collection is not None:
-            for block in self.collection.places():
+            for block in self.collection.intact_blocks():
                 with contextlib.suppress(BitstreamError):
-                    return self.collection.header_at(block).has_names
+                    return block.header.has_names
         return False
 
     def num_tasks(self, jobs: int) -> int:
         """Blocks that can be decoded elsewhere than in this process: all, or as good as none."""
         if jobs < 2 or self.path is None or self.collection is None:
             return 1
-        return sum(1 for _ in self.collection.places())
+        return sum(1 for _ in self.collection.intact_blocks())
 
-    def decoded(
-        self, jobs: int = 1, *, keep_pixels: bool = True, here: bool = False
-    ) -> Iterator[DecodedBlock]:
+    def decoded(self, jobs: int = 1) -> Iterator[Decoded]:
         """All blocks, as far as they are intact; a last one of no images has the fault of the
         frame.
 
-        here: in this process.  Raises ModelNotFound, BadModel.
+        Raises ModelNotFound, BadModel.
         """
         if self.collection is None:
-            yield from api.decode_blocks(self._file, model=self._model)
+            yield from self._opened.salvage()
             return
-        blocks = (DecodeTask(self.collection, block, keep_pixels) for block in self._places())
-        num_tasks = 1 if here else self.num_tasks(jobs)
-        with closing(spread(decode_block, blocks, jobs, num_tasks)) as results:
+        blocks = self.collection.intact_blocks()
+        with closing(spread(decode_block, blocks, jobs, self.num_tasks(jobs))) as results:
             yield from results
         yield from self._fault()
 
-    def _places(self) -> Iterator[BlockPlace]:
-        return iter(()) if self.collection is None else self.collection.places()
+    def checked(self, jobs: int = 1) -> Iterator[Verdict]:
+        """As `decoded`, without the pixels."""
+        if self.collection is None:
+            yield from (decoded.verdict for decoded in self._opened.salvage())
+            return
+        blocks = self.collection.intact_blocks()
+        with closing(spread(check_block, blocks, jobs, self.num_tasks(jobs))) as results:
+            yield from results
+        yield from self._fault()
 
-    def _fault(self) -> Iterator[DecodedBlock]:
+    def _fault(self) -> Iterator[Decoded]:
         if self.collection is not None and self.collection.fault is not None:
-            end = max((block.first + block.images for block in self._places()), default=0)
-            yield DecodedBlock(end, 0, None, error=self.collection.fault)
+            yield all_lost(np.empty(0, np.int64), self.collection.fault)
 
     def restorations(self) -> Iterator[Restoration]:
         """The blocks of a collection, to be decoded and written in one go."""
         assert self.collection is not None
-        for block in self._places():
-            yield Restoration(
-                DecodeTask(self.collection, block, True),
-                range(block.first, block.first + block.images),
-                self.collection.names_or_numbers(block),
-            )
-        yield from (Restoration(fault, (), ()) for fault in self._fault())
+        for block in self.collection.intact_blocks():
+            yield Restoration(block, block.names_or_numbers())
+        yield from (Restoration(fault, ()) for fault in self._fault())
 
     def intact(
-        self, jobs: int = 1, wanted: set[int] | None = None, *, keep_pixels: bool = True
+        self, blocks: Iterator[Verdict], wanted: Sequence[int] | None = None
     ) -> Iterator[Found]:
-        """What is intact (and wanted), block by block; the rest is reported as damaged."""
-        if wanted is not None and not wanted:
-            return
+        """Of the blocks that `decoded` or `checked` gives, what is intact (and wanted); the rest is
+        reported as damaged.
+        """
         try:
-            blocks = self.decoded(jobs, keep_pixels=keep_pixels, here=wanted is not None)
             for number, block in enumerate(blocks):
-                picked = [
-                    i for i in range(block.count) if wanted is None or block.first + i in wanted
-                ]
-                yield from failures(block, number, block.names, self.label, picked)
-                gone = lost_of(block)
-                keep = [i for i in picked if i not in gone]
-                if keep and block.pixels is not None:
-                    kept_names = [block.names[i] for i in keep] if block.names else []
-                    pixels = block.pixels if len(keep) == block.count else block.pixels[keep]
-                    yield Chunk([block.first + i for i in keep], kept_names, pixels)
-                yield Progress(block.count)
-                if wanted is not None and block.first + block.count > max(wanted):
+                picked = (
+                    np.ones(len(block.images), np.bool_)
+                    if wanted is None
+                    else np.isin(block.images, wanted)
+                )
+                yield from self.failures(block, number, block.names, picked)
+                if (keep := picked & ~block.lost).any():
+                    yield block.pick(keep)
+                yield Progress(len(block.images))
+                if wanted is not None and (block.images >= max(wanted)).any():
                     return
         except BrokenPipeError:
             raise
         except (AezError, OSError) as error:
             yield Failed.by(self.label, error)
 
-    def pick(self, numbers: list[int], jobs: int, *, named: bool) -> Iterator[Found]:
+    def pick(self, numbers: list[int], *, named: bool) -> Iterator[Found]:
         """Images of a collection in the order asked for, repeats included."""
         assert self.collection is not None
         try:
             pixels = self.collection[numbers]  # touches the groups wanted, no others
             found_names = self.collection.names_at(numbers) if named else []
-            yield Chunk(numbers, found_names if any(found_names) else [], pixels)
+            yield _picked(numbers, found_names if any(found_names) else [], pixels)
             return
         except BitstreamError:  # go block by block, which finds what is lost
             pass
-        found: dict[int, tuple[str | None, Pixels]] = {}
-        for item in self.intact(jobs, set(numbers)):
-            if not isinstance(item, Chunk):
+        found: dict[int, tuple[str | None, U8]] = {}
+        for item in self.intact(self.decoded(), numbers) if numbers else ():
+            if not isinstance(item, Decoded):
                 yield item
                 continue
-            for i, number in enumerate(item.numbers):
+            for i, number in enumerate(item.images.tolist()):
                 found[number] = item.names[i] if item.names else None, item.pixels[i]
         there = [number for number in numbers if number in found]
         if there:
             kept_names = [name for number in there if (name := found[number][0]) is not None]
-            yield Chunk(there, kept_names, np.stack([found[number][1] for number in there]))
+            yield _picked(there, kept_names, np.stack([found[number][1] for number in there]))
+
+    def failures(
+        self, block: Verdict, number: int, names_: Sequence[str], picked: Bools | None = None
+    ) -> Iterator[Failed]:
+        """What is wrong with a block, among the images picked, bool (N,): one failure, or none."""
+        lost = np.flatnonzero(block.lost if picked is None else block.lost & picked).tolist()
+        # A fault may lie elsewhere than in the images: in names, index, footer. It counts unless
+        # images not picked explain it.
+        if not lost and (block.fault is None or block.lost.any()):
+            return
+        where = "" if self.collection is None or not len(block.images) else f"block {number}: "
+        if where and lost:
+            known = [names_[i] for i in lost[:MAX_NAMED]] if names_ else []
+            called = f" ({', '.join(known)}{', ...' * (len(lost) > MAX_NAMED)})" if known else ""
+            where = f"block {number}, images {names.ranges(block.images[lost].tolist())}{called}: "
+        yield Failed.by(self.label, BitstreamError(f"{where}{block.fault or 'damaged'}"))
+
+
+def _picked(numbers: list[int], names_: list[str], pixels: U8) -> Decoded:
+    """Images that are intact, in any order."""
+    lost = np.zeros(len(numbers), np.bool_)
+    return Decoded(images=np.array(numbers, np.int64), lost=lost, names=names_, pixels=pixels)
 
 
 @contextlib.contextmanager
@@ -256,30 +243,3 @@ def open_stream(source: Input, model: str | None = None) -> Iterator[Stream]:
     """
     with source.place.open() as file, closing(Stream(source, file, model)) as stream:
         yield stream
-
-
-def lost_of(block: DecodedBlock) -> set[int]:
-    """Which images of a block are gone."""
-    return set(range(block.count) if block.pixels is None else block.lost)
-
-
-def failures(
-    block: DecodedBlock,
-    number: int,
-    names_: Sequence[str],
-    label: str,
-    picked: Iterable[int] | None = None,
-) -> Iterator[Failed]:
-    """What is wrong with a block, among the images picked: one failure, or none."""
-    gone = lost_of(block)
-    lost = [i for i in (range(block.count) if picked is None else picked) if i in gone]
-    # A fault may lie elsewhere than in the images: in names, index, footer. It counts unless images
-    # not picked explain it.
-    if not lost and (block.error is None or gone):
-        return
-    where = "" if block.is_single or not block.count else f"block {number}: "
-    if where and lost:
-        known = [names_[i] for i in lost[:MAX_NAMED]] if names_ else []
-        called = f" ({', '.join(known)}{', ...' * (len(lost) > MAX_NAMED)})" if known else ""
-        where = f"block {number}, images {names.ranges([block.first + i for i in lost])}{called}: "
-    yield Failed.by(label, BitstreamError(f"{where}{block.error or 'damaged'}"))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from codec.commands.events import Done, Event, Events, Failed, Note, Progress
 from codec.commands.processes import spread
 from codec.commands.resume import Journal, noting
-from codec.commands.stream import Restoration, Stream, WriteTask, failures, write_block
+from codec.commands.stream import Restoration, Stream, WriteTask, write_block
 from codec.errors import AezError, UsageError
 from codec.files import names
 from codec.files.atomic import debris
@@ -159,19 +159,19 @@ class Tree:
             yield Note(f"{self._root}: resuming, {len(finished)} blocks are finished")
         tasks = self._tasks(blocks, finished, under_way, again)
         with closing(spread(write_block, tasks, jobs, num_tasks)) as results:
-            for block, written in results:
+            for verdict, written in results:
                 number, called, labels = under_way.popleft()
                 yield from self._waited()
                 if not picked:
-                    yield from failures(block, number, called, self._stream.label)
-                    yield Progress(block.count)
+                    yield from self._stream.failures(verdict, number, called)
+                    yield Progress(len(verdict.images))
                 for label, result in zip(labels, written, strict=True):
                     if isinstance(result, Exception):
                         yield Failed.by(label, result)
                 sizes = [result for result in written if isinstance(result, int)]
                 self._num_images += len(sizes)
                 self._num_bytes += sum(sizes)
-                if journal is not None and block.error is None and len(sizes) == len(written) > 0:
+                if journal is not None and verdict.fault is None and len(sizes) == len(written) > 0:
                     journal.add({"block": number, "bytes": sum(sizes)})
         yield from self._waited()
 
@@ -186,19 +186,18 @@ class Tree:
         under_way: deque[_UnderWay],
         again: bool,
     ) -> Iterator[WriteTask]:
-        for number, block in enumerate(blocks):
-            called = block.names or [f"{image:0{self._digits}}" for image in block.numbers]
+        for number, (block, names_) in enumerate(blocks):
+            numbers = block.images.tolist()
+            called = names_ or [f"{image:0{self._digits}}" for image in numbers]
             labels = [f"{self._stream.label}: {name}" for name in called]
-            paths = [
-                self._path_of(*image) for image in zip(called, block.numbers, labels, strict=True)
-            ]
+            paths = [self._path_of(*image) for image in zip(called, numbers, labels, strict=True)]
             if number in finished and finished[number] == _bytes_of(paths):
                 self._num_images += len(paths)
                 self._num_bytes += finished[number]
                 self._waiting.append(Progress(len(paths)))
                 continue
-            under_way.append(_UnderWay(number, block.names, labels))
-            yield WriteTask(block.block, paths, self._force, again)
+            under_way.append(_UnderWay(number, names_, labels))
+            yield WriteTask(block, paths, self._force, again)
 
     def _path_of(self, name: str, number: int, label: str) -> str | None:
         """Where an image goes; None: nowhere, as is reported, or it was put there already."""

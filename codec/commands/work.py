@@ -21,14 +21,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from codec import api
-from codec.errors import AezError, BadModel, ModelNotFound
+from codec.encoder.encode import Encoder, Packed
+from codec.encoder.options import Options
+from codec.encoder.stats import CompressStats
+from codec.errors import AezError, BadModel, ImageError, ModelNotFound
 from codec.files import images
 from codec.files.place import Place, place, read_many
-from codec.format.bitstream import MODEL_HASH_BYTES
+from codec.format.constants import MODEL_HASH_BYTES
 from codec.model import registry
-from codec.model.bundle import BaseModel
-from codec.model.ladder import Model
+from codec.model.bundle import Model
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -47,21 +48,20 @@ class ModelRef(NamedTuple):
     encoder: bytes | None
 
 
-def model_ref(model: BaseModel) -> ModelRef:
+def model_ref(model: Model) -> ModelRef:
     """How a task names a model: by hashes if every installation has it, else by its files.
 
     Raises EncoderNotFound, BadModel.
     """
-    encoder = model.encoder if isinstance(model, Model) else None
     if registry.id_of(model):
         with contextlib.suppress(ModelNotFound):  # it was given as a file
             if registry.by_hash(model.hash).encoder_hash == model.encoder_hash:
                 return ModelRef(model.hash, model.encoder_hash)
-    return ModelRef(model.stream, None if encoder is None else encoder.stream)
+    return ModelRef(model.stream, model.encoder_stream)
 
 
 @lru_cache(maxsize=8)
-def model_of(ref: ModelRef) -> BaseModel:
+def model_of(ref: ModelRef) -> Model:
     """Inverse of `model_ref`.  Raises ModelNotFound, BadModel."""
     if len(ref.model) != MODEL_HASH_BYTES:
         return registry.unpack_model(ref.model, ref.encoder)
@@ -127,7 +127,7 @@ class BlockTask(NamedTuple):
     pixels: Pixels | None
     paths: Sequence[str]
     names: Sequence[str] | None
-    asked: api.Request
+    options: Options
     models: tuple[ModelRef, ...]
 
 
@@ -140,7 +140,7 @@ class BlockResult:
     """
 
     block: bytes = b""
-    stats: api.CompressStats = field(default_factory=api.CompressStats)
+    stats: CompressStats = field(default_factory=CompressStats)
     failed: list[tuple[int, Exception]] = field(default_factory=list)
     bytes_in: int = 0
     inputs: str = ""
@@ -167,10 +167,8 @@ def encode_block(task: BlockTask) -> BlockResult:
         if not good:
             return result
         pixels, names = np.stack(good), kept if names is not None else None
-    models = [model_of(ref) for ref in task.models]
-    result.block, result.stats = api.encode_block(
-        models, pixels, task.asked, None if names is None else list(names)
-    )
+    encoder = Encoder(task.options, [model_of(ref) for ref in task.models])
+    result.block, result.stats = encoder.block(pixels, None if names is None else list(names))
     result.pixels_digest = digest_of(pixels)
     return result
 
@@ -180,7 +178,7 @@ class EachTask(NamedTuple):
 
     paths: Sequence[str]
     outputs: Sequence[Place]
-    asked: api.Request
+    options: Options
     models: tuple[ModelRef, ...]
     force: bool
     durable: bool
@@ -191,7 +189,7 @@ class EachResult(NamedTuple):
     image.
     """
 
-    stats: api.CompressStats | Exception
+    stats: CompressStats | Exception
     bytes_in: int = 0
     pixels_digest: str = ""
 
@@ -200,8 +198,8 @@ def encode_each(task: EachTask) -> list[EachResult]:
     """Read, encode in one network pass, write.  Raises ModelNotFound, BadModel."""
     read = read_images(task.paths)
     good = [image.pixels for image in read if isinstance(image, ReadImage)]
-    models = [model_of(ref) for ref in task.models]
-    streams = iter(api.pack_each(models, np.stack(good), task.asked) if good else ())
+    encoder = Encoder(task.options, [model_of(ref) for ref in task.models])
+    streams = iter(encoder.images(np.stack(good)) if good else ())
     results = []
     for image, output in zip(read, task.outputs, strict=True):
         if isinstance(image, Exception):
@@ -209,21 +207,20 @@ def encode_each(task: EachTask) -> list[EachResult]:
             continue
         try:
             packed = next(streams)
-            if isinstance(packed, AezError):
+            if isinstance(packed, ImageError):
                 raise packed
-            stream, outcome = packed
             with output.replace(force=task.force, durable=task.durable) as file:
-                file.write(stream)
-            results.append(EachResult(outcome, image.size_bytes, digest_of(image.pixels)))
+                file.write(packed.data)
+            results.append(EachResult(packed.stats, image.size_bytes, digest_of(image.pixels)))
         except (AezError, OSError) as error:
             results.append(EachResult(error))
     return results
 
 
-def encode_one(
-    content: bytes, models: list[BaseModel], asked: api.Request, name: str
-) -> tuple[bytes, api.CompressStats]:
-    """An image file in memory -> a stream.  Raises ImageError."""
+def encode_one(content: bytes, options: Options, name: str) -> Packed:
+    """An image file in memory -> a stream.  Raises ImageError, ModelNotFound, BadModel."""
     pixels = images.read_image(io.BytesIO(content), name=name)
-    (stream,), stats = api.pack_images(models, pixels[None], asked)
-    return stream, stats
+    (packed,) = Encoder(options).images(pixels[None])
+    if isinstance(packed, ImageError):
+        raise packed
+    return packed

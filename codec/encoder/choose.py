@@ -26,7 +26,7 @@ from codec.coding.lanes import by
 from codec.encoder.draft import Draft
 from codec.encoder.goal import AtLeastPsnr, Goal, image_psnr_db, sizes
 from codec.encoder.search import better, refine, search
-from codec.format.bitstream import LOSSLESS_QUALITY, STORED_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY, STORED_QUALITY
 from codec.model import card
 from codec.model.base import Coder
 from codec.model.ladder_parts import log2_lmbda

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codec.arrays import F64, I64, U8, Bools, Integers
-from codec.format.bitstream import LOSSLESS_QUALITY, group_images
+from codec.format.constants import LOSSLESS_QUALITY, group_images
 from codec.model.base import Coder
 
 

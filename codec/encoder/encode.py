@@ -21,8 +21,9 @@ from codec.encoder.options import AUTO, Options
 from codec.encoder.stats import MAX_LISTED, CompressStats
 from codec.errors import ImageError, ModelNotFound, UsageError
 from codec.format import bitstream, index
-from codec.format.bitstream import LOSSLESS_QUALITY, STORED_QUALITY, ImageHeader
 from codec.format.block import pack_block
+from codec.format.constants import LOSSLESS_QUALITY, STORED_QUALITY
+from codec.format.headers import ImageHeader
 from codec.model import registry
 from codec.model.base import Coder
 from codec.model.bundle import Model
@@ -110,11 +111,7 @@ class Encoder:
 
         Raises UsageError if they are more than its header takes, or other models may step in.
         """
-        if self.options.goal is not None and self.options.goal.lossless_keeps:
-            raise UsageError(
-                "min_psnr may need a lossless model as well, which embed_model does not embed: "
-                "leave one of the two out"
-            )
+        self.options.check_embedding()
         files = [model.stream for model in self.models]
         if sum(map(len, files)) + 8 * len(files) + 8 > bitstream.MAX_EXTENSION_BYTES:
             raise UsageError(

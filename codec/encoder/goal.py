@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from codec.arrays import F64, I64, PIXELS, U8, Bools
 from codec.errors import UsageError
-from codec.format.bitstream import MAX_QUALITY
+from codec.format.constants import MAX_QUALITY
 from codec.model import card
 from codec.model.base import Coder
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from codec.encoder.goal import AtLeastPsnr, AtMostBytes, Goal
 from codec.errors import UsageError
-from codec.format.bitstream import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY
 from codec.model.ladder_search import MAX_EFFORT
 
 AUTO = "auto"  # the name that stands for all shipped models
@@ -71,6 +71,14 @@ class Options:
         if not isinstance(effort, int | np.integer) or not 1 <= effort <= MAX_EFFORT:
             raise UsageError(f"effort {effort!r}, wanted a whole number from 1 to {MAX_EFFORT}")
         return cls(_checked_quality(quality, lossless), model, goal, int(effort), guard)
+
+    def check_embedding(self) -> None:
+        """Raise UsageError if other models than those that are embedded may step in."""
+        if self.goal is not None and self.goal.lossless_keeps:
+            raise UsageError(
+                "min_psnr may need a lossless model as well, which embed_model does not embed: "
+                "leave one of the two out"
+            )
 
     @property
     def lossless(self) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from codec.arrays import F64, I64, U8, Bools
 from codec.encoder.draft import Draft
 from codec.encoder.goal import Goal, image_psnr_db, sizes
-from codec.format.bitstream import MAX_QUALITY
+from codec.format.constants import MAX_QUALITY
 from codec.model.base import Coder
 
 # of an image; then the rest is halved: the most that a curve with kinks can take is 15

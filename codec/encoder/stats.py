@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from codec import metrics
 from codec.arrays import PIXELS, U8
-from codec.format.bitstream import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY
 
 MAX_LISTED = 1000  # images that fell back
 

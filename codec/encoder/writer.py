@@ -9,12 +9,12 @@ from typing import Any, BinaryIO, Self, Unpack
 import numpy as np
 
 from codec.arrays import SIDE, U8
-from codec.collection.reader import Writer
+from codec.collection.writer import Writer
 from codec.encoder.encode import Encoder
 from codec.encoder.options import Choices, Options
 from codec.encoder.stats import CompressStats
 from codec.errors import ImageError, UsageError
-from codec.format.bitstream import MAX_BLOCK_IMAGES
+from codec.format.constants import MAX_BLOCK_IMAGES
 
 
 def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:

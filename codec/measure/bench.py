@@ -26,15 +26,15 @@ from typing import Any
 
 from codec import __version__, api, metrics, parallel
 from codec.arrays import U8, spread
+from codec.encoder.options import DEFAULT_EFFORT
 from codec.errors import ModelNotFound, UsageError
-from codec.format.bitstream import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY
 from codec.measure import codecs
 from codec.measure.codecs import Codec
 from codec.measure.page import Outcome
 from codec.measure.points import Point, bd_rate_percent
 from codec.measure.timing import best_of, efficiency, machine, measured_by
 from codec.model import registry
-from codec.model.ladder_search import DEFAULT_EFFORT
 
 Row = dict[str, Any]
 Others = Callable[[U8, list[str]], Iterable[Codec]]

@@ -22,7 +22,7 @@ from PIL import Image, features
 
 from codec import api
 from codec.arrays import PIXELS, SIDE, U8
-from codec.format.bitstream import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY
 
 WEBP_QUALITIES = (0, 20, 50, 75, 90)
 JPEG_QUALITIES = (5, 25, 50, 75, 90)

@@ -16,21 +16,18 @@ from typing import Annotated, Any
 
 import typer
 
-from codec import api, metrics
+from codec import metrics
 from codec.arrays import U8
-from codec.collection.reader import pack_block
 from codec.files.images import read_array
-from codec.format.bitstream import (
-    LOSSLESS_QUALITY,
-    MAX_BLOCK_IMAGES,
-    Footer,
-    pack_collection_header,
-)
+from codec.format.block import pack_block
+from codec.format.constants import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES
+from codec.format.footer import Footer
+from codec.format.headers import pack_collection_header
 from codec.measure import tool
 from codec.measure.points import psnr_at
 from codec.measure.timing import machine
 from codec.model import registry
-from codec.model.bundle import BaseModel
+from codec.model.bundle import Model
 
 Row = dict[str, Any]
 
@@ -39,7 +36,7 @@ QUALITIES = "0,5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95,99"
 
 
 def curve(
-    model: BaseModel, pixels: U8, qualities: Iterable[int], effort: int = 1
+    model: Model, pixels: U8, qualities: Iterable[int], effort: int = 1
 ) -> list[dict[str, Any]]:
     """Measure uint8 (N, 28, 28) at each quality that the model has.
 
@@ -50,11 +47,13 @@ def curve(
     return [_point(model, pixels, quality, effort) for quality in qualities]
 
 
-def _point(model: BaseModel, pixels: U8, quality: int, effort: int) -> Row:
+def _point(model: Model, pixels: U8, quality: int, effort: int) -> Row:
     ideal_bits, squared_error, blocks = 0.0, 0, []
     for at in range(0, len(pixels), MAX_BLOCK_IMAGES):
         of_block = pixels[at : at + MAX_BLOCK_IMAGES]
-        block, encoded = pack_block(model, of_block, quality, None, effort)
+        encoded = model.encode(of_block, quality, effort=effort)
+        part = Part(model.hash, quality, np.arange(len(of_block)))
+        block = pack_block([(part, encoded.messages)], None)
         blocks.append((len(block), len(of_block)))
         ideal_bits += encoded.ideal_bits
         squared_error += metrics.squared_error(of_block, encoded.pixels)
@@ -70,7 +69,7 @@ def _point(model: BaseModel, pixels: U8, quality: int, effort: int) -> Row:
 
 
 def evaluate(
-    model: BaseModel, pixels: U8, *, qualities: Iterable[int], effort: int = 1
+    model: Model, pixels: U8, *, qualities: Iterable[int], effort: int = 1
 ) -> dict[str, Any]:
     """All figures of one model on uint8 (N, 28, 28), as JSON values.
 
@@ -88,8 +87,9 @@ def evaluate(
         "curve": rows,
     }
     if model.lossless:
-        _, stats = api.pack_images([model], pixels, api.request(LOSSLESS_QUALITY))
-        result["single_file_bytes"] = round(stats.bytes_out / stats.images, 3)
+        packed = Encoder(Options(LOSSLESS_QUALITY), [model]).images(pixels)
+        num_bytes = [len(one.data) for one in packed if isinstance(one, Packed)]
+        result["single_file_bytes"] = round(sum(num_bytes) / len(pixels), 3)
     else:
         result["psnr_db_at_bytes"] = {str(target): psnr_at(rows, target) for target in TARGET_BYTES}
     result["max_overhead_bytes"] = round(max(row["bytes"] - row["ideal_bytes"] for row in rows), 3)

@@ -15,10 +15,10 @@ import numpy as np
 
 from codec import metrics
 from codec.arrays import U8, spread
+from codec.encoder.options import DEFAULT_EFFORT
 from codec.files.images import pack_png
-from codec.format.bitstream import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY
 from codec.measure.plot import Series, colour, label, plot
-from codec.model.ladder_search import DEFAULT_EFFORT
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from codec.model.ladder_search import DEFAULT_EFFORT
+from codec.encoder.options import DEFAULT_EFFORT
 
 LABELS = {
     "aez": "aez",

@@ -22,7 +22,7 @@ from codec.commands import compress, decompress
 from codec.commands.events import Result
 from codec.errors import AezError
 from codec.files import images
-from codec.format.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY
+from codec.format.constants import GROUP_IMAGES, LOSSLESS_QUALITY
 from codec.measure import tool
 from codec.measure.timing import best_of, machine, median_ms, seconds
 from codec.model import registry
@@ -76,8 +76,8 @@ def measure(model: str, pixels: U8, quality: int, folder: Path) -> dict[str, Any
 
 def to_file(source: Path, out: Path, model: str, quality: int) -> None:
     """`aez compress` at effort 1.  Raises AezError if anything failed."""
-    asked = api.request(quality, effort=1)
-    options = compress.CompressOptions(asked, model, parallel.num_cores(), force=True)
+    encoding = Options.of(quality, model, effort=1)
+    options = compress.CompressOptions(encoding, parallel.num_cores(), force=True)
     _whole(Result.of(compress.compress([str(source)], str(out), options=options)))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 from codec.arrays import I16, U8, Bools, Integers
 from codec.coding.lanes import Encoded
 from codec.errors import CorruptPayload, UsageError
-from codec.format.bitstream import LOSSLESS_QUALITY, MODEL_HASH_BYTES, group_images
+from codec.format.constants import LOSSLESS_QUALITY, MODEL_HASH_BYTES, group_images
 
 
 class Symbols(Protocol):

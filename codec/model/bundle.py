@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from codec.arrays import U8, Integers
 from codec.errors import BadModel
-from codec.format.bitstream import MAX_MODEL_BYTES
+from codec.format.constants import MAX_MODEL_BYTES
 from codec.model.base import Coder
 from codec.model.layers import ACTIVATION_MAX, Layer
 
@@ -125,9 +125,6 @@ class Model(Coder):
     @abstractmethod
     def multiply_adds(self, pixels: U8) -> tuple[float, float]:
         """Products an image to encode uint8 (N, 28, 28) at effort 1, and to decode them."""
-
-
-BaseModel = Model  # border: goes when nobody imports it
 
 
 def read_file(path: Path) -> bytes:

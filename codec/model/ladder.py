@@ -41,7 +41,7 @@ from codec.arrays import F32, I16, I32, U8, Bools, Integers
 from codec.coding.lanes import by, checks
 from codec.coding.signed import to_codes
 from codec.errors import BadModel, EncoderNotFound, ModelError
-from codec.format.bitstream import group_images
+from codec.format.constants import group_images
 from codec.kernels import active as native_kernels
 from codec.model import bundle as bundles
 from codec.model import ladder_search
@@ -444,19 +444,3 @@ def _share_of_a_core(count: int) -> int:
     all cores have some.
     """
     return min(CORE_IMAGES, -(-count // num_cores()))
-
-
-# border: names that are looked for here; they go when nobody imports them
-from codec.format.bitstream import MAX_QUALITY as MAX_QUALITY  # noqa: E402
-from codec.model.ladder_parts import DEQUANTIZED_UNIT as DEQUANTIZED_UNIT  # noqa: E402
-from codec.model.ladder_parts import DEQUANTIZER_BITS as DEQUANTIZER_BITS  # noqa: E402
-from codec.model.ladder_parts import MAX_LOG2_LMBDA as MAX_LOG2_LMBDA  # noqa: E402
-from codec.model.ladder_parts import MAX_SIGMA as MAX_SIGMA  # noqa: E402
-from codec.model.ladder_parts import MAX_SYMBOLS as MAX_SYMBOLS  # noqa: E402
-from codec.model.ladder_parts import MIN_LOG2_LMBDA as MIN_LOG2_LMBDA  # noqa: E402
-from codec.model.ladder_parts import MIN_SIGMA as MIN_SIGMA  # noqa: E402
-from codec.model.ladder_parts import STEP_UNIT as STEP_UNIT  # noqa: E402
-from codec.model.ladder_parts import Residual as Residual  # noqa: E402
-
-Model = Ladder
-Encoder, Symbols, Block = LadderEncoder, LadderSymbols, Residual

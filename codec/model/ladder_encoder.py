@@ -13,7 +13,7 @@ import numpy as np
 
 from codec.arrays import F32, I32
 from codec.errors import BadModel, EncoderNotFound
-from codec.format.bitstream import MODEL_HASH_BYTES
+from codec.format.constants import MODEL_HASH_BYTES
 from codec.model.bundle import Bundle, read_file, unpack_bundle
 from codec.model.ladder_parts import LATENT_MAX, residuals
 from codec.model.layers import POSITIONS, Layer, rectified

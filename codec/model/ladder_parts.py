@@ -11,7 +11,7 @@ import numpy as np
 
 from codec.arrays import F32, I32, U8, Integers
 from codec.errors import BadModel
-from codec.format.bitstream import MAX_QUALITY
+from codec.format.constants import MAX_QUALITY
 from codec.model.bundle import Bundle
 from codec.model.layers import (
     GRID,

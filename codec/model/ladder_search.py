@@ -74,7 +74,6 @@ EFFORTS = (
     Effort(24, 100),  # effort 9
 )
 MAX_EFFORT = len(EFFORTS)
-DEFAULT_EFFORT = 3  # border: it is in codec.encoder.options
 # of the distance from the middle of rounding, by level: what lies above is tried first
 FLIP_WEIGHTS = (10, 8, 6)
 PROBES = 8  # backward passes for the curvature

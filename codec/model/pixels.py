@@ -39,7 +39,7 @@ from codec.arrays import I64, PIXELS, U8, U32, Bools, Integers
 from codec.coding import rans
 from codec.coding.lanes import Encoded, checks
 from codec.errors import BadModel
-from codec.format.bitstream import GROUP_IMAGES, LOSSLESS_QUALITY
+from codec.format.constants import GROUP_IMAGES, LOSSLESS_QUALITY
 from codec.kernels import active as native_kernels
 from codec.model.bundle import Bundle, Model
 from codec.model.pixels_native import MAX_BYTES, NativePixels
@@ -308,19 +308,3 @@ def _batches(count: int, group: int) -> list[tuple[int, int]]:
     rounds = -(-count // (cores * most))
     size = -(-count // (cores * rounds * group)) * group
     return [(at, min(size, count - at)) for at in range(0, count, size)]
-
-
-# border: names that are looked for here; they go when nobody imports them
-from codec.model.pixels_parts import EXP_ENTRIES as EXP_ENTRIES  # noqa: E402
-from codec.model.pixels_parts import FLAG_MAX as FLAG_MAX  # noqa: E402
-from codec.model.pixels_parts import LINKED as LINKED  # noqa: E402
-from codec.model.pixels_parts import LOGIT_UNIT as LOGIT_UNIT  # noqa: E402
-from codec.model.pixels_parts import NO_INK as NO_INK  # noqa: E402
-from codec.model.pixels_parts import SPREAD as SPREAD  # noqa: E402
-from codec.model.pixels_parts import TABLE_BITS as TABLE_BITS  # noqa: E402
-from codec.model.pixels_parts import WINDOW as WINDOW  # noqa: E402
-from codec.model.pixels_parts import value_counts as value_counts  # noqa: E402
-from codec.model.stored import stored_bytes as stored_bytes  # noqa: E402
-from codec.model.stored import stored_image as stored_image  # noqa: E402
-
-PixelModel = Pixels

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from codec.arrays import I32, I64, PIXELS, U8, U32, Bools
 from codec.coding import rans
 from codec.coding.lanes_native import address
-from codec.format.bitstream import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY
 from codec.kernels import Kernels
 from codec.model.layers import ACTIVATION_MAX
 from codec.model.native_layers import NativeLayer, Packer, padded

@@ -10,7 +10,7 @@ import numpy as np
 from codec.arrays import F32, I32, I64, PIXELS, U8, U32, Bools, Integers
 from codec.coding import rans
 from codec.errors import BadModel
-from codec.format.bitstream import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY
 from codec.model.bundle import Bundle
 from codec.model.layers import ACTIVATION_MAX, ACTIVATION_UNIT, limit
 

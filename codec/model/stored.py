@@ -14,7 +14,7 @@ import numpy as np
 
 from codec.arrays import I16, PIXELS, SIDE, U8, Bools, Integers
 from codec.errors import CorruptPayload, UsageError
-from codec.format.bitstream import STORED_QUALITY
+from codec.format.constants import STORED_QUALITY
 from codec.model.base import Coder
 
 MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller

@@ -22,9 +22,9 @@ from codec.files.atomic import atomic
 from codec.measure.curve import curve
 from codec.measure.points import bytes_at
 from codec.model import registry
-from codec.model.bundle import BaseModel
-from codec.model.ladder import log2_lmbda
-from codec.model.pixels import MAX_PALETTES
+from codec.model.bundle import Model
+from codec.model.ladder_parts import log2_lmbda
+from codec.model.pixels_parts import MAX_PALETTES
 from codec.model.registry import unpack_model
 from codec.train import data, others
 from codec.train.loop import Progress, Trainer
@@ -145,7 +145,7 @@ def checkpoint_of(outputs: list[Path], resume: bool) -> Path:
     return checkpoint
 
 
-def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | None:
+def starting_model(start: str, pixels: data.U8, lossless: bool) -> Model | None:
     """The model to start from (see `train_command`); None to start from nothing.
 
     Raises ModelError, UsageError.
@@ -164,7 +164,7 @@ def starting_model(start: str, pixels: data.U8, lossless: bool) -> BaseModel | N
 
 def trainer_of(
     pixels: data.U8,
-    parent: BaseModel | None,
+    parent: Model | None,
     *,
     lossless: bool,
     hidden: int | None = None,
@@ -195,7 +195,7 @@ def trainer_of(
         raise BadModel(f"{parent.name}: {error}" if parent else str(error)) from error
 
 
-def curve_cost(model: BaseModel, pixels: data.U8) -> float:
+def curve_cost(model: Model, pixels: data.U8) -> float:
     """The cost of `model` on uint8 (N, 28, 28), by which models are compared: as in training."""
     rows = curve(model, pixels, VALIDATION_QUALITIES)
     if model.lossless:
@@ -203,7 +203,7 @@ def curve_cost(model: BaseModel, pixels: data.U8) -> float:
     return cost_of([(row["quality"], row["bytes"], row["psnr_db"]) for row in rows])
 
 
-def tell_start(num_train: int, num_held_out: int, parent: BaseModel | None, tell: Tell) -> None:
+def tell_start(num_train: int, num_held_out: int, parent: Model | None, tell: Tell) -> None:
     start = "nothing" if parent is None else f"model {parent.name}"
     num_images = num_train + num_held_out
     tell(
@@ -273,8 +273,8 @@ def write_model(
     name: str,
     seed: int,
     command: str,
-    parent: BaseModel | None = None,
-) -> BaseModel:
+    parent: Model | None = None,
+) -> Model:
     """Export the network of `trainer`, with a card of figures on the held-out images.
 
     out: the model's file; a lossy model's encoder is written beside it. Neither may exist.

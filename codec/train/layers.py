@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.model.ladder import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA
+from codec.model.ladder_parts import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA
 from codec.model.layers import ACTIVATION_MAX, ACTIVATION_UNIT
 
 LIMIT = ACTIVATION_MAX / ACTIVATION_UNIT  # |activation| <= LIMIT

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from codec.coding import rans
 from codec.model.layers import ACTIVATION_MAX, ACTIVATION_UNIT, MULTIPLIER_BITS
-from codec.model.pixels import EXP_ENTRIES, FLAG_MAX, LOGIT_UNIT, NEIGHBOURS, TABLE_BITS, PixelModel
+from codec.model.pixels import Pixels
+from codec.model.pixels_parts import EXP_ENTRIES, FLAG_MAX, LOGIT_UNIT, NEIGHBOURS, TABLE_BITS
 from codec.train.bundle import Tensors, integers, pack_bundle
 from codec.train.layers import Layer
 from codec.train.lossless.pixels import PixelNet, SumsNet
@@ -18,7 +19,7 @@ from codec.train.lossless.pixels import PixelNet, SumsNet
 
 def export(net: PixelNet, card: dict[str, Any]) -> bytes:
     """-> bundle bytes."""
-    return pack_bundle(integer_tensors(net), card, PixelModel.ARCHITECTURE)
+    return pack_bundle(integer_tensors(net), card, Pixels.ARCHITECTURE)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from codec.arrays import F32, F64, I16, I32, I64, U8, Bools
 from codec.coding import rans
-from codec.model.pixels import (
+from codec.model.pixels_parts import (
     LOGIT_UNIT,
     MAX_PALETTE_COST,
     MAX_PALETTES,

@@ -28,14 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.arrays import PIXELS
 from codec.coding import rans
-from codec.model.pixels import (
+from codec.model.pixels_parts import (
     LINKED,
     LIVE_NEIGHBOURS,
     MAX_PALETTES,
     NEIGHBOURS,
     NO_INK,
-    PIXELS,
     RADIUS,
     SPREAD,
     WINDOW,

@@ -14,7 +14,8 @@ from codec.arrays import F64
 from codec.errors import BadModel
 from codec.model.bundle import unpack_bundle
 from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, Integers
-from codec.model.pixels import LOGIT_UNIT, TABLE_BITS, PixelModel
+from codec.model.pixels import Pixels
+from codec.model.pixels_parts import LOGIT_UNIT, TABLE_BITS
 from codec.train.bundle import set_to
 from codec.train.layers import Layer
 from codec.train.lossless.palettes import Palettes
@@ -92,12 +93,12 @@ def _fill_palettes(net: PixelNet, tensors: dict[str, F64]) -> None:
 
 def _tensors(stream: bytes) -> dict[str, Integers]:
     architecture, tensors, _ = unpack_bundle(stream)
-    if architecture != PixelModel.ARCHITECTURE:
+    if architecture != Pixels.ARCHITECTURE:
         raise BadModel(
             f"architecture {architecture!r}: training can only start from a lossless model, "
-            f"{PixelModel.ARCHITECTURE!r}"
+            f"{Pixels.ARCHITECTURE!r}"
         )
-    PixelModel(stream)  # raises BadModel if anything is wrong with it
+    Pixels(stream)  # raises BadModel if anything is wrong with it
     return tensors
 
 

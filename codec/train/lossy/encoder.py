@@ -42,13 +42,15 @@ from torch import Tensor, nn
 
 from codec.errors import UsageError
 from codec.files.atomic import atomic
+from codec.format.constants import MAX_QUALITY
 from codec.measure import tool
 from codec.measure.curve import curve
 from codec.metrics import squared_error
 from codec.model import ladder_search, registry
-from codec.model.bundle import BaseModel
-from codec.model.ladder import MAX_QUALITY, NUM_SIGMAS, Model, log2_lmbda
-from codec.model.ladder_search import DEAD_ZONE, STEP_UNIT
+from codec.model.bundle import Model
+from codec.model.ladder import Ladder
+from codec.model.ladder_parts import NUM_SIGMAS, STEP_UNIT, log2_lmbda
+from codec.model.ladder_search import DEAD_ZONE
 from codec.model.layers import ACTIVATION_UNIT, ROW_STEP, ROWS
 from codec.train import data
 from codec.train.command import CARD_QUALITIES, card_of, checkpoint_of
@@ -82,7 +84,7 @@ class EncoderNet(nn.Module):
     mean_image: (28, 28), 0..255, of the images that it learns on. Raises as `warm_start.exact`.
     """
 
-    def __init__(self, model: BaseModel, mean_image: Tensor) -> None:
+    def __init__(self, model: Model, mean_image: Tensor) -> None:
         super().__init__()
         exact = warm_start.exact(model, mean_image)
         self.model = model
@@ -246,7 +248,7 @@ class EncoderTrainer(Trainer):
     def __init__(
         self,
         pixels: data.U8,
-        model: BaseModel,
+        model: Model,
         *,
         seed: int = 0,
         log: Path | None = None,
@@ -292,7 +294,7 @@ class EncoderTrainer(Trainer):
 
     def figures(self) -> dict[str, Any]:
         whole = self.net.model
-        model = Model(whole.stream, self.net.bundle({"name": whole.name}))
+        model = Ladder(whole.stream, self.net.bundle({"name": whole.name}))
         pixels = self.held_out[:VALIDATION_IMAGES].cpu().numpy()
         self.net.to(self.device)
         rows = []

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from codec.arrays import F64, I32, U8
 from codec.coding import rans
-from codec.format.bitstream import MODEL_HASH_BYTES
-from codec.model.ladder import (
+from codec.format.constants import MODEL_HASH_BYTES
+from codec.model.ladder import Ladder
+from codec.model.ladder_encoder import LadderEncoder
+from codec.model.ladder_parts import (
     DEQUANTIZED_UNIT,
     DEQUANTIZER_BITS,
     MAX_SIGMA,
@@ -25,8 +27,6 @@ from codec.model.ladder import (
     NUM_SIGMAS,
     PIXEL_UNIT,
     STEP_UNIT,
-    Encoder,
-    Model,
     log2_lmbda,
 )
 from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS
@@ -54,7 +54,7 @@ def export(net: LadderNet, card: dict[str, Any], pixels: U8) -> tuple[bytes, byt
     """
     tensors = integer_tensors(net)
     tables = np.stack([normal_cdf() for _ in range(1 + len(net.levels))])
-    model = Model(*pack_model({**tensors, "cdf": tables}, card))
+    model = Ladder(*pack_model({**tensors, "cdf": tables}, card))
     return pack_model({**tensors, "cdf": calibrated_cdf(model, pixels)}, card)
 
 
@@ -62,7 +62,7 @@ def pack_model(tensors: Tensors, card: dict[str, Any]) -> tuple[bytes, bytes]:
     """All tensors of a lossy model and its card -> bytes of the model file and of its encoder's."""
     encoder = {name: tensor for name, tensor in tensors.items() if of_encoder(name)}
     decoder = {name: tensors[name] for name in tensors.keys() - encoder.keys()}
-    stream = pack_bundle(decoder, card, Model.ARCHITECTURE)
+    stream = pack_bundle(decoder, card, Ladder.ARCHITECTURE)
     return stream, pack_encoder(encoder, stream, {k: card[k] for k in ENCODER_CARD if k in card})
 
 
@@ -72,7 +72,7 @@ def pack_encoder(tensors: Tensors, model: bytes, card: dict[str, Any]) -> bytes:
     model: bytes of the file of its model; card: its `name`, and how the encoder was made.
     """
     model_hash = hashlib.sha256(model).hexdigest()[: 2 * MODEL_HASH_BYTES]
-    return pack_bundle(tensors, {**card, "model_hash": model_hash}, Encoder.ARCHITECTURE)
+    return pack_bundle(tensors, {**card, "model_hash": model_hash}, LadderEncoder.ARCHITECTURE)
 
 
 def of_encoder(name: str) -> bool:
@@ -278,7 +278,7 @@ def normal_cdf() -> I32:
     )
 
 
-def calibrated_cdf(model: Model, pixels: U8) -> I32:
+def calibrated_cdf(model: Ladder, pixels: U8) -> I32:
     """Tables (levels, NUM_SIGMAS, MAX_SYMBOLS + 1) of how often each symbol really occurs in each
     row, over all qualities.
     """

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from codec.model.ladder import MAX_LOG2_LMBDA, MAX_SIGMA, MIN_LOG2_LMBDA
+from codec.model.ladder_parts import MAX_LOG2_LMBDA, MAX_SIGMA, MIN_LOG2_LMBDA
 from codec.model.layers import ACTIVATION_UNIT
 from codec.train.layers import NUM_BASIS, Layer, basis, clip, layers_of, rectify, ste_round
 

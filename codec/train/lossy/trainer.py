@@ -25,8 +25,8 @@ from torch import Tensor
 
 from codec import metrics
 from codec.arrays import PIXELS
-from codec.model.bundle import BaseModel
-from codec.model.ladder import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA, log2_lmbda
+from codec.model.bundle import Model
+from codec.model.ladder_parts import MAX_LOG2_LMBDA, MIN_LOG2_LMBDA, log2_lmbda
 from codec.train import data
 from codec.train.loop import BATCH, Trainer
 from codec.train.lossy import warm_start
@@ -104,7 +104,7 @@ class LadderTrainer(Trainer):
         seed: int = 0,
         config: Config = Config(),  # noqa: B008
         log: Path | None = None,
-        start: BaseModel | None = None,
+        start: Model | None = None,
     ) -> None:
         torch.manual_seed(seed)
         train, _ = data.split(pixels)

@@ -23,15 +23,15 @@ from torch import Tensor, nn
 
 from codec.arrays import F64
 from codec.errors import BadModel
-from codec.model.bundle import BaseModel, unpack_bundle
-from codec.model.ladder import (
+from codec.model.bundle import Model, unpack_bundle
+from codec.model.ladder import Ladder
+from codec.model.ladder_parts import (
     DEQUANTIZED_UNIT,
     DEQUANTIZER_BITS,
     MIN_SIGMA,
     NUM_SIGMAS,
     PIXEL_UNIT,
     STEP_UNIT,
-    Model,
     log2_lmbda,
 )
 from codec.model.layers import ACTIVATION_UNIT, MULTIPLIER_BITS, POSITIONS, ROW_STEP, ROWS, Integers
@@ -47,17 +47,17 @@ BASIS: F64 = basis(
 FITS = 1000  # rounds of `fit` where rows were clipped
 
 
-def ladder(model: BaseModel, mean_image: Tensor, *, keep_rests: bool = False) -> LadderNet:
+def ladder(model: Model, mean_image: Tensor, *, keep_rests: bool = False) -> LadderNet:
     """The lossy network of a model and its encoder.
 
     mean_image: (28, 28), 0..255, of the images that it will be trained on. keep_rests: see `exact`.
     Raises EncoderNotFound; BadModel, also if the model is no lossy one, or of sizes that no network
     here can have.
     """
-    if not isinstance(model, Model):
+    if not isinstance(model, Ladder):
         raise BadModel(
             f"architecture {model.ARCHITECTURE!r}: training can only start from a lossy model, "
-            f"{Model.ARCHITECTURE!r}"
+            f"{Ladder.ARCHITECTURE!r}"
         )
     tensors = unpack_bundle(model.stream)[1] | unpack_bundle(model.encoder.stream)[1]
     net = LadderNet(mean_image, _config(tensors))
@@ -77,7 +77,7 @@ class Exact(NamedTuple):
     dense_row: Tensor
 
 
-def exact(model: BaseModel, mean_image: Tensor) -> Exact:
+def exact(model: Model, mean_image: Tensor) -> Exact:
     """The lossy network of a model and its encoder, with exactly their rows by quality.
 
     Its layers need `exact_basis` instead of `basis`. Raises as `ladder`.
