@@ -144,9 +144,11 @@ def progress_bar(*, counts: bool = False) -> Iterator[Step]:
             TextColumn("{task.description}", markup=False),
         ]
     )
-    console = Console(stderr=True)
-    # stdout may get the output itself
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+    # Lines on stdout go above the bar, unless stdout is a file.
+    console, to_terminal = Console(stderr=True), sys.stdout.isatty()
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=to_terminal
+    ) as progress:
         task = progress.add_task("", total=None)
         yield lambda what, done, total: progress.update(
             task, description=what, completed=done, total=total or None
