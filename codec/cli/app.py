@@ -33,6 +33,9 @@ VERBS = {
 class Verbs(Mapping[str, Any]):
     """Name -> command; a verb is imported, and its options parsed, when it is asked for."""
 
+    def __init__(self) -> None:
+        self._built: dict[str, Any] = {}
+
     def __iter__(self) -> Iterator[str]:
         return iter(VERBS)
 
@@ -40,12 +43,14 @@ class Verbs(Mapping[str, Any]):
         return len(VERBS)
 
     def __getitem__(self, name: str) -> Any:
-        function = VERBS[name]
-        alone = typer.Typer(
-            add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
-        )
-        alone.command(name)(getattr(import_module(f"codec.cli.{function}"), function))
-        return typer.main.get_command(alone)
+        if name not in self._built:
+            function = VERBS[name]
+            alone = typer.Typer(
+                add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+            )
+            alone.command(name)(getattr(import_module(f"codec.cli.{function}"), function))
+            self._built[name] = typer.main.get_command(alone)
+        return self._built[name]
 
 
 class Group(TyperGroup):
