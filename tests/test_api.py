@@ -436,8 +436,6 @@ def test_auto_takes_the_smaller_of_two_lossless_models(
     monkeypatch.setattr(
         api.registry, "MODEL_IDS", {3 + i: model.hash.hex() for i, model in enumerate(models)}
     )
-    # or one model takes the block, so little do these two differ
-    monkeypatch.setattr("codec.encoder.choose.AGREED", 0.0)
     pixels = helpers.drawn(24)
     sizes = np.array([[len(m) for m in model.encode(pixels, group=1).messages] for model in models])
     streams, _ = api.compress_images(pixels, lossless=True)
