@@ -118,15 +118,20 @@ def overhead(path: Path) -> dict[str, float]:
 
 
 def random_access_ms(path: Path, reads: int = RANDOM_READS) -> float:
-    """Milliseconds to read one random image: the median of many, without the first ones.
-
-    No two of the images share a group, because the group decoded last is remembered.
-    """
+    """Milliseconds to read one random image: the median of many, without the first ones."""
     with api.open(path) as collection:
-        num_groups = -(-len(collection) // GROUP_IMAGES)
-        groups = np.random.default_rng(1).permutation(num_groups)[:reads]
-        numbers = np.minimum(groups * GROUP_IMAGES + GROUP_IMAGES // 2, len(collection) - 1)
-        return median_ms([lambda n=n: collection[n] for n in numbers.tolist()])  # type: ignore[misc]
+        numbers = random_numbers(len(collection), reads)
+        return median_ms([lambda n=n: collection[n] for n in numbers])  # type: ignore[misc]
+
+
+def random_numbers(num_images: int, reads: int) -> list[int]:
+    """Numbers of at most `reads` random images, no two of which share a group: groups that were
+    decoded are remembered.
+    """
+    num_groups = -(-num_images // GROUP_IMAGES)
+    groups = np.random.default_rng(1).permutation(num_groups)[:reads]
+    numbers = np.minimum(groups * GROUP_IMAGES + GROUP_IMAGES // 2, num_images - 1)
+    return [int(number) for number in numbers]
 
 
 def main(
