@@ -20,7 +20,13 @@ import numpy as np
 
 from codec import api
 from codec.files.images import read_image
-from codec.format import bitstream
+from codec.format.headers import (
+    BLOCK,
+    ImageHeader,
+    pack_image,
+    unpack_block_header,
+    unpack_image_header,
+)
 from codec.model import registry
 
 HERE = Path(__file__).resolve().parent
@@ -102,8 +108,8 @@ def error_streams() -> dict[str, bytes]:
         return stream[:at] + bytes([value]) + stream[at + 1 :]
 
     cut = bytearray(collection)
-    header = bitstream.unpack_block_header(collection[4:], 4)
-    cut[4 + bitstream.BLOCK.size + header.names_bytes + header.index_bytes + 3] ^= 0x10
+    header = unpack_block_header(collection[4:], 4)
+    cut[4 + BLOCK.size + header.names_bytes + header.index_bytes + 3] ^= 0x10
     return {
         "BadMagic-png.aez": (EXAMPLES / names[0]).read_bytes(),
         "BadMagic-text.aez": b"not an aez stream\n",
@@ -126,24 +132,22 @@ def error_streams() -> dict[str, bytes]:
         "ChecksumMismatch-block.aez": bytes(cut),
         "CorruptPayload-image.aez": corrupt_payload(single),
         "CorruptPayload-lossless-of-a-lossy-model.aez": other_quality(single, 100),
-        "CorruptPayload-stored.aez": bitstream.pack_image(
-            bitstream.ImageHeader(0, 101), bytes(783), b""
-        ),
+        "CorruptPayload-stored.aez": pack_image(ImageHeader(0, 101), bytes(783), b""),
     }
 
 
 def corrupt_payload(single: bytes) -> bytes:
     """A payload changed together with its Check: only the coder's final state can tell."""
-    header, offset = bitstream.unpack_image_header(single)
+    header, offset = unpack_image_header(single)
     model = registry.by_id(header.model_id)
-    return bitstream.pack_image(header, bytes(b ^ 0x55 for b in single[offset:]), model.sha256)
+    return pack_image(header, bytes(b ^ 0x55 for b in single[offset:]), model.sha256)
 
 
 def other_quality(single: bytes, quality: int) -> bytes:
     """The stream with another Quality and the Check that fits."""
-    header, offset = bitstream.unpack_image_header(single)
+    header, offset = unpack_image_header(single)
     model = registry.by_id(header.model_id)
-    return bitstream.pack_image(replace(header, quality=quality), single[offset:], model.sha256)
+    return pack_image(replace(header, quality=quality), single[offset:], model.sha256)
 
 
 def main() -> None:

@@ -27,7 +27,15 @@ from codec.errors import (
     UnsupportedVersion,
     UsageError,
 )
-from codec.format import bitstream
+from codec.format.footer import Footer
+from codec.format.headers import (
+    BLOCK,
+    COLLECTION,
+    ImageHeader,
+    pack_collection_header,
+    pack_image,
+    unpack_image_header,
+)
 from codec.model.ladder import Ladder
 from codec.model.ladder_parts import log2_lmbda
 from codec.model.pixels import Pixels
@@ -260,7 +268,7 @@ def test_auto_without_shipped_models_says_so() -> None:
 def test_a_foreign_model_is_named_by_its_hash(foreign: Ladder) -> None:
     image = helpers.drawn(1)[0]
     stream, stats = api.compress_image(image, model="tiny0")
-    header, offset = bitstream.unpack_image_header(stream)
+    header, offset = unpack_image_header(stream)
     assert (header.model_id, header.model_hash) == (0, foreign.hash)
     assert len(stream) == offset + stats.payload_bytes == 6 + 11 + stats.payload_bytes
     np.testing.assert_array_equal(api.decompress(stream), decoded(image, 75, foreign))
@@ -345,8 +353,8 @@ def test_a_single_image_that_no_model_makes_smaller_is_stored_in_at_most_790_byt
     for image, stream in zip(pixels, streams, strict=True):
         np.testing.assert_array_equal(api.decompress(stream), image)
         assert len(stream) <= 6 + len(stored_bytes(image)) <= 790
-        assert stream[4] == 100 or stream == bitstream.pack_image(
-            bitstream.ImageHeader(0, 101), stored_bytes(image), b""
+        assert stream[4] == 100 or stream == pack_image(
+            ImageHeader(0, 101), stored_bytes(image), b""
         )
     kinds = [stream[4] for stream in streams]
     assert stats.models == {"tiny0-lossless": kinds.count(100), "stored": kinds.count(101)}
@@ -383,7 +391,7 @@ def test_a_foreign_lossless_model_never_makes_an_image_longer_than_stored() -> N
 )
 def test_a_stored_payload_of_no_image_is_corrupt(payload: bytes) -> None:
     with pytest.raises(CorruptPayload) as caught:
-        api.decompress(bitstream.pack_image(bitstream.ImageHeader(0, 101), payload, b""))
+        api.decompress(pack_image(ImageHeader(0, 101), payload, b""))
     assert caught.value.offset == 6
 
 
@@ -399,7 +407,7 @@ def test_every_bit_flip_and_truncation_of_lossless_single_images_is_refused() ->
 
 def test_a_quality_that_the_model_cannot_have_is_corrupt(shipped_lossless: Pixels) -> None:
     for model, number, quality in ((helpers.tiny_model(), 1, 100), (shipped_lossless, 3, 99)):
-        stream = bitstream.pack_image(bitstream.ImageHeader(number, quality), b"", model.sha256)
+        stream = pack_image(ImageHeader(number, quality), b"", model.sha256)
         with pytest.raises(
             CorruptPayload,
             match=f"quality {quality} with model {model.name}, which is {model.kind}",
@@ -467,7 +475,7 @@ def test_decompress_takes_a_lossless_model_by_name_or_file(
 
 
 def test_info_of_a_single_image_reads_no_payload(shipped: Ladder) -> None:
-    header = bitstream.ImageHeader(1, 33).pack()
+    header = ImageHeader(1, 33).pack()
     info = api.info(header + b"garbage!")
     assert info == api.StreamInfo(
         1, 1, 28, 28, "tiny0", shipped.hash.hex(), 33, False, len(header) + 8, 8
@@ -480,7 +488,7 @@ def test_info_of_a_single_image_reads_no_payload(shipped: Ladder) -> None:
 def test_info_of_a_collection_reads_no_payload(shipped: Ladder) -> None:
     stream = api.compress(helpers.drawn(30), quality=20)
     header = api.open(stream).blocks[0].header
-    at = bitstream.COLLECTION.size + bitstream.BLOCK.size
+    at = COLLECTION.size + BLOCK.size
     garbage = stream[:at] + bytes(header.body_bytes) + stream[at + header.body_bytes :]
     info = api.info(garbage)
     assert info == api.info(stream)
@@ -490,7 +498,7 @@ def test_info_of_a_collection_reads_no_payload(shipped: Ladder) -> None:
 
 
 def test_info_of_an_empty_collection_has_no_model() -> None:
-    info = api.info(bitstream.pack_collection_header() + bitstream.Footer(()).pack())
+    info = api.info(pack_collection_header() + Footer(()).pack())
     assert (info.images, info.model, info.model_hash, info.quality, info.payload_bytes) == (
         0,
         None,
@@ -538,10 +546,10 @@ def test_what_is_no_stream_is_refused_by_all_readers(
 
 
 def test_a_payload_that_passes_the_check_but_not_the_coder_is_corrupt(shipped: Ladder) -> None:
-    header = bitstream.ImageHeader(1, 75)
+    header = ImageHeader(1, 75)
     for payload in (bytes(5), b"\xff" * 40):
         with pytest.raises(CorruptPayload):
-            api.decompress(bitstream.pack_image(header, payload, shipped.sha256))
+            api.decompress(pack_image(header, payload, shipped.sha256))
 
 
 def test_models_lists_what_is_installed(shipped: Ladder, tiny_weights: Path) -> None:

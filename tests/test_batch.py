@@ -9,6 +9,7 @@ import io
 import os
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from helpers import drained
 
 from codec import api
+from codec.collection.block import Decoded
 from codec.collection.writer import Writer
 from codec.commands import check, compress, decompress, jobs
 from codec.commands.events import (
@@ -31,11 +33,13 @@ from codec.commands.events import (
     guarded,
 )
 from codec.commands.stream import Stream
+from codec.encoder.encode import Encoder
+from codec.encoder.options import Options
 from codec.errors import ChecksumMismatch, UsageError
 from codec.files import images, names
 from codec.files.atomic import atomic
 from codec.files.place import Local
-from codec.format import bitstream
+from codec.format.headers import BLOCK, COLLECTION
 
 
 def make_pixels(n: int, seed: int = 0) -> np.ndarray:
@@ -357,7 +361,7 @@ def test_figures_count_what_was_written_alone(tree: Path, monkeypatch: pytest.Mo
 def test_removal_waits_for_an_output_that_decodes(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(*_: object, **__: object) -> Iterator[api.DecodedBlock]:
+    def damaged(*_: object, **__: object) -> Iterator[Decoded]:
         raise ChecksumMismatch("the check differs")
 
     monkeypatch.setattr(Stream, "decoded", damaged)
@@ -391,21 +395,20 @@ def test_removal_after_lossless_waits_for_the_very_pixels(
     """
     decoded = Stream.decoded
 
-    def one_pixel_off(*args: Any, **options: Any) -> Iterator[api.DecodedBlock]:
+    def one_pixel_off(*args: Any, **options: Any) -> Iterator[Decoded]:
         for block in decoded(*args, **options):
-            assert block.pixels is not None
-            block.pixels = block.pixels.copy()
-            block.pixels[-1, 27, 27] ^= 1
-            yield block
+            pixels = block.pixels.copy()
+            pixels[-1, 27, 27] ^= 1
+            yield replace(block, pixels=pixels)
 
-    asked = api.request(100)
+    encoding = Options(100)
     monkeypatch.setattr(Stream, "decoded", one_pixel_off)
-    report = remove(tree, separate, asked=asked)
+    report = remove(tree, separate, encoding=encoding)
     assert report.exit_code == 4
     assert "does not hold the pixels of its inputs" in report.failed[0][1]
     assert len(list(tree.rglob("*.png"))) == 4
     monkeypatch.setattr(Stream, "decoded", decoded)
-    report = remove(tree, separate, asked=asked, force=True)
+    report = remove(tree, separate, encoding=encoding, force=True)
     assert (report.exit_code, report.stats.lossless) == (0, True)
     assert not list(tree.rglob("*.png"))
 
@@ -481,22 +484,19 @@ def write_damaged(path: Path, names: list[str] | None = None) -> np.ndarray:
     """A collection of 3 blocks of 20 images, groups of 5: one whole, one whose last group is
     damaged, one whose index is.  Returns its pixels before the damage, (60, 28, 28).
     """
-    file, models = io.BytesIO(), api.candidates("mnist", 75)
+    file, encoder = io.BytesIO(), Encoder(Options(model="mnist", effort=1, guard=False))
     writer = Writer(file)
     for first in range(0, 60, 20):
         called = None if names is None else names[first : first + 20]
-        block, _ = api.encode_block(
-            models, make_pixels(20, first), api.request(effort=1, guard=False), called
-        )
-        writer.write(block, 20)
+        writer.write(encoder.block(make_pixels(20, first), called).data, 20)
     writer.finish()
     stream = bytearray(file.getvalue())
     with api.open(bytes(stream)) as collection:
         pixels = collection[:]
-        _, second, third = collection.places()
-        names_bytes = collection.header_at(third).names_bytes
+        _, second, third = collection.blocks
+        names_bytes = third.header.names_bytes
     stream[second.offset + second.size - 1] ^= 1
-    stream[third.offset + bitstream.BLOCK.size + names_bytes] ^= 255
+    stream[third.offset + BLOCK.size + names_bytes] ^= 255
     path.write_bytes(stream)
     return pixels
 
@@ -543,8 +543,8 @@ def test_index_reports_the_damage_it_meets_and_no_other(tmp_path: Path) -> None:
 
 def test_stream_of_which_nothing_is_intact_gives_no_array(tmp_path: Path) -> None:
     stream = bytearray(hostile(["a", "b"]))
-    stream[bitstream.COLLECTION.size + bitstream.BLOCK.size + 1] ^= 255
-    for at in range(bitstream.COLLECTION.size + bitstream.BLOCK.size, len(stream) - 40):
+    stream[COLLECTION.size + BLOCK.size + 1] ^= 255
+    for at in range(COLLECTION.size + BLOCK.size, len(stream) - 40):
         stream[at] ^= 255
     (tmp_path / "x.aez").write_bytes(stream)
     report = Result.of(decompress.decompress([str(tmp_path / "x.aez")], str(tmp_path / "x.npy")))
@@ -555,7 +555,7 @@ def test_stream_of_which_nothing_is_intact_gives_no_array(tmp_path: Path) -> Non
 def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path) -> None:
     stream = bytearray(hostile(["a", "b"]))
     # of the Checksum of the block
-    stream[bitstream.COLLECTION.size + bitstream.BLOCK.size - 1] ^= 1
+    stream[COLLECTION.size + BLOCK.size - 1] ^= 1
     stream[-1] ^= 1  # of End_Magic
     (tmp_path / "x.aez").write_bytes(stream)
     report = Result.of(decompress.decompress([str(tmp_path / "x.aez")]))

@@ -29,8 +29,10 @@ from codec.encoder.search import search
 from codec.encoder.stats import MAX_LISTED, CompressStats
 from codec.errors import ImageError
 from codec.files import images
-from codec.format import bitstream
 from codec.format.block import pack_block
+from codec.format.constants import STORED_QUALITY
+from codec.format.headers import unpack_block_header
+from codec.format.index import Part
 from codec.model import card, registry
 from codec.model.ladder import Ladder
 
@@ -132,7 +134,7 @@ def test_streams_do_not_depend_on_who_made_the_blocks_when_images_fall_back() ->
         [r.block for r in spread(work.encode_block, tasks, jobs, len(tasks))] for jobs in (1, 2)
     )
     assert alone == together
-    assert any(bitstream.unpack_block_header(block).has_parts for block in alone)
+    assert any(unpack_block_header(block).has_parts for block in alone)
 
 
 def test_a_higher_effort_keeps_the_promise_too() -> None:
@@ -216,7 +218,9 @@ def test_a_model_whose_card_says_nothing_has_no_guard(curve: object) -> None:
     assert floor_db([model], model, 50) is None
     pixels = helpers.drawn(24)
     block, stats = Encoder(Options(40, effort=2), [model]).block(pixels)
-    assert block == pack_block(model, pixels, 40, None, effort=2)[0]
+    encoded = model.encode(pixels, 40, effort=2)
+    part = Part(model.hash, 40, np.arange(24))
+    assert block == pack_block([(part, encoded.messages)], None)
     assert (stats.fallback, stats.fallback_images) == ({}, [])
 
 
@@ -281,7 +285,7 @@ def test_without_a_lossless_model_a_single_image_is_stored_and_a_block_is_an_err
     model = carded([{"quality": q, "psnr_db": 90.0} for q in (0, 99)], "orphan")
     encoder = Encoder(Options(50), [model])
     ((stream, stats),) = encoder.images(helpers.drawn(1))
-    assert stream[4] == bitstream.STORED_QUALITY
+    assert stream[4] == STORED_QUALITY
     assert stats.fallback == {"stored": 1}
     with pytest.raises(ImageError, match=r"^seven: .*no lossless model"):
         encoder.block(helpers.drawn(1), ["seven"])

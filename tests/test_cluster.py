@@ -20,6 +20,7 @@ import pytest
 from codec import parallel
 from codec.commands import cluster, compress
 from codec.commands.events import Progress, Result
+from codec.encoder.options import Options
 from codec.errors import AezError, UsageError
 from codec.files import images
 
@@ -90,14 +91,14 @@ def test_cluster_gives_the_bytes_of_the_local_run_though_a_worker_is_killed(
         (tmp_path / "d").mkdir(exist_ok=True)
         (tmp_path / "d" / f"{i}.png").write_bytes(images.pack_png(pixels))
     (tmp_path / "d" / "7.png").write_bytes(b"no image")
-    model = str(next(tiny_weights.glob("tiny0-????????.safetensors")))
+    encoding = Options(model=str(next(tiny_weights.glob("tiny0-????????.safetensors"))))
     for name in ("x.npy", "d"):
-        options = compress.CompressOptions(model=model, block_images=BLOCK_IMAGES)
+        options = compress.CompressOptions(encoding, block_images=BLOCK_IMAGES)
         out = str(tmp_path / f"local-{name}.aez")
         result = Result.of(compress.compress([str(tmp_path / name)], out, options=options))
         assert result.images == (9600 if name == "x.npy" else 29)
     scheduler, workers = dask
-    remote = compress.CompressOptions(model=model, scheduler=scheduler, block_images=BLOCK_IMAGES)
+    remote = compress.CompressOptions(encoding, scheduler=scheduler, block_images=BLOCK_IMAGES)
     killed, result = False, Result()
     num_images = 0
     out = str(tmp_path / "cluster-x.npy.aez")

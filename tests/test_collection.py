@@ -135,15 +135,12 @@ def test_an_empty_collection_is_44_bytes_worked_out_by_hand() -> None:
     assert len(expected) == 44
 
 
-def test_the_same_images_give_the_same_bytes_however_they_arrive(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_same_images_give_the_same_bytes_however_they_arrive() -> None:
     """In blocks of 20."""
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 20)  # border: block_images=20 of the writer
     names = [f"n{i}" for i in range(47)]
     for pieces in ([47], [1] * 47, [0, 19, 2, 0, 26]):
         file = io.BytesIO()
-        with api.CollectionWriter(file, quality=QUALITY, effort=1) as writer:
+        with api.CollectionWriter(file, quality=QUALITY, effort=1, block_images=20) as writer:
             at = 0
             for piece in pieces:
                 writer.write(helpers.drawn(47)[at : at + piece], names[at : at + piece])

@@ -16,7 +16,7 @@ from codec.encoder.goal import AtLeastPsnr, AtMostBytes, image_psnr_db
 from codec.encoder.options import Choices, Options
 from codec.encoder.search import better
 from codec.errors import CorruptPayload, ImageError, UsageError
-from codec.format import bitstream
+from codec.format.headers import unpack_image_header
 from codec.model.base import Coder
 from codec.model.ladder import Ladder
 from codec.model.pixels import Pixels
@@ -221,6 +221,6 @@ def test_every_choice_is_an_argument_of_options_and_of_compress(shipped: Ladder)
     assert {*choices, "lossless", "max_bytes", "min_psnr"} == set(Choices.__annotations__)
     one = codec.compress(helpers.drawn(1)[0], **choices)
     assert one[4] == 30
-    assert bitstream.unpack_image_header(one)[0].model_id == 1
+    assert unpack_image_header(one)[0].model_id == 1
     with pytest.raises(TypeError, match="qualitty"):
         codec.compress(helpers.drawn(1), qualitty=30)  # type: ignore[call-arg]

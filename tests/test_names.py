@@ -20,11 +20,18 @@ pytestmark = pytest.mark.usefixtures("shipped")
 
 
 def extract(
-    tmp_path: Path, called: list[str], *, out: str = "out", force: bool = False, jobs: int = 1
+    tmp_path: Path,
+    called: list[str],
+    *,
+    out: str = "out",
+    force: bool = False,
+    jobs: int = 1,
+    block_images: int = 4096,
 ) -> Result:
     """Restore a collection with these names, all of one image, into tmp_path/`out`."""
     stream = tmp_path / "x.aez"
-    stream.write_bytes(api.compress(helpers.drawn(len(called)), names=called))
+    with stream.open("wb") as file, api.CollectionWriter(file, block_images=block_images) as writer:
+        writer.write(helpers.drawn(len(called)), called)
     return Result.of(
         decompress.decompress([str(stream)], str(tmp_path / out), force=force, jobs=jobs)
     )
@@ -72,12 +79,10 @@ def test_hostile_name_is_refused_by_name_and_costs_no_other(
     assert "unsafe name" in report.failed[0][1]
 
 
-def test_processes_refuse_the_same_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path
-) -> None:
+def test_processes_refuse_the_same_names(tmp_path: Path, tiny_weights: Path) -> None:
     """Blocks enough for two processes: the names are judged before the work is given away."""
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 1)
-    report = extract(tmp_path, ["a.png", "../b.png", "c.png", "d/e.png", "a.png", "f.png"], jobs=2)
+    called = ["a.png", "../b.png", "c.png", "d/e.png", "a.png", "f.png"]
+    report = extract(tmp_path, called, jobs=2, block_images=1)
     assert written(tmp_path) == {"out/a.png", "out/c.png", "out/d/e.png", "out/f.png"}
     assert [reason.split(":")[0] for _, reason in report.failed] == [
         "unsafe name",

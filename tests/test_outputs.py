@@ -36,6 +36,7 @@ from codec.commands import tree as tree_of_files
 from codec.commands.events import Done, Event, Note, Result
 from codec.commands.jobs import plan
 from codec.commands.resume import Journal, Partial
+from codec.encoder.options import Options
 from codec.errors import AezError, ImageError, ModelNotFound, UsageError
 from codec.files import atomic, images, place
 from codec.files.place import Local
@@ -60,7 +61,8 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(tiny_weights: Path) -> batch.CompressOptions:
-    return batch.CompressOptions(model=model_file(tiny_weights, 0), block_images=BLOCK_IMAGES)
+    encoding = Options(model=model_file(tiny_weights, 0))
+    return batch.CompressOptions(encoding, block_images=BLOCK_IMAGES)
 
 
 def model_file(weights: Path, seed: int) -> str:
@@ -253,7 +255,8 @@ def test_stopped_command_takes_its_workers_along_and_the_next_one_resumes(
     assert done.returncode == 0, done.stderr
     assert "resuming after block" in done.stderr
     whole = tmp_path / "whole.aez"
-    at_once = batch.CompressOptions(model=model_file(tiny_weights, 0), block_images=100)
+    encoding = Options(model=model_file(tiny_weights, 0))
+    at_once = batch.CompressOptions(encoding, block_images=100)
     Result.of(batch.compress([str(tmp_path / "x.npy")], str(whole), options=at_once))
     assert output.read_bytes() == whole.read_bytes()
     assert left(tmp_path) == set()
@@ -403,7 +406,8 @@ def test_another_command_or_changed_inputs_never_go_on(
     change: str,
 ) -> None:
     own = helpers.install(tree.parent / "own")
-    options = replace(options, model=str(own))
+    encoding = Options(model=str(own))
+    options = replace(options, encoding=encoding)
     with monkeypatch.context() as patch:
         cut_short(patch, 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -414,8 +418,8 @@ def test_another_command_or_changed_inputs_never_go_on(
         other = helpers.pack_encoder(tensors, helpers.tiny_bundle())
         registry.encoder_path(own).write_bytes(other)
     changes: dict[str, dict[str, Any]] = {
-        "quality": {"asked": api.request(10)},
-        "model": {"model": model_file(tiny_weights, 1)},
+        "quality": {"encoding": replace(encoding, quality=10)},
+        "model": {"encoding": Options(model=model_file(tiny_weights, 1))},
         "embed": {"embed_model": True},
         "block": {"block_images": 16},
     }

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 import codec
-from codec import api, pillow_plugin
+from codec import pillow_plugin
 from codec.errors import (
     BadModel,
     ChecksumMismatch,
@@ -42,8 +42,13 @@ def single(**options: Any) -> bytes:
     return codec.compress(ONE, **({"quality": QUALITY} if not options else options))
 
 
-def collection(count: int = 40, names: list[str] | None = None) -> bytes:
-    return codec.compress(helpers.drawn(count), quality=QUALITY, effort=1, names=names)
+def collection(count: int = 40, names: list[str] | None = None, block_images: int = 4096) -> bytes:
+    file = io.BytesIO()
+    with codec.CollectionWriter(
+        file, quality=QUALITY, effort=1, block_images=block_images
+    ) as writer:
+        writer.write(helpers.drawn(count), names)
+    return file.getvalue()
 
 
 def saved(image: Image.Image, **options: Any) -> bytes:
@@ -212,8 +217,9 @@ def test_frames_without_names_have_none_in_their_info() -> None:
 
 
 def test_neighbours_are_decoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "BLOCK_IMAGES", 20)  # groups of 16, 4, 16 and 4
-    image, counts, decode = Image.open(io.BytesIO(collection())), [], Ladder.decode
+    # groups of 16, 4, 16 and 4
+    stream, counts, decode = collection(block_images=20), [], Ladder.decode
+    image = Image.open(io.BytesIO(stream))
 
     def counted(
         self: Ladder, messages: list[bytes], count: int, quality: int, **options: Any

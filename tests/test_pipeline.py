@@ -16,10 +16,12 @@ import helpers
 import numpy as np
 import pytest
 
-from codec import api, parallel
+from codec import parallel
 from codec.commands import work
 from codec.commands.processes import spread
 from codec.commands.work import BlockTask
+from codec.encoder.encode import Encoder
+from codec.encoder.options import Options
 from codec.errors import AezError, BadModel, EncoderNotFound, ImageError
 from codec.files import images
 from codec.model import registry
@@ -130,12 +132,12 @@ def test_bytes_do_not_depend_on_jobs(tmp_path: Path, tiny_weights: Path, jobs: i
     # no release has it: it travels as files
     assert model == (helpers.tiny_bundle(), helpers.tiny_encoder())
     tasks = [
-        BlockTask(helpers.drawn(50)[i : i + 10], (), None, api.request(75), (model,))
+        BlockTask(helpers.drawn(50)[i : i + 10], (), None, Options(), (model,))
         for i in range(0, 50, 10)
     ]
     blocks = [result.block for result in spread(work.encode_block, tasks, jobs, len(tasks))]
     assert blocks == [
-        api.encode_block([helpers.tiny_model()], task.pixels, task.asked, None)[0] for task in tasks
+        Encoder(Options(), [helpers.tiny_model()]).block(task.pixels).data for task in tasks
     ]
 
 
@@ -212,14 +214,13 @@ def test_block_of_files_leaves_out_what_cannot_be_read_and_says_what(tmp_path: P
     Path(paths[2]).unlink()
     names = [f"{i}" for i in range(4)]
     refs = (work.model_ref(helpers.tiny_model()),)
-    result = work.encode_block(BlockTask(None, paths, names, api.request(60), refs))
-    block, stats = api.encode_block(
-        [helpers.tiny_model()], helpers.drawn(4)[[0, 3]], api.request(60), ["0", "3"]
-    )
+    result = work.encode_block(BlockTask(None, paths, names, Options(60), refs))
+    encoder = Encoder(Options(60), [helpers.tiny_model()])
+    block, stats = encoder.block(helpers.drawn(4)[[0, 3]], ["0", "3"])
     assert (result.block, result.stats) == (block, stats)
     assert [at for at, _ in result.failed] == [1, 2]
     assert result.bytes_in == sum(Path(paths[i]).stat().st_size for i in (0, 3))
-    nothing = work.encode_block(BlockTask(None, paths[1:3], names[1:3], api.request(60), refs))
+    nothing = work.encode_block(BlockTask(None, paths[1:3], names[1:3], Options(60), refs))
     assert (nothing.block, nothing.stats.images, len(nothing.failed)) == (b"", 0, 2)
 
 

@@ -21,7 +21,8 @@ from codec.encoder.options import DEFAULT_EFFORT
 from codec.encoder.search import refine, search
 from codec.errors import ImageError, UsageError
 from codec.files import images
-from codec.format import bitstream
+from codec.format.constants import STORED_QUALITY
+from codec.format.headers import unpack_image_header
 from codec.model import registry
 from codec.model.bundle import unpack_bundle
 from codec.model.ladder import Ladder
@@ -41,7 +42,7 @@ def psnr_of(pixels: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def payload_bytes(stream: bytes) -> int:
-    _, offset = bitstream.unpack_image_header(stream)
+    _, offset = unpack_image_header(stream)
     return len(stream) - offset
 
 
@@ -148,7 +149,7 @@ def test_min_psnr_holds_for_every_image(shipped: Ladder, effort: int) -> None:
     for image, stream in zip(pixels, streams, strict=True):
         decoded = codec.decompress(stream)
         assert psnr_of(image, decoded) >= wanted
-        if stream[4] == bitstream.STORED_QUALITY:
+        if stream[4] == STORED_QUALITY:
             np.testing.assert_array_equal(decoded, image)
     assert len(stats.models) > 1
     assert stats.models["tiny0"] > 5  # both happen: the tiny model knows these images badly

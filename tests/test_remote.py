@@ -17,6 +17,7 @@ from codec.commands import compress as batch
 from codec.commands import decompress as restore
 from codec.commands.check import check
 from codec.commands.events import Checked, Progress, Result
+from codec.encoder.options import Options
 from codec.errors import UsageError
 from codec.files import images, urls
 
@@ -39,6 +40,8 @@ def tree(store: fsspec.AbstractFileSystem) -> str:
 
 
 def compress(*inputs: str, out: str | None = None, **options: Any) -> Result:
+    if "model" in options:
+        options["encoding"] = Options(model=options.pop("model"))
     made = batch.CompressOptions(**options)
     return Result.of(batch.compress(list(inputs), out, options=made))
 

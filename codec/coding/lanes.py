@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec.arrays import I32, I64, Bools, Integers
+from codec.arrays import I32, I64, U8, Bools, Integers
 from codec.coding import rans
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 
@@ -15,8 +14,8 @@ from codec.errors import ChecksumMismatch, CorruptPayload
 from codec.format.constants import STORED_QUALITY
 from codec.format.headers import IMAGE, image_check, unpack_image_header
 from codec.model import registry
-from codec.model.bundle import Model
-from codec.model.stored import Stored
+from codec.model.base import Coder
+from codec.model.stored import STORED
 
 QUALITY_AT = 4  # of Quality in the header
 
@@ -71,11 +70,11 @@ class SingleImage:
         return [(self.header.model_hash or known, self.header.quality)]
 
     @cached_property
-    def model(self) -> Model:
-        """What decodes it: its model, or `Stored`.  The Check of the stream has been verified."""
+    def model(self) -> Coder:
+        """What decodes it: its model, or `STORED`.  The Check of the stream has been verified."""
         header = self.header
         if header.quality == STORED_QUALITY:
-            model = cast(Model, Stored())  # border: a Coder
+            model: Coder = STORED
         elif header.model_hash:
             model = self._find_model(header.model_hash)
         else:

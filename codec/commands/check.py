@@ -21,7 +21,7 @@ def check(inputs: Sequence[str], model: str | None = None, *, jobs: int = 1) -> 
 def _check_one(source: Input, model: str | None, jobs: int) -> Events:
     num_images, whole = 0, True
     with open_stream(source, model) as stream:
-        for item in stream.intact(stream.checked(jobs)):
+        for item in stream.intact(stream.verdicts(jobs)):
             if isinstance(item, Verdict):
                 num_images += len(item.images)
                 continue

@@ -17,7 +17,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,9 +38,13 @@ from codec.commands.jobs import Array, Collecting, Images, Job, Singles, Stdin, 
 from codec.commands.resume import Entry, Partial, noting
 from codec.commands.stream import open_stream
 from codec.commands.work import BlockResult, BlockTask, EachResult, EachTask
+from codec.encoder.encode import Encoder
+from codec.encoder.options import Options
+from codec.encoder.stats import CompressStats
 from codec.errors import BitstreamError, ModelError, UsageError
 from codec.files import images
 from codec.files.place import STANDARD, Place, place
+from codec.format.constants import MAX_BLOCK_IMAGES
 from codec.model.bundle import Model
 
 S = TypeVar("S")
@@ -53,12 +57,12 @@ _NO_SINGLES = "--embed-model is for collections: a single image would grow a tho
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """encoding: options of the encoder; jobs: cores to use; scheduler: address of a Dask scheduler whose
-    workers do the work instead; block_images: of a collection, shard_images: of a task of single
-    files.
+    """encoding: options of the encoder; jobs: cores to use; scheduler: address of a Dask scheduler
+    whose workers do the work instead; block_images: of a collection, shard_images: of a task of
+    single files.
     """
 
-    encoding: Options = Options()
+    encoding: Options = field(default_factory=Options)
     jobs: int = 1
     force: bool = False
     remove: bool = False
@@ -270,9 +274,9 @@ def _compress_stdin(job: Stdin, options: CompressOptions) -> Events:
         return
     if options.embed_model:
         raise UsageError(_NO_SINGLES)
-    stream, stats = work.encode_one(content, options.encoding, job.label)
-    job.output.write(stream, force=options.force)
-    yield Done(job.label, str(job.output), 1, len(content), len(stream), stats)
+    packed = work.encode_one(content, options.encoding, job.label)
+    job.output.write(packed.data, force=options.force)
+    yield Done(job.label, str(job.output), 1, len(content), len(packed.data), packed.stats)
 
 
 class _Account:

@@ -144,9 +144,8 @@ def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> E
         format, to_file = asked.format, destination.stem.is_standard or destination.exact
         if stream.collection is None:
             output = destination.file(format or "png")
-            yield from _write_single(
-                stream.intact(stream.decoded()), stream, output, format or "png", asked.force
-            )
+            found = stream.intact(stream.decoded())
+            yield from _write_single(found, stream, output, format or "png", asked.force)
             return
         if format is None:
             format = "png" if not destination.stem.is_standard and stream.has_names else "npy"
@@ -188,13 +187,13 @@ def _write_tree(
     if numbers is None:
         yield from tree.write(stream.restorations(), asked.jobs, stream.num_tasks(asked.jobs))
         return
-    found: list[Restoration] = []
+    picked: list[Restoration] = []
     for item in stream.pick(numbers, named=True):
         if isinstance(item, Decoded):
-            found.append(Restoration(item, item.names))
+            picked.append(Restoration(item, item.names))
         else:
             yield item
-    yield from tree.write_picked(found, asked.jobs)
+    yield from tree.write_picked(picked, asked.jobs)
 
 
 def _pins(source: Input, force: bool) -> dict[str, object] | None:
@@ -211,7 +210,11 @@ def _pins(source: Input, force: bool) -> dict[str, object] | None:
 
 
 def _write_single(
-    found: Iterator[Found], stream: Stream, output: Place, format: Format, force: bool
+    found: Iterator[Found],
+    stream: Stream,
+    output: Place,
+    format: Format,
+    force: bool,
 ) -> Events:
     for item in found:
         if not isinstance(item, Decoded):
@@ -229,7 +232,11 @@ def _write_single(
 
 
 def _write_array(
-    found: Iterator[Found], stream: Stream, output: Place, format: Format, force: bool
+    found: Iterator[Found],
+    stream: Stream,
+    output: Place,
+    format: Format,
+    force: bool,
 ) -> Events:
     """Write .npy or IDX block by block; the header is put right at the end, when the number of
     images is known. Of a stream of which nothing is intact there is no array.

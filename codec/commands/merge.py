@@ -51,10 +51,9 @@ def _write(joined: list[tuple[str, Collection]], output: Place, force: bool) -> 
             for label, collection in joined:  # noqa: B007 (it names what fails)
                 for number, block in enumerate(collection.blocks):
                     try:
-                        content = block.read()
+                        writer.write(block.read(), block.count)
                     except BitstreamError as error:
                         raise BitstreamError(f"block {number}: {error}") from None
-                    writer.write(content, block.count)
                     yield Progress(block.count)
             label = str(output)
             writer.finish()

@@ -29,8 +29,8 @@ from codec.collection.writer import Writer
 from codec.commands.events import Events, Note
 from codec.errors import BitstreamError, ImageError, ModelError, UsageError
 from codec.files.place import Place
-from codec.format import bitstream
 from codec.format.block import unpack_block
+from codec.format.headers import pack_collection_header
 
 _FOR_GOOD = (ImageError, ModelError, UsageError)  # what the same command would meet again
 Entry = dict[str, Any]  # of JSON values
@@ -192,7 +192,7 @@ class Partial:
         lasting: bool = True,
     ) -> None:
         self._output, self._force, self._models, self._lasting = output, force, models, lasting
-        self._header = bitstream.pack_collection_header(models or ())
+        self._header = pack_collection_header(models or ())
         self._writer: Writer | None = None
         self._journal: Journal | None = None
         self._path: Path | None = None

@@ -1,8 +1,8 @@
-"""A stream to be decoded: a single image or a collection, from a file, a URL or stdin.
+"""A stream whose images are restored: a single image or a collection, from a file, URL or stdin.
 
 READ ME FIRST
-- What is intact is decoded, what is damaged is reported: by number, by name if it is known, and
-  with the fault.
+- What is intact is decoded; what is not is reported: by number, by name where that is known, and as
+  an error.
 - Blocks are decoded by worker processes, which open the file for themselves, if there are blocks
   enough; from stdin and URLs by this process.
 """
@@ -10,29 +10,29 @@ READ ME FIRST
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from codec.arrays import U8, Bools
+from codec.arrays import I64, U8
+from codec.collection import open as opening
 from codec.collection.block import Block, Decoded, Verdict, all_lost
-from codec.collection.open import open_stream as open_source
 from codec.collection.reader import Collection
+from codec.collection.single import SingleImage
 from codec.commands.events import Failed, Progress
 from codec.commands.inputs import Input
 from codec.commands.processes import spread
 from codec.errors import AezError, BitstreamError
 from codec.files import images, names
-from codec.files.atomic import size_of
 from codec.files.place import place
 
-MAX_NAMED = 3  # lost images of a block that are named; the numbers of all are given
+V = TypeVar("V", bound=Verdict)
 
-# What reading a stream yields: images that are intact, without their pixels if those are not
-# wanted; what is damaged; and how far it is.
-Found = Verdict | Failed | Progress
+Found = Decoded | Failed | Progress  # what decoding yields
+MAX_NAMED = 3  # lost images of a block that are called by name; their numbers are all reported
 
 
 def decode_block(block: Block) -> Decoded:
@@ -41,16 +41,15 @@ def decode_block(block: Block) -> Decoded:
 
 
 def check_block(block: Block) -> Verdict:
-    """As `decode_block`, without the pixels.  Raises ModelNotFound, BadModel."""
+    """As `decode_block`, but the pixels stay where they are."""
     return block.salvage().verdict
 
 
 class WriteTask(NamedTuple):
     """Images to be written as PNG files, of a block that is decoded, or is to be.
 
-    paths: of each image of the block, None for one that is not to be written. again: an earlier run
-    of the same command was cut short, so a file that exists with the same bytes counts as
-    written.
+    paths: of each image, None for one that is not to be written. again: an earlier run of the same
+    command was cut short, so a file that is there with the very bytes counts as written.
     """
 
     block: Block | Decoded
@@ -60,8 +59,8 @@ class WriteTask(NamedTuple):
 
 
 class Written(NamedTuple):
-    """verdict: on the block, without names; written: size in bytes of each image's file, why it was
-    not written, or None.
+    """verdict: without names; written: size in bytes of each image's file, why it was not written,
+    or None.
     """
 
     verdict: Verdict
@@ -70,12 +69,12 @@ class Written(NamedTuple):
 
 def write_block(task: WriteTask) -> Written:
     """Decode what is not yet decoded, and write.  Raises ModelNotFound, BadModel."""
-    block = task.block.salvage() if isinstance(task.block, Block) else task.block
-    written: list[int | Exception | None] = [None] * len(block.images)
-    for i in np.flatnonzero(~block.lost).tolist():
-        if (path := task.paths[i]) is not None:
-            written[i] = _write_png(path, block.pixels[i], task.force, task.again)
-    return Written(Verdict(images=block.images, lost=block.lost, fault=block.fault), written)
+    decoded = decode_block(task.block) if isinstance(task.block, Block) else task.block
+    written: list[int | Exception | None] = [None] * len(decoded.images)
+    for i, path in enumerate(task.paths):
+        if path is not None and not decoded.lost[i]:
+            written[i] = _write_png(path, decoded.pixels[i], task.force, task.again)
+    return Written(replace(decoded.verdict, names=[]), written)
 
 
 def _write_png(path: str, pixels: U8, force: bool, again: bool) -> int | Exception:
@@ -98,92 +97,82 @@ class Restoration(NamedTuple):
 
 
 class Stream:
-    """An open stream.  collection: None if it is a single image; path: of a file that processes can
-    open for themselves.
-    """
+    """An open stream, as messages call it.  collection: None if it is a single image."""
 
-    def __init__(self, source: Input, file: BinaryIO, model: str | None) -> None:
-        self.label, self.path, self.num_bytes = source.label, source.place.path, size_of(file)
-        self._opened = open_source(self.path or file, model=model, recover=True)
-        self.collection = self._opened if isinstance(self._opened, Collection) else None
-
-    def close(self) -> None:
-        self._opened.close()
+    def __init__(self, source: Input, opened: Collection | SingleImage) -> None:
+        self.label, self.num_bytes, self._opened = source.label, opened.num_bytes, opened
+        self._is_shared = source.place.path is not None  # workers can open it for themselves
+        self.collection = opened if isinstance(opened, Collection) else None
 
     @property
     def num_images(self) -> int:
-        if self.collection is None:
-            return 1
-        return sum(block.count for block in self.collection.intact_blocks())
+        """Images in it, those of damaged blocks included."""
+        return 1 if self.collection is None else sum(block.count for block in self._blocks())
 
     @property
     def has_names(self) -> bool:
         """By the first block whose header is intact: one block is as the others."""
-        if self.collection is not None:
-            for block in self.collection.intact_blocks():
-                with contextlib.suppress(BitstreamError):
-                    return block.header.has_names
+        for block in self._blocks():
+            with contextlib.suppress(BitstreamError):
+                return block.header.has_names
         return False
 
     def num_tasks(self, jobs: int) -> int:
         """Blocks that can be decoded elsewhere than in this process: all, or as good as none."""
-        if jobs < 2 or self.path is None or self.collection is None:
-            return 1
-        return sum(1 for _ in self.collection.intact_blocks())
+        return sum(1 for _ in self._blocks()) if self._is_shared and jobs > 1 else 1
+
+    def _blocks(self) -> Iterator[Block]:
+        return iter(()) if self.collection is None else self.collection.intact_blocks()
+
+    def _fault(self) -> Iterator[Decoded]:
+        """What is wrong with header or footer, as a block of no images."""
+        if self.collection is not None and self.collection.fault is not None:
+            yield all_lost(np.empty(0, np.int64), self.collection.fault)
+
+    def _by(self, work: Callable[[Block], V], jobs: int) -> Iterator[V]:
+        with closing(spread(work, self._blocks(), jobs, self.num_tasks(jobs))) as results:
+            yield from results
 
     def decoded(self, jobs: int = 1) -> Iterator[Decoded]:
-        """All blocks, as far as they are intact; a last one of no images has the fault of the
-        frame.
-
-        Raises ModelNotFound, BadModel.
+        """All blocks, as far as they are intact; a last one of no images has the fault of header or
+        footer.  Raises ModelNotFound, BadModel.
         """
         if self.collection is None:
             yield from self._opened.salvage()
             return
-        blocks = self.collection.intact_blocks()
-        with closing(spread(decode_block, blocks, jobs, self.num_tasks(jobs))) as results:
-            yield from results
+        yield from self._by(decode_block, jobs)
         yield from self._fault()
 
-    def checked(self, jobs: int = 1) -> Iterator[Verdict]:
-        """As `decoded`, without the pixels."""
+    def verdicts(self, jobs: int = 1) -> Iterator[Verdict]:
+        """As `decoded`, without pixels."""
         if self.collection is None:
-            yield from (decoded.verdict for decoded in self._opened.salvage())
+            yield from self._opened.salvage()
             return
-        blocks = self.collection.intact_blocks()
-        with closing(spread(check_block, blocks, jobs, self.num_tasks(jobs))) as results:
-            yield from results
+        yield from self._by(check_block, jobs)
         yield from self._fault()
-
-    def _fault(self) -> Iterator[Decoded]:
-        if self.collection is not None and self.collection.fault is not None:
-            yield all_lost(np.empty(0, np.int64), self.collection.fault)
 
     def restorations(self) -> Iterator[Restoration]:
         """The blocks of a collection, to be decoded and written in one go."""
-        assert self.collection is not None
-        for block in self.collection.intact_blocks():
+        for block in self._blocks():
             yield Restoration(block, block.names_or_numbers())
         yield from (Restoration(fault, ()) for fault in self._fault())
 
     def intact(
-        self, blocks: Iterator[Verdict], wanted: Sequence[int] | None = None
-    ) -> Iterator[Found]:
-        """Of the blocks that `decoded` or `checked` gives, what is intact (and wanted); the rest is
-        reported as damaged.
-        """
+        self, blocks: Iterable[V], wanted: I64 | None = None
+    ) -> Iterator[V | Failed | Progress]:
+        """What is intact (and wanted) of decoded blocks or verdicts; the rest is reported."""
+        if wanted is not None and not wanted.size:
+            return
         try:
             for number, block in enumerate(blocks):
-                picked = (
-                    np.ones(len(block.images), np.bool_)
-                    if wanted is None
-                    else np.isin(block.images, wanted)
-                )
-                yield from self.failures(block, number, block.names, picked)
-                if (keep := picked & ~block.lost).any():
-                    yield block.pick(keep)
+                picked = block if wanted is None else block.pick(np.isin(block.images, wanted))
+                if not block.lost.any() or picked.lost.any():  # it does not lie in other images
+                    yield from self.failures(picked, number)
+                found = picked.pick(~picked.lost)
+                if found.images.size:
+                    yield found
                 yield Progress(len(block.images))
-                if wanted is not None and (block.images >= max(wanted)).any():
+                if wanted is not None and block.images.size and block.images[-1] >= wanted.max():
                     return
         except BrokenPipeError:
             raise
@@ -193,46 +182,47 @@ class Stream:
     def pick(self, numbers: list[int], *, named: bool) -> Iterator[Found]:
         """Images of a collection in the order asked for, repeats included."""
         assert self.collection is not None
+        wanted = np.array(numbers, np.int64)
         try:
             pixels = self.collection[numbers]  # touches the groups wanted, no others
-            found_names = self.collection.names_at(numbers) if named else []
-            yield _picked(numbers, found_names if any(found_names) else [], pixels)
-            return
-        except BitstreamError:  # go block by block, which finds what is lost
-            pass
-        found: dict[int, tuple[str | None, U8]] = {}
-        for item in self.intact(self.decoded(), numbers) if numbers else ():
-            if not isinstance(item, Decoded):
-                yield item
-                continue
-            for i, number in enumerate(item.images.tolist()):
-                found[number] = item.names[i] if item.names else None, item.pixels[i]
-        there = [number for number in numbers if number in found]
-        if there:
-            kept_names = [name for number in there if (name := found[number][0]) is not None]
-            yield _picked(there, kept_names, np.stack([found[number][1] for number in there]))
+            called = self.collection.names_at(numbers) if named else []
+        except BitstreamError:  # go block by block, which tells what is lost
+            found: dict[int, Decoded] = {}
+            for item in self.intact(self.decoded(), wanted):
+                if not isinstance(item, Decoded):
+                    yield item
+                    continue
+                found |= {number: item for number in item.images.tolist()}
+            there = [(number, found[number]) for number in numbers if number in found]
+            if not there:
+                return
+            at = [int(block.images.searchsorted(number)) for number, block in there]
+            wanted = np.array([number for number, _ in there], np.int64)
+            pixels = np.stack([block.pixels[i] for i, (_, block) in zip(at, there, strict=True)])
+            called = [
+                block.names[i] for i, (_, block) in zip(at, there, strict=True) if block.names
+            ]
+        lost = np.zeros(len(wanted), np.bool_)
+        yield Decoded(images=wanted, lost=lost, names=called if any(called) else [], pixels=pixels)
 
     def failures(
-        self, block: Verdict, number: int, names_: Sequence[str], picked: Bools | None = None
+        self, verdict: Verdict, number: int, called: Sequence[str] = ()
     ) -> Iterator[Failed]:
-        """What is wrong with a block, among the images picked, bool (N,): one failure, or none."""
-        lost = np.flatnonzero(block.lost if picked is None else block.lost & picked).tolist()
-        # A fault may lie elsewhere than in the images: in names, index, footer. It counts unless
-        # images not picked explain it.
-        if not lost and (block.fault is None or block.lost.any()):
+        """What is wrong with a block: one failure, or none.  called: the names of its images, if
+        the verdict has none.
+        """
+        if verdict.fault is None:
             return
-        where = "" if self.collection is None or not len(block.images) else f"block {number}: "
-        if where and lost:
-            known = [names_[i] for i in lost[:MAX_NAMED]] if names_ else []
-            called = f" ({', '.join(known)}{', ...' * (len(lost) > MAX_NAMED)})" if known else ""
-            where = f"block {number}, images {names.ranges(block.images[lost].tolist())}{called}: "
-        yield Failed.by(self.label, BitstreamError(f"{where}{block.fault or 'damaged'}"))
-
-
-def _picked(numbers: list[int], names_: list[str], pixels: U8) -> Decoded:
-    """Images that are intact, in any order."""
-    lost = np.zeros(len(numbers), np.bool_)
-    return Decoded(images=np.array(numbers, np.int64), lost=lost, names=names_, pixels=pixels)
+        lost, known, where = np.flatnonzero(verdict.lost).tolist(), verdict.names or called, ""
+        if self.collection is not None and verdict.images.size:
+            where = f"block {number}"
+            if lost:
+                where += f", images {names.ranges(verdict.images[lost].tolist())}"
+            if lost and known:
+                some = ", ".join(known[i] for i in lost[:MAX_NAMED])
+                where += f" ({some}{', ...' * (len(lost) > MAX_NAMED)})"
+            where += ": "
+        yield Failed.by(self.label, BitstreamError(f"{where}{verdict.fault}"))
 
 
 @contextlib.contextmanager
@@ -241,5 +231,8 @@ def open_stream(source: Input, model: str | None = None) -> Iterator[Stream]:
 
     Raises BitstreamError where the start is unusable, ModelNotFound, BadModel, OSError.
     """
-    with source.place.open() as file, closing(Stream(source, file, model)) as stream:
-        yield stream
+    with ExitStack() as stack:
+        file = source.place.path or stack.enter_context(source.place.open())
+        opened = opening.open_stream(file, model=model, recover=True)
+        stack.callback(opened.close)
+        yield Stream(source, opened)

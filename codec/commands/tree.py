@@ -186,9 +186,9 @@ class Tree:
         under_way: deque[_UnderWay],
         again: bool,
     ) -> Iterator[WriteTask]:
-        for number, (block, names_) in enumerate(blocks):
-            numbers = block.images.tolist()
-            called = names_ or [f"{image:0{self._digits}}" for image in numbers]
+        for number, block in enumerate(blocks):
+            numbers = block.block.images.tolist()
+            called = block.names or [f"{image:0{self._digits}}" for image in numbers]
             labels = [f"{self._stream.label}: {name}" for name in called]
             paths = [self._path_of(*image) for image in zip(called, numbers, labels, strict=True)]
             if number in finished and finished[number] == _bytes_of(paths):
@@ -196,8 +196,8 @@ class Tree:
                 self._num_bytes += finished[number]
                 self._waiting.append(Progress(len(paths)))
                 continue
-            under_way.append(_UnderWay(number, names_, labels))
-            yield WriteTask(block, paths, self._force, again)
+            under_way.append(_UnderWay(number, block.names, labels))
+            yield WriteTask(block.block, paths, self._force, again)
 
     def _path_of(self, name: str, number: int, label: str) -> str | None:
         """Where an image goes; None: nowhere, as is reported, or it was put there already."""

@@ -20,9 +20,9 @@ from codec.encoder.draft import Draft, pack
 from codec.encoder.options import AUTO, Options
 from codec.encoder.stats import MAX_LISTED, CompressStats
 from codec.errors import ImageError, ModelNotFound, UsageError
-from codec.format import bitstream, index
+from codec.format import headers, index
 from codec.format.block import pack_block
-from codec.format.constants import LOSSLESS_QUALITY, STORED_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY, MAX_EXTENSION_BYTES, STORED_QUALITY
 from codec.format.headers import ImageHeader
 from codec.model import registry
 from codec.model.base import Coder
@@ -113,7 +113,7 @@ class Encoder:
         """
         self.options.check_embedding()
         files = [model.stream for model in self.models]
-        if sum(map(len, files)) + 8 * len(files) + 8 > bitstream.MAX_EXTENSION_BYTES:
+        if sum(map(len, files)) + 8 * len(files) + 8 > MAX_EXTENSION_BYTES:
             raise UsageError(
                 f"models of {sum(map(len, files))} bytes are too large to be embedded: name one of "
                 "them"
@@ -167,7 +167,7 @@ def candidates(options: Options) -> list[Model]:
 
 
 # A stream with fewer bytes no stored image can beat.
-_LEAST_STORED = bitstream.IMAGE.size + MIN_STORED_BYTES
+_LEAST_STORED = headers.IMAGE.size + MIN_STORED_BYTES
 
 
 def _single(
@@ -176,7 +176,7 @@ def _single(
     """One image (28, 28) as a stream of its own."""
     model_id = registry.id_of(coder)
     header = ImageHeader(model_id, quality, model_hash=b"" if model_id else coder.hash)
-    stream = bitstream.pack_image(header, message, coder.sha256)
+    stream = headers.pack_image(header, message, coder.sha256)
     stats = CompressStats.of(
         coder.name, quality, pixels[None], decoded[None], len(message), int(fell_back)
     )

@@ -14,15 +14,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from codec import metrics
 from codec.arrays import U8
+from codec.encoder.encode import Encoder, Packed
+from codec.encoder.options import Options
 from codec.files.images import read_array
 from codec.format.block import pack_block
 from codec.format.constants import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES
 from codec.format.footer import Footer
 from codec.format.headers import pack_collection_header
+from codec.format.index import Part
 from codec.measure import tool
 from codec.measure.points import psnr_at
 from codec.measure.timing import machine

@@ -20,6 +20,7 @@ from codec import api, parallel
 from codec.arrays import U8
 from codec.commands import compress, decompress
 from codec.commands.events import Result
+from codec.encoder.options import Options
 from codec.errors import AezError
 from codec.files import images
 from codec.format.constants import GROUP_IMAGES, LOSSLESS_QUALITY
@@ -107,7 +108,8 @@ def write_pngs(folder: Path, pixels: U8) -> None:
 def overhead(path: Path) -> dict[str, float]:
     """Bytes an image of a collection: whole; its names; names, index and checks."""
     with api.open(path) as collection:
-        headers, num_images = list(collection.headers()), len(collection)
+        headers = [block.header for block in collection.blocks]
+        num_images = len(collection)
         num_bytes = {
             "whole": collection.num_bytes,
             "names": sum(header.names_bytes for header in headers),

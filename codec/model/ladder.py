@@ -306,8 +306,6 @@ class Ladder(bundles.Model):
         found = LadderSymbols.join(list(analyzed))
         return found.of(np.argsort(np.concatenate(shares))) if np.ndim(quality) else found
 
-    symbols = analyze  # border: its old name
-
     def _analyze(self, pixels: U8, quality: int, effort: int) -> LadderSymbols:
         """Of images that one core takes, at one quality."""
         net, n = self.transforms(), len(pixels)
