@@ -293,9 +293,9 @@ def _tiny_pixel_tensors(seed: int) -> Tensors:
     def table(name: str, *shape: int, scale: float = 1500) -> None:
         tensors[f"{name}.table"] = np.rint(rng.standard_normal(shape) * scale).astype(np.int16)
 
-    layer("flag.window", 2 * pixel_model.WINDOW, Z, 1200, centre=500, x=100)
+    layer("flag.window", 2 * pixels_parts.WINDOW, Z, 1200, centre=500, x=100)
     layer(
-        "value.input", pixel_model.WINDOW + Z + len(pixel_model.NEIGHBOURS) * 3, Z, 1200, centre=500
+        "value.input", pixels_parts.WINDOW + Z + len(pixel_model.NEIGHBOURS) * 3, Z, 1200, centre=500
     )
     for net in ("flag", "value"):
         for part in ("ink", "shade"):
@@ -310,7 +310,7 @@ def _tiny_pixel_tensors(seed: int) -> Tensors:
     layer("flag.logit", Z, 1, 20, centre=-130)
     for i in range(2):
         layer(f"links.{i}", Z, 4, 100)
-        layer(f"hidden.{i}", Z + 4 * len(pixel_model.LINKED), Z, 100)
+        layer(f"hidden.{i}", Z + 4 * len(pixels_parts.LINKED), Z, 100)
     layer(
         "head",
         Z,
@@ -325,11 +325,11 @@ def _tiny_pixel_tensors(seed: int) -> Tensors:
         np.int16
     )
     tensors["palette.freq"] = np.array([30000, 30000, rans.TOTAL - 60000], np.int32)
-    logits = np.arange(-pixel_model.FLAG_MAX, pixel_model.FLAG_MAX + 1) / pixel_model.LOGIT_UNIT
+    logits = np.arange(-pixels_parts.FLAG_MAX, pixels_parts.FLAG_MAX + 1) / pixels_parts.LOGIT_UNIT
     tensors["flag.zero_freq"] = np.clip(
         np.rint(rans.TOTAL / (1 + np.exp(logits))), 1, rans.TOTAL - 1
     ).astype(np.int32)
-    below = np.arange(pixel_model.EXP_ENTRIES) / pixel_model.LOGIT_UNIT
+    below = np.arange(pixels_parts.EXP_ENTRIES) / pixels_parts.LOGIT_UNIT
     tensors["exp"] = np.rint(rans.TOTAL * np.exp(-below)).astype(np.int32)
     return tensors
 

@@ -293,7 +293,7 @@ def test_minimal_decoder_reads_an_embedded_model(tiny_lossless: Path, tmp_path: 
 
 
 def test_minimal_decoder_reads_blocks_of_several_parts(
-    tiny_lossless: Path, shipped_lossless: pixel_model.PixelModel
+    tiny_lossless: Path, shipped_lossless: pixel_model.Pixels
 ) -> None:
     """Images of many qualities, and lossless ones where no quality is good enough."""
     pixels = helpers.drawn(40)
@@ -333,7 +333,7 @@ def test_crc8_of_long_messages_is_that_of_the_table(size: int) -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", bytes(783), bytes(785), pixel_model.stored_bytes(np.zeros((28, 28), np.uint8)) + b"?"],
+    [b"", bytes(783), bytes(785), stored.stored_bytes(np.zeros((28, 28), np.uint8)) + b"?"],
 )
 def test_minimal_decoder_refuses_bad_stored_bytes(payload: bytes, tmp_path: Path) -> None:
     stream = pack_image(ImageHeader(0, 101), payload, b"")

@@ -74,9 +74,9 @@ def odd_model(
     def table(name: str, *shape: int, most: int = 1500) -> None:
         tensors[f"{name}.table"] = rng.integers(-most, most + 1, shape).astype(np.int16)
 
-    layer("flag.window", 2 * pixel_model.WINDOW, flag, 1500)
+    layer("flag.window", 2 * pixels_parts.WINDOW, flag, 1500)
     layer("flag.logit", flag, 1, 300)
-    layer("value.input", pixel_model.WINDOW + sums + len(pixel_model.NEIGHBOURS) * near, h, 2000)
+    layer("value.input", pixels_parts.WINDOW + sums + len(pixel_model.NEIGHBOURS) * near, h, 2000)
     for net, width, outputs in (("flag", flag, flag), ("value", h, sums)):
         for part, rows in (("ink", 784), ("shade", 784), ("count", 256)):
             table(f"{net}.sums.{part}", rows, outputs, most=200)
@@ -89,7 +89,7 @@ def odd_model(
     table("palette.logits", palettes, 256, most=60)
     for i in range(layers):
         layer(f"links.{i}", h, link, 300)
-        layer(f"hidden.{i}", h + link * len(pixel_model.LINKED), h, 400)
+        layer(f"hidden.{i}", h + link * len(pixels_parts.LINKED), h, 400)
     layer("head", h, 256, 100)
     tensors["palette.costs.table"] = rng.integers(0, 1024, (palettes, 256)).astype(np.int16)
     freq = np.full(palettes, rans.TOTAL // palettes)
