@@ -7,23 +7,46 @@
 
 Names are loaded when first used: `aez --help` and `aez --version` start without numpy.
 
-How pixels come back, function by function; below each, what it does:
+The way of pixels, function by function, each below the one that calls it:
 
-    api.decompress                          codec.decompress(stream) of a collection
-    collection.open.open_stream                 one image or a collection?
-    collection.reader.Collection.pixels         for each block that the footer lists:
-    collection.block.Block.salvage                  header, index, Checksum
-    collection.block.Block._decode                  for each part, a model at a quality:
-    collection.block.Block._decode_part                 the messages of its groups
-    collection.models.Models.__call__                   the model that it names
-    model.ladder.Model.decode                           messages -> pixels
+    api.compress                                codec.compress(pixels), many images
+    encoder.writer.CollectionWriter.write           block by block:
+    encoder.encode.Encoder.block
+    encoder.encode.Encoder._draft                       what becomes of each image:
+    encoder.choose.choose                                   its coder; those of a sample are tried
+    model.ladder.Ladder.analyze                                 pixels -> symbols
+    model.ladder.Ladder.pack_parts                              symbols -> messages
+    encoder.choose.code                                     its quality, its symbols
+    encoder.choose.guard                                    another way, if it came out badly
+    encoder.draft.pack                                  images of one coder and quality: messages
 
-    api.decompress                          codec.decompress(stream) of one image
-    collection.open.open_stream                 one image or a collection?
+    api.compress                                codec.compress(pixels), one image
+    api.compress_images
+    encoder.encode.Encoder.images
+    encoder.encode.Encoder._draft                       as above
+    encoder.choose.choose
+    model.ladder.Ladder.analyze
+    model.ladder.Ladder.pack_parts
+    encoder.choose.code
+    encoder.choose.guard
+    encoder.draft.pack
+    encoder.encode._single                              header and message
+
+    api.decompress                              codec.decompress(stream), a collection
+    collection.open.open_stream                     one image or a collection?
+    collection.reader.Collection.pixels             for each block that the footer lists:
+    collection.block.Block.salvage                      header, Checksum, names, index
+    collection.block.Block._decode                      for each part:
+    collection.block.Block._decode_part                     the messages of its groups
+    collection.models.Models.__call__                       the model that it names
+    model.ladder.Ladder.decode                              messages -> pixels
+
+    api.decompress                              codec.decompress(stream), one image
+    collection.open.open_stream                     one image or a collection?
     collection.single.SingleImage.pixels
-    collection.single.decode_images                 images of one model and quality together:
+    collection.single.decode_images                 those of one model and quality together:
     collection.single.SingleImage.model                 the model that it names; Check
-    model.ladder.Model.decode                           message -> pixels
+    model.ladder.Ladder.decode                          message -> pixels
 
 What takes fields apart (`format`) and reads bytes (`collection.source`) serves them on the way.
 """

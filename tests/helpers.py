@@ -25,6 +25,7 @@ from codec.collection.writer import Writer
 from codec.format.block import pack_block
 from codec.format.index import Part
 from codec.model import pixels as pixel_model
+from codec.model import pixels_parts
 from codec.model.ladder import Ladder
 from codec.model.ladder_encoder import LadderEncoder
 from codec.model.ladder_parts import (
@@ -295,7 +296,11 @@ def _tiny_pixel_tensors(seed: int) -> Tensors:
 
     layer("flag.window", 2 * pixels_parts.WINDOW, Z, 1200, centre=500, x=100)
     layer(
-        "value.input", pixels_parts.WINDOW + Z + len(pixel_model.NEIGHBOURS) * 3, Z, 1200, centre=500
+        "value.input",
+        pixels_parts.WINDOW + Z + len(pixel_model.NEIGHBOURS) * 3,
+        Z,
+        1200,
+        centre=500,
     )
     for net in ("flag", "value"):
         for part in ("ink", "shade"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import helpers
@@ -19,9 +20,10 @@ from typer.testing import CliRunner
 from codec import api
 from codec.cli.app import app
 from codec.collection.open import open_stream
+from codec.encoder.encode import Encoder
+from codec.encoder.options import Options
 from codec.errors import AezError, BadMagic, BitstreamError, ChecksumMismatch, UnsupportedVersion
 from codec.files import images
-from codec.format import bitstream
 from codec.format.constants import EXTENSION_MODELS
 from codec.format.headers import (
     COLLECTION,
@@ -343,10 +345,10 @@ def test_absurd_embedded_models_are_refused_before_they_are_taken(area: bytes, e
         unpack_models(header)
 
 
-def test_models_too_large_to_embed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bitstream, "MAX_EXTENSION_BYTES", len(helpers.tiny_bundle()))
+def test_models_too_large_to_embed_are_refused() -> None:
+    model: Any = SimpleNamespace(stream=bytes(1 << 24))
     with pytest.raises(api.UsageError, match="too large to be embedded"):
-        api.compress(helpers.drawn(3), embed_model=True)
+        Encoder(Options.of(), [model]).model_files()
 
 
 def test_single_image_embeds_no_model(tmp_path: Path) -> None:

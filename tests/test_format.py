@@ -64,7 +64,7 @@ from codec.format.headers import (
 from codec.format.index import only_part, pack_index, unpack_index
 from codec.format.primitives import _CRC8, checksum, crc8, pack_varint, unpack_varint
 from codec.model import pixels as pixel_model
-from codec.model import registry
+from codec.model import registry, stored
 
 PACKAGE = Path(codec.__file__).parent
 TEXT = (PACKAGE / "FORMAT.md").read_text("utf-8")

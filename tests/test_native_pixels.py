@@ -15,6 +15,7 @@ from codec import kernels, parallel
 from codec.coding import rans
 from codec.coding.rans_native import encode_lanes
 from codec.model import pixels as pixel_model
+from codec.model import pixels_parts
 from codec.model.layers import ACTIVATION_MAX, MULTIPLIER_BITS
 from codec.model.pixels import Pixels
 

@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -239,30 +239,42 @@ def test_a_block_goes_to_another_process_by_its_path(many: bytes, tmp_path: Path
 # ---- the way of a pixel
 
 
-def called(stream: bytes) -> list[str]:
-    """The functions of codec that `decompress` calls until the coder has the messages, in order."""
-    found: list[str] = []
+def called(function: Callable[[], object]) -> list[str]:
+    """The functions of codec that a call of this one calls, in order of their first calls."""
+    found: dict[str, None] = {}
 
     def watch(frame: FrameType, event: str, _: object) -> None:
         module = frame.f_globals.get("__name__", "")
         if event == "call" and module.startswith("codec."):
-            found.append(f"{module.removeprefix('codec.')}.{frame.f_code.co_qualname}")
+            found[f"{module.removeprefix('codec.')}.{frame.f_code.co_qualname}"] = None
 
-    codec.decompress(stream)
+    function()  # what is loaded once is not of the way
     sys.setprofile(watch)
     try:
-        codec.decompress(stream)
+        function()
     finally:
         sys.setprofile(None)
-    return found[: found.index("model.ladder.Model.decode") + 1]
+    return list(found)
 
 
-@pytest.mark.parametrize("trip", [0, 1], ids=["collection", "one image"])
-def test_pixels_take_the_way_that_the_package_tells(trip: int, many: bytes, one: bytes) -> None:
+@pytest.mark.usefixtures("two_shipped")
+@pytest.mark.parametrize(
+    ("trip", "function", "given"),
+    [
+        (0, codec.compress, "drawn"),
+        (1, codec.compress, "image"),
+        (2, codec.decompress, "many"),
+        (3, codec.decompress, "one"),
+    ],
+)
+def test_pixels_take_the_way_that_the_package_tells(
+    trip: int, function: Callable[[Any], object], given: str, many: bytes, one: bytes
+) -> None:
     story = inspect.cleandoc(codec.__doc__ or "").split("\n\n")
-    trips = [part for part in story if part.startswith("    api.decompress")]
-    told = [line.split()[0] for line in trips[trip].splitlines() if "." in line.split()[0]]
-    way = called([many, one][trip])
-    assert [name for name in dict.fromkeys(way) if name in told] == told
+    trips = [part.splitlines() for part in story if part.startswith("    api.")]
+    told = [line.split()[0] for line in trips[trip]]
+    arguments = {"drawn": helpers.drawn(20), "image": helpers.drawn(1)[0], "many": many, "one": one}
+    way = called(lambda: function(arguments[given]))
+    assert [name for name in way if name in told] == told
     assert len(told) <= 20
     assert len({re.sub(r"\.([A-Z]\w+\.)?\w+$", "", name) for name in told}) <= 6
