@@ -87,7 +87,7 @@ def test_what_no_model_knows_comes_out_as_its_quality_promises_or_falls_back(
     with codec.open(file.getvalue()) as collection:
         others = {
             i
-            for part in collection.parts(0)
+            for part in collection.blocks[0].parts
             if part.quality != quality
             for i in part.images.tolist()
         }
@@ -114,7 +114,7 @@ def test_images_that_fall_back_do_not_change_how_the_others_of_their_block_are_c
         pixels, quality=50, model="mnist", names=[str(i) for i in range(len(pixels))]
     )
     with codec.open(stream) as collection:
-        first = collection.parts(0)[0]
+        first = collection.blocks[0].parts[0]
         assert first.quality == 50
         assert len(first.images) > 20
         assert not set(first.images) & set(range(20, 24))
@@ -258,7 +258,7 @@ def test_only_images_below_the_promise_fall_back_and_to_the_least_that_keeps_it(
     # 50 is tried already
     found = search(model, pixels, goal.AtLeastPsnr(floor), 50, step=step)
     with codec.open(file.getvalue()) as collection:
-        parts = collection.parts(0)
+        parts = collection.blocks[0].parts
     for part in parts[1:]:
         for i in part.images.tolist():
             if part.quality != 100:
@@ -312,7 +312,7 @@ def test_auto_takes_for_each_image_of_a_mixed_block_the_model_with_the_lower_cos
     writer.write(encoder.block(pixels).data, 40)
     writer.finish()
     with codec.open(file.getvalue()) as collection:
-        parts = collection.parts(0)
+        parts = collection.blocks[0].parts
         decoded = collection[:]
     assert len(parts) == 2
     for part in parts:

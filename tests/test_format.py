@@ -300,7 +300,7 @@ def test_minimal_decoder_reads_blocks_of_several_parts(
     reached = goal.image_psnr_db(pixels, helpers.tiny_model().encode(pixels, 60).pixels)
     stream = codec.compress(pixels, model="tiny0", min_psnr=float(np.sort(reached)[20]))
     with codec.open(stream) as collection:
-        qualities = {part.quality for part in collection.parts(0)}
+        qualities = {part.quality for part in collection.blocks[0].parts}
     assert len(qualities) > 3
     assert 100 in qualities
     weights = helpers.install(tiny_lossless.parent, 0).parent

@@ -284,7 +284,7 @@ def test_a_tree_whose_restoring_is_killed_again_and_again_is_resumed(
     tree.rename(tmp_path / "original")
 
     def decompress(point: int | None) -> int | None:
-        arguments = (point, tmp_path / "d.aez", out if given else None, options.model, log)
+        arguments = (point, tmp_path / "d.aez", out if given else None, options.encoding.model, log)
         process = context.Process(target=decompress_until, args=arguments)
         process.start()
         process.join(60)
@@ -512,7 +512,7 @@ def test_inputs_that_vanish_or_cannot_be_read_are_named(
         ("06.png", "No such file or directory"),
     ]
     assert (report.images, len(report.failed), report.exit_code) == (41, 3, 3)
-    with api.open(tree.with_name("d.aez"), model=options.model) as collection:
+    with api.open(tree.with_name("d.aez"), model=options.encoding.model) as collection:
         assert len(collection) == 41
         assert "0/06.png" not in collection.names
 
@@ -644,7 +644,7 @@ def test_interrupted_tree_keeps_finished_blocks_and_the_same_command_resumes(
     told: list[Event] = []
 
     def decompress() -> None:
-        for event in restore.decompress([f"{tree}.aez"], model=options.model):
+        for event in restore.decompress([f"{tree}.aez"], model=options.encoding.model):
             told.append(event)
 
     with monkeypatch.context() as patch:
@@ -668,6 +668,6 @@ def test_a_tree_that_was_killed_before_its_first_line_is_begun_again(
     tree.rename(tmp_path / "original")
     tree.mkdir()
     (tree / ".d.aez.restored").write_bytes(b"")
-    done = Result.of(restore.decompress([f"{tree}.aez"], model=options.model))
+    done = Result.of(restore.decompress([f"{tree}.aez"], model=options.encoding.model))
     assert (done.exit_code, done.images) == (0, 44)
     assert left(tree) == set()

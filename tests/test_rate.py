@@ -127,7 +127,7 @@ def test_images_of_a_collection_have_the_quality_that_each_would_have_as_a_file(
     singles = [codec.compress(image, **options) for image in pixels]  # type: ignore[arg-type]
     stream = codec.compress(pixels, **options)  # type: ignore[arg-type]
     with codec.open(stream) as collection:
-        parts = collection.parts(0)
+        parts = collection.blocks[0].parts
         qualities = np.empty(24, int)
         for part in parts:
             qualities[part.images] = part.quality
@@ -193,7 +193,7 @@ def test_one_image_that_needs_lossless_leaves_the_others_of_its_block_lossy(
     )
     stream = codec.compress(pixels, min_psnr=float(reached[12]))
     with codec.open(stream) as collection:
-        assert {100} < {part.quality for part in collection.parts(0)}
+        assert {100} < {part.quality for part in collection.blocks[0].parts}
         assert all(psnr_of(a, b) >= reached[12] for a, b in zip(pixels, collection, strict=True))
 
 
@@ -430,7 +430,7 @@ def test_parts_of_a_collection_have_the_quality_that_each_needs(shipped: Ladder)
     with api.CollectionWriter(file, max_bytes=limit, effort=1, block_images=4) as writer:
         writer.write(pixels)
     with codec.open(file.getvalue()) as collection:
-        parts = [part for block in range(2) for part in collection.parts(block)]
+        parts = [part for block in range(2) for part in collection.blocks[block].parts]
     assert len(parts) > 2
     assert len(parts[0].images) == 4  # blank, all alike
     qualities = {
