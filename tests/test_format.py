@@ -132,8 +132,8 @@ def test_constants_of_document_and_code_agree() -> None:
         "coding.rans",
         "model.layers",
         "model.bundle",
-        "model.ladder",
-        "model.pixels",
+        "model.ladder_parts",
+        "model.pixels_parts",
     )
     modules = [importlib.import_module(f"codec.{name}") for name in names]
     documented = rows("Appendix A", "Constant")
