@@ -10,6 +10,7 @@ place of the placeholders.
 
 import hashlib
 import importlib
+import pkgutil
 import re
 import struct
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ import numpy as np
 import pytest
 
 import codec
+import codec.coding
+import codec.format
+import codec.model
 from codec.encoder import goal
 from codec.errors import (
     BadMagic,
@@ -127,15 +131,11 @@ def test_every_fields_table_of_the_code_is_documented() -> None:
 
 
 def test_constants_of_document_and_code_agree() -> None:
-    names = (
-        "format.constants",
-        "coding.rans",
-        "model.layers",
-        "model.bundle",
-        "model.ladder_parts",
-        "model.pixels_parts",
-    )
-    modules = [importlib.import_module(f"codec.{name}") for name in names]
+    modules = [
+        importlib.import_module(f"{package.__name__}.{found.name}")
+        for package in (codec.format, codec.coding, codec.model)
+        for found in pkgutil.iter_modules(package.__path__)
+    ]
     documented = rows("Appendix A", "Constant")
     assert len(documented) > 30
     for name, value, _ in documented:
