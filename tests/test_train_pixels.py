@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from codec.model.pixels_parts import choose_palettes  # noqa: E402
 from codec.train import command  # noqa: E402
 from codec.train.loop import save  # noqa: E402
 from codec.train.lossless import export, palettes, warm_start  # noqa: E402
-from codec.train.lossless.pixels import PixelConfig, PixelNet, PixelTrainer, Tokens, evaluate  # noqa: E402
+from codec.train.lossless.pixels import (  # noqa: E402
+    MEASURED_STEPS,
+    PixelConfig,
+    PixelNet,
+    PixelTrainer,
+    Tokens,
+    evaluate,
+)
 
 CONFIG = PixelConfig(hidden=16, layers=2, links=4, sums=6, embedding=3, flag=4)
 
@@ -166,6 +174,119 @@ def test_few_images_have_one_palette() -> None:
     )
 
 
+def test_rounding_goes_to_the_nearest_multiple_and_never_past_white() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    for step in palettes.GRID_STEPS:
+        error = palettes.rounded(values, step).astype(int) - values
+        assert np.abs(error).max() == (step - 1) // 2
+    both = palettes.rounded(
+        np.stack([np.full((2, 2), v, np.uint8) for v in (100, 100, 255)]), np.array([1, 7, 13])
+    )
+    assert both[:, 0, 0].tolist() == [100, 98, 255]  # 20 * 13 = 260 is past white
+
+
+def images_of_two_lattices() -> np.ndarray:
+    """600 stretched images: half have the values floor(j * 255 / 100),
+    half floor(j * 255 / 177).
+    """
+    random = np.random.default_rng(1)
+    return np.concatenate(
+        [random.integers(0, m + 1, (300, 28, 28)) * 255 // m for m in (100, 177)]
+    ).astype(np.uint8)
+
+
+def images_of_three_inks() -> np.ndarray:
+    """600 images, each of one of three sets of 50 greys."""
+    random = np.random.default_rng(2)
+    sets = [random.choice(256, 50, replace=False) for _ in range(3)]
+    return np.concatenate([random.choice(values, (200, 28, 28)) for values in sets]).astype(
+        np.uint8
+    )
+
+
+@pytest.mark.parametrize("images", [images_of_two_lattices, images_of_three_inks])
+def test_a_rounded_image_is_given_a_palette_of_its_own_grid(
+    images: Callable[[], np.ndarray],
+) -> None:
+    """And one that is not rounded keeps the palette that it has without grids, named at little more
+    cost.
+    """
+    pixels = images()
+    plain, learned = palettes.learn(pixels), palettes.learn(pixels, grids=True)
+    count = len(plain.freq)
+    assert len(learned.freq) >= count + len(palettes.GRID_STEPS)
+    np.testing.assert_array_equal(learned.costs[:count], plain.costs)
+    np.testing.assert_array_equal(learned.logits[:count], plain.logits)
+    np.testing.assert_array_equal(learned.choose(pixels), plain.choose(pixels))
+    assert learned.freq.sum() == 1 << 16
+    assert learned.freq[:count].sum() == pytest.approx(
+        (1 - palettes.GRIDS_FREQ) * (1 << 16), rel=0.01
+    )
+    for step in palettes.GRID_STEPS:
+        rounded = palettes.rounded(pixels[::50], step)
+        held = learned.logits[learned.choose(rounded)] > palettes.IMPOSSIBLE
+        # its own grid, or one that happens to hold its values and fewer others
+        assert held.sum(axis=1).max() <= 255 // step + 2
+        assert held[np.arange(len(held))[:, None], rounded.reshape(len(held), -1)].all()
+
+
+def test_grids_of_a_few_images_are_found_as_well() -> None:
+    pixels = images_of_two_lattices()[::10]
+    learned = palettes.learn(pixels, grids=True)
+    assert len(learned.freq) == 1 + len(palettes.GRID_STEPS)
+    assert set(learned.choose(palettes.rounded(pixels, 5)).tolist()) == {
+        1 + palettes.GRID_STEPS.index(5)
+    }
+    assert not learned.choose(pixels).any()
+
+
+def test_the_palettes_of_grids_are_not_more_than_wanted() -> None:
+    pixels = images_of_three_inks()
+    assert len(palettes.learn(pixels, 12, grids=True).freq) <= 12
+    with pytest.raises(ValueError, match="10 palettes are too few"):
+        palettes.learn(pixels, 10, grids=True)
+
+
+def test_a_trainer_with_grids_learns_rounded_images_beside_the_others() -> None:
+    trainer = PixelTrainer(helpers.drawn(200), seed=3, config=CONFIG, grids=True)
+    torch.manual_seed(0)
+    images, palette = trainer._drawn(torch.zeros(400, dtype=torch.long))
+    rounded = (images.numpy() == trainer.train[0].numpy()).all(axis=(1, 2))
+    assert 0.3 < rounded.mean() < 0.5
+    np.testing.assert_array_equal(palette, trainer.net.tables.choose(images.numpy()))
+    assert len(set(palette.tolist())) > 8
+    before = trainer.figures()
+    assert list(before["by_step"]) == list(MEASURED_STEPS)
+    trainer.batch = 12
+    for _ in range(60):
+        trainer.step(0.3)
+    after = trainer.figures()
+    assert after["by_step"][17] < 0.9 * before["by_step"][17]
+    assert trainer.cost(after) < trainer.cost(before)
+
+
+def test_a_grid_starts_as_the_average_of_the_bundle_without_the_values_between(
+    tmp_path: Path,
+) -> None:
+    """The bundle's two palettes are chosen as 40000 to 25536."""
+    parent = random_net(4)
+    model = Pixels(export.export(parent, {"name": "any-lossless"}))
+    trainer = command.trainer_of(
+        helpers.drawn(200).copy(), model, lossless=True, grids=True, seed=0, log=tmp_path / "log"
+    )
+    assert isinstance(trainer, PixelTrainer)
+    of_nine = 1 + palettes.GRID_STEPS.index(9)
+    table = parent.value.palette.detach().numpy()
+    np.testing.assert_allclose(
+        trainer.net.value.palette.detach()[of_nine],
+        (40000 * table[0] + 25536 * table[1]) / 65536,
+        atol=1e-3,
+    )
+    bias = trainer.net.value.biases().detach()[of_nine].numpy()
+    assert (bias[np.arange(256) % 9 != 0] == palettes.IMPOSSIBLE).all()
+    assert np.abs(bias[np.arange(256) % 9 == 0]).max() < 4
+
+
 def test_nothing_of_the_rest_of_the_image_is_seen() -> None:
     """Bits of the pixels up to a row do not change with what follows."""
     pixels = helpers.drawn(4)
@@ -289,6 +410,10 @@ def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(
     }
     with pytest.raises(UsageError, match="add --lossless"):
         command.train_command([data_file], out, **{**options, "lossless": False})
+    with pytest.raises(UsageError, match="--grids is for lossless models"):
+        command.train_command(
+            [data_file], out, **{**options, "lossless": False, "hidden": None, "grids": True}
+        )
     with pytest.raises(UsageError, match="--palettes is for lossless models"):
         command.train_command(
             [data_file], out, **{**options, "lossless": False, "hidden": None, "most_palettes": 3}
@@ -306,9 +431,23 @@ def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(
     stream = codec.compress(pixels, lossless=True, model=str(out))
     np.testing.assert_array_equal(codec.decompress(stream, model=str(out)), pixels)
     child = tmp_path / "child.safetensors"
+    with pytest.raises(UsageError, match="at least --palettes 11"):
+        command.train_command(
+            [data_file], child, **{**options, "hidden": None, "most_palettes": 10, "grids": True}
+        )
     command.train_command(
         [data_file], child, **{**options, "hidden": None, "most_palettes": 1, "start": str(out)}
     )
     card = unpack_bundle(child.read_bytes())[2]
     assert card["training"]["from"] == f"strokes {Pixels(out.read_bytes()).hash.hex()}"
     assert card["command"].endswith(f"--lossless --palettes 1 --from {out}")
+    with_grids = tmp_path / "grids.safetensors"
+    command.train_command(
+        [data_file], with_grids, **{**options, "hidden": None, "grids": True, "start": str(out)}
+    )
+    coarse = palettes.rounded(pixels, 25)
+    stream = codec.compress(coarse, lossless=True, model=str(with_grids))
+    np.testing.assert_array_equal(codec.decompress(stream, model=str(with_grids)), coarse)
+    assert unpack_bundle(with_grids.read_bytes())[2]["command"].endswith(
+        f"--lossless --grids --from {out}"
+    )

@@ -44,6 +44,12 @@ def train(
             show_default=False,
         ),
     ] = None,
+    grids: Annotated[
+        bool,
+        typer.Option(
+            "--grids", help="With --lossless: also learn images rounded to multiples of 3 to 85."
+        ),
+    ] = False,
     start: Annotated[
         str,
         typer.Option(
@@ -89,6 +95,7 @@ def train(
             lossless=lossless,
             hidden=hidden,
             most_palettes=most_palettes,
+            grids=grids,
             start=start,
             minutes=minutes,
             seed=seed,

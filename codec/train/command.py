@@ -31,6 +31,7 @@ from codec.train.loop import Progress, Trainer
 from codec.train.loop import resume as resume_from
 from codec.train.lossless import export as pixels_export
 from codec.train.lossless import warm_start
+from codec.train.lossless.palettes import GRID_STEPS
 from codec.train.lossless.pixels import PixelConfig, PixelTrainer
 from codec.train.lossy.export import export
 from codec.train.lossy.trainer import VALIDATION_QUALITIES, LadderTrainer, cost_of, evaluate
@@ -51,6 +52,7 @@ def train_command(
     lossless: bool = False,
     hidden: int | None = None,
     most_palettes: int | None = None,
+    grids: bool = False,
     start: str = "auto",
     minutes: float | None,
     seed: int,
@@ -61,9 +63,10 @@ def train_command(
     """Train on `sources`, write the model to `out`; encoder, checkpoint and log lie beside it.
 
     lossless: a lossless model instead of a lossy one; hidden: its width, None for the default;
-    most_palettes: how many palettes it has at most, None for no limit. start: the model to start
-    from: a name, a file, "none", or "auto" for the shipped one that is best on these images.
-    minutes: of training, over all sessions of a resumed run. progress: see `Trainer.run`.
+    most_palettes: how many palettes it has at most, None for no limit; grids: it also learns images
+    that are rounded to multiples of a step. start: the model to start from: a name, a file, "none",
+    or "auto" for the shipped one that is best on these images. minutes: of training, over all
+    sessions of a resumed run. progress: see `Trainer.run`.
     Raises ImageError, ModelError, UsageError; AezError if an output exists.
     """
     if out.suffix != ".safetensors":
@@ -71,9 +74,18 @@ def train_command(
     if out.name.endswith(registry.ENCODER):
         raise UsageError(f"{out}: this name is for the encoder, which is written beside the model")
     checkpoint = checkpoint_of([out] if lossless else [out, registry.encoder_path(out)], resume)
-    for option, value in (("--hidden", hidden), ("--palettes", most_palettes)):
+    for option, value in (
+        ("--hidden", hidden),
+        ("--palettes", most_palettes),
+        ("--grids", grids or None),
+    ):
         if value is not None and not lossless:
             raise UsageError(f"{option} is for lossless models: add --lossless")
+    if grids and most_palettes is not None and most_palettes <= len(GRID_STEPS):
+        raise UsageError(
+            f"--grids takes {len(GRID_STEPS)} palettes, exact images one: "
+            f"at least --palettes {len(GRID_STEPS) + 1}"
+        )
     if hidden is not None and start not in ("auto", "none"):
         raise UsageError(
             "--hidden and --from exclude each other: the network is as wide as that of the model "
@@ -89,6 +101,7 @@ def train_command(
         lossless=lossless,
         hidden=hidden,
         most_palettes=most_palettes,
+        grids=grids,
         seed=seed,
         log=out.with_suffix(".log.jsonl"),
     )
@@ -118,6 +131,7 @@ def train_command(
     command += ["--minutes", f"{minutes:g}", "--seed", str(seed)]
     command += ["--lossless"] * lossless + (["--hidden", str(hidden)] if hidden else [])
     command += ["--palettes", str(most_palettes)] if most_palettes else []
+    command += ["--grids"] * grids
     command += ["--from", "none" if parent is None else parent.name if start == "auto" else start]
     model = write_model(trainer, pixels, out, out.stem, seed, shlex.join(command), parent)
     checkpoint.unlink(missing_ok=True)
@@ -169,6 +183,7 @@ def trainer_of(
     lossless: bool,
     hidden: int | None = None,
     most_palettes: int | None = None,
+    grids: bool = False,
     seed: int,
     log: Path,
 ) -> Trainer:
@@ -184,7 +199,12 @@ def trainer_of(
         else:
             config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
         trainer = PixelTrainer(
-            pixels, seed=seed, config=config, most_palettes=most_palettes or MAX_PALETTES, log=log
+            pixels,
+            seed=seed,
+            config=config,
+            most_palettes=most_palettes or MAX_PALETTES,
+            grids=grids,
+            log=log,
         )
         if parent is None:
             return trainer

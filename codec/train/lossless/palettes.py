@@ -8,6 +8,8 @@ READ ME FIRST
 - A palette is a row of logits that is added to those of the network, and a row of costs by which
   the encoder chooses.
 - 0 and values from WHITE on occur everywhere and tell nothing: they cost nothing in the choice.
+- Grids: images whose values were rounded to multiples of a step take fewer bytes if a palette names
+  the grid. The palette of a grid holds no other value, so the encoder's choice finds it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ MISSING_COST = np.log(256 * rans.TOTAL)
 CLUSTERS, ROUNDS = 128, 40
 SMOOTHING = 30.0  # pixels of the overall histogram that are mixed into each cluster
 STRETCHED_WORTH = 1.0  # bytes an image that stretched palettes must save to be used
+# odd, so that the largest error is (step - 1) / 2
+GRID_STEPS = (3, 5, 7, 9, 13, 17, 25, 35, 51, 85)
+GRIDS_FREQ = 0.3  # share of images on a grid, as far as the cost of naming a palette goes
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,45 @@ class Palettes:
         return choose_palettes(pixels, self.costs, self.freq)
 
 
-def learn(pixels: U8, most: int = MAX_PALETTES) -> Palettes:
+def rounded(pixels: U8, step: int | npt.NDArray[np.integer]) -> U8:
+    """Images uint8 (N, 28, 28) with each value at the nearest multiple of `step`, an odd number or
+    one for each image (N,).
+    """
+    steps = np.asarray(step, np.int16).reshape(-1, 1, 1)
+    return ((pixels + steps // 2) // steps * steps).clip(0, 255).astype(np.uint8)
+
+
+def learn(pixels: U8, most: int = MAX_PALETTES, *, grids: bool = False) -> Palettes:
     """At most `most` palettes of images uint8 (N, 28, 28).
 
     The most used of the stretched ones, if they save enough; else clusters of their histograms.
+    grids: also palettes of the same images rounded to multiples of each of GRID_STEPS: one for each
+    step beside stretched palettes, several beside clusters.
     """
+    if not grids:
+        return _learn(pixels, most)
+    if most <= len(GRID_STEPS):
+        raise ValueError(f"{most} palettes are too few, the grids alone need {len(GRID_STEPS)}")
+    base = _learn(pixels, most - len(GRID_STEPS))
+    # one palette of few images, which would be the cheapest for all that is on a grid as well
+    if not base.costs.any():
+        base = _palettes(base.logits, np.full((1, 256), np.log(256)), np.ones(1))
+    spare = most - len(base.freq)
+    clustered = len(base.freq) > 1 and bool((base.logits > IMPOSSIBLE).all())
+    parts, grid_freq = [], GRIDS_FREQ / len(GRID_STEPS)
+    for i, step in enumerate(GRID_STEPS):
+        held = np.zeros(256, np.bool_)
+        held[np.unique(rounded(np.arange(256, dtype=np.uint8)[None], step))] = True
+        clusters = (
+            max(1, min(CLUSTERS // step, spare - (len(GRID_STEPS) - 1 - i))) if clustered else 1
+        )
+        parts.append(_of_grid(pixels, step, held, clusters))
+        spare -= len(parts[-1].freq)
+    return _joined([base, *parts], [1 - GRIDS_FREQ] + [grid_freq] * len(parts))
+
+
+def _learn(pixels: U8, most: int) -> Palettes:
+    """Palettes of images as they are."""
     counts = value_counts(pixels)
     counts[:, WHITE:] = 0
     clusters = min(CLUSTERS, most)
@@ -91,15 +130,41 @@ def _stretched() -> Bools:
     return held
 
 
-def _clusters(counts: F32, clusters: int) -> Palettes:
+def _of_grid(pixels: U8, step: int, held: npt.NDArray[np.bool_], clusters: int) -> Palettes:
+    """Palettes of images rounded to multiples of `step`.  held: bool (256,), the values that are
+    left.
+    """
+    counts = value_counts(rounded(pixels, step))
+    white = int(rounded(np.full((1, 1, 1), WHITE, np.uint8), step)[0, 0, 0])
+    counts[:, white:] = 0
+    found = _clusters(counts, clusters, white)
+    logits = np.where(held, found.logits, IMPOSSIBLE).astype(np.float32)
+    costs = np.where(held, found.costs, np.rint(MISSING_COST * LOGIT_UNIT)).astype(np.int16)
+    return Palettes(logits, costs, found.freq)
+
+
+def _joined(parts: list[Palettes], shares: list[float]) -> Palettes:
+    """All palettes of `parts`, each with its share of the images."""
+    logits, costs = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "costs")
+    )
+    size = np.concatenate(
+        [share * part.freq / rans.TOTAL for part, share in zip(parts, shares, strict=True)]
+    )
+    return _palettes(logits, costs / LOGIT_UNIT, size)
+
+
+def _clusters(counts: F32, clusters: int, white: int = WHITE) -> Palettes:
     """At most `clusters` clusters of histograms (N, 256): each image joins the one that codes its
     values best (hard EM of a mixture).
+
+    white: the histograms say nothing of the values from this one on.
     """
     random = np.random.default_rng(0)
     overall = (counts.sum(axis=0) + 0.5) / (counts.sum() + 128)
     centres = counts[random.choice(len(counts), clusters, replace=False)] + SMOOTHING * overall
     size = np.ones(clusters)
-    for turn in range(ROUNDS):
+    for turn in range(ROUNDS if clusters > 1 else 1):
         log_q = np.log(centres / centres.sum(axis=1, keepdims=True))
         best = (counts @ log_q.T + np.log(size / size.sum()).astype(np.float32)).argmax(axis=1)
         held = np.bincount(best, minlength=clusters)
@@ -113,9 +178,9 @@ def _clusters(counts: F32, clusters: int) -> Palettes:
     log_q = np.log(centres / centres.sum(axis=1, keepdims=True))
     used = np.flatnonzero(held)
     costs = -log_q[used]
-    costs[:, [0, *range(WHITE, 256)]] = 0
+    costs[:, [0, *range(white, 256)]] = 0
     logits = log_q[used] - np.log(overall)
-    logits[:, [0, *range(WHITE, 256)]] = 0
+    logits[:, [0, *range(white, 256)]] = 0
     return _palettes(logits, costs, size[used])
 
 
