@@ -19,8 +19,11 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from codec import kernels
+import codec
+from codec import kernels, parallel
+from codec.cli.app import app
 from codec.errors import UsageError
 from codec.kernels import build
 
@@ -392,3 +395,24 @@ def test_a_wheel_for_a_mac_is_for_the_family_that_was_compiled_for(
     assert build.instruction_sets() == {"neon": []}
     monkeypatch.setenv("ARCHFLAGS", "-arch x86_64")
     assert list(build.instruction_sets()) == ["vnni", "avx512", "avx2", "sse2"]
+
+
+@pytest.mark.parametrize("engine", ["numpy", "native"])
+def test_only_the_command_line_changes_how_its_process_keeps_memory(
+    engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_weights: Path
+) -> None:
+    """A library call must not change malloc for the rest of the process that it is made in."""
+    if engine == "native" and not NATIVE:
+        pytest.skip("no native kernels here")
+    calls: list[int] = []
+    monkeypatch.setattr(parallel, "keep_memory", lambda: calls.append(1))
+    monkeypatch.setenv("AEZ_WEIGHTS", str(tiny_weights))
+    np.save(tmp_path / "x.npy", helpers.drawn(100))
+    with kernels.use(engine):
+        codec.decompress(codec.compress(helpers.drawn(100), model="tiny0", effort=1))
+        assert calls == []
+        done = CliRunner().invoke(
+            app, ["compress", str(tmp_path / "x.npy"), "-m", "tiny0", "-j", "1"]
+        )
+    assert done.exit_code == 0
+    assert len(calls) == (engine == "numpy")

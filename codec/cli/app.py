@@ -119,7 +119,10 @@ def _aez(
     from codec import kernels
 
     # an engine that is not there is an error of the call, not of each of its files
-    kernels.active()
+    if kernels.active() is None:
+        from codec.parallel import keep_memory
+
+        keep_memory()
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

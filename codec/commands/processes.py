@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
-from codec import parallel
+from codec import kernels, parallel
 from codec.errors import AezError
 
 S = TypeVar("S")
@@ -90,6 +90,8 @@ def _block_sigint() -> Iterator[None]:
 def _start_worker(cores: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     parallel.use_cores(cores)
+    if kernels.active() is None:
+        parallel.keep_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
