@@ -40,7 +40,7 @@ MODEL_IDS: dict[int, str] = {
     1: "1940d17a82af6b24",  # mnist
     2: "2fabebbc125b511c",  # fashion
     3: "93024f3c3a77c05c",  # mnist-lossless
-    4: "1420351967b8bd45",  # fashion-lossless
+    4: "b587af3c645d6d8b",  # fashion-lossless
     5: "763bd9cd2687bda3",  # generic
     6: "51410133ba726b32",  # generic-lossless
 }
