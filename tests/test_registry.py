@@ -266,7 +266,7 @@ def test_the_encoder_lies_beside_the_model_and_is_no_model(weights: Path) -> Non
     assert registry.by_name("tiny0").encoder_hash == helpers.tiny_model().encoder_hash
     with pytest.raises(ModelNotFound):
         registry.by_name(beside.stem)
-    with pytest.raises(BadModel, match="the encoder of a model, and found beside it"):
+    with pytest.raises(BadModel, match="this is the encoder of a model"):
         registry.by_name(str(beside))
     with pytest.raises(ModelNotFound):
         registry.by_hash(helpers.tiny_model().encoder.hash)

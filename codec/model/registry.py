@@ -234,6 +234,6 @@ def shipped(lossless: bool = False) -> list[Model]:
     if not models:
         kind = "lossless model" if lossless else "model"
         raise ModelNotFound(
-            f"no {kind} comes with this build: give one with -m FILE or model=", "auto"
+            f"no {kind} is shipped with this build: give one with -m FILE or model=", "auto"
         )
     return models
