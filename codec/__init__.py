@@ -5,19 +5,19 @@
     with codec.open("digits.aez") as c:              # random access
         len(c), c[17], c[[3, 1, 4]], c.names
 
-Names are loaded when first used: `aez --help` and `aez --version` start without numpy.
+Modules are loaded when first used: `aez --help` and `aez --version` start without numpy.
 
-The way of pixels, function by function, each below the one that calls it:
+The trips of pixels, function by function, each below the one that calls it:
 
     api.compress                                codec.compress(pixels), many images
     encoder.writer.CollectionWriter.write           block by block:
     encoder.encode.Encoder.block
-    encoder.encode.Encoder._draft                       what becomes of each image:
+    encoder.encode.Encoder._draft                       how each image is coded:
     encoder.choose.choose                                   its coder; those of a sample are tried
     model.ladder.Ladder.analyze                                 pixels -> symbols
     model.ladder.Ladder.pack_parts                              symbols -> messages
     encoder.choose.code                                     its quality, its symbols
-    encoder.choose.guard                                    another way, if it came out badly
+    encoder.choose.guard                                    another quality or coder, if needed
     encoder.draft.pack                                  images of one coder and quality: messages
 
     api.compress                                codec.compress(pixels), one image
@@ -48,7 +48,7 @@ The way of pixels, function by function, each below the one that calls it:
     collection.single.SingleImage.model                 the model that it names; Check
     model.ladder.Ladder.decode                          message -> pixels
 
-What takes fields apart (`format`) and reads bytes (`collection.source`) serves them on the way.
+On the way, `format` unpacks fields and `collection.source` reads bytes.
 """
 
 from __future__ import annotations

@@ -25,10 +25,7 @@ from codec.encoder.encode import Encoder
 from codec.encoder.options import DEFAULT_QUALITY, Choices, Options
 from codec.encoder.stats import CompressStats
 from codec.encoder.writer import CollectionWriter, check_pixels
-from codec.errors import (
-    ImageError,
-    UsageError,
-)
+from codec.errors import ImageError, UsageError
 from codec.model import registry
 
 
@@ -42,16 +39,16 @@ def compress(
     """Compress one image, uint8 (28, 28), or a collection, uint8 (N, 28, 28).
 
     quality: int, 0 (smallest) to 99 (best), or 100: lossless; by default 75.
-    model: "auto", by default: of the shipped models the cheapest; or a name, or a model file.
-    lossless: bool, every pixel comes back, as by quality 100.
-    max_bytes: int, of each image the best quality at which it has no more bytes of payload (in a
-    collection: would have, by itself).
-    min_psnr: float, of each image the fewest bytes for which it has that many dB; lossless, if
-    nothing less reaches them.
-    effort: int, 1 (fastest) to 9, by default 3, with max_bytes or min_psnr 1: how long to search
-    for fewer bytes and more dB.
-    guard: bool, by default True: an image that comes out 3 dB worse than its quality gives in the
-    model's domain falls back to a better coding.
+    model: "auto", the default, picks the cheapest of the shipped models; or a name, or a file.
+    lossless: bool, keep every pixel, the same as quality 100.
+    max_bytes: int, the best quality at which each image takes no more bytes of payload (in a
+    collection: as if it were a file).
+    min_psnr: float, the fewest bytes for which each image has at least so many dB; lossless if no
+    quality is good enough.
+    effort: int, 1 (fastest) to 9: how long to search for fewer bytes and more dB; by default 3;
+    1 with max_bytes or min_psnr.
+    guard: bool, by default True: an image that comes out 3 dB worse than images like the model's
+    training images do falls back to a better coding.
     names: of the images of a collection. embed_model: put the model into the collection.
 
     Raises ImageError, UsageError, ModelNotFound, EncoderNotFound, BadModel.
@@ -66,23 +63,21 @@ def compress(
         return file.getvalue()
     if names is not None or embed_model:
         raise UsageError(
-            "a single image has no name and embeds no model: give (1, 28, 28) for a collection of "
-            "one"
+            "a single image has no name and embeds no model: give (1, 28, 28) for a collection"
         )
     return compress_image(pixels, **choices)[0]
 
 
 def compress_image(pixels: U8, **choices: Unpack[Choices]) -> tuple[bytes, CompressStats]:
-    """uint8 (28, 28) -> single-image stream, and what was done.  See `compress`."""
+    """uint8 (28, 28) -> single-image stream, and its figures.  See `compress`."""
     streams, stats = compress_images(check_pixels(pixels, (2,))[None], **choices)
     return streams[0], stats
 
 
 def compress_images(pixels: U8, **choices: Unpack[Choices]) -> tuple[list[bytes], CompressStats]:
-    """uint8 (N, 28, 28) -> N single-image streams, side by side through the network, and what was
-    done.  See `compress`.
+    """uint8 (N, 28, 28) -> N single-image streams, encoded as one batch, and their figures.
 
-    Raises ImageError also where an image does not fit `max_bytes`.
+    See `compress`. Also raises ImageError if an image does not fit `max_bytes`.
     """
     pixels, streams, stats = check_pixels(pixels, (3,)), [], CompressStats()
     for i, packed in enumerate(Encoder(Options.of(**choices)).images(pixels)):
@@ -98,7 +93,7 @@ def decompress(stream: Source, *, model: str | None = None) -> U8:
 
     stream: its bytes, a path or URL (by fsspec), or a seekable binary file. model: name or file of
     a model to use if the stream names it; only needed for one that is not installed. Raises
-    BitstreamError (also for a collection of which only a part is damaged), ModelNotFound, BadModel.
+    BitstreamError (even if only a part of a collection is damaged), ModelNotFound, BadModel.
 
     >>> decompress(compress(np.zeros((2, 28, 28), np.uint8))).shape
     (2, 28, 28)
@@ -108,8 +103,7 @@ def decompress(stream: Source, *, model: str | None = None) -> U8:
 
 
 def decompress_images(streams: Sequence[bytes], *, model: str | None = None) -> U8:
-    """Inverse of `compress_images`: N single-image streams -> uint8 (N, 28, 28), side by side
-    through the network.
+    """Inverse of `compress_images`: N single-image streams -> uint8 (N, 28, 28), as one batch.
 
     Raises what `decompress` raises, for the first stream that is at fault.
     """
@@ -122,16 +116,15 @@ def latents(stream: Source, *, model: str | None = None, levels: Literal[False] 
 @overload
 def latents(stream: Source, *, model: str | None = None, levels: Literal[True]) -> list[I16]: ...
 def latents(stream: Source, *, model: str | None = None, levels: bool = False) -> I16 | list[I16]:
-    """The numbers that a lossy stream carries and its pixels are computed from: features of the
-    images.
+    """The latents of a lossy stream, from which its pixels are computed: features of the images.
 
     int16 (K,) for one image, (N, K) for a collection, level after level. levels: one array for each
-    level instead, int16 (N, 32) and then (N, C, 7, 7), without N for one image, coarse to fine; the
-    sizes are the model's. They are dequantized, so the unit does not depend on the quality:
-    -4095..4095, 512 stands for 1. Latents of different models have nothing in common. `stream` and
-    `model` are as for `decompress`; `Collection.with_latents` reads those of some images. Raises
-    UsageError for lossless and stored images and for a collection of several models, and what
-    `decompress` raises.
+    level instead, coarse to fine, int16 (N, 32) and then (N, C, 7, 7), without N for one image; the
+    sizes depend on the model. They are dequantized, so the unit does not depend on the quality:
+    -4095..4095, 512 stands for 1. Latents of different models cannot be compared. stream, model: as
+    for `decompress`; `Collection.with_latents` reads the latents of some images. Raises UsageError
+    for lossless and stored images and for a collection of several models, and what `decompress`
+    raises.
 
     >>> dense, *grids = latents(compress(np.zeros((28, 28), np.uint8)), levels=True)
     """
@@ -150,10 +143,10 @@ def open(source: Source, *, model: str | None = None, recover: bool = False) -> 
     """Open a collection for random access: `len(c)`, `c[17]`, `c[[3, 1, 4]]`, `c.names`,
     `c.find("0/1.png")`.
 
-    source: a path or URL (by fsspec), bytes, or a seekable binary file. Threads may share the
-    result; from a path, forked processes too, and it can be pickled. recover: go on if the first
-    bytes of the file, its header, are damaged. Raises BitstreamError; a single image is no
-    collection.
+    source: a path or URL (by fsspec), bytes, or a seekable binary file. Threads can share the
+    result; if it is opened from a path, forked processes can too, and it can be pickled. recover:
+    open it even if its header, the first bytes of the file, is damaged. Raises BitstreamError, also
+    for a single image; ModelNotFound, BadModel, OSError.
     """
     return open_collection(source, model=model, recover=recover)
 
@@ -162,8 +155,8 @@ def open(source: Source, *, model: str | None = None, recover: bool = False) -> 
 class ModelInfo:
     """An installed model and its card.
 
-    encoder_hash: of the file that a lossy model encodes with, None where that is missing; a
-    lossless model is one file and has None, too.
+    encoder_hash: of the encoder file of a lossy model, None if it is missing; a lossless model has
+    no such file. bytes: size of the model file.
     """
 
     name: str

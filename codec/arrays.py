@@ -1,6 +1,6 @@
 """Names of array types, and the size of an image.
 
-U8 I16 I32 I64   integers of so many bits, U unsigned
+U8 I16 I32 I64   integers of this many bits, U unsigned
 F32 F64          floats
 Bools            a mask
 Integers         integers of any width
@@ -27,5 +27,5 @@ PIXELS = SIDE * SIDE
 
 
 def spread(count: int, size: int) -> I64:
-    """`size` numbers of 0..count-1, evenly spread, the first and the last among them."""
+    """`size` numbers out of 0..count-1, evenly spread, the first and the last included."""
     return np.linspace(0, count - 1, size).astype(np.int64)

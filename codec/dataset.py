@@ -4,13 +4,12 @@
     for images, labels in DataLoader(dataset, batch_size=128, shuffle=True, num_workers=2): ...
 
 READ ME FIRST
-- torch is imported when the first item is read, so it is no subclass of `torch.utils.data.Dataset`;
-  a map-style data set needs only `len` and indexing, and `DataLoader`, `Subset` and `ConcatDataset`
-  ask for no more.
-- A batch is decoded in one go (`__getitems__`), and an image with the others of its group, 5 or 16
-  in all (`codec.format.constants.group_images`): images in random order cost up to so many times
-  what they cost in order. `preload=True` decodes everything once.
-- Workers, forked or spawned, open the collection for themselves, and share the cores.
+- torch is imported with the first item, so this is not a subclass of `torch.utils.data.Dataset`.
+  `DataLoader`, `Subset` and `ConcatDataset` need only `len` and indexing.
+- The images of a batch are decoded together (`__getitems__`), each with the others of its group, of
+  5 or 16 (`codec.format.constants.group_images`): in random order an image takes up to that many
+  times as long as in order. `preload=True` decodes everything once.
+- Each worker, forked or spawned, opens the collection itself; the workers share the cores.
 
 Single images in the shards of WebDataset need no class:
 
@@ -37,8 +36,7 @@ from codec.errors import UsageError
 
 
 class AezDataset:
-    """The images of a collection, by index: `(image, label)`, or the image alone where there are no
-    labels.
+    """The images of a collection, by index: `(image, label)`, or only the image without labels.
 
     image: torch.uint8 (1, 28, 28). label: the number of the folder that the image's name starts
     with, as torchvision's ImageFolder counts them: `7/00001.png` is of class "7". A collection
@@ -47,8 +45,8 @@ class AezDataset:
     instead of folders. return_latents: items are `(image, latents, label)`, latents: torch.int16
     (K,), see `codec.latents`. preload: decode all images now, 784 bytes of memory each (and 2 K of
     latents). model: as for `codec.open`.
-    Raises BitstreamError, ModelNotFound, BadModel; UsageError where labels are not one for each
-    image, or there are no latents.
+    Raises BitstreamError, ModelNotFound, BadModel; UsageError unless there is one label for each
+    image, or if there are no latents.
 
     classes: names of the classes, sorted; class_to_idx: their numbers; targets: int64 (N,), the
     labels, None if there are none.
@@ -67,8 +65,8 @@ class AezDataset:
     ) -> None:
         if not isinstance(source, str | Path | bytes):
             raise UsageError(
-                f"source is {type(source).__name__}, wanted a path, a URL or bytes: workers open "
-                "it for themselves"
+                f"source is {type(source).__name__}, wanted a path, a URL or bytes: each worker "
+                "opens it"
             )
         self.source, self.transform, self.target_transform = source, transform, target_transform
         self.return_latents, self.model = return_latents, model
@@ -83,13 +81,9 @@ class AezDataset:
             self.classes, self.targets = _folders(collection)
         else:
             self.targets = np.asarray(labels)
-            if self.targets.shape != (self._count,) or not np.issubdtype(
-                self.targets.dtype, np.integer
-            ):
-                raise UsageError(
-                    f"labels are {self.targets.dtype} {self.targets.shape}, wanted integers "
-                    f"({self._count},)"
-                )
+            found, wanted = f"{self.targets.dtype} {self.targets.shape}", (self._count,)
+            if self.targets.shape != wanted or not np.issubdtype(self.targets.dtype, np.integer):
+                raise UsageError(f"labels are {found}, wanted integers {wanted}")
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
         self._decoded = self._decode(slice(None)) if preload else None
 
@@ -111,7 +105,7 @@ class AezDataset:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indexes: Sequence[int]) -> list[Any]:
-        """A batch of items, decoded in one go.  Raises IndexError."""
+        """A batch of items, decoded together.  Raises IndexError."""
         import torch
 
         worker = torch.utils.data.get_worker_info()
@@ -123,25 +117,22 @@ class AezDataset:
             raise IndexError(
                 f"images {wanted.min()} to {wanted.max()} of a collection of {self._count}"
             )
-        arrays = (
-            self._decode(wanted.tolist())
-            if self._decoded is None
-            else [array[wanted] for array in self._decoded]
-        )
+        if self._decoded is None:
+            arrays = self._decode(wanted.tolist())
+        else:
+            arrays = [array[wanted] for array in self._decoded]
         images, *latents = map(torch.from_numpy, arrays)
         items = []
         for i, number in enumerate(wanted.tolist()):
             image = images[i, None]
-            parts = [
-                image if self.transform is None else self.transform(image),
-                *(each[i] for each in latents),
-            ]
+            item = [image if self.transform is None else self.transform(image)]
+            item += [each[i] for each in latents]
             if self.targets is not None:
                 label = int(self.targets[number])
-                parts.append(
+                item.append(
                     label if self.target_transform is None else self.target_transform(label)
                 )
-            items.append(tuple(parts) if len(parts) > 1 else parts[0])
+            items.append(tuple(item) if len(item) > 1 else item[0])
         return items
 
     def _decode(self, index: slice | list[int]) -> list[npt.NDArray[Any]]:
@@ -151,9 +142,7 @@ class AezDataset:
 
 
 def _folders(collection: Collection) -> tuple[list[str], I64 | None]:
-    """Names of the folders that names start with, sorted, and of each image which one it is; None:
-    there are no folders.
-    """
+    """The folders in names, sorted, and the number of each image's folder; None: no folders."""
     if not collection.has_names:
         return [], None
     numbers: dict[str, int] = {}  # in order of appearance
@@ -166,7 +155,7 @@ def _folders(collection: Collection) -> tuple[list[str], I64 | None]:
     if "" in numbers:
         at = found.index(numbers[""])
         raise UsageError(
-            f"image {at}, {collection.name(at)!r}, lies in no folder, others do: give labels"
+            f"image {at}, {collection.name(at)!r}, is in no folder, but others are: give labels"
         )
     classes = sorted(numbers)
     ranks = {numbers[name]: rank for rank, name in enumerate(classes)}

@@ -6,13 +6,13 @@
     │   ├── UnsupportedVersion  a format version, or a critical field, from the future
     │   ├── ReservedBitsSet     a bit that must be zero is not
     │   ├── Truncated           the stream ends too early
-    │   ├── TrailingData        the stream goes on after its end
+    │   ├── TrailingData        bytes follow the end of the stream
     │   ├── LimitExceeded       a claimed size or count is absurd
     │   ├── ChecksumMismatch    a check says that bytes were changed
     │   └── CorruptPayload      the entropy-coded symbols do not decode to what was encoded
     ├── ModelError
     │   ├── ModelNotFound       carries .model_hash (hexadecimal)
-    │   ├── EncoderNotFound     a lossy model is there, but the file of its encoder is not
+    │   ├── EncoderNotFound     a lossy model is installed without the file of its encoder
     │   └── BadModel            a model file that is damaged or breaks a bound
     ├── ImageError (also ValueError): unsupported size, mode, depth or file
     └── UsageError (also ValueError): a request that cannot be met, such as an output that exists
@@ -28,9 +28,7 @@ class AezError(Exception):
 
 
 class BitstreamError(AezError, ValueError):
-    """The bytes of a stream are at fault; `offset` is where, in bytes from the start (None if
-    unknown).
-    """
+    """The bytes of a stream are at fault; offset: where, in bytes from the start, None: unknown."""
 
     def __init__(self, message: str, offset: int | None = None) -> None:
         super().__init__(message if offset is None else f"byte {offset}: {message}")
@@ -47,9 +45,7 @@ class BadMagic(BitstreamError):
 
 
 class UnsupportedVersion(BitstreamError):
-    """The stream is of a later format version, or needs a critical field that this reader does not
-    know.
-    """
+    """The stream has a later format version, or a critical field that this reader does not know."""
 
 
 class ReservedBitsSet(BitstreamError):
@@ -81,8 +77,8 @@ class ModelError(AezError):
 
 
 class ModelNotFound(ModelError):
-    """The model that a stream names is not installed; `model_hash` (hexadecimal or a name) says
-    which one.
+    """The model that a stream names is not installed; model_hash: which one, in hexadecimal, or its
+    name.
     """
 
     def __init__(self, message: str, model_hash: str) -> None:
@@ -95,7 +91,7 @@ class ModelNotFound(ModelError):
 
 
 class EncoderNotFound(ModelError):
-    """A lossy model is there without its encoder: it decodes its streams, and encodes nothing."""
+    """The encoder of a lossy model is missing: the model can decode but not encode."""
 
 
 class BadModel(ModelError):
@@ -103,10 +99,8 @@ class BadModel(ModelError):
 
 
 class ImageError(AezError, ValueError):
-    """An input is no image that this codec takes: unsupported size, mode, depth, or file."""
+    """An input is not an image that this codec takes: unsupported size, mode, depth, or file."""
 
 
 class UsageError(AezError, ValueError):
-    """A request that cannot be carried out: the output exists, names collide, options contradict
-    each other.
-    """
+    """A request that cannot be met: the output exists, names collide, options contradict."""

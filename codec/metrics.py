@@ -23,9 +23,7 @@ def squared_error(x: U8, x_hat: U8) -> int:
 
 
 def psnr_db(squared_error: float, num_pixels: int) -> float | None:
-    """Peak signal-to-noise ratio of 8-bit pixels in dB, from their summed squared error; None if
-    there is no error.
-    """
+    """PSNR of 8-bit pixels in dB, from their summed squared error; None if there is no error."""
     return 10 * math.log10(255**2 * num_pixels / squared_error) if squared_error else None
 
 
@@ -61,7 +59,5 @@ def _window_sums(values: I64) -> I64:
     """Sum of each window: (N, H, W) -> (N, H - 6, W - 6)."""
     for axis in (1, 2):
         size = values.shape[axis] - SSIM_WINDOW + 1
-        values = np.stack([values.take(range(i, i + size), axis) for i in range(SSIM_WINDOW)]).sum(
-            axis=0
-        )
+        values = np.sum([values.take(range(i, i + size), axis) for i in range(SSIM_WINDOW)], axis=0)
     return values

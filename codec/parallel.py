@@ -1,5 +1,4 @@
-"""Work on all cores: threads, with BLAS held to one thread in each of them, and memory that is
-kept.
+"""Work on all cores: threads, with BLAS held to one thread in each, and freed memory kept.
 
 Processes are for `codec.commands.work`; each of them gets its share of the cores by `use_cores`.
 """
@@ -22,14 +21,14 @@ _cores: int | None = None  # None: all
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """How many cores this process may use."""
     if _cores is not None:
         return _cores
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_cores(cores: int | None) -> int | None:
-    """Let `in_threads` use so many cores from now on, None: all; returns what it was."""
+    """Let `in_threads` use this many cores from now on (None: all); return the old number."""
     global _cores
     before, _cores = _cores, cores
     return before
@@ -37,7 +36,7 @@ def use_cores(cores: int | None) -> int | None:
 
 @contextlib.contextmanager
 def cores(number: int) -> Iterator[None]:
-    """Let `in_threads` use so many cores inside."""
+    """Let `in_threads` use this many cores inside the `with` block."""
     before = use_cores(number)
     try:
         yield
@@ -46,7 +45,7 @@ def cores(number: int) -> Iterator[None]:
 
 
 def in_threads(function: Callable[[Item], Result], items: list[Item]) -> Iterable[Result]:
-    """map(function, items) on all cores: numpy lets go of the interpreter while it computes."""
+    """map(function, items) on all cores: numpy releases the interpreter lock while it computes."""
     if len(items) < 2 or num_cores() == 1:
         with one_blas_thread():
             return [function(item) for item in items]
@@ -63,7 +62,7 @@ def keep_memory(limit: int = 256 << 20) -> None:
 
     Arrays of some hundred KiB come and go by the thousand, and fresh pages cost more than what is
     computed in them (measured with the numpy engine: lossless encoding 32 s without, 19 s with). It
-    holds for the whole process and for good, so only who owns the process calls it: the command
+    holds for the whole process and for good, so only the owner of the process calls it: the command
     line, its workers, training. Does nothing with another C library.
     """
     try:
@@ -78,12 +77,12 @@ def keep_memory(limit: int = 256 << 20) -> None:
 class _OneBlasThread:
     """Holds BLAS to one thread while anybody is inside.
 
-    Among threads of ours its own would only wait (measured: five times slower); and what is too
-    little for several of ours is too little for several of its own (measured: five images are
-    decoded in 2.7 ms instead of 4.0).
+    When our own threads keep all cores busy, BLAS threads only wait (measured: five times slower).
+    Work too small for several of our threads is too small for several of its own (measured: five
+    images take 2.7 ms to decode instead of 4.0).
 
-    The limit is the whole process's, so those inside are counted; the last one out restores what
-    was.
+    The limit holds for the whole process, so those inside are counted; the last one out restores
+    the old limit.
     """
 
     def __init__(self) -> None:
@@ -111,7 +110,5 @@ _one_blas_thread = _OneBlasThread()
 
 
 def one_blas_thread() -> contextlib.AbstractContextManager[None]:
-    """A context in which BLAS has one thread; with native kernels there is nothing to hold back,
-    nor to be loaded for it.
-    """
+    """A context in which BLAS has one thread; native kernels do not use BLAS and need none."""
     return _one_blas_thread if kernels.active() is None else contextlib.nullcontext()

@@ -8,20 +8,20 @@
     for frame in ImageSequence.Iterator(Image.open("all.aez")): ...
 
 READ ME FIRST
-- Opening reads headers. If they are at fault that is a SyntaxError, so `Image.open` tries the other
-  formats and then raises UnidentifiedImageError. A frame is decoded when its pixels are first asked
-  for, together with those of its group; if they are damaged, or their model is not installed, that
-  is an OSError, whose `__cause__` is the codec's own error.
+- Opening reads headers. If they are at fault it raises SyntaxError, so `Image.open` tries the other
+  formats and then raises UnidentifiedImageError. A frame is decoded when its pixels are first used,
+  with the others of its group; if they are damaged, or their model is not installed, that raises
+  OSError, whose `__cause__` is the codec's own error.
 - A collection is an image of several frames; `info["name"]` is the name of the frame that has been
-  loaded. One without images is no image. A collection that is damaged at its start or end does not
-  open: `aez decompress` restores the rest.
-- Nothing is converted. What is not 28x28, 8-bit and grey cannot be saved: an OSError, as from other
-  formats, whose `__cause__` is the ImageError; so is a promise that cannot be kept (`max_bytes`).
-  Options that make no sense are the UsageError, which is a ValueError. Pillow ignores options that
-  a format does not have, so a misspelt one is no error.
-- Pillow empties an existing file before it asks a format to write. So save over a file only what
-  has been loaded, never a collection over itself.
-- Pickling and copying keep the current frame alone.
+  loaded. An empty collection is not an image. A collection that is damaged at its start or end does
+  not open: `aez decompress` restores the rest.
+- Nothing is converted. Saving an image that is not 28x28, 8-bit and grey raises OSError, as other
+  formats do, whose `__cause__` is the ImageError; so does a goal that cannot be kept (`max_bytes`).
+  Wrong options raise UsageError, which is a ValueError. Pillow ignores options that a format does
+  not have, and so misspelt ones.
+- Pillow empties an existing file before a format writes it. So overwrite a file only with frames
+  that are loaded, and never a collection with itself.
+- Pickling and copying keep only the current frame.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import IO, Any, BinaryIO, cast
 from PIL import Image, ImageFile, ImageSequence
 
 from codec import api
-from codec.arrays import U8
+from codec.arrays import SIDE, U8
 from codec.collection.open import open_stream
 from codec.collection.reader import Collection
 from codec.collection.single import SingleImage
@@ -52,7 +52,7 @@ class AezImageFile(ImageFile.ImageFile):
     format_description = "aez, a learned codec for 28x28 images"
     _close_exclusive_fp_after_loading = False
 
-    # As they are in a copy that came out of a pickle, which Pillow makes without `__init__`.
+    # Defaults for a copy made by unpickling, where Pillow does not call `__init__`.
     fp = None
     n_frames = 1
     is_animated = False
@@ -70,11 +70,11 @@ class AezImageFile(ImageFile.ImageFile):
         if not self.n_frames:
             raise SyntaxError("a collection without images")
         self.is_animated = self.n_frames > 1
-        self._mode, self._size, self._is_pending = "L", (images.WIDTH, images.HEIGHT), True
+        self._mode, self._size, self._is_pending = "L", (SIDE, SIDE), True
         self.tile = []  # nothing for Pillow to decode; it is None there before Pillow 11
 
     def load(self) -> Any:
-        """Decode the current frame, if that has not been done.  Raises OSError."""
+        """Decode the current frame, unless it is decoded.  Raises OSError."""
         if self._is_pending:
             try:
                 pixels = self._pixels()
@@ -96,14 +96,14 @@ class AezImageFile(ImageFile.ImageFile):
         return pixels
 
     def _release(self) -> None:
-        """Nothing is read any more."""
+        """Let go of the file: nothing more is read."""
         self._stream = None
         if self._exclusive_fp and self.fp is not None:
             self.fp.close()
         self.fp = None
 
     def seek(self, frame: int) -> None:
-        """Go to a frame, from 0 on.  Raises EOFError."""
+        """Go to a frame, the first is 0.  Raises EOFError."""
         if self._seek_check(frame):
             self._frame, self._is_pending = frame, True
 
@@ -142,9 +142,7 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 
 def _save_all(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    """All frames of the image and of those in `append_images` as a collection, even if there is
-    only one.
-    """
+    """All frames of the image and of `append_images` as a collection, even if there is only one."""
     names: list[str] | None = image.encoderinfo.get("names")
     position, count = image.tell(), 0
     options = _options(image, "embed_model")
@@ -164,7 +162,7 @@ def _save_all(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 
 def register() -> None:
-    """Make Pillow know the format; as importing this module does."""
+    """Register the format with Pillow; importing this module does it."""
     Image.register_open(FORMAT, AezImageFile, _accept)
     Image.register_save(FORMAT, _save)
     Image.register_save_all(FORMAT, _save_all)

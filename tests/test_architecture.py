@@ -27,18 +27,18 @@ FLOORS = {
     "files": 1,
     "parallel": 2,
     "coding": 2,
-    "format": 2,
-    "model": 3,
-    "collection": 4,
-    "encoder": 5,
-    "api": 6,
-    "commands": 7,
-    "pillow_plugin": 7,
-    "dataset": 7,
-    "measure": 8,
-    "train": 9,  # above measure: the card of a model has its figures
-    "cli": 10,
-    "codec": 11,  # the roof: __init__.py and __main__.py
+    "format": 3,
+    "model": 4,
+    "collection": 5,
+    "encoder": 6,
+    "api": 7,
+    "commands": 8,
+    "pillow_plugin": 8,
+    "dataset": 8,
+    "measure": 9,
+    "train": 10,  # above measure: the card of a model has its figures
+    "cli": 11,
+    "codec": 12,  # the roof: __init__.py and __main__.py
 }
 TOP_FILES = {
     "errors",

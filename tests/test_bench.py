@@ -548,7 +548,7 @@ def test_bench_without_images_says_so(tmp_path, shipped):
         (["-q", "50,100"], "'100' is not a whole number in the range 0..99"),
         (["-n", "0"], "--images"),
         (["-e", "x"], "'x' is not a whole number in the range 1..9"),
-        (["--quiet"], "there would be nothing to see"),
+        (["--quiet"], "would show nothing"),
     ],
 )
 def test_bench_refuses_what_makes_no_sense(folder, options, said):
@@ -565,5 +565,5 @@ def test_bench_reads_no_stdin(shipped):
 
 def test_bench_says_that_it_takes_a_sample(folder):
     result = aez(folder, "-n", "2", "--json", "-q", "50", "-e", "1")
-    assert "2 of 4 images are measured" in result.stderr
+    assert "measuring 2 of 4 images" in result.stderr
     assert json.loads(result.stdout)["images"] == 2

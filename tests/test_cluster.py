@@ -143,7 +143,7 @@ def test_without_dask_the_message_says_what_to_install(monkeypatch: pytest.Monke
 def test_worker_of_another_version_is_an_error() -> None:
     assert cluster._one_core(cluster.__version__, len, "abc") == 3  # type: ignore[arg-type]
     try:
-        with pytest.raises(AezError, match=r"a worker has aez .*, and here is 0\.0\.0"):
+        with pytest.raises(AezError, match=r"a worker has aez .*, this machine has 0\.0\.0"):
             cluster._one_core("0.0.0", len, "abc")  # type: ignore[arg-type]
     finally:
         parallel.use_cores(None)

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from codec import api
+from codec.collection.memory import NameIndex
 from codec.collection.models import installed
-from codec.collection.names import NameIndex
 from codec.collection.open import open_stream
 from codec.collection.reader import Collection
 from codec.collection.source import ByteSource

@@ -347,7 +347,7 @@ def test_absurd_embedded_models_are_refused_before_they_are_taken(area: bytes, e
 
 def test_models_too_large_to_embed_are_refused() -> None:
     model: Any = SimpleNamespace(stream=bytes(1 << 24))
-    with pytest.raises(api.UsageError, match="too large to be embedded"):
+    with pytest.raises(api.UsageError, match="too large to embed"):
         Encoder(Options.of(), [model]).model_files()
 
 

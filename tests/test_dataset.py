@@ -155,7 +155,7 @@ def test_labels_must_be_integers_one_for_each_image() -> None:
 
 def test_an_image_outside_all_folders_is_an_error_that_names_it() -> None:
     names = [*NAMES[:7], "lost.png", *NAMES[8:]]
-    with pytest.raises(UsageError, match=r"image 7, 'lost.png', lies in no folder"):
+    with pytest.raises(UsageError, match=r"image 7, 'lost.png', is in no folder"):
         AezDataset(collect(names))
     assert AezDataset(collect(names), labels=LABELS)[7][1] == LABELS[7]
 

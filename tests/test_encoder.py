@@ -79,7 +79,7 @@ def test_a_stored_image_is_its_bytes_and_comes_back() -> None:
 
 
 def test_a_coder_that_has_no_latents_says_so() -> None:
-    with pytest.raises(UsageError, match="tiny0-lossless is lossless: latents are"):
+    with pytest.raises(UsageError, match="tiny0-lossless is lossless: only lossy streams"):
         helpers.tiny_pixel_model().decode_latents([b""], 1, 100)
 
 

@@ -108,7 +108,7 @@ def test_a_file_that_is_no_library_leaves_the_work_to_numpy(library: Path, conte
 def test_a_library_of_others_leaves_the_work_to_numpy(library: Path) -> None:
     compile_stub(library, "int other(void) { return 0; }")
     assert kernels.active() is None
-    assert kernels.description() == f"numpy: {library} is no library of aez"
+    assert kernels.description() == f"numpy: {library} is not a library of aez"
 
 
 @needs_compiler
@@ -118,10 +118,10 @@ def test_a_library_of_another_version_leaves_the_work_to_numpy(
     code = "int aez_kernels_version(void) { return 999; }\n"
     compile_stub(library, code + 'const char *aez_instruction_sets(void) { return "sse2"; }')
     assert kernels.active() is None
-    wanted = f"{library} is of version 999, wanted {kernels.VERSION}: build it again"
+    wanted = f"{library} has version 999, not {kernels.VERSION}: build it again"
     assert kernels.description() == f"numpy: {wanted}"
     monkeypatch.setenv("AEZ_ENGINE", "native")
-    with pytest.raises(UsageError, match="is of version 999"):
+    with pytest.raises(UsageError, match="has version 999"):
         kernels.active()
 
 

@@ -350,9 +350,9 @@ ARRAYS_REFUSED = {
     "IDX with magic 0x00000d03, aez takes images, 0x00000803": idx_header(5, 28, 28, magic=0xD03)
     + bytes(5 * 784 * 4),
     "32x30 pixels, aez takes 28x28": idx_header(1, 30, 32) + bytes(960),
-    "is no NPY, NPZ or IDX file": pack_png(GREY),
-    "is no NPY, NPZ or IDX fil": b"",
-    "is no NPY, NPZ or IDX fi": gzip.compress(b"text"),
+    "is not an NPY, NPZ or IDX file": pack_png(GREY),
+    "is not an NPY, NPZ or IDX fil": b"",
+    "is not an NPY, NPZ or IDX fi": gzip.compress(b"text"),
     "dtype float32, aez takes uint8": npy(PIXELS.astype(np.float32)),
     "dtype bool, aez takes uint8": npy(PIXELS > 127),
     "dtype object, aez takes uint8": npy(np.array([GREY, None], object)),

@@ -21,7 +21,7 @@ from helpers import Sizes
 from codec import api, kernels
 from codec.coding import rans
 from codec.coding.lanes import Compact, GroupDecoder, to_lanes
-from codec.coding.lanes_native import NativeGroupDecoder, address, encode_groups
+from codec.coding.native import NativeGroupDecoder, address, encode_groups
 from codec.kernels import build
 from codec.model.ladder import Ladder
 from codec.model.ladder_native import NativeLadder, _Level, _residuals

@@ -118,7 +118,7 @@ def test_lossless_and_stored_images_have_no_latents() -> None:
         codec.compress(helpers.drawn(3)[0], lossless=True),
     )
     for stream in (stored, *lossless):
-        with pytest.raises(UsageError, match="what a lossy stream has"):
+        with pytest.raises(UsageError, match="only lossy streams have latents"):
             codec.latents(stream)
 
 

@@ -587,8 +587,8 @@ def test_an_encoder_with_a_tensor_of_a_model_or_the_card_of_another_is_refused()
     assert Ladder(stream, helpers.pack(own, card, **good)).encoder.card == card
     for parts, wrong, kind, said in [
         ({**own, "cdf": tensors["cdf"]}, card, good, "unknown tensor cdf"),
-        (own, {"name": "tiny"}, good, "of model None, wanted is that of tiny0"),
-        (own, {**card, "model_hash": [1]}, good, r"of model \[1\], wanted is that of tiny0"),
+        (own, {"name": "tiny"}, good, "the encoder of model None, not of tiny0"),
+        (own, {**card, "model_hash": [1]}, good, r"the encoder of model \[1\], not of tiny0"),
         (own, {"model_hash": card["model_hash"]}, good, "not a model file: KeyError"),
         (own, card, {}, "architecture 'ladder-1', wanted 'ladder-1-encoder'"),
     ]:

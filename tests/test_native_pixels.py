@@ -13,7 +13,7 @@ import pytest
 
 from codec import kernels, parallel
 from codec.coding import rans
-from codec.coding.rans_native import encode_lanes
+from codec.coding.native import encode_lanes
 from codec.model import pixels as pixel_model
 from codec.model import pixels_parts
 from codec.model.layers import ACTIVATION_MAX, MULTIPLIER_BITS

@@ -109,7 +109,7 @@ GOOD = pack_parts(shared_out(np.array([0, 1, 0, 2, 0, 0, 1, 0])))
         (b"\x00\x01\x00\x05\x01\x00", Truncated, "too far apart"),
         (b"\x00\x01\x00\x05\x01", Truncated, "inside a list"),
         (b"\x00\x01\x00\x05\x01\x81", LimitExceeded, "not zero"),
-        (b"\x00\x01\x00\x05\x03\x54\x00", LimitExceeded, "goes on to 8 of 8"),
+        (b"\x00\x01\x00\x05\x03\x54\x00", LimitExceeded, "ends at 8 of 8"),
     ],
 )
 def test_parts_that_break_the_format_are_refused(

@@ -162,7 +162,7 @@ def test_shipped_model_with_an_encoder_of_its_own_travels_as_its_files(tmp_path:
     assert ref == (helpers.tiny_bundle(), other)
     other_hash = hashlib.sha256(other).digest()[:8]
     assert work.model_of(ref).encoder_hash == other_hash
-    with pytest.raises(BadModel, match="model tiny0 has another encoder here"):
+    with pytest.raises(BadModel, match="model tiny0 has another encoder on this worker"):
         work.model_of(work.ModelRef(helpers.tiny_model().hash, other_hash))
 
 

@@ -266,7 +266,7 @@ def test_the_encoder_lies_beside_the_model_and_is_no_model(weights: Path) -> Non
     assert registry.by_name("tiny0").encoder_hash == helpers.tiny_model().encoder_hash
     with pytest.raises(ModelNotFound):
         registry.by_name(beside.stem)
-    with pytest.raises(BadModel, match="the encoder of a model, and found beside it"):
+    with pytest.raises(BadModel, match="this is the encoder of a model"):
         registry.by_name(str(beside))
     with pytest.raises(ModelNotFound):
         registry.by_hash(helpers.tiny_model().encoder.hash)
@@ -296,7 +296,7 @@ def test_a_model_without_its_encoder_decodes_and_says_what_is_missing(weights: P
     beside.unlink()
     model = registry.by_name("tiny0")
     np.testing.assert_array_equal(model.decode(wanted.messages, 5, 50)[0], wanted.pixels)
-    said = f"tiny0 only decodes: the file of its encoder, {beside.name}, is not in {weights}$"
+    said = f"tiny0 can only decode: its encoder file, {beside.name}, is not in {weights}$"
     for _ in range(2):
         with pytest.raises(EncoderNotFound, match=said):
             model.encode(pixels, 50)
@@ -338,7 +338,7 @@ def test_an_encoder_of_another_model_is_refused_by_name(weights: Path) -> None:
     beside = registry.encoder_path(helpers.install(weights))
     beside.write_bytes(helpers.tiny_encoder(1))
     hashes = [helpers.tiny_model(seed).hash.hex() for seed in (1, 0)]
-    said = f"^{beside}: of model {hashes[0]}, wanted is that of tiny0, {hashes[1]}$"
+    said = f"^{beside}: the encoder of model {hashes[0]}, not of tiny0, {hashes[1]}$"
     with pytest.raises(BadModel, match=said):
         registry.by_name("tiny0").encode(helpers.drawn(1), 50)
     beside.write_bytes(helpers.tiny_encoder()[:-1])

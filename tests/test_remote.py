@@ -136,7 +136,7 @@ def test_existing_and_impossible_outputs_are_refused(
         with pytest.raises(UsageError, match=message):
             compress(*inputs, out=out)
     report = compress(tree, out=str(tmp_path / "x.aez"), scheduler="tcp://127.0.0.1:9")
-    assert [(name, "no cluster can read it" in reason) for name, reason in report.failed] == [
+    assert [(name, "a cluster cannot read it" in reason) for name, reason in report.failed] == [
         (tree, True)
     ]
     with pytest.raises(UsageError, match="--rm needs files"):

@@ -6,11 +6,11 @@ events:
     screen.finish(result, figures, summary)                       # one line or JSON; the exit code
 
 Exit codes: 0 all good; 1 nothing done; 2 usage; 3 finished, some inputs failed (each named on
-stderr); 4 a damaged stream; 130 interrupted. Results go to stdout, all else to stderr, one line
+stderr); 4 a damaged stream; 130 interrupted. Results go to stdout, messages to stderr, one line
 each, never a traceback.
 
 READ ME FIRST: numpy, Pillow and the codec are imported inside the verbs, so that `aez --help` is
-instant, and torch inside `train` only. typer vendors click, so nothing is imported from click; and
+fast, and torch only inside `train`. typer vendors click, so nothing is imported from click; and
 `typer.Exit` is a RuntimeError, so `except Exception` here would turn failure into success.
 """
 

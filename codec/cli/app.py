@@ -1,4 +1,4 @@
-"""The app: its verbs, and how what they raise becomes one line and an exit code."""
+"""The app: its verbs, and how errors become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VERBS = {
 
 
 class Verbs(Mapping[str, Any]):
-    """Name -> command; a verb is imported, and its options parsed, when it is asked for."""
+    """Name -> command; a verb is imported when it is first used."""
 
     def __init__(self) -> None:
         self._built: dict[str, Any] = {}
@@ -54,7 +54,7 @@ class Verbs(Mapping[str, Any]):
 
 
 class Group(TyperGroup):
-    """Turns what a verb raises into one line and an exit code, here for all of them."""
+    """Turns the errors of all verbs into one line and an exit code."""
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)
@@ -67,7 +67,7 @@ class Group(TyperGroup):
             finally:
                 sys.stdout.flush()
         except BrokenPipeError:  # `aez info ... | head`: the reader has what it wanted
-            # or the flush at exit would complain
+            # or the flush at exit would fail
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
@@ -118,7 +118,7 @@ def _aez(
 ) -> None:
     from codec import kernels
 
-    # an engine that is not there is an error of the call, not of each of its files
+    # a missing engine is one error, not one for each file
     if kernels.active() is None:
         from codec.parallel import keep_memory
 

@@ -46,7 +46,7 @@ def bench(
             min=1,
             max=100_000,
             metavar="N",
-            help="Of more images, take so many, evenly spread.",
+            help="Measure at most N images, evenly spread.",
         ),
     ] = 500,
     force: opt.Force = False,
@@ -61,7 +61,7 @@ def bench(
     screen = Screen(quiet)
     settings = opt.numbers(qualities, 0, 99, "-q"), opt.numbers(efforts, 1, 9, "-e")
     if quiet and out is None and not as_json:
-        raise UsageError("--quiet, and neither -o nor --json: there would be nothing to see")
+        raise UsageError("--quiet without -o or --json would show nothing")
     from codec.commands.events import Result
     from codec.measure import bench as ruler
     from codec.measure.inputs import read
@@ -71,7 +71,7 @@ def bench(
     pixels, names, num_images = screen.value_of(read(inputs, max_images), result)
     if num_images > max_images:
         screen.note(
-            f"{len(pixels)} of {num_images} images are measured, evenly spread; -n takes more"
+            f"measuring {len(pixels)} of {num_images} images, evenly spread; -n measures more"
         )
     with screen.bar() as step:
         done = ruler.bench(
@@ -94,7 +94,7 @@ def bench(
 
 
 def _check_free(out: Path | None, force: bool) -> None:
-    """Raise UsageError before minutes are spent on what cannot be written."""
+    """Raise UsageError now, rather than after minutes, if the files cannot be written."""
     from codec.files.atomic import refuse_existing
 
     if out is not None:
@@ -128,10 +128,8 @@ def _print_tables(results: dict[str, Any]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     models = " and ".join(name for name in results["models"].values() if name)
-    title = (
-        f"{images(results['images'])}, model {models}, one core of "
-        f"{results['machine']['processor']}"
-    )
+    processor = results["machine"]["processor"]
+    title = f"{images(results['images'])}, model {models}, one core of {processor}"
     for text in (title, page.work_done_by(results)):
         typer.echo(shown(text))
     below = f"Bytes of aez, effort {results['main_effort']}, at equal PSNR (BD-rate, PCHIP)"

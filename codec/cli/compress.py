@@ -22,7 +22,7 @@ def compress(
         typer.Option(
             "-o",
             metavar="OUT",
-            help="x.aez: one file for all. Else a directory: one file an image. -: stdout.",
+            help="x.aez: one file for all. A directory: one file for each image. -: stdout.",
         ),
     ] = None,
     quality: Annotated[
@@ -103,7 +103,7 @@ def compress(
     remove: Annotated[
         bool,
         typer.Option(
-            "--rm", help="Delete each input file once its output is on the disk and has decoded."
+            "--rm", help="Delete each input file once its output is on the disk and decodes."
         ),
     ] = False,
     dry_run: Annotated[

@@ -37,7 +37,7 @@ def info(files: opt.Streams, as_json: opt.Json = False) -> None:
 
 
 def _line(stream: StreamInfo) -> str:
-    num_pixels = 784 * stream.images
+    num_pixels = stream.width * stream.height * stream.images
     bpp = f", {8 * stream.bytes / num_pixels:.2f} bpp" if num_pixels else ""
     return (
         f"{images(stream.images)} {stream.width}x{stream.height}, {_model(stream)}, "

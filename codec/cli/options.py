@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how they are parsed."""
+"""Options that several verbs share, and their parsing."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ def numbers(text: str | None, low: int, high: int, option: str) -> tuple[int, ..
 
 
 def output(inputs: Sequence[str], out: str | None, as_json: bool) -> str | None:
-    """stdin goes to stdout unless OUT says otherwise; stdout takes one thing, and no terminal wants
-    it.
-    """
+    """OUT, by default "-" for stdin.  Raises UsageError if it cannot be written."""
     if out == "":
         raise UsageError("the name of OUT is empty")
     if "-" in inputs and out is None:
@@ -88,7 +86,7 @@ def output(inputs: Sequence[str], out: str | None, as_json: bool) -> str | None:
 
 
 def cores(jobs: int | None) -> int:
-    """By default all that this process may use."""
+    """How many cores to use, by default all that this process may use."""
     from codec.parallel import num_cores
 
     return jobs or num_cores()

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-QUICK_S = 2.0  # a command that has ended by then shows no counter, and need not import rich
-Step = Callable[[str, int, int], None]  # what is done next, how many steps are done, of how many
+QUICK_S = 2.0  # before that a command shows no counter, and does not import rich
+Step = Callable[[str, int, int], None]  # the next step, how many steps are done, of how many
 
 
 def shown(text: str) -> str:
-    """Escape what a terminal would obey: names come from file systems and streams of strangers."""
+    """Escape control characters, as names come from untrusted files and streams."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
@@ -43,7 +43,7 @@ def where(outputs: Sequence[str]) -> str:
 
 
 class Screen:
-    """What the user sees of one command.  quiet: nothing but failures; live: progress, too."""
+    """What the user sees of one command.  quiet: only failures."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet, self._started = quiet, time.perf_counter()
@@ -77,7 +77,7 @@ class Screen:
                 try:
                     show(event)
                 except (KeyboardInterrupt, SystemExit) as interrupt:
-                    # wherever it struck, the command handles it: it may say what it keeps
+                    # the command handles it, and may report what it keeps
                     show(events.throw(interrupt))
                     raise
 
@@ -102,7 +102,7 @@ class Screen:
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Step]:
-        """A progress bar, if anybody watches."""
+        """A progress bar, on a terminal."""
         if self._live:
             with progress_bar() as step:
                 yield step
@@ -130,7 +130,7 @@ def failures(result: Result) -> list[dict[str, str]]:
 
 @contextlib.contextmanager
 def progress_bar(*, counts: bool = False) -> Iterator[Step]:
-    """A line on stderr that goes when its work ends.  counts: images, how many nobody knows yet."""
+    """A line on stderr that is removed at the end.  counts: only count, the total is not known."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -144,7 +144,7 @@ def progress_bar(*, counts: bool = False) -> Iterator[Step]:
             TextColumn("{task.description}", markup=False),
         ]
     )
-    # On a terminal, lines on stdout go above the bar; else stdout may get the output itself.
+    # On a terminal, lines on stdout appear above the bar; else stdout can be the output itself.
     console, to_terminal = Console(stderr=True), sys.stdout.isatty()
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=to_terminal

@@ -2,9 +2,8 @@
 
     message = rans.encode(start, freq, check)       # a lane is one coder state and its bytes
     decoder = lanes.GroupDecoder(messages, group)   # a group of images shares a lane
-    codes = decoder.decode(table, rows)             # as often as there are levels
+    codes = decoder.decode(table, rows)             # once for each level
     state, used_up = decoder.finish()               # must be the check, and all bytes
 
-It knows no models. `lanes_native` and `rans_native` do the same with the native kernels; `signed`
-is how signed symbols are numbered.
+It knows no models. `native` does the same with the native kernels; `signed` numbers signed symbols.
 """

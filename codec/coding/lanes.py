@@ -36,18 +36,12 @@ def by(values: Integers) -> Iterator[tuple[int, I64]]:
 
 def checks(pixels: U8, group: int) -> I64:
     """Start states: the low byte of the CRC-32 of each group's pixels, (N, 28, 28) -> (groups,)."""
-    return np.array(
-        [
-            zlib.crc32(pixels[at : at + group].tobytes()) & rans.MAX_CHECK
-            for at in range(0, len(pixels), group)
-        ]
-    )
+    groups = (pixels[at : at + group] for at in range(0, len(pixels), group))
+    return np.array([zlib.crc32(images.tobytes()) & rans.MAX_CHECK for images in groups], np.int64)
 
 
 def to_lanes(values: npt.NDArray[Any], group: int, fill: int) -> npt.NDArray[Any]:
-    """(S, N) -> (S * group, lanes): symbol s of image i of a group is its lane's step s * group +
-    i.
-    """
+    """(S, N) -> (S * group, lanes): symbol s of image i of a group is step s * group + i."""
     s, n = values.shape
     if missing := -n % group:
         values = np.concatenate([values, np.full((s, missing), fill, values.dtype)], axis=1)
@@ -56,25 +50,18 @@ def to_lanes(values: npt.NDArray[Any], group: int, fill: int) -> npt.NDArray[Any
 
 def from_lanes(values: npt.NDArray[Any], group: int, count: int) -> npt.NDArray[Any]:
     """Inverse of `to_lanes`: (S * group, lanes) -> (S, count)."""
-    return (
-        values.reshape(-1, group, values.shape[1])
-        .transpose(0, 2, 1)
-        .reshape(len(values) // group, -1)[:, :count]
-    )
+    by_group = values.reshape(-1, group, values.shape[1]).transpose(0, 2, 1)
+    return by_group.reshape(len(values) // group, -1)[:, :count]
 
 
 class GroupDecoder:
-    """Decodes the symbols of images, `group` neighbours sharing a message, level by level: the
-    inverse of coding by lanes.
-    """
+    """Decodes the symbols of images level by level, `group` neighbours sharing a message."""
 
     def __init__(self, messages: list[bytes], group: int) -> None:
         self._decoder, self._group = rans.Decoder(messages), group
 
     def decode(self, table: rans.CdfTable, rows: I32) -> U8:
-        """rows: int32 (S, N), which row of the table codes each symbol; row 0 is certain -> codes
-        uint8 (S, N).
-        """
+        """Rows int32 (S, N), which code each symbol, row 0 being certain -> codes uint8 (S, N)."""
         lanes = to_lanes(rows, self._group, 0)
         where = Compact(lanes != 0)
         codes = self._decoder.decode(table, where.take(lanes, -1))
@@ -86,11 +73,7 @@ class GroupDecoder:
 
 
 class Compact:
-    """Moves the steps that do something to the front of their lanes, so that lanes take as few
-    steps as they can.
-
-    active: bool (steps, lanes).
-    """
+    """Moves the active steps, bool (steps, lanes), to the front of their lanes."""
 
     def __init__(self, active: Bools) -> None:
         # Of one lane, the usual case of random access, numbers are faster than a mask.

@@ -69,28 +69,21 @@ class CdfTable:
             raise ValueError("a CDF row decreases")
         self.start: U32 = self.cdf[:, :-1].astype(np.uint32)
         self.freq: U32 = freq.astype(np.uint32)
-        self._lookup: U8 | None = None
 
     @property
     def num_symbols(self) -> int:
         """Symbols in a row, those of frequency 0 included."""
         return int(self.freq.shape[1])
 
-    @property
+    @cached_property
     def lookup(self) -> U8:
-        """uint8 (rows * 2**16,): the symbol under each slot of each row; made on first use, since
-        one image does without.
-        """
-        if self._lookup is None:
-            symbols = np.tile(np.arange(self.num_symbols, dtype=np.uint8), len(self.freq))
-            self._lookup = np.repeat(symbols, self.freq.ravel())
-        return self._lookup
+        """uint8 (rows * 2**16,): the symbol at each slot of each row; many lanes need it."""
+        symbols = np.tile(np.arange(self.num_symbols, dtype=np.uint8), len(self.freq))
+        return np.repeat(symbols, self.freq.ravel())
 
     @cached_property
     def packed(self) -> U32:
-        """The cumulative frequencies as the native kernels read them: uint32 (rows,
-        symbols + 1).
-        """
+        """Cumulative frequencies for the native kernels: uint32 (rows, symbols + 1)."""
         return np.ascontiguousarray(self.cdf, np.uint32)
 
     @cached_property
@@ -100,15 +93,11 @@ class CdfTable:
 
     @cached_property
     def firsts(self) -> list[int]:
-        """Frequency of symbol 0 in each row, likewise; behind them that of a row with no other
-        symbol, which -1 finds.
-        """
+        """Frequency of symbol 0 in each row, likewise; then 2**PRECISION, for padding (row -1)."""
         return [*self.cdf[:, 1].tolist(), TOTAL]
 
     def ideal_bits(self, indexes: Integers, symbols: Integers) -> float:
-        """Sum of PRECISION - log2(freq) over (row, symbol) pairs: what a perfect coder would spend,
-        in bits.
-        """
+        """Bits that a perfect coder spends on (row, symbol) pairs: PRECISION - log2(freq)."""
         return float(np.sum(PRECISION - np.log2(self.freq[indexes, symbols])))
 
 
@@ -175,8 +164,7 @@ def _encode_lane(start: list[int], freq: list[int], state: int) -> bytes:
 
 
 def _state_bytes(state: int) -> bytes:
-    """Big-endian without leading zeros: exactly the bytes that the decoder's one reading rule takes
-    back.
+    """Big-endian without leading zeros: exactly the bytes that the decoder's reading rule reads.
 
     A state of 2**24 or more has its upper three bytes below 2**23 (it is below 2**31), so the rule
     reads all four; one of 2**23..2**24 stops it after three; one below 2**23 occurs only when
@@ -220,10 +208,8 @@ class Decoder:
         state, at, end, source = self._state, self._next, self._end, self._bytes
         padded = indexes < 0
         rows = np.where(padded, 0, indexes)
-        slot_base, cell_base = (
-            rows.astype(np.int64) << PRECISION,
-            rows.astype(np.int64) * num_symbols,
-        )
+        slot_base = rows.astype(np.int64) << PRECISION
+        cell_base = rows.astype(np.int64) * num_symbols
         some_padded: list[bool] = np.any(padded, axis=1).tolist()
         for step in range(len(indexes)):
             # At most three bytes are missing: at the start of a message; later at most two.
@@ -259,8 +245,7 @@ class Decoder:
                 if slot < first:
                     state = first * (state >> bits) + slot
                     continue
-                # A table of all slots has 4 MiB for each level, and to wait for memory takes longer
-                # than to search.
+                # Searching beats a table of all slots, 4 MiB for each level: memory is slower.
                 cdf = cdf_rows[row]
                 end_at = bisect_right(cdf, slot)
                 column[step] = end_at - 1
@@ -271,11 +256,10 @@ class Decoder:
         return symbols
 
     def decode_each(self, lanes: Integers, freq: U32) -> I64:
-        """Decode one symbol for each row of `freq`, from the lane it names; rows of one lane take
-        turns in their order.
+        """Decode M symbols, of frequencies that only the caller knows -> symbols (M,).
 
-        lanes: int (M,), nondecreasing; freq: uint32 (M, symbols), each row of sum 2**PRECISION.
-        Returns symbols (M,).
+        lanes: int (M,), nondecreasing, the lane of each; freq: uint32 (M, symbols), each row of sum
+        2**PRECISION.
         """
         symbols = np.zeros(len(lanes), np.int64)
         cdf = np.cumsum(freq, axis=1, dtype=np.uint32)
@@ -285,14 +269,12 @@ class Decoder:
                 slot = state & (TOTAL - 1)
                 symbols[i] = symbol = int(np.searchsorted(cdf[i], slot, "right"))
                 f = int(freq[i, symbol])
-                self._states[lane], self._at[lane] = (
-                    f * (state >> PRECISION) + slot - int(cdf[i, symbol]) + f,
-                    at,
-                )
+                self._states[lane] = f * (state >> PRECISION) + slot - int(cdf[i, symbol]) + f
+                self._at[lane] = at
             return symbols
         if not len(lanes):
             return symbols
-        # of each lane's rows
+        # of the rows of each lane
         ends = np.append((lanes[1:] != lanes[:-1]).nonzero()[0] + 1, len(lanes))
         first = np.append(0, ends[:-1])
         counts = ends - first
@@ -312,16 +294,14 @@ class Decoder:
         return symbols
 
     def _refilled(self, lane: int) -> tuple[int, int]:
-        """State and position of a lane of the scalar path, with bytes taken in as far as the state
-        has room.
-        """
+        """State and position of a lane of the scalar path, the state filled up with bytes."""
         state, at, message = self._states[lane], self._at[lane], self._messages[lane]
         while state < STATE_LOWER_BOUND and at < len(message):
             state, at = state << 8 | message[at], at + 1
         return state, at
 
     def lanes(self) -> tuple[U8, npt.NDArray[np.void]]:
-        """All bytes, and how far each lane is, for a native kernel: LANE (lanes,)."""
+        """All bytes, and the place of each lane in them, for a native kernel: LANE (lanes,)."""
         if self._lanes < SCALAR_LANES:
             source = np.frombuffer(b"".join(self._messages) + b"\0", np.uint8)
             lengths = np.array([len(m) for m in self._messages], np.int64)
@@ -334,14 +314,12 @@ class Decoder:
         return source, found
 
     def finish(self) -> tuple[I64, Bools]:
-        """-> final states int64 (lanes,), which must equal the `check` that was encoded; whether a
-        lane's bytes are used up.
+        """-> final states int64 (lanes,), which must equal the `check` that was encoded; and
+        whether all bytes of each lane were used.
         """
         if self._lanes < SCALAR_LANES:
             ends = [self._refilled(lane) for lane in range(self._lanes)]
-            used_up = [
-                at == len(message) for (_, at), message in zip(ends, self._messages, strict=True)
-            ]
+            used_up = [at == len(m) for (_, at), m in zip(ends, self._messages, strict=True)]
             return np.array([state for state, _ in ends], np.int64), np.array(used_up, np.bool_)
         state, at = self._state.copy(), self._next.copy()
         while (low := np.flatnonzero((state < STATE_LOWER_BOUND) & (at < self._end))).size:

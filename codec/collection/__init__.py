@@ -1,4 +1,4 @@
-"""Reading streams: blocks, random access, names, and what can be saved of a damaged one.
+"""Reading streams: blocks, random access, names, and salvage of damaged ones.
 
     with open_stream(source) as stream:      # a path, URL, bytes or file -> Collection, SingleImage
         stream.pixels()                      # everything, or an error
@@ -6,9 +6,10 @@
         for decoded in stream.salvage():     # everything that is intact, and what is not
             ...
 
-    Block.decode(groups), Block.salvage()    # the one way from the bytes of a block to pixels:
-        for each part of the block, the messages of its groups -> model.decode
+    Block.decode(groups), Block.salvage()    # the bytes of a block -> pixels: for each part,
+                                             # the messages of its groups -> model.decode
 
-source (random reads) -> models (which model) -> block -> salvage (finding blocks) -> reader
-(Collection); single (one image); open (which of the two); writer (blocks -> a collection).
+source (random reads) -> models (which model) -> block -> salvage (finding blocks) -> memory (what
+is kept) -> reader (Collection); single (one image); open (which of the two); writer (blocks -> a
+collection).
 """

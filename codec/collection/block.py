@@ -1,9 +1,9 @@
-"""One block of a collection: reading what is needed of it, and the one way to decode it.
+"""One block of a collection: reading the bytes that are needed, and decoding them.
 
     block.decode([7])      random access: header, index, the message of group 7 -> its images
     block.salvage()        everything in one read, as far as it is intact, and what is wrong
 
-Both give what was `Decoded`; what became of the images, without their pixels, is a `Verdict`.
+Both return `Decoded`; a `Verdict` is the same without the pixels.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from codec.format.headers import BLOCK, BlockHeader, unpack_block_header
 from codec.format.index import Index, Part, only_part, unpack_index
 from codec.format.names import unpack_names
 
-Read = Callable[[int, int], bytes]  # (offset in the block, size) -> bytes, fewer at the end alone
+Read = Callable[[int, int], bytes]  # (offset in the block, size) -> bytes, fewer only at the end
 
 
 @dataclass(kw_only=True, eq=False)
 class Verdict:
-    """What became of some images of a stream.
+    """Which of some images of a stream are intact.
 
     images: their numbers in the stream, int64 (N,), rising; lost: which of them do not decode, bool
-    (N,); names: one each, empty if they have none; fault: what is wrong, None if nothing is. There
-    may be a fault without a lost image: in names, footer, or bytes whose change was harmless.
+    (N,); names: one each, empty if they have none; fault: what is wrong, None: nothing. There can
+    be a fault without a lost image: in names, footer, or bytes whose change was harmless.
     """
 
     images: I64
@@ -56,8 +56,8 @@ class Verdict:
 
 @dataclass(kw_only=True, eq=False)
 class Decoded(Verdict):
-    """As a Verdict, with the pixels: uint8 (N, 28, 28), zeros where lost; and the latents, if they
-    were asked for: int16 (N, K).
+    """A Verdict with the pixels, uint8 (N, 28, 28), zeros where lost; and the latents, int16 (N,
+    K), None if they were not wanted.
     """
 
     pixels: U8
@@ -65,18 +65,18 @@ class Decoded(Verdict):
 
     @property
     def verdict(self) -> Verdict:
-        """All but the pixels: what a worker process has to send."""
+        """The same without the pixels: what a worker process has to send."""
         return Verdict(images=self.images, lost=self.lost, names=self.names, fault=self.fault)
 
 
 def all_lost(images: I64, fault: BitstreamError) -> Decoded:
-    """Images of which nothing could be decoded."""
+    """Images that cannot be decoded, and why."""
     nothing = np.zeros((len(images), SIDE, SIDE), np.uint8)
     return Decoded(images=images, lost=np.ones(len(images), np.bool_), fault=fault, pixels=nothing)
 
 
 def _joined(parts: list[Decoded]) -> Decoded:
-    """What was decoded of the parts of a block, in order of image."""
+    """Images decoded part by part, now in their order in the block."""
     if len(parts) == 1:
         return parts[0]
     images = np.sort(np.concatenate([part.images for part in parts]))
@@ -93,11 +93,11 @@ def _joined(parts: list[Decoded]) -> Decoded:
 
 
 class Block:
-    """One block of a collection, of which is read what is needed, when it is needed.
+    """One block of a collection.  Nothing is read before it is needed.
 
-    offset: where it lies; first: the number of its first image; count: its images; size: its bytes;
-    both as the footer says. Raises BitstreamError where it is damaged, or is not what the footer
-    says; ModelNotFound, BadModel.
+    offset: of the block in the file; first: the number of its first image; count: how many images
+    it has, size: its bytes, both by the footer. Raises BitstreamError if it is damaged or
+    contradicts the footer; ModelNotFound, BadModel.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Block:
 
     @cached_property
     def header(self) -> BlockHeader:
-        """What its body holds."""
+        """Its header, checked against the footer."""
         return self._checked(unpack_block_header(self._read(0, BLOCK.size), self.offset))
 
     def _checked(self, header: BlockHeader) -> BlockHeader:
@@ -130,12 +130,12 @@ class Block:
 
     @cached_property
     def index(self) -> Index:
-        """Its groups, and where their messages lie."""
+        """Its groups and their messages."""
         return self._index(self._read)
 
     @property
     def parts(self) -> list[Part]:
-        """Its parts; of a block that has but one its header tells, and no more is read."""
+        """Its parts.  The header describes the only part of most blocks: no more is read then."""
         return self.index.parts if self.header.has_parts else [only_part(self.header)]
 
     def names(self) -> list[str]:
@@ -143,9 +143,7 @@ class Block:
         return self._names(self._read)
 
     def names_or_numbers(self) -> list[str]:
-        """As `names`; names that are damaged are replaced by `nameless-` and the number of the
-        image.
-        """
+        """As `names`; damaged ones are replaced by `nameless-` and the number of the image."""
         try:
             return self.names()
         except BitstreamError:
@@ -155,15 +153,15 @@ class Block:
         return [f"nameless-{number:08d}" for number in range(self.first, self.first + self.count)]
 
     def read(self) -> bytes:
-        """The block as it stands, its Checksum verified, to be copied into another collection."""
+        """The bytes of the block, its Checksum verified, to copy it into another collection."""
         block = self._read(0, self.size)
         self._checked(unpack_block(block, self.offset))
         return block
 
     def decode(self, groups: Sequence[int], *, latents: bool = False) -> Decoded:
-        """The images of some groups, given in rising order; no other message is read.
+        """The images of some groups, in rising order; no other message is read.
 
-        Raises CorruptPayload, Truncated if one of them is lost.
+        latents: whether to return them. Raises CorruptPayload, Truncated if an image is lost.
         """
         decoded = self._decode(self._read, self.index, groups, latents)
         if decoded.fault is not None:
@@ -189,7 +187,7 @@ class Block:
         decoded = self._decode(read, index, None, False)
         return replace(decoded, names=names, fault=fault or decoded.fault)
 
-    # The body of the block, by whoever reads it
+    # The body of the block; read: reads from the file, or from the block in memory
 
     def _read(self, at: int, size: int) -> bytes:
         return self._source.read(self.offset + at, size)
@@ -214,12 +212,7 @@ class Block:
     def _decode(
         self, read: Read, index: Index, groups: Sequence[int] | None, latents: bool
     ) -> Decoded:
-        return _joined(
-            [
-                self._decode_part(read, index, part, mine, images, latents)
-                for part, mine, images in index.by_part(groups)
-            ]
-        )
+        return _joined([self._decode_part(read, index, *p, latents) for p in index.by_part(groups)])
 
     def _decode_part(
         self,
@@ -242,17 +235,14 @@ class Block:
             pixels, found, damaged = model.decode_latents(messages, len(images), part.quality)
         else:
             pixels, damaged = model.decode(messages, len(images), part.quality)
-        # What was cut off by the end of the file decodes to garbage, which the check of its group
-        # may fail to see.
+        # A message cut off by the end of the file decodes to garbage, which its check can miss.
         cut_off = [len(m) < size for m, (_, size) in zip(messages, spans, strict=True)]
         if any(cut_off):
             damaged = damaged | cut_off
-        if not damaged.any():
-            lost, fault = np.zeros(len(images), np.bool_), None
-        else:
-            # All groups but a part's last are full, and the last one comes last here too.
-            lost = np.repeat(damaged, part.group_images)[: len(images)]
+        # All groups but a part's last are full, and the last one comes last here too.
+        lost, fault = np.repeat(damaged, part.group_images)[: len(images)], None
+        if lost.any():
             pixels[lost] = 0
-            worst = f"image {numbers[np.argmax(lost)]} and the rest of its group are damaged"
-            fault = CorruptPayload(worst, self.offset)
+            first = f"image {numbers[np.argmax(lost)]} and the rest of its group are damaged"
+            fault = CorruptPayload(first, self.offset)
         return Decoded(images=numbers, lost=lost, fault=fault, pixels=pixels, latents=found)

@@ -1,4 +1,4 @@
-"""Which model decodes a block: one that is installed, else one that its collection carries."""
+"""Which model decodes a block: an installed one, else one embedded in the collection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FindModel = Callable[[bytes], Model]  # from its hash; raises ModelNotFound, Bad
 
 
 def installed(model: str | None) -> FindModel:
-    """The models that are installed, and the one of this name or file; None, "auto": no other.
+    """Finds installed models, and the one of this name or file; None, "auto": only installed ones.
 
     Raises ModelNotFound, BadModel.
     """
@@ -28,7 +28,7 @@ def installed(model: str | None) -> FindModel:
 
 
 def read_start(source: ByteSource) -> bytes:
-    """The header of a collection with its extension area, whose length is in its first bytes."""
+    """The header of a collection and its extension area, which starts with its length."""
     start = source.read(0, COLLECTION.size + 5)
     if len(start) > COLLECTION.size and start[2] & FLAG_EXTENDED:
         size, end = unpack_varint(start, COLLECTION.size)
@@ -37,10 +37,10 @@ def read_start(source: ByteSource) -> bytes:
 
 
 class Models:
-    """The models of a collection, each looked for once.
+    """Finds the models of a collection, each only once.
 
     find_model: where to look first. has_header: whether the header of the collection is intact, so
-    that what it carries can be believed.
+    that its embedded models can be trusted.
     """
 
     def __init__(self, find_model: FindModel, source: ByteSource, has_header: bool) -> None:
@@ -48,23 +48,24 @@ class Models:
         self._found: dict[bytes, Model] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_found": {}}  # large, and found again where they are needed
+        return {**vars(self), "_found": {}}  # large, and easy to find again
 
     @property
     def embedded(self) -> list[bytes]:
-        """The model files that the collection carries.  Raises BitstreamError."""
+        """The model files embedded in the collection.  Raises BitstreamError."""
         return unpack_models(read_start(self._source)) if self._has_header else []
 
     def __call__(self, model_hash: bytes) -> Model:
         """The model of a hash.  Raises ModelNotFound, BadModel."""
         if model_hash not in self._found:
-            try:
-                self._found[model_hash] = self._find_model(model_hash)
-            except ModelNotFound:
-                for stream in self.embedded:
-                    if hashlib.sha256(stream).digest().startswith(model_hash):
-                        self._found[model_hash] = registry.unpack_model(stream)
-                        break
-                else:
-                    raise
+            self._found[model_hash] = self._find(model_hash)
         return self._found[model_hash]
+
+    def _find(self, model_hash: bytes) -> Model:
+        try:
+            return self._find_model(model_hash)
+        except ModelNotFound:
+            for stream in self.embedded:
+                if hashlib.sha256(stream).digest().startswith(model_hash):
+                    return registry.unpack_model(stream)
+            raise

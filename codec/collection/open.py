@@ -1,4 +1,4 @@
-"""What a stream holds, one image or a collection, and what its headers say.
+"""Opening a stream, one image or a collection, and reading its headers.
 
     with open_stream(source) as stream:     # a Collection or a SingleImage
         len(stream), stream.pixels()        # all images; an error if anything is damaged
@@ -31,11 +31,11 @@ from codec.model import registry
 def open_stream(
     source: Source, *, model: str | None = None, recover: bool = False
 ) -> Collection | SingleImage:
-    """Open a stream, whatever it holds.
+    """Open a stream: one image or a collection.
 
     source: a path or URL (by fsspec), the bytes, or a seekable binary file, which stays open.
-    model: name or file of a model to use if the stream names it. recover: go on if the header of a
-    collection is damaged. Raises BitstreamError, ModelNotFound, BadModel, OSError.
+    model: name or file of a model to use if the stream names it. recover: open a collection even if
+    its header is damaged. Raises BitstreamError, ModelNotFound, BadModel, OSError.
     """
     find_model = installed(model)
     with _closed_on_error(source) as opened:
@@ -73,8 +73,8 @@ def _is_collection(source: ByteSource, recover: bool) -> bool:
     except BitstreamError:
         if not recover or len(start) < COLLECTION.size:
             raise
-        return True  # or nothing at all, as its other bytes will tell
-    # One flipped bit makes a collection look like a single image; its end still tells.
+        return True  # if its other bytes do not show that, `Collection` raises
+    # One flipped bit makes a collection look like a single image; its end is still that of one.
     end = source.read(max(0, source.size - len(END_MAGIC)), len(END_MAGIC))
     return (
         end == END_MAGIC and source.size > SMALLEST_COLLECTION and first_block(source) is not None
@@ -86,7 +86,7 @@ class StreamInfo:
     """What the headers of a stream say.
 
     model, model_hash: several are joined by commas; model is None if none of them is installed.
-    quality: None if there are several; 101 is a stored image, which has neither a model nor a
+    quality: None if there are several; 101 for a stored image, which has no model and no
     model_hash. bytes: the whole stream; payload_bytes: its entropy-coded part.
     """
 

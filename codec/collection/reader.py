@@ -1,13 +1,12 @@
 """Many images in one file: random access, names.  FORMAT.md 3, 4 and 9.
 
 READ ME FIRST
-- A collection is a header, blocks, a footer. A block is complete in itself (it names its model,
-  quality and sizes), so blocks are copied between collections as they are, and one damaged block
-  costs no other.
-- A group of neighbours shares one coder state, `constants.group_images` says how many; it is the
+- A collection is a header, blocks, a footer. A block names its model, quality and sizes, so blocks
+  are copied between collections unchanged, and damage to one does not affect the others.
+- A group of neighbours shares one coder state (`constants.group_images` says how many); it is the
   unit of random access and of damage.
-- Nothing is read before it is needed: an image costs the reading of its block's header, index and
-  group, a name that of its block's names.
+- Nothing is read before it is needed: for an image, the header and index of its block and the
+  message of its group; for a name, the names of its block.
 """
 
 from __future__ import annotations
@@ -23,16 +22,14 @@ import numpy as np
 from codec.arrays import I16, I64, SIDE, U8, Integers
 from codec.collection import salvage
 from codec.collection.block import Block, Decoded, all_lost
+from codec.collection.memory import NameIndex, Recent
 from codec.collection.models import FindModel, Models, read_start
-from codec.collection.names import NameIndex
-from codec.collection.recent import Recent
 from codec.collection.source import ByteSource, Source
 from codec.errors import BitstreamError, UsageError
 from codec.format.headers import is_intact, unpack_collection_header
 
 KEPT_NAMES = 4  # blocks whose names stay in memory
-# decoded groups that stay in memory, 12.5 KB each: whoever wants one image often wants its
-# neighbour next
+# decoded groups that stay in memory, 12.5 KB each: the next image is often a neighbour
 KEPT_GROUPS = 64
 
 
@@ -41,10 +38,10 @@ class Collection:
     `names`, `find`.
 
     source: path or URL, bytes, or seekable binary file. Headers are read when first needed; an
-    image is decoded with the other images of its group only. Threads may share it; from a path,
-    forked processes may, too, and it can be pickled. recover: take a damaged header for a `fault`,
-    as long as a footer or a block shows that this is a collection. kept_groups: how many decoded
-    groups stay in memory. Raises BitstreamError for faults, ModelNotFound, BadModel.
+    image is decoded only with the others of its group. Threads can share it; if it was opened from
+    a path, forked processes can too, and it can be pickled. recover: treat a damaged header as a
+    `fault` if a footer or a block shows that this is a collection. kept_groups: how many decoded
+    groups stay in memory. Raises BitstreamError, ModelNotFound, BadModel.
     """
 
     def __init__(
@@ -69,8 +66,7 @@ class Collection:
             header = read_start(self._source)
             return unpack_collection_header(header)
         except BitstreamError as error:
-            # A header whose Check holds means what it says: a later version, or something this
-            # reader does not know.
+            # A header whose Check holds is intact: it is of a later version, or of an unknown kind.
             if not recover or is_intact(header):
                 raise
             start = salvage.first_block(self._source)
@@ -80,11 +76,9 @@ class Collection:
             return start
 
     def _forget(self) -> None:
-        # By number of a block, and of a group in it.
+        # by number of a block, and of a group in it
         self._names: Recent[int, list[str]] = Recent(KEPT_NAMES)
-        self._groups: Recent[tuple[int, int], Decoded] = Recent(
-            self._kept_groups
-        )  # by block, group
+        self._groups: Recent[tuple[int, int], Decoded] = Recent(self._kept_groups)
 
     def __getstate__(self) -> dict[str, object]:
         kept = ("_source", "_header_fault", "_start", "model", "_kept_groups")
@@ -101,9 +95,7 @@ class Collection:
         self.close()
 
     def close(self) -> None:
-        """Close the file, which no other thread may be reading; of a path a later read opens it
-        again.
-        """
+        """Close the file; no other thread may be reading.  A path is opened again when needed."""
         self._source.close()
 
     @property
@@ -115,7 +107,7 @@ class Collection:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """All blocks, as the footer lists them.  Raises BitstreamError if that is damaged."""
+        """All blocks, from the footer.  Raises BitstreamError if it is damaged."""
         footer, _ = salvage.read_footer(self._source, self._start)
         blocks, offset, first = [], self._start, 0
         for size, count in footer.blocks:
@@ -128,9 +120,7 @@ class Collection:
 
     @cached_property
     def fault(self) -> BitstreamError | None:
-        """What is wrong with the header or the footer, None if both are intact; blocks have faults
-        of their own.
-        """
+        """What is wrong with header or footer; None: nothing.  Blocks have their own faults."""
         try:
             _ = self.blocks
         except BitstreamError as error:
@@ -138,7 +128,7 @@ class Collection:
         return self._header_fault
 
     def intact_blocks(self) -> Iterator[Block]:
-        """The blocks in order; with a damaged footer those that can be found."""
+        """The blocks in order; if the footer is damaged, those that can be found."""
         try:
             yield from self.blocks
             return
@@ -150,10 +140,10 @@ class Collection:
             first += header.image_count
 
     def salvage(self) -> Iterator[Decoded]:
-        """Decode all blocks in turn, each as far as it is intact; a last one of no images has the
-        fault of header or footer.
+        """Decode all blocks in turn, each as far as it is intact; a last `Decoded`, without images,
+        has the fault of header or footer.
 
-        Raises ModelNotFound, BadModel, no other.
+        Raises only ModelNotFound, BadModel.
         """
         for block in self.intact_blocks():
             yield block.salvage()
@@ -161,7 +151,7 @@ class Collection:
             yield all_lost(np.empty(0, np.int64), self.fault)
 
     def pixels(self) -> U8:
-        """All images, uint8 (N, 28, 28).  Raises BitstreamError if anything at all is damaged."""
+        """All images, uint8 (N, 28, 28).  Raises BitstreamError if anything is damaged."""
         if self.fault is not None:
             raise self.fault
         decoded = []
@@ -198,16 +188,14 @@ class Collection:
 
     @property
     def embedded(self) -> list[bytes]:
-        """The model files that the collection carries with it.  Raises BitstreamError."""
+        """The model files embedded in the collection.  Raises BitstreamError."""
         return self.model.embedded
 
     # Names
 
     @property
     def names(self) -> list[str]:
-        """Names of all images, empty if the collection has none; an image without one among others
-        has the name "".
-        """
+        """Names of all images, "" for one without; empty if no image has a name."""
         return list(self.each_name()) if self.has_names else []
 
     @property
@@ -216,7 +204,7 @@ class Collection:
         return any(block.header.has_names for block in self.blocks)
 
     def each_name(self) -> Iterator[str]:
-        """All names in turn, "" for an image without one; in memory are those of one block."""
+        """All names in turn, "" for an image without one, block by block."""
         for number, block in enumerate(self.blocks):
             yield from self._names_of(number) or [""] * block.count
 
@@ -224,14 +212,14 @@ class Collection:
         return self._names.get(block, self.blocks[block].names)
 
     def name(self, index: int) -> str:
-        """Name of one image, "" if it has none; reads the names of its block alone.
+        """Name of one image, "" if it has none; reads only the names of its block.
 
         Raises IndexError.
         """
         return self.names_at([operator.index(index)])[0]
 
     def names_at(self, indexes: list[int]) -> list[str]:
-        """Names of some images, "" for one without; reads the names of their blocks alone.
+        """Names of some images, "" for one without; reads only the names of their blocks.
 
         Raises IndexError.
         """
@@ -249,9 +237,9 @@ class Collection:
         return NameIndex(self.each_name() if self.has_names else ())
 
     def find(self, name: str) -> int:
-        """Index of the first image of a name.  Raises KeyError.
+        """Index of the first image with this name.  Raises KeyError.
 
-        The first call reads all names; later ones read those of one block.
+        The first call reads all names; later calls read those of one block.
         """
         for image in self._name_index.candidates(name):
             if self.name(image) == name:
@@ -265,7 +253,10 @@ class Collection:
     @overload
     def __getitem__(self, index: slice | list[int]) -> U8: ...
     def __getitem__(self, index: int | slice | list[int]) -> U8:
-        """Image (28, 28), or images (N, 28, 28) in the order asked for.  Raises IndexError."""
+        """Image uint8 (28, 28), or images (N, 28, 28) in the order of `index`.
+
+        Raises IndexError, TypeError; BitstreamError if one of them is damaged.
+        """
         if not isinstance(index, slice | list | tuple | np.ndarray):
             return self._image(operator.index(index))
         return self._decode(self._wanted(index)[0])
@@ -275,10 +266,7 @@ class Collection:
             yield from self[block.first : block.first + block.count]
 
     def _image(self, index: int) -> U8:
-        """One image (28, 28), without the arrays that sort many into their blocks and groups.
-
-        Raises IndexError.
-        """
+        """One image (28, 28), faster than by `_decode`.  Raises IndexError."""
         n = len(self)
         if not -n <= index < n:
             raise IndexError(f"image {index} of a collection of {n}")
@@ -294,7 +282,7 @@ class Collection:
         return self._groups.get((block, group), lambda: self.blocks[block].decode([group]))
 
     def _decode(self, wanted: I64, latents: I16 | None = None) -> U8:
-        """Images (N, 28, 28); their latents into `latents`, int16 (N, K), if it is there."""
+        """Images (N, 28, 28).  latents: int16 (N, K), to be filled; None: not wanted."""
         pixels = np.empty((len(wanted), SIDE, SIDE), np.uint8)
         blocks = self._blocks_of(wanted)
         for number in np.unique(blocks).tolist():
@@ -311,9 +299,7 @@ class Collection:
         return pixels
 
     def _wanted(self, index: int | slice | list[int]) -> tuple[I64, bool]:
-        """What indexing asks for: indexes from 0 on, and whether the result is an
-        array of images.
-        """
+        """An index -> numbers of images, from 0, and whether it means an array of images."""
         if isinstance(index, slice):
             return np.arange(*index.indices(len(self)), dtype=np.int64), True
         several = isinstance(index, list | tuple | np.ndarray)
@@ -326,12 +312,11 @@ class Collection:
         return self._numbers(wanted), several
 
     def _numbers(self, wanted: Integers) -> I64:
-        """Indexes -> indexes from 0 on.  Raises IndexError."""
+        """Indexes -> numbers of images, from 0.  Raises IndexError."""
         wanted, n = wanted.astype(np.int64), len(self)
-        if wanted.size and not (-n <= wanted.min() and wanted.max() < n):
-            raise IndexError(
-                f"image {wanted[(wanted < -n) | (wanted >= n)][0]} of a collection of {n}"
-            )
+        outside = wanted[(wanted < -n) | (wanted >= n)]
+        if outside.size:
+            raise IndexError(f"image {outside[0]} of a collection of {n}")
         return np.where(wanted < 0, wanted + n, wanted)
 
     # Latents
@@ -341,22 +326,19 @@ class Collection:
         """Shape of the latents of one image, level by level, such as ((32,), (8, 7, 7)); () if
         there are no images.
 
-        Raises UsageError unless all images are of one lossy model: only then do they have latents
-        that mean the same.
+        Raises UsageError unless all images are of one lossy model.
         """
-        models = [
-            self.model(model_hash) for model_hash in dict.fromkeys(h for h, _ in self.codings)
-        ]
+        models = [self.model(each) for each in dict.fromkeys(h for h, _ in self.codings)]
         for model in models:
             if not model.latent_shapes:
                 raise UsageError(
-                    f"model {model.name} is {model.kind}: latents are what a lossy stream has, "
-                    "and guard=False keeps all images lossy"
+                    f"model {model.name} is {model.kind}: only lossy streams have latents; "
+                    "guard=False keeps all images lossy"
                 )
         if len(models) > 1:
             raise UsageError(
                 f"the images are of models {' and '.join(model.name for model in models)}, whose "
-                "latents have nothing in common: compress with one of them"
+                "latents cannot be compared: compress with one of them"
             )
         return models[0].latent_shapes if models else ()
 
@@ -365,8 +347,7 @@ class Collection:
         return self.with_latents(slice(None))[1]
 
     def with_latents(self, index: int | slice | list[int]) -> tuple[U8, I16]:
-        """Pixels as by indexing, and the latents from which they were decoded: int16 (K,) or (N,
-        K), see `codec.latents`.
+        """Pixels, as by indexing, and their latents: int16 (K,) or (N, K), see `codec.latents`.
 
         Raises IndexError, UsageError as `latent_shapes` does.
         """

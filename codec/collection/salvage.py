@@ -1,7 +1,7 @@
 """Finding the blocks of a damaged collection.  FORMAT.md 9.
 
-The footer lists the blocks. Without it a reader walks from block to block, and past damage looks
-for the next Block_Magic; nothing that is intact is given up.
+The footer lists the blocks. Without it a reader goes from block to block, and searches for the next
+Block_Magic after damage, so that every intact block is found.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def read_footer(source: ByteSource, start: int | None) -> tuple[Footer, int]:
 
 
 def first_block(source: ByteSource) -> int | None:
-    """Where the blocks start, without the header: before a footer that is intact, else at the first
-    that can be found; None: there is none.
+    """Where the blocks start, without the header: by an intact footer, or the first block that can
+    be found; None: there is none.
     """
     try:
         footer, at = read_footer(source, None)

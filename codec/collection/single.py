@@ -1,4 +1,4 @@
-"""A stream that is one image: six bytes of header, then one message.  FORMAT.md 2."""
+"""A stream of one image: six bytes of header, then one message.  FORMAT.md 2."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ QUALITY_AT = 4  # of Quality in the header
 
 
 class SingleImage:
-    """A single image opened for reading; what a `Collection` is for many.
+    """A single image opened for reading, with the same methods as a `Collection`.
 
-    stream: the whole of it; num_bytes: its size, if `stream` is only its start. Raises
-    BitstreamError; ModelNotFound, BadModel as soon as the model is needed.
+    stream: its bytes; num_bytes: its size, if `stream` is only its start. Raises BitstreamError;
+    ModelNotFound, BadModel as soon as the model is needed.
     """
 
     def __init__(self, stream: bytes, find_model: FindModel, num_bytes: int | None = None) -> None:
@@ -39,7 +39,7 @@ class SingleImage:
         self.close()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
     def __len__(self) -> int:
         return 1
@@ -50,7 +50,7 @@ class SingleImage:
         return self.pixels()
 
     def name(self, index: int) -> str:
-        """Its name: "", as it has none.  Raises IndexError."""
+        """The name "", as it has none.  Raises IndexError."""
         self._check_index(index)
         return ""
 
@@ -65,13 +65,16 @@ class SingleImage:
 
     @property
     def codings(self) -> list[tuple[bytes, int]]:
-        """Hash of its model, b"" if that is unknown or it is stored, and its quality."""
+        """Hash of its model, b"" if it is unknown or there is none, and its quality."""
         known = bytes.fromhex(registry.MODEL_IDS.get(self.header.model_id, ""))
         return [(self.header.model_hash or known, self.header.quality)]
 
     @cached_property
     def model(self) -> Coder:
-        """What decodes it: its model, or `STORED`.  The Check of the stream has been verified."""
+        """Its model, or `STORED`.  The Check of the stream is verified.
+
+        Raises ChecksumMismatch, CorruptPayload, ModelNotFound, BadModel.
+        """
         header = self.header
         if header.quality == STORED_QUALITY:
             model: Coder = STORED
@@ -80,26 +83,23 @@ class SingleImage:
         else:
             model = registry.by_id(header.model_id)
         if image_check(model.sha256, self._stream) != header.check:
-            raise ChecksumMismatch(
-                "the stream is damaged: its bytes do not match its check", IMAGE.size - 1
-            )
+            found = "the stream is damaged: its bytes do not match its check"
+            raise ChecksumMismatch(found, IMAGE.size - 1)
         model.check_quality(header.quality, QUALITY_AT)
         return model
 
     @property
     def message(self) -> bytes:
-        """What its model decodes."""
+        """The bytes that its model decodes."""
         return self._stream[self._payload_at :]
 
     def pixels(self) -> U8:
-        """The image, uint8 (28, 28).  Raises BitstreamError if anything at all is damaged."""
+        """The image, uint8 (28, 28).  Raises BitstreamError if anything is damaged."""
         image: U8 = decode_images([self])[0]
         return image
 
     def salvage(self) -> Iterator[Decoded]:
-        """As of a collection of one block.  Raises what tells of no damage in the image: where its
-        header is at fault, ModelNotFound, BadModel.
-        """
+        """As `Collection.salvage`.  Raises BitstreamError (header), ModelNotFound, BadModel."""
         number = np.zeros(1, np.int64)
         try:
             pixels = self.pixels()[None]
@@ -125,12 +125,12 @@ class SingleImage:
 
     @property
     def damaged(self) -> CorruptPayload:
-        """The error that says so."""
+        """The error of a damaged payload."""
         return CorruptPayload("the payload does not decode to what was encoded", self._payload_at)
 
 
 def decode_images(images: Sequence[SingleImage]) -> U8:
-    """uint8 (N, 28, 28); images of one model and quality go side by side through the network.
+    """-> uint8 (N, 28, 28); images of one model and quality are decoded as one batch.
 
     Raises what `SingleImage.pixels` raises, for the first one that is at fault.
     """

@@ -16,9 +16,9 @@ Source = str | Path | bytes | bytearray | memoryview | BinaryIO
 class ByteSource:
     """Random reads by any number of threads.
 
-    A path is opened on first use, and once more in a forked child, and is read by `pread`, so that
-    no two readers share a position; it can be pickled. All else is read under a lock. What was
-    opened here is closed by `close`; a file that was given open stays the caller's.
+    A path is opened on first use, and again in a forked child, and read by `pread`, so that readers
+    do not share a position; it can be pickled. All other sources are read under a lock. `close`
+    closes what was opened here; a file that the caller opened stays open.
     """
 
     size: int  # bytes
@@ -41,11 +41,11 @@ class ByteSource:
         self._begin()
 
     def _begin(self) -> None:
-        self._descriptors: dict[int, int] = {}  # of each process its own
+        self._descriptors: dict[int, int] = {}  # by process
         self._lock = threading.Lock()  # of the position of a file
 
     def read(self, offset: int, size: int) -> bytes:
-        """At most `size` bytes from `offset`: fewer at the end alone."""
+        """The `size` bytes at `offset`, fewer only at the end."""
         if self._file is not None:
             with self._lock:
                 self._file.seek(offset)

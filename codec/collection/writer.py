@@ -11,8 +11,8 @@ from codec.format.headers import pack_collection_header
 class Writer:
     """Writes a collection block by block to a binary file, which it does not close.
 
-    models: model files to embed. resumed: (Block_Bytes, Block_Images) of blocks that the file has
-    already, header before them; its position is behind the last one.
+    models: model files to embed. resumed: (Block_Bytes, Block_Images) of the blocks that the file
+    has already, after a header; its position is after the last one.
     """
 
     def __init__(

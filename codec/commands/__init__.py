@@ -10,9 +10,9 @@
         yield Done(job.label, job.output, images)   # or Failed(name, reason)
 
 - `events`: what commands yield, and `Result`, which adds it up.
-- `inputs`, `jobs`: what is read, and what is to be written.
+- `inputs`, `jobs`: what to read, and what to write.
 - `compress`, `decompress`, `tree`, `check`, `merge`: the commands.
-- `stream`, `work`: blocks read, decoded and encoded, here and in worker processes.
-- `processes`, `cluster`: who does the work.
-- `resume`: the journal of what is finished.
+- `stream`, `work`: read, decode and encode blocks, here and in worker processes.
+- `processes`, `cluster`: where the work is done.
+- `resume`: the journal of finished work.
 """

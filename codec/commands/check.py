@@ -1,4 +1,4 @@
-"""`aez test` and `aez info`: streams in, nothing is written."""
+"""`aez test` and `aez info`: read streams, write nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codec.commands.stream import open_stream
 
 
 def check(inputs: Sequence[str], model: str | None = None, *, jobs: int = 1) -> Events:
-    """Decode every stream in full and say which ones are whole."""
+    """Decode every stream in full, and report which ones are intact."""
     for source in (yield from find_streams(inputs)):
         with parallel.cores(jobs):
             yield from guarded(source.label, _check_one(source, model, jobs))
@@ -31,7 +31,7 @@ def _check_one(source: Input, model: str | None, jobs: int) -> Events:
 
 
 def describe(inputs: Sequence[str]) -> Events:
-    """Say what the headers of streams say, without decoding."""
+    """Read the headers of streams, without decoding."""
     for source in (yield from find_streams(inputs)):
         yield from guarded(source.label, _describe_one(source))
 

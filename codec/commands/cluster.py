@@ -1,9 +1,9 @@
 """Tasks on a Dask cluster that runs already: `aez compress ... --scheduler tcp://host:8786`.
 
-Scheduler and workers need this version of aez, and the workers the paths of the inputs where they
-are here, or URLs. What runs there is `work`, as in the worker processes of one machine, so the
-bytes are the same. A task whose worker dies is given to another by the scheduler; a task that kills
-several workers is an error. Dask is imported by the first task, not before.
+Scheduler and workers need this version of aez, and the workers need the inputs at the same paths,
+or at URLs. They run `work`, as worker processes do, so the bytes are the same. If a worker dies,
+the scheduler gives its task to another; a task that kills several workers is an error. Dask is
+imported with the first task.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 CONNECT_S = 20  # for the scheduler to answer, and for a first worker to be there
-AHEAD = 2  # tasks under way for each thread of a worker: one at work, one at hand
+AHEAD = 2  # tasks for each thread of a worker: one running, one waiting
 
 
 def spread(scheduler: str, work: Callable[[S], R], tasks: Iterable[S]) -> Generator[R, None, None]:
-    """Map `work` over the tasks in order, on the workers of `scheduler`, with a bounded number of
-    tasks under way.
+    """Map `work` over the tasks in order, on the workers of `scheduler`, a few tasks at a time.
 
-    Raises: UsageError if Dask is not installed or the scheduler does not answer, AezError if the
+    Raises UsageError if Dask is not installed or the scheduler does not answer, AezError if the
     cluster is lost; what `work` raises.
     """
     try:
         import distributed
     except ImportError:
         raise UsageError('--scheduler needs Dask: pip install "aez[dask]"') from None
-    # a worker that dies is what this is made for
+    # workers that die are not worth a message
     logging.getLogger("distributed").setLevel(logging.ERROR)
     try:
         client = distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
@@ -52,12 +51,12 @@ def spread(scheduler: str, work: Callable[[S], R], tasks: Iterable[S]) -> Genera
                 yield pending.popleft().result()
         except distributed.KilledWorker as error:
             raise AezError(
-                f"a block was given up after {error.allowed_failures} workers had died of it"
+                f"gave up on a block after {error.allowed_failures} workers died while making it"
             ) from None
         except (distributed.client.FutureCancelledError, OSError, TimeoutError) as error:
             raise AezError(f"the cluster at {scheduler} is lost: {error}") from None
         except (ImportError, RuntimeError) as error:
-            # how Dask says that it cannot make sense of a task
+            # Dask could not unpickle a task
             raise AezError(
                 f"the cluster at {scheduler} cannot run aez; is it installed there? {error}"
             ) from None
@@ -67,6 +66,6 @@ def spread(scheduler: str, work: Callable[[S], R], tasks: Iterable[S]) -> Genera
 
 def _one_core(version: str, work: Callable[[S], R], task: S) -> R:
     if version != __version__:  # the bytes may differ
-        raise AezError(f"a worker has aez {__version__}, and here is {version}")
+        raise AezError(f"a worker has aez {__version__}, this machine has {version}")
     parallel.use_cores(1)  # each thread of a worker has a task of its own
     return work(task)

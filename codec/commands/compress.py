@@ -1,12 +1,12 @@
-"""`aez compress`: files, directories, arrays and URLs in, streams out.
+"""`aez compress`: files, directories, arrays and URLs -> streams.
 
 READ ME FIRST
-- The unit of work is a block, or a shard of images that become files of their own (`work`); this
-  file decides which, writes what comes back, and keeps the figures.
+- The unit of work is a block, or a shard of images that become single files (`work`); this file
+  makes the tasks, writes the results, and adds up the figures.
 - An output appears whole or not at all (`Place.replace`), and the same command resumes a collection
   that was interrupted (`resume`).
-- Inputs are deleted only by `remove=True`, after their output was fsynced and decoded again, and,
-  if it is lossless, was found to have exactly their pixels.
+- Only `remove=True` deletes inputs, after their output was fsynced and decoded again, and, if it is
+  lossless, has exactly their pixels.
 """
 
 from __future__ import annotations
@@ -23,16 +23,7 @@ from typing import TypeVar
 
 from codec import __version__, parallel
 from codec.commands import processes, work
-from codec.commands.events import (
-    Done,
-    Events,
-    Failed,
-    Note,
-    Planned,
-    Progress,
-    guarded,
-    reason_of,
-)
+from codec.commands.events import Done, Events, Failed, Note, Planned, Progress, guarded, reason_of
 from codec.commands.inputs import Input, Inputs
 from codec.commands.jobs import Array, Collecting, Images, Job, Singles, Stdin, plan, refuse
 from codec.commands.resume import Entry, Partial, noting
@@ -94,11 +85,11 @@ def compress(
 ) -> Events:
     """Compress files, directories, URLs or stdin ("-"); see `jobs` for which outputs that gives.
 
-    Raises: UsageError for a request that contradicts itself; all else is a failure of its input.
+    Raises UsageError for options that contradict each other; all else is a failure of its input.
     """
     if options.remove and (out == "-" or any(_cannot_be_verified(name) for name in (out, *inputs))):
         raise UsageError(
-            "--rm needs files on both sides: stdin, stdout and URLs cannot be verified"
+            "--rm needs files as INPUT and OUT: it cannot verify stdin, stdout or URLs"
         )
     jobs = yield from plan(inputs, out, separate)
     jobs = yield from refuse(jobs, options.force)
@@ -117,7 +108,7 @@ def compress(
             for job in jobs:
                 yield from _run(job, options)
     except ModelError as error:
-        # without its model nothing can be done, but what was done still counts
+        # nothing more can be done without the model, but finished outputs count
         yield Failed.by(options.encoding.model, error)
 
 
@@ -142,7 +133,7 @@ def _run(job: Job, options: CompressOptions) -> Events:
 
 
 def _compress_singles(job: Singles, options: CompressOptions) -> Events:
-    """One stream an image, one network pass a shard."""
+    """One stream for each image, one network pass for each shard."""
     refs, size = options.refs(), options.shard_images
     starts = range(0, len(job.inputs), size)
 
@@ -151,16 +142,16 @@ def _compress_singles(job: Singles, options: CompressOptions) -> Events:
 
     tasks = (
         EachTask(
-            [image.label for image, _ in images],
-            [output for _, output in images],
+            [image.label for image, _ in pairs],
+            [output for _, output in pairs],
             options.encoding,
             refs,
             options.force,
             options.remove,
         )
-        for images in map(shard, starts)
+        for pairs in map(shard, starts)
     )
-    # not on a cluster: the files would appear on the machines of the workers
+    # not on a cluster: the files would be written on the machines of the workers
     results = processes.spread(work.encode_each, tasks, options.jobs, len(starts))
     with closing(results) as done:
         for start, shard_results in zip(starts, done, strict=True):
@@ -183,10 +174,10 @@ def _single(image: Input, output: Place, result: EachResult, options: CompressOp
 
 
 class Blocks(ABC):
-    """What a collection is made of, block by block.
+    """The inputs of a collection, block by block.
 
-    inputs: pins them; bytes_in: of all, where those of a block are not known; private: no other
-    process can read the inputs.
+    inputs: a digest of their names; named: whether images have names; private: no other process can
+    read the inputs; bytes_in: their size, if that of a block is not known.
     """
 
     inputs: str
@@ -204,12 +195,12 @@ class Blocks(ABC):
         return []
 
     def identity(self, number: int) -> str:
-        """Tells whether the inputs of a block have changed."""
+        """A text that changes when the inputs of a block do."""
         return ""
 
 
 class ImageBlocks(Blocks):
-    """Of image files."""
+    """Image files."""
 
     named = True
 
@@ -235,7 +226,7 @@ class ImageBlocks(Blocks):
 
 
 class ArrayBlocks(Blocks):
-    """Of an array that is read once, from its first image to its last."""
+    """An array, which is read once, in order."""
 
     def __init__(
         self, array: images.ArrayFile, inputs: str, num_bytes: int, options: CompressOptions
@@ -268,7 +259,7 @@ def _compress_stdin(job: Stdin, options: CompressOptions) -> Events:
         content = file.read()
     if content.startswith(_ARRAY_MAGICS):
         with images.open_array(io.BytesIO(content), name="stdin") as array:
-            # the pin is like no other: the content will not come again
+            # a random pin: stdin cannot be read again
             blocks = ArrayBlocks(array, secrets.token_hex(), len(content), options)
             yield from _write_collection(job, blocks, options)
         return
@@ -280,7 +271,7 @@ def _compress_stdin(job: Stdin, options: CompressOptions) -> Events:
 
 
 class _Account:
-    """What the blocks of a collection sum up to, those of an earlier run included."""
+    """The sum of the blocks of a collection, with those of an earlier run."""
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
@@ -301,13 +292,9 @@ class _Account:
 
 
 def _write_collection(job: Collecting, blocks: Blocks, options: CompressOptions) -> Events:
-    """Make the blocks that an earlier run of this command has not made, and let the collection
-    appear.
-    """
+    """Make the blocks that an earlier run of this command has not finished, then the collection."""
     if blocks.private and options.scheduler is not None:
-        raise UsageError(
-            f"{job.label} is in the memory of this process, where no cluster can read it"
-        )
+        raise UsageError(f"{job.label} is in the memory of this process: a cluster cannot read it")
     output, account, encoder = job.output, _Account(blocks), Encoder(options.encoding)
     embedded = encoder.model_files() if options.embed_model else None
     pins = _pins(output, blocks, encoder.models, options)
@@ -338,7 +325,7 @@ def _write_collection(job: Collecting, blocks: Blocks, options: CompressOptions)
 def _write_blocks(
     partial: Partial, start: int, blocks: Blocks, options: CompressOptions, account: _Account
 ) -> Events:
-    """Make the blocks from number `start` on, and let the collection appear, unless it has named
+    """Make the blocks from number `start` on, and the collection, unless it should have named
     images and none of them could be read.
     """
     num_tasks = 1 if blocks.private else blocks.num_blocks - start
@@ -358,7 +345,7 @@ def _write_blocks(
 def _pins(
     output: Place, blocks: Blocks, models: Sequence[Model], options: CompressOptions
 ) -> dict[str, object]:
-    """What the bytes of a collection depend on."""
+    """Everything that the bytes of a collection depend on."""
     return {
         "aez": __version__,
         "block_images": options.block_images,
@@ -379,7 +366,7 @@ def _resume(partial: Partial, output: Place, blocks: Blocks) -> Generator[Note, 
         (k for k, entry in enumerate(entries) if entry["inputs"] != blocks.identity(k)),
         len(entries),
     )
-    if start < len(entries):  # an input has changed: those after it may be others, too
+    if start < len(entries):  # an input has changed, so later ones may have changed too
         yield Note(f"{output}: inputs have changed since the interrupted run; starting over")
         start = 0
     elif start:
@@ -389,9 +376,7 @@ def _resume(partial: Partial, output: Place, blocks: Blocks) -> Generator[Note, 
 
 
 def _entry(result: BlockResult, files: list[Input]) -> Entry:
-    """What the journal says of a block; `_Account` takes it from there, in this run as in the
-    next.
-    """
+    """A block in the journal, from which `_Account` adds it up, in this run and the next."""
     return {
         "images": result.stats.images,
         "stats": dataclasses.asdict(result.stats),
@@ -403,7 +388,7 @@ def _entry(result: BlockResult, files: list[Input]) -> Entry:
 
 
 def _reason(source: Input, error: Exception) -> str:
-    """A worker knows an input by its full path."""
+    """Why an input failed, without its full path, by which workers call it."""
     return reason_of(source.label, error).removeprefix(f"{source.place.full()}: ")
 
 
@@ -416,7 +401,7 @@ def _remove(
 ) -> None:
     """Delete inputs whose output is on the disk, once it has decoded in full.
 
-    wanted: BLAKE2b of the pixels of each block; if it is lossless, that is what must come out.
+    wanted: BLAKE2b of the pixels of each block, which a lossless output must have.
     """
     num_decoded, exact = 0, True
     with open_stream(Input(str(output), output.name), options.encoding.model) as stream:

@@ -1,14 +1,12 @@
-"""`aez decompress`: streams in; images, trees and arrays out.
+"""`aez decompress`: streams -> images, trees and arrays.
 
     for source in find_streams(inputs):
         with open_stream(source) as stream:
-            a single image -> PNG;  images with names -> a tree of PNGs (`tree`);  others -> an
-            array
+            a single image -> PNG;  images with names -> a tree of PNGs (`tree`);  else an array
 
 READ ME FIRST
-- What is intact is restored, what is damaged is reported (`stream`).
-- What a stream is shows when it is opened; so a `Destination` says where a file would go, and where
-  a tree.
+- Intact images are restored, damaged ones are reported (`stream`).
+- Only an open stream shows whether it becomes a file or a tree, so a `Destination` has both places.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from codec import __version__, parallel
+from codec.arrays import SIDE
 from codec.collection.block import Decoded
 from codec.commands import work
 from codec.commands.events import Done, Events, Failed, guarded
@@ -37,12 +35,11 @@ from codec.files import images
 from codec.files.atomic import size_of
 from codec.files.place import STANDARD, Place, below, place
 
-Pixels = npt.NDArray[np.uint8]
 Format = Literal["png", "npy", "idx"]
 
 
 class Destination(NamedTuple):
-    """Where the images of one stream go; which of the two it is depends on what the stream holds.
+    """Where the images of one stream go: a file or a tree, depending on the stream.
 
     exact: OUT is this file; tree_given: OUT is this directory, so it may exist.
     """
@@ -75,12 +72,11 @@ def decompress(
     jobs: int = 1,
     force: bool = False,
 ) -> Events:
-    """Restore images, trees and arrays from streams; what is damaged is reported, all that is
-    intact is written.
+    """Restore images, trees and arrays from streams: write all intact images, report the others.
 
-    index: the only images wanted, in this order. model: name or file of a model that the streams
-    name but that is not installed. Raises: UsageError for a request that contradicts itself; all
-    else is a failure of its input.
+    index: only these images, in this order. model: name or file of a model that the streams name
+    but that is not installed. Raises UsageError for options that contradict each other; all else is
+    a failure of its input.
     """
     format, exact = _checked_format(out, format)
     asked = _Asked(format, index, model, jobs, force)
@@ -119,7 +115,7 @@ def _checked_format(out: str | None, format: Format | None) -> tuple[Format | No
 
 
 def _destination(source: Input, out: str | None, exact: bool, alone: bool) -> Destination:
-    """alone: the stream is the only input, so OUT may be its directory."""
+    """Where the images of a stream go.  alone: the only input, so OUT can be its directory."""
     if out == "-":
         return Destination(STANDARD, STANDARD)
     if exact:
@@ -155,7 +151,7 @@ def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> E
             return
         if format == "png" and (stream.num_images if numbers is None else len(numbers)) != 1:
             raise UsageError(
-                "one PNG holds one image: pick it by --index, or let OUT be a directory or an array"
+                "one PNG holds one image: pick it with --index, or give a directory or array as OUT"
             )
         if numbers is None:
             found = stream.intact(stream.decoded(asked.jobs))
@@ -197,7 +193,7 @@ def _write_tree(
 
 
 def _pins(source: Input, force: bool) -> dict[str, object] | None:
-    """What the files of a tree depend on, None if the stream will not come again."""
+    """Everything that the files of a tree depend on; None if the stream cannot be read again."""
     path = source.place.path
     if path is None:
         return None
@@ -221,11 +217,10 @@ def _write_single(
             yield item
             continue
         pixels = item.pixels
-        packed = {
-            "png": lambda pixels=pixels: images.pack_png(pixels[0]),
-            "npy": lambda pixels=pixels: images.pack_npy(pixels[0]),  # the shape that went in
-            "idx": lambda pixels=pixels: images.pack_idx(pixels),
-        }[format]()
+        if format == "idx":
+            packed = images.pack_idx(pixels)
+        else:  # of the shape (28, 28), as it was compressed
+            packed = (images.pack_png if format == "png" else images.pack_npy)(pixels[0])
         with output.replace(force=force) as file:
             file.write(packed)
         yield Done(stream.label, str(output), 1, stream.num_bytes, len(packed))
@@ -238,8 +233,9 @@ def _write_array(
     format: Format,
     force: bool,
 ) -> Events:
-    """Write .npy or IDX block by block; the header is put right at the end, when the number of
-    images is known. Of a stream of which nothing is intact there is no array.
+    """Write .npy or IDX block by block, and in the end the header with the number of images.
+
+    Nothing is written if nothing is intact.
     """
     num_images, failed = 0, False
     first: Decoded | None = None
@@ -266,12 +262,10 @@ def _write_array(
 
 
 def _array_header(format: Format, num_images: int) -> bytes:
-    """Header of uint8 (num_images, 28, 28); its length does not depend on num_images (numpy pads
-    the first axis).
-    """
+    """Header of uint8 (num_images, 28, 28), of the same length for any number (numpy pads it)."""
     if format == "idx":
-        return struct.pack(">4B3I", 0, 0, 8, 3, num_images, 28, 28)
+        return struct.pack(">4B3I", 0, 0, 8, 3, num_images, SIDE, SIDE)
     header = io.BytesIO()
-    fields = {"descr": "|u1", "fortran_order": False, "shape": (num_images, 28, 28)}
+    fields = {"descr": "|u1", "fortran_order": False, "shape": (num_images, SIDE, SIDE)}
     np.lib.format.write_array_header_1_0(header, fields)
     return header.getvalue()

@@ -1,7 +1,7 @@
 """What commands report as they run, and `Result`, the sum of it.
 
-READ ME FIRST: commands are generators. Nothing is done before the first event is asked for, and
-whoever stops asking must close the generator: `Result.of` does, and the command line does.
+READ ME FIRST: commands are generators. They start with the first `next`, and a caller that stops
+early must close the generator, as `Result.of` and the command line do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Done:
     """An output is written; "-" is stdout.
 
-    images, bytes_in: those that it was made of; stats: of compression.
+    images, bytes_in: of its inputs; stats: of compression.
     """
 
     input: str
@@ -34,7 +34,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Planned:
-    """An output that would be written, in a dry run; several: `images` of them go into it."""
+    """An output that would be written, in a dry run; several: it would hold many images."""
 
     input: str
     output: str
@@ -47,7 +47,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Checked:
-    """So many images of a stream have decoded; whole: they are all, and nothing is damaged."""
+    """A stream was decoded.  images: the intact ones; whole: nothing is damaged."""
 
     input: str
     images: int
@@ -64,9 +64,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Failed:
-    """An input, an output or an image failed, and the others continue; damaged: a stream is at
-    fault.
-    """
+    """An input, an output or an image failed; damaged: because a stream is damaged."""
 
     name: str
     reason: str
@@ -79,14 +77,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Note:
-    """Something worth knowing that is no failure."""
+    """A message that is not a failure."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Progress:
-    """So many images more are through."""
+    """This many more images are finished."""
 
     images: int
 
@@ -97,16 +95,14 @@ Events = Generator[Event, None, None]
 
 def reason_of(name: str, error: Exception) -> str:
     """Why `name` failed, without the name."""
-    # str() would repeat the name, or show that of a temporary file
+    # str() would repeat the name, or name a temporary file
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).removeprefix(f"{name}: ")
 
 
 def guarded(name: str, events: Iterable[Event]) -> Events:
-    """The events of one input; an error that ends them becomes its failure, and the others
-    continue.
-    """
+    """The events of one input; an error becomes a failure, so that other inputs continue."""
     try:
         yield from events
     except BrokenPipeError:  # nobody reads stdout any more: not a fault of this input
@@ -117,10 +113,11 @@ def guarded(name: str, events: Iterable[Event]) -> Events:
 
 @dataclass
 class Result:
-    """What a command did, what it did not and why.
+    """What a command did, and what failed.
 
-    outputs: written, or found whole by `test`; in a dry run what would be written. failed: names
-    and reasons. whole: streams that `test` found so, with their images; described: by `info`.
+    outputs: written, or found intact by `test`, or, in a dry run, planned. failed: names and
+    reasons. whole: streams that `test` found intact, with the number of their images; described: by
+    `info`.
     """
 
     images: int = 0

@@ -1,9 +1,9 @@
-"""What there is to read: files, directories and URLs, found and ordered.
+"""The inputs of a command: files, directories and URLs, in order.
 
 READ ME FIRST
-- The images of a directory are taken in code-point order of their POSIX path below it ("10.png"
-  before "2.png"). Files given one by one keep the order given, and their names are relative to the
-  deepest directory that they share.
+- The images of a directory are in code-point order of their POSIX path below it ("10.png" before
+  "2.png"). Files given one by one keep their order, and their names are relative to the deepest
+  directory that they share.
 - A directory of a million files is listed into memory once, as names (`Inputs`).
 - Links to directories are not followed.
 """
@@ -38,12 +38,10 @@ class Input(NamedTuple):
 
 
 class Inputs:
-    """Many inputs in order, kept as names below the directories they were found in: 80 bytes an
-    image instead of 700.
-    """
+    """Many inputs in order, kept as names below their directories: 80 bytes an image, not 700."""
 
     def __init__(self) -> None:
-        # directory (path or URL), what goes before its names, names
+        # directory (path or URL), prefix of its names, names
         self._runs: list[tuple[str, str, list[str]]] = []
 
     @staticmethod
@@ -79,7 +77,7 @@ class Inputs:
         return (prefix + name for _, prefix, found in self._runs for name in found)
 
     def keep(self, wanted: Callable[[Input], bool]) -> None:
-        """Forget the others."""
+        """Keep only the inputs that are wanted."""
         for root, prefix, found in self._runs:
             found[:] = [name for name in found if wanted(Input(below(root, name), prefix + name))]
 
@@ -105,9 +103,7 @@ def places_of(inputs: Sequence[str]) -> list[Place]:
 
 
 def base_of(paths: Sequence[Path]) -> str:
-    """The directory to which names are relative: the only input itself, else what all inputs
-    share.
-    """
+    """The directory to which names are relative: the only input, or what all inputs share."""
     if len(paths) == 1 and paths[0].is_dir():
         return os.path.abspath(paths[0])
     return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
@@ -118,9 +114,7 @@ def relative(path: Path, base: str) -> str:
 
 
 def images_in(top: Place) -> Generator[Event, None, list[str]]:
-    """Names of the image files below a directory; reports if there are none, and what is
-    skipped.
-    """
+    """Names of the image files below a directory; reports if there are none or others."""
     found, num_others, unread = top.walk(images.is_image_file)
     yield from (Failed.by(name, error) for name, error in unread)
     if not found:
@@ -133,7 +127,7 @@ def images_in(top: Place) -> Generator[Event, None, list[str]]:
 
 
 def find_streams(inputs: Sequence[str]) -> Generator[Event, None, list[Input]]:
-    """The streams that inputs mean: files as they are, of directories every `.aez` below."""
+    """The streams in inputs: files, and every `.aez` below a directory."""
     places = places_of(inputs)
     if places[0].path is None:
         return [Input(None if places[0] is STANDARD else str(places[0]), places[0].name)]

@@ -1,8 +1,8 @@
 """Which outputs come from which inputs of `aez compress`.
 
-READ ME FIRST: everything is planned before anything is written. `plan` says what each input would
-become; `refuse` then drops, by name, what would be written where something else is, or is to be,
-and what could not be restored. All else is done.
+READ ME FIRST: everything is planned before anything is written. `plan` finds the outputs of each
+input; `refuse` then drops, by name, outputs that exist or collide, and inputs that could not be
+restored. The rest is done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from codec.files.place import STANDARD, Local, Place, below, given, place
 
 
 class Job(ABC):
-    """What becomes of some inputs.  label: what the user calls them."""
+    """Some inputs, and the outputs made of them.  label: what the user calls them."""
 
     label: str
     inputs: Inputs
@@ -33,15 +33,15 @@ class Job(ABC):
 
     @property
     def num_images(self) -> int:
-        """Input images, if that is known without reading: an array counts as one."""
+        """How many images the inputs have, as far as known; an array counts as 1."""
         return 1
 
     def keep(self, free: Iterator[bool]) -> bool:
-        """Drop the outputs that are not free; returns whether any is left."""
+        """Drop the outputs that are not free; return whether any is left."""
         return next(free)
 
     def keep_restorable(self) -> Generator[Event, None, bool]:
-        """Drop inputs with names that could not be restored; returns whether any is left.
+        """Drop inputs whose names could not be restored; return whether any is left.
 
         Raises UsageError if two would be restored as one file.
         """
@@ -51,9 +51,7 @@ class Job(ABC):
 
 @dataclass
 class Singles(Job):
-    """Each image becomes a stream of its own: `output`, if that is given, else below `folder`, else
-    beside it.
-    """
+    """Each image becomes a stream: `output`, or a file below `folder`, or next to the image."""
 
     inputs: Inputs = field(default_factory=Inputs)
     output: Place | None = None
@@ -80,7 +78,7 @@ class Singles(Job):
 
 @dataclass
 class Collecting(Job):
-    """The inputs become one stream.  lasting: the same command can be given again."""
+    """The inputs become one stream.  lasting: the same command can be repeated."""
 
     output: Place
     label: str
@@ -141,9 +139,7 @@ class Array(Collecting):
 
 
 class Stdin(Collecting):
-    """What comes from stdin becomes one stream: its content says whether it is an image or an
-    array.
-    """
+    """Standard input becomes one stream: its content says whether it is an image or an array."""
 
     lasting = False
 
@@ -152,9 +148,9 @@ Planning = Generator[Event, None, list[Job]]
 
 
 def plan(inputs: Sequence[str], out: str | None = None, separate: bool = False) -> Planning:
-    """Say which outputs come from which inputs; what cannot be done is reported and left out.
+    """Find the outputs of each input; what cannot be done is reported and skipped.
 
-    Raises: UsageError for a request that contradicts itself, AezError when nothing is left to do.
+    Raises UsageError for options that contradict each other, AezError if there is nothing to do.
     """
     one_file = given(out) if out == "-" or (out is not None and out.endswith(".aez")) else None
     folder = place(out) if out is not None and one_file is None else None
@@ -187,9 +183,7 @@ def plan(inputs: Sequence[str], out: str | None = None, separate: bool = False) 
 
 
 def _plan_url(url: Place, output: Place | None) -> Planning:
-    """An array, an image, or a directory of images at a URL: it becomes one file, by default
-    here.
-    """
+    """An array, an image, or a directory of images at a URL becomes one file, by default here."""
     name = Path(url.name)
     if name.suffix == ".aez":
         yield Note(f"{url}: already compressed, skipped")
@@ -209,9 +203,7 @@ def _plan_url(url: Place, output: Place | None) -> Planning:
 def _plan_one(paths: list[Path], arrays: list[Path], output: Place) -> Planning:
     """Everything becomes one file."""
     if arrays and len(paths) > 1:
-        raise UsageError(
-            f"{arrays[0]} is an array, a collection by itself: give it alone, or a directory as OUT"
-        )
+        raise UsageError(f"{arrays[0]} is an array: give it alone, or give a directory as OUT")
     base, inputs = base_of(paths), Inputs()
     for path in paths:
         name = relative(path, base)
@@ -231,8 +223,8 @@ def _plan_one(paths: list[Path], arrays: list[Path], output: Place) -> Planning:
 def _plan_many(
     paths: list[Path], arrays: list[Path], folder: Place | None, separate: bool
 ) -> Planning:
-    """Each array and each directory becomes a collection, each image a stream, beside it or below
-    `folder`; of a directory each image, if that is asked for or there is a folder.
+    """Each array and each directory becomes a collection, each image a stream, next to it or below
+    `folder`.  separate, or a folder: each image of a directory becomes a stream.
     """
     base, singles, collections = base_of(paths), Singles(folder=folder), list[Job]()
     for path in paths:
@@ -266,14 +258,12 @@ def _beside(folder: Path) -> Place:
 
 
 def refuse(jobs: list[Job], force: bool) -> Planning:
-    """Fail what would be written where something else is, or is to be, and what could not be
-    restored; returns the rest.
-    """
+    """Fail outputs that exist or collide, and inputs that cannot be restored; return the rest."""
 
     def outputs() -> Iterator[tuple[str, Place]]:
         return (pair for job in jobs for pair in job.outputs())
 
-    others: dict[int, int] = {}  # which output is also that of which other one
+    others: dict[int, int] = {}  # of each output that collides: another one at the same place
     for later, earlier in names.collisions(lambda: (output.full() for _, output in outputs())):
         others[later] = earlier
         others.setdefault(earlier, later)

@@ -1,4 +1,4 @@
-"""`aez merge`: collections in, one collection out; nothing is encoded again."""
+"""`aez merge`: collections -> one collection, without encoding again."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from codec.files.place import Place, given
 
 
 def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
-    """Join collections into one: their blocks as they are, each verified by its Checksum, in the
-    order given.
+    """Join collections, in this order: their blocks are verified by their Checksum and copied.
 
-    All must have names or none; two images that would be restored as one file are an error, and
-    nothing is written. Raises: UsageError; a damaged input is a failure.
+    All must have names or none; if two images would be restored as one file, nothing is written.
+    Raises UsageError; a damaged input is a failure.
     """
     output = given(out)
     if not (output.is_standard or out.endswith(".aez")):

@@ -1,12 +1,11 @@
-"""Who does the work on one machine: this process, or worker processes.
+"""Work on one machine: in this process, or in worker processes.
 
 READ ME FIRST
-- Results come in the order of the tasks, and no more tasks are under way than the workers need:
+- Results come in the order of the tasks, and only as many tasks are started as the workers need, so
   memory is bounded.
-- Each process has its share of the cores. Threads code a block as fast, as long as they are few and
-  it need not be read first; so processes, which take half a second to start, are for more than a
-  few blocks: two for each, or more.
-- joblib (loky) was tried instead: it takes all tasks at once however slowly results are wanted, its
+- The processes share the cores. A few threads code a block as fast, if it need not be read first;
+  so processes, which take half a second to start, are used only if each gets two blocks or more.
+- joblib (loky) was tried instead: it takes all tasks at once however slowly results are used, its
   workers outlive a parent that was killed and print tracebacks at Ctrl-C, and it takes 0.6 s to
   import.
 """
@@ -33,9 +32,9 @@ TASKS_EACH = 2  # at least, for each worker process
 def spread(
     work: Callable[[S], R], tasks: Iterable[S], jobs: int, num_tasks: int
 ) -> Generator[R, None, None]:
-    """Map `work` over the tasks in order, on `jobs` cores, in processes if there are tasks enough.
+    """Map `work` over the tasks in order, on `jobs` cores, in processes if there are many tasks.
 
-    Raises: AezError if a worker process was killed; what `work` raises.
+    Raises AezError if a worker process was killed; what `work` raises.
     """
     num_workers = max(1, min(jobs, num_tasks // TASKS_EACH))
     if num_workers == 1:
@@ -62,7 +61,7 @@ def spread(
     except BrokenProcessPool:
         raise AezError("a worker process was killed (out of memory?); try a smaller -j") from None
     except BaseException:
-        # Ctrl-C, or a fault that ends it all: nobody wants what the workers are doing.
+        # Ctrl-C, or an error: the results are not needed any more.
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
         raise
@@ -72,10 +71,8 @@ def spread(
 
 @contextlib.contextmanager
 def _block_sigint() -> Iterator[None]:
-    """Let processes that start inside inherit a blocked SIGINT: Ctrl-C reaches the whole group, and
-    only the parent answers it.
-
-    In this process the signal waits until the end of the block.
+    """Block SIGINT, also for processes that start inside: Ctrl-C reaches all of them, but only the
+    parent handles it, at the end of the `with` block.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -96,7 +93,7 @@ def _start_worker(cores: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed cannot stop its workers, and they would wait for work for ever."""
+    """End this worker when its parent is killed; else it would wait for work for ever."""
     from multiprocessing import parent_process
 
     parent = parent_process()

@@ -1,15 +1,15 @@
-"""What the next run of the same command resumes: collections and trees that are not finished.
+"""Resuming collections and trees that an earlier run of the same command has not finished.
 
 READ ME FIRST
 - A `Journal` is a file of JSON lines. The first one pins everything that the output depends on
-  (inputs, options, models, version); each other line is something that is finished. Another
-  command, or a changed input, starts over; it never resumes what it finds.
-- The journal is locked as long as the run lives. A run that fails for good (a bad input) or ends
-  removes it; one that was interrupted, killed, or met a full disk leaves it.
+  (inputs, options, models, version); each other line is a finished part of the work. Another
+  command, or a changed input, starts over.
+- A run locks its journal. A run that ends, or fails for good (a bad input), removes it; a run that
+  was interrupted, killed, or met a full disk leaves it.
 - `Partial` is a collection being written: `.NAME.aez.partial` is the collection so far, with
   `.NAME.aez.journal` beside it. A block counts as finished when its line is in the journal *and*
   its Checksum holds in the partial file. So it does not matter in which order the disk got the two,
-  nor where a kill or a power cut struck.
+  or when the run was killed.
 - A tree that is being restored holds a `.NAME.aez.restored`, a journal as well (`tree`).
 """
 
@@ -32,19 +32,19 @@ from codec.files.place import Place
 from codec.format.block import unpack_block
 from codec.format.headers import pack_collection_header
 
-_FOR_GOOD = (ImageError, ModelError, UsageError)  # what the same command would meet again
+_FOR_GOOD = (ImageError, ModelError, UsageError)  # the same command would fail again
 Entry = dict[str, Any]  # of JSON values
 
 
 def noting(events: Events, kept: Callable[[BaseException], str | None]) -> Events:
-    """The events of a run, and if it is cut short, a note about what the next one resumes.
+    """The events of a run; if it is cut short, a note that says what the next run resumes.
 
-    kept: what is finished, None if nothing stays.
+    kept: describes what is kept; None: nothing.
     """
     try:
         yield from events
     except GeneratorExit:
-        raise  # nobody listens any more
+        raise  # the caller wants no more events
     except BaseException as error:
         if what := kept(error):
             yield Note(f"{what}; run the same command again to resume")
@@ -52,11 +52,10 @@ def noting(events: Events, kept: Callable[[BaseException], str | None]) -> Event
 
 
 class Journal:
-    """Which parts of an output are finished.  A context manager.
+    """The finished parts of an output, as a file.  A context manager.
 
-    pins: JSON values on which the output depends; output: what the user calls it. entries: what an
-    earlier run of the same command has finished, in order; is_resumed: whether there was such a
-    run.
+    pins: JSON values on which the output depends; output: its path, for messages. entries: what
+    earlier runs of the same command have finished, in order; is_resumed: whether there was one.
     """
 
     def __init__(self, path: Path, pins: dict[str, Any], output: Path) -> None:
@@ -79,7 +78,7 @@ class Journal:
         self.entries: list[Entry] = []
         self._ends = [len(first)]  # of the first line, and of each entry
         if self.is_resumed:
-            with contextlib.suppress(ValueError):  # damaged from here on: what came before stands
+            with contextlib.suppress(ValueError):  # damaged from here on; earlier lines are good
                 for line in lines[1:]:
                     entry = json.loads(line)
                     if not (isinstance(entry, dict) and line.endswith(b"\n")):
@@ -93,7 +92,7 @@ class Journal:
 
     @staticmethod
     def begun(path: Path, pins: dict[str, Any]) -> bool:
-        """Whether a run of this very command was cut short here."""
+        """Whether an earlier run of the same command was cut short here."""
         try:
             with open(path, "rb") as file:
                 return file.readline() == _first_line(pins)
@@ -101,19 +100,19 @@ class Journal:
             return False
 
     def keep(self, number: int) -> None:
-        """Keep so many of the entries, and forget the others."""
+        """Keep the first `number` entries, and remove the others."""
         del self.entries[number:], self._ends[number + 1 :]
         self._file.truncate(self._ends[number])
 
     def add(self, entry: Entry) -> None:
-        """Note what is finished: JSON values, which the next run finds in `entries`."""
+        """Add a finished part: JSON values, which the next run finds in `entries`."""
         line = json.dumps(entry).encode() + b"\n"
         self._file.write(line)
         self.entries.append(entry)
         self._ends.append(self._ends[-1] + len(line))
 
     def remove(self) -> None:
-        """Leave nothing, not even a directory that was made for it and is empty."""
+        """Remove the file, and the directory if it was made for it and is empty."""
         self.path.unlink(missing_ok=True)
         if self._made_folder:
             with contextlib.suppress(OSError):  # unless something is in it
@@ -136,7 +135,7 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         if value is None or not self.is_kept(value):
-            self.remove()  # as long as it is locked
+            self.remove()  # while it is locked
         self.close()
 
 
@@ -151,7 +150,7 @@ def _no_link(path: str, flags: int) -> int:
 
 
 def _lock(file: BinaryIO, path: Path, output: Path) -> None:
-    """Hold a lock on a file as long as it is open; the system frees it if this process is killed.
+    """Lock a file as long as it is open; the system frees it if this process is killed.
 
     Raises UsageError if another process holds it.
     """
@@ -161,11 +160,11 @@ def _lock(file: BinaryIO, path: Path, output: Path) -> None:
         except ImportError:  # Windows
             import msvcrt
 
-            file.seek(1 << 30)  # the locked byte cannot be read: it lies behind all others
+            file.seek(1 << 30)  # a locked byte cannot be read: take one after all others
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
             return
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # if the name is that of another file by now, the other run has just ended
+        # if the path is another file by now, the other run has just ended
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return
     except OSError:
@@ -176,10 +175,9 @@ def _lock(file: BinaryIO, path: Path, output: Path) -> None:
 class Partial:
     """A collection being written: blocks, then `finish`.  A context manager.
 
-    pins: see `Journal`. models: files to embed. lasting: whether the same command can be given
-    again, so that what is finished is worth keeping. finished: the entries of the blocks that an
-    earlier run of the same command has made, in order; `keep` says how many of them still hold,
-    before anything is written.
+    pins: see `Journal`. models: files to embed. lasting: whether the same command can be repeated,
+    so that finished blocks are worth keeping. finished: the entries of the blocks that earlier runs
+    of the same command have made, in order; call `keep` before writing.
     """
 
     def __init__(
@@ -215,7 +213,7 @@ class Partial:
             raise
 
     def _intact(self, entries: list[Entry]) -> list[Entry]:
-        """Those whose blocks are in the partial file, up to the first that is not."""
+        """The entries whose blocks are in the partial file, up to the first that is not."""
         intact: list[Entry] = []
         if self._file.read(len(self._header)) != self._header:
             return intact
@@ -228,7 +226,7 @@ class Partial:
         return intact
 
     def keep(self, num_blocks: int) -> None:
-        """Go on after so many of the `finished` blocks, and forget the others."""
+        """Keep this many of the `finished` blocks, and continue after them."""
         self.finished = self.finished[:num_blocks]
         if self._journal is not None:
             self._journal.keep(num_blocks)
@@ -239,7 +237,7 @@ class Partial:
         self._writer = Writer(self._file, self._models, sizes)
 
     def write(self, block: bytes, entry: Entry) -> None:
-        """Append a block, which may be empty, and its entry with "images", their number."""
+        """Append a block, which can be empty, and its entry, in which "images" is their number."""
         assert self._writer is not None, "keep comes first"
         entry = {**entry, "bytes": len(block)}
         if block:
@@ -250,7 +248,7 @@ class Partial:
         self.finished.append(entry)
 
     def finish(self) -> int:
-        """Write the footer and let the collection appear; returns its size in bytes."""
+        """Write the footer and move the collection to its place; return its size in bytes."""
         assert self._writer is not None, "keep comes first"
         self._writer.finish()
         self._output.receive(self._file, self._path, force=self._force)
@@ -261,14 +259,14 @@ class Partial:
         return self._writer.num_bytes
 
     def discard(self) -> None:
-        """Leave nothing."""
+        """Remove all files."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
         if self._journal is not None:
             self._journal.remove()
 
     def is_kept(self, error: BaseException) -> bool:
-        """Whether what is finished stays when `error` ends the run."""
+        """Whether finished blocks are kept when `error` ends the run."""
         return bool(self.finished) and self._lasting and not isinstance(error, _FOR_GOOD)
 
     def __enter__(self) -> Partial:
@@ -282,7 +280,7 @@ class Partial:
     ) -> None:
         if value is not None and not self.is_kept(value):
             self.discard()
-        with contextlib.suppress(OSError):  # what a full disk could not take
+        with contextlib.suppress(OSError):  # a full disk
             self._file.close()
         if self._journal is not None:
             self._journal.close()

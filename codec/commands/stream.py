@@ -1,10 +1,9 @@
-"""A stream whose images are restored: a single image or a collection, from a file, URL or stdin.
+"""Restoring a stream: a single image or a collection, from a file, URL or stdin.
 
 READ ME FIRST
-- What is intact is decoded; what is not is reported: by number, by name where that is known, and as
-  an error.
-- Blocks are decoded by worker processes, which open the file for themselves, if there are blocks
-  enough; from stdin and URLs by this process.
+- Intact images are decoded; damaged ones are reported, by number, and by name if it is known.
+- Worker processes decode the blocks, and open the file themselves, if there are enough blocks. From
+  stdin and URLs this process decodes them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from codec.files.place import place
 V = TypeVar("V", bound=Verdict)
 
 Found = Decoded | Failed | Progress  # what decoding yields
-MAX_NAMED = 3  # lost images of a block that are called by name; their numbers are all reported
+MAX_NAMED = 3  # lost images of a block that are reported by name; all are reported by number
 
 
 def decode_block(block: Block) -> Decoded:
@@ -41,15 +40,15 @@ def decode_block(block: Block) -> Decoded:
 
 
 def check_block(block: Block) -> Verdict:
-    """As `decode_block`, but the pixels stay where they are."""
+    """As `decode_block`, without the pixels."""
     return block.salvage().verdict
 
 
 class WriteTask(NamedTuple):
-    """Images to be written as PNG files, of a block that is decoded, or is to be.
+    """Images to write as PNG files; the block is decoded or not.
 
-    paths: of each image, None for one that is not to be written. again: an earlier run of the same
-    command was cut short, so a file that is there with the very bytes counts as written.
+    paths: of each image, None: do not write it. again: an earlier run of the same command was cut
+    short, so a file that has the right bytes counts as written.
     """
 
     block: Block | Decoded
@@ -59,8 +58,8 @@ class WriteTask(NamedTuple):
 
 
 class Written(NamedTuple):
-    """verdict: without names; written: size in bytes of each image's file, why it was not written,
-    or None.
+    """verdict: without names; written: for each image the size of its file in bytes, or why it was
+    not written, or None.
     """
 
     verdict: Verdict
@@ -68,7 +67,7 @@ class Written(NamedTuple):
 
 
 def write_block(task: WriteTask) -> Written:
-    """Decode what is not yet decoded, and write.  Raises ModelNotFound, BadModel."""
+    """Decode the block, if needed, and write images.  Raises ModelNotFound, BadModel."""
     decoded = decode_block(task.block) if isinstance(task.block, Block) else task.block
     written: list[int | Exception | None] = [None] * len(decoded.images)
     for i, path in enumerate(task.paths):
@@ -88,20 +87,18 @@ def _write_png(path: str, pixels: U8, force: bool, again: bool) -> int | Excepti
 
 
 class Restoration(NamedTuple):
-    """A block to be restored, decoded already or not, and the names of its images, if they have
-    any.
-    """
+    """A block to restore, decoded or not, and the names of its images, empty if they have none."""
 
     block: Block | Decoded
     names: Sequence[str]
 
 
 class Stream:
-    """An open stream, as messages call it.  collection: None if it is a single image."""
+    """An open stream.  label: in messages; collection: None if it is a single image."""
 
     def __init__(self, source: Input, opened: Collection | SingleImage) -> None:
         self.label, self.num_bytes, self._opened = source.label, opened.num_bytes, opened
-        self._is_shared = source.place.path is not None  # workers can open it for themselves
+        self._is_shared = source.place.path is not None  # workers can open it
         self.collection = opened if isinstance(opened, Collection) else None
 
     @property
@@ -111,21 +108,21 @@ class Stream:
 
     @property
     def has_names(self) -> bool:
-        """By the first block whose header is intact: one block is as the others."""
+        """Whether images have names, by the first block with an intact header."""
         for block in self._blocks():
             with contextlib.suppress(BitstreamError):
                 return block.header.has_names
         return False
 
     def num_tasks(self, jobs: int) -> int:
-        """Blocks that can be decoded elsewhere than in this process: all, or as good as none."""
+        """How many blocks worker processes can decode; 1 if they cannot open the stream."""
         return sum(1 for _ in self._blocks()) if self._is_shared and jobs > 1 else 1
 
     def _blocks(self) -> Iterator[Block]:
         return iter(()) if self.collection is None else self.collection.intact_blocks()
 
     def _fault(self) -> Iterator[Decoded]:
-        """What is wrong with header or footer, as a block of no images."""
+        """What is wrong with header or footer, as a `Decoded` without images."""
         if self.collection is not None and self.collection.fault is not None:
             yield all_lost(np.empty(0, np.int64), self.collection.fault)
 
@@ -134,8 +131,8 @@ class Stream:
             yield from results
 
     def decoded(self, jobs: int = 1) -> Iterator[Decoded]:
-        """All blocks, as far as they are intact; a last one of no images has the fault of header or
-        footer.  Raises ModelNotFound, BadModel.
+        """All blocks, as far as they are intact; a last `Decoded`, without images, has the fault of
+        header or footer.  Raises ModelNotFound, BadModel.
         """
         if self.collection is None:
             yield from self._opened.salvage()
@@ -152,7 +149,7 @@ class Stream:
         yield from self._fault()
 
     def restorations(self) -> Iterator[Restoration]:
-        """The blocks of a collection, to be decoded and written in one go."""
+        """The blocks of a collection, to decode and write."""
         for block in self._blocks():
             yield Restoration(block, block.names_or_numbers())
         yield from (Restoration(fault, ()) for fault in self._fault())
@@ -160,13 +157,13 @@ class Stream:
     def intact(
         self, blocks: Iterable[V], wanted: I64 | None = None
     ) -> Iterator[V | Failed | Progress]:
-        """What is intact (and wanted) of decoded blocks or verdicts; the rest is reported."""
+        """The intact (and wanted) images of decoded blocks or verdicts; the rest is reported."""
         if wanted is not None and not wanted.size:
             return
         try:
             for number, block in enumerate(blocks):
                 picked = block if wanted is None else block.pick(np.isin(block.images, wanted))
-                if not block.lost.any() or picked.lost.any():  # it does not lie in other images
+                if not block.lost.any() or picked.lost.any():  # the fault is not in other images
                     yield from self.failures(picked, number)
                 found = picked.pick(~picked.lost)
                 if found.images.size:
@@ -180,13 +177,13 @@ class Stream:
             yield Failed.by(self.label, error)
 
     def pick(self, numbers: list[int], *, named: bool) -> Iterator[Found]:
-        """Images of a collection in the order asked for, repeats included."""
+        """Images of a collection in the order of `numbers`, which can repeat."""
         assert self.collection is not None
         wanted = np.array(numbers, np.int64)
         try:
-            pixels = self.collection[numbers]  # touches the groups wanted, no others
+            pixels = self.collection[numbers]  # reads only the groups of these images
             called = self.collection.names_at(numbers) if named else []
-        except BitstreamError:  # go block by block, which tells what is lost
+        except BitstreamError:  # block by block, to find what is lost
             found: dict[int, Decoded] = {}
             for item in self.intact(self.decoded(), wanted):
                 if not isinstance(item, Decoded):
@@ -227,9 +224,9 @@ class Stream:
 
 @contextlib.contextmanager
 def open_stream(source: Input, model: str | None = None) -> Iterator[Stream]:
-    """Open a stream.  model: name or file of one that is not installed.
+    """Open a stream, even if it is damaged.  model: name or file of one that is not installed.
 
-    Raises BitstreamError where the start is unusable, ModelNotFound, BadModel, OSError.
+    Raises BitstreamError if its start is unusable, ModelNotFound, BadModel, OSError.
     """
     with ExitStack() as stack:
         file = source.place.path or stack.enter_context(source.place.open())

@@ -1,10 +1,10 @@
-"""A directory tree of PNG files, into which one collection is restored.
+"""Restoring a collection as a directory tree of PNG files.
 
 READ ME FIRST
 - Names in a stream are untrusted: `names.safe_parts`, and here the check for links, keep them below
   the root.
-- Blocks are decoded and written by worker processes. A journal in the root lists those that are
-  finished, so that the same command resumes a tree that was cut short (`resume.Journal`).
+- Worker processes decode and write the blocks. A journal in the root lists the finished ones, so
+  that the same command resumes a tree that was cut short (`resume.Journal`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Folder:
         return names.folded(path) if self._folds_case else path
 
     def admit(self, path: str, force: bool) -> None:
-        """Raises UsageError if a file must not be written; removes what a killed run left of it."""
+        """Raise UsageError if a file must not be written; remove what a killed run left of it."""
         folder, _, name = path.rpartition("/")
         if folder not in self._checked:
             real = os.path.realpath(folder)
@@ -69,7 +69,7 @@ class _Remote:
 
 
 class _UnderWay(NamedTuple):
-    """A block that is being restored, and what its images are called in messages."""
+    """A block that is being restored, and the labels of its images in messages."""
 
     number: int
     names: Sequence[str]
@@ -79,8 +79,8 @@ class _UnderWay(NamedTuple):
 class Tree:
     """Where the images of one stream go.
 
-    given: OUT named this very directory, so it may exist; pins: see `Journal`, None where the next
-    run cannot resume.
+    given: OUT is this directory, so it can exist; pins: see `Journal`, None if the next run cannot
+    resume.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Tree:
         self._digits = len(str(max(stream.num_images - 1, 0)))  # of the name of one without a name
         self._journal: tuple[Path, dict[str, object], Path] | None = None
         self._folder: _Folder | _Remote = _Remote()
-        # By hash, as a million paths take 200 MB: two different ones are taken for one once in
-        # 10**8 such collections.
+        # By hash, as a million paths take 200 MB: two paths collide by chance in one of 10**8 such
+        # collections.
         self._taken: dict[int, int] = {}
         self._waiting: deque[Event] = deque()  # events that came up while tasks were made
         if (path := root.path) is not None:
@@ -112,11 +112,11 @@ class Tree:
             self._folder = _Folder(path)
 
     def write(self, blocks: Iterable[Restoration], jobs: int, num_tasks: int = 1) -> Events:
-        """Restore blocks that are still to be decoded, and report what is damaged."""
+        """Decode blocks, write their images, and report the damaged ones."""
         return self._run(blocks, jobs, num_tasks, picked=False)
 
     def write_picked(self, blocks: Iterable[Restoration], jobs: int) -> Events:
-        """Write images that were decoded, and of which the damaged ones were reported."""
+        """Write images that are decoded; the damaged ones have been reported."""
         return self._run(blocks, jobs, 1, picked=True)
 
     def _run(
@@ -200,7 +200,7 @@ class Tree:
             yield WriteTask(block.block, paths, self._force, again)
 
     def _path_of(self, name: str, number: int, label: str) -> str | None:
-        """Where an image goes; None: nowhere, as is reported, or it was put there already."""
+        """The path of an image; None: it cannot be written, as is reported, or it was written."""
         try:
             names.safe_parts(name)
             path = below(str(self._root), names.restored(name))
@@ -219,14 +219,14 @@ class Tree:
 
 
 def _holds_more_than(folder: Path, journal: Path) -> bool:
-    """Whether there is anything but a journal that was just begun."""
+    """Whether there is anything except the journal."""
     return any(path != journal for path in folder.iterdir())
 
 
 def _finished(journal: Journal | None) -> dict[int, int]:
     """Number of each finished block -> bytes of its files."""
     found: dict[int, int] = {}
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # what came before stands
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # earlier entries are good
         for entry in journal.entries if journal is not None else ():
             found[int(entry["block"])] = int(entry["bytes"])
     return found

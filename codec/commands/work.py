@@ -1,11 +1,11 @@
 """Blocks as units of work: the same functions here, in worker processes, and on a Dask cluster.
 
 READ ME FIRST
-- A task is all that a worker needs and nothing more: which images (files to read, or pixels), which
-  models. What comes back is a finished block. So bytes do not depend on who did the work, on how
-  many there were, or on which of them died.
-- Block k of a collection holds input k * `block_images` and those after it. An input that cannot be
-  read leaves its block shorter and moves no other image: blocks do not depend on each other.
+- A task has all that a worker needs: the images (files to read, or pixels), options and models. The
+  result is a finished block. So bytes do not depend on the workers, on how many there are, or on
+  which of them died.
+- Block k of a collection has the inputs from k * `block_images` on. If an input cannot be read, its
+  block is shorter, and the other blocks are the same.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from codec.arrays import U8
 from codec.encoder.encode import Encoder, Packed
 from codec.encoder.options import Options
 from codec.encoder.stats import CompressStats
@@ -31,10 +31,7 @@ from codec.format.constants import MODEL_HASH_BYTES
 from codec.model import registry
 from codec.model.bundle import Model
 
-Pixels = npt.NDArray[np.uint8]
-
-# Images of a task whose outputs are single files: enough that a worker process pays, and that one
-# network pass is large.
+# Images of a task whose outputs are single files: enough for a worker and for a large batch.
 SHARD_IMAGES = 512
 
 
@@ -67,7 +64,7 @@ def model_of(ref: ModelRef) -> Model:
         return registry.unpack_model(ref.model, ref.encoder)
     model = registry.by_hash(ref.model)
     if model.encoder_hash != ref.encoder:  # bytes must not depend on who does the work
-        raise BadModel(f"model {model.name} has another encoder here than where the work is from")
+        raise BadModel(f"model {model.name} has another encoder on this worker")
     return model
 
 
@@ -77,12 +74,12 @@ def model_of(ref: ModelRef) -> Model:
 class ReadImage(NamedTuple):
     """The pixels (28, 28) of an image file, and its size in bytes."""
 
-    pixels: Pixels
+    pixels: U8
     size_bytes: int
 
 
 def read_images(paths: Sequence[str]) -> list[ReadImage | Exception]:
-    """Read image files, paths or URLs, each by itself: the image, or why there is none."""
+    """Read image files, paths or URLs: each image, or why there is none."""
     places = [place(path) for path in paths]
     return [_read_image(*pair) for pair in zip(places, read_many(places), strict=True)]
 
@@ -100,9 +97,7 @@ def _read_image(where: Place, content: bytes | Exception | None) -> ReadImage | 
 
 
 def identity(paths: Sequence[str]) -> str:
-    """A digest that changes when one of the files does: of the size and time of each, or that it
-    does not exist.
-    """
+    """A digest of the size and time of each file, or of its error; it changes when a file does."""
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         try:
@@ -113,7 +108,7 @@ def identity(paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def digest_of(pixels: Pixels) -> str:
+def digest_of(pixels: U8) -> str:
     """BLAKE2b of pixels, in hexadecimal."""
     return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
 
@@ -122,9 +117,9 @@ def digest_of(pixels: Pixels) -> str:
 
 
 class BlockTask(NamedTuple):
-    """One block to be made. Either `pixels` (n, 28, 28), or `paths` of image files."""
+    """One block to make, of `pixels`, uint8 (N, 28, 28), or of `paths`, image files."""
 
-    pixels: Pixels | None
+    pixels: U8 | None
     paths: Sequence[str]
     names: Sequence[str] | None
     options: Options
@@ -135,8 +130,8 @@ class BlockTask(NamedTuple):
 class BlockResult:
     """A block, b"" if none of its images could be read.
 
-    failed: position in the task and why; inputs: `identity` of the files; pixels_digest: BLAKE2b of
-    what was encoded.
+    failed: position in the task and reason; inputs: `identity` of the files; pixels_digest: BLAKE2b
+    of the encoded pixels.
     """
 
     block: bytes = b""
@@ -154,7 +149,7 @@ def encode_block(task: BlockTask) -> BlockResult:
     if pixels is None:
         # before reading: a file that changes meanwhile must not look unchanged later
         result.inputs = identity(task.paths)
-        good: list[Pixels] = []
+        good: list[U8] = []
         kept: list[str] = []
         for i, read in enumerate(read_images(task.paths)):
             if isinstance(read, Exception):
@@ -174,7 +169,7 @@ def encode_block(task: BlockTask) -> BlockResult:
 
 
 class EachTask(NamedTuple):
-    """Image files of which each becomes a stream of its own."""
+    """Image files, each of which becomes a stream."""
 
     paths: Sequence[str]
     outputs: Sequence[Place]
@@ -185,9 +180,7 @@ class EachTask(NamedTuple):
 
 
 class EachResult(NamedTuple):
-    """Of one image: the stream's figures, or why there is none; pixels_digest: BLAKE2b of the
-    image.
-    """
+    """Of one image: the figures of its stream, or why there is none; pixels_digest: its BLAKE2b."""
 
     stats: CompressStats | Exception
     bytes_in: int = 0

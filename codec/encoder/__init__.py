@@ -1,4 +1,4 @@
-"""The encoder: from images and what is asked of them to streams and blocks.
+"""The encoder: images and options -> streams and blocks.
 
     encoder = Encoder(Options.of(quality=75))       # encode, options: checked once
     draft = Draft.blank(pixels, encoder.models)     # draft: N images, column by column
@@ -8,7 +8,7 @@
     parts = pack(draft)                             # draft: images of one coder and quality
     block = pack_block(parts, names)                # or each image as a stream of its own
 
-With a goal (`goal`: at most so many bytes, at least so many dB) `meet` takes the place of `code`
-and `guard`: it gives each image the quality that keeps the goal (`search`). `writer` collects
-images for the blocks of a collection; `stats` says what was done.
+With a goal (`goal`: a limit of bytes, or of dB), `meet` replaces `code` and `guard`: it gives each
+image the quality that keeps the goal (`search`). `writer` collects images for the blocks of a
+collection; `stats` counts what was done.
 """

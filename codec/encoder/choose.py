@@ -1,16 +1,16 @@
-"""Which coder an image gets, and the guard.
+"""The coder of each image, and the guard.
 
 READ ME FIRST
-- Of several models the one with the lower cost lambda * SSE + bits is taken: for each image if it
-  is a file of its own; for a block as a whole if by a sample that costs hardly more, else for each
-  of its images, among the models that some of the sample prefer. Where a goal chooses the quality,
-  costs are those at the quality that the search tries first.
-- **The guard.** What a quality gives on images like those that a model was trained on is in the
-  model's card. An image that comes out GUARD_DB worse than that *falls back*: to the quality at
-  which it does not, or to a lossless model if nothing lossy gets there or would take more bytes. A
-  generic model, chosen for what the others do not know, is measured by the others. A model whose
-  card does not say what it gives has no guard.
-- A goal chooses the quality of each image, and takes the guard's place.
+- Of several models, the one with the lowest cost lambda * SSE + bits is used. An image that becomes
+  a file is tried with all of them. For a block, one model is used if a sample says that this costs
+  hardly more; else each image is tried with the models that some image of the sample prefers. If a
+  goal chooses the quality, costs are those at the first quality of the search.
+- **The guard.** A model's card says what PSNR a quality gives on images like its training images.
+  An image that comes out GUARD_DB worse *falls back*: to the lowest quality at which it does not,
+  or to a lossless model if no quality is good enough or if that takes fewer bytes. A generic model,
+  which is used for images that the others do not know, is compared with the others' cards. A model
+  whose card does not give PSNR has no guard.
+- A goal replaces the guard: it chooses the quality of each image.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ GUARD_DB = 3.0
 # (at 1 and effort 1, quality 25 of Fashion-MNIST takes a quarter longer; at 3 it takes 1 % more
 # bytes and has 0.03 dB more).
 FALLBACK_STEP = 3
-# Trying without loss takes a block half as long as all else. What fits fewer bytes, or this share
-# of what zlib makes of its pixels, a lossless model hardly ever makes smaller (measured: of
-# Fashion-MNIST, MNIST and `generic`'s mixture it makes 0.54 of them in the median; with 0.35 here
-# not a byte less came out, of 2,048 images each at qualities 30, 50, 75 and 90).
+# Trying without loss takes half as long as everything else. An image of fewer bytes, or less than
+# this share of its size by zlib, hardly ever gets smaller without loss (measured: the median of
+# lossless sizes is 0.54 of zlib's for Fashion-MNIST, MNIST and `generic`'s mixture; with 0.35 here
+# no byte was saved, of 2,048 images each at qualities 30, 50, 75 and 90).
 LOSSLESS_BYTES, LOSSLESS_SHARE = 64, 0.45
 
 
 class Sampling(NamedTuple):
-    """Which images of a block say whether it is of one kind, and when they agree.
+    """How large the sample is that chooses the models of a block, and when it agrees on one.
 
-    One of `one_of`, so that asking all models costs little, but `least` to `most`, without loss
-    `most_lossless`: there models differ by half of the bytes, and more than 16 take twice as long.
-    All of a block of `small` images or fewer.
+    The sample is one image in `one_of`, so that trying all models costs little, but `least` to
+    `most` images (without loss at most `most_lossless`: models differ more there, and more images
+    take twice as long). Of `small` images or fewer it has all.
 
-    agreed: one model takes the whole block if choosing for each image of the sample would lower the
-    cost by no more than this share. In blocks of one kind it is worth 0.1 to 0.5 %, and to find it
-    all images would have to be encoded by two models.
+    agreed: one model is used for the whole block if choosing for each image of the sample would
+    lower the cost by no more than this share. In blocks of one kind that is 0.1 to 0.5 %, for which
+    two models would have to encode all images.
     """
 
     one_of: int = 64
@@ -82,8 +82,8 @@ def choose(
 ) -> dict[int, Any]:
     """Give each image the coder with the lowest cost at a quality, at effort 1.
 
-    as_block: the images are coded together, so a sample may decide for all. Returns the symbols of
-    all images, by the number of the coder, of those coders that had to try all images.
+    as_block: the images become one block, so that a sample can decide. Returns the symbols that the
+    coders which tried all images found, by number of the coder.
     """
     n, coders = len(draft.pixels), draft.coders
     if len(coders) == 1:
@@ -95,7 +95,7 @@ def choose(
     if as_block and dear[best].sum() <= (1 + sampling.agreed) * dear.min(axis=0).sum():
         draft.coder[:] = best
         return seen if size == n else {}
-    if size < n:  # a coder that none of the sample prefers is left out
+    if size < n:  # without the coders that no image of the sample prefers
         preferred = np.unique(dear.argmin(axis=0)).tolist()
         seen, dear = _see(coders, preferred, draft.pixels, quality)
     draft.coder[:] = np.array([*seen])[dear.argmin(axis=0)]
@@ -107,18 +107,14 @@ def _see(
 ) -> tuple[dict[int, Any], F64]:
     """Let some coders try images -> the symbols by coder, and the costs (coders, N)."""
     seen = {k: coders[k].analyze(pixels, quality) for k in numbers}
-    return seen, np.array(
-        [
-            costs(pixels, found.pixels, coders[k].pack(found, 1), quality)
-            for k, found in seen.items()
-        ]
-    )
+    packed = ((found.pixels, coders[k].pack(found, 1)) for k, found in seen.items())
+    return seen, np.array([costs(pixels, *each, quality) for each in packed])
 
 
 def costs(pixels: U8, decoded: U8, messages: list[bytes], quality: int) -> F64:
-    """lambda * SSE + bits of each image, the SSE of pixels in 0..1; lossless: bits.
+    """lambda * SSE + bits of each image, float64 (N,), the SSE of pixels in 0..1.
 
-    messages: of each image its own.
+    pixels, decoded: uint8 (N, 28, 28); messages: one for each image.
     """
     sse = np.square((pixels.astype(np.float64) - decoded) / 255).sum(axis=(1, 2))
     return np.asarray(2.0 ** log2_lmbda(quality) * sse + 8.0 * sizes(messages))
@@ -130,7 +126,7 @@ def costs(pixels: U8, decoded: U8, messages: list[bytes], quality: int) -> F64:
 def code(draft: Draft, quality: int, effort: int, seen: dict[int, Any]) -> None:
     """Give all images a quality, and the symbols of their coders.
 
-    seen: those of effort 1, by coder, if they are known.
+    seen: symbols of all images at effort 1, by number of the coder, where they are known.
     """
     for k, images in by(draft.coder):
         coder = draft.coders[k]
@@ -146,10 +142,9 @@ def guard(draft: Draft, quality: int, effort: int, exact: Exact) -> None:
     """Find another quality or coder for the images that came out badly."""
     floors = {k: floor_db(draft.coders, coder, quality) for k, coder in enumerate(draft.coders)}
     used = np.unique(draft.coder).tolist()
+    order = [*used, *(k for k in floors if k not in used)]
     goals: dict[int, Goal] = {
-        k: AtLeastPsnr(floor)
-        for k in [*used, *(k for k in floors if k not in used)]
-        if (floor := floors[k]) is not None
+        k: AtLeastPsnr(floor) for k in order if (floor := floors[k]) is not None
     }
     least = np.array([-1.0 if floor is None else floor for floor in floors.values()])
     stopped = image_psnr_db(draft.pixels, draft.decoded) < least[draft.coder]
@@ -165,15 +160,12 @@ def guard(draft: Draft, quality: int, effort: int, exact: Exact) -> None:
 
 
 def floor_db(coders: Sequence[Coder], coder: Coder, quality: int) -> float | None:
-    """PSNR below which an image falls back, if `coder` was chosen among `coders`; None: it never
-    does.
+    """PSNR in dB below which an image falls back, if `coder` was chosen among `coders`; None: it
+    never does.
     """
     others = [other for other in coders if other is not coder] if coder.name == GENERIC else []
-    known = [
-        psnr_db
-        for one in others or [coder]
-        if (psnr_db := card.psnr_db(one.figures, quality)) is not None
-    ]
+    found = (card.psnr_db(one.figures, quality) for one in others or [coder])
+    known = [psnr_db for psnr_db in found if psnr_db is not None]
     return max(min(known) - GUARD_DB, 0.0) if known else None
 
 
@@ -185,7 +177,8 @@ def meet(
 ) -> None:
     """Give each image the quality at which it keeps a goal, or another coder that keeps it.
 
-    first: the quality to try first; seen: symbols of that quality, by coder, if they are known.
+    first: the quality to try first; seen: symbols of all images at that quality, by number of the
+    coder, where they are known.
     """
     images = np.arange(len(draft.pixels))
     goals = dict.fromkeys(range(len(draft.coders)), goal)
@@ -207,11 +200,11 @@ def _reach(
     tried: dict[int, Any],
     step: int = 1,
 ) -> None:
-    """Search the quality at which each of some images keeps its goal; where its own coder fails,
+    """Search for the quality at which each of some images keeps its goal; if its own coder fails,
     try the others.
 
-    goals: by the number of the coder; first: the quality to try first; tried: the symbols of that
-    quality, by coder, if they are known. step: see `search`.
+    goals: by number of the coder; first: the quality to try first; tried: symbols of the images of
+    a coder at that quality, where they are known. step: see `search`.
     """
     chosen = draft.coder.copy()
     for turn, (k, at) in enumerate(by(chosen[images])):
@@ -236,7 +229,7 @@ def _fall_back(draft: Draft, images: I64, exact: Exact, *, compare: bool = False
     """Code without loss the images that do not keep their goal, each by the model that takes the
     fewest bytes; store them if there is no model.
 
-    compare: also those that take fewer bytes that way.
+    compare: also images that take fewer bytes without loss.
     """
     wanted = ~draft.kept[images]
     if compare:
@@ -267,7 +260,7 @@ def _put_exact(draft: Draft, images: I64, coder: Coder, quality: int, symbols: A
 
 
 def _large(draft: Draft) -> Bools:
-    """For each image, whether it is so large that it may be smaller without loss."""
+    """For each image, whether it could be smaller without loss."""
     packed = np.array([len(zlib.compress(image, 1)) for image in draft.pixels])
     return np.asarray(draft.num_bytes > np.maximum(LOSSLESS_BYTES, LOSSLESS_SHARE * packed))
 

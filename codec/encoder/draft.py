@@ -1,15 +1,15 @@
-"""A draft: what is to become of N images, filled in step by step.
+"""A draft: how N images will be coded, filled in step by step.
 
 draft = Draft.blank(pixels, coders)
 choose(draft, ...)      # coder
 code(draft, ...)        # quality, symbols
-guard(draft, ...)       # another quality, or coder, where it came out badly
+guard(draft, ...)       # another quality, or coder, where an image came out badly
 pack(draft)             # -> parts with their messages
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,14 +25,14 @@ class Draft:
 
     pixels: uint8 (N, 28, 28).
     coder: int (N,), the number of its coder in `coders`; quality: int (N,).
-    decoded: the pixels that come back, uint8 (N, 28, 28).
+    decoded: the decoded pixels, uint8 (N, 28, 28).
     tables: the symbols that each coder found; row: int (N,), the row of an image in the table of
     its coder.
     turn: int (N,), the step in which the image got its coder and quality; only the order of parts
     of equal size depends on it.
-    num_bytes, psnr_db: of the image coded by itself; kept: whether it keeps its goal. All three are
+    num_bytes, psnr_db: of the image coded alone; kept: whether it keeps its goal. All three are
     known only after a search.
-    refused: why an image cannot be what is asked, by its number.
+    refused: why an image cannot be coded as wanted, by its number.
     """
 
     pixels: U8
@@ -50,7 +50,7 @@ class Draft:
 
     @classmethod
     def blank(cls, pixels: U8, coders: list[Coder]) -> Draft:
-        """A draft in which nothing is decided but that all images have the first coder."""
+        """An empty draft, in which all images have the first coder."""
         n = len(pixels)
         coder, quality, row, turn, num_bytes = np.zeros((5, n), np.int64)
         kept = np.zeros(n, np.bool_)
@@ -67,31 +67,19 @@ class Draft:
         self.decoded[images] = symbols.pixels
 
     def take(self, images: I64, coder: int, one: Draft) -> None:
-        """Copy what a draft of these images says; `coder` is the number that its only coder has
-        here.
-        """
+        """Copy a draft of these images; `coder` is the number that its only coder has here."""
         self.put(images, coder, one.quality, one.symbols(np.arange(len(images))))
         self.num_bytes[images], self.psnr_db[images] = one.num_bytes, one.psnr_db
         self.kept[images] = one.kept
 
     def of(self, images: Integers | Bools) -> Draft:
-        """The draft of some images only, given by number or by a mask."""
-        return Draft(
-            self.pixels[images],
-            self.coders,
-            self.coder[images],
-            self.quality[images],
-            self.row[images],
-            self.turn[images],
-            self.decoded[images],
-            self.num_bytes[images],
-            self.psnr_db[images],
-            self.kept[images],
-            tables=self.tables,
-        )
+        """The draft of some images, given by number or by a mask."""
+        every = vars(self).items()
+        columns: dict[str, Any] = {k: v[images] for k, v in every if isinstance(v, np.ndarray)}
+        return replace(self, **columns, refused={})
 
     def symbols(self, images: I64) -> Any:
-        """The symbols of images, of one coder."""
+        """The symbols of images that have the same coder."""
         table = self.tables[int(self.coder[images[0]])]
         if len(table) > 1:
             table[:] = [type(table[0]).join(table)]
@@ -100,7 +88,7 @@ class Draft:
 
 
 class Part(NamedTuple):
-    """Images of one coder and quality, by number, rising; messages: of its groups."""
+    """Images of one coder and quality, int64, rising; messages: one for each group."""
 
     coder: Coder
     quality: int
@@ -114,7 +102,7 @@ def pack(draft: Draft, group: int | None = None) -> list[Part]:
 
     group: images in a group; None: as many as a collection has at the part's quality.
     """
-    numbers = _shared_out(draft)
+    numbers = _images_of_parts(draft)
     together: dict[tuple[int, int], list[int]] = {}
     for at, images in enumerate(numbers):
         quality = int(draft.quality[images[0]])
@@ -131,8 +119,8 @@ def pack(draft: Draft, group: int | None = None) -> list[Part]:
     return [parts[at] for at in range(len(numbers))]
 
 
-def _shared_out(draft: Draft) -> list[I64]:
-    """The images of each part, the parts in their order."""
+def _images_of_parts(draft: Draft) -> list[I64]:
+    """The images of each part, the parts in order."""
     left = np.ones(len(draft.pixels), np.bool_)
     left[[*draft.refused]] = False
     images = np.flatnonzero(left)

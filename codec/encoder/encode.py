@@ -1,8 +1,8 @@
 """Images -> streams and blocks.
 
 encoder = Encoder(Options.of(quality=75))
-encoder.images(pixels)          # each image a stream of its own
-encoder.block(pixels, names)    # all of them one block of a collection
+encoder.images(pixels)          # each image becomes a stream
+encoder.block(pixels, names)    # all of them become one block of a collection
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from codec.model.stored import MIN_STORED_BYTES, STORED
 
 
 class Packed(NamedTuple):
-    """A stream, or a block, and what was done for it; `stats.bytes_out` is the length of `data`."""
+    """A stream or a block, and its figures; `stats.bytes_out` is the length of `data`."""
 
     data: bytes
     stats: CompressStats
 
 
 class Encoder:
-    """Encodes as options say.
+    """Encodes with some options.
 
-    models: the models among which it chooses, all of one kind: by default the one that the options
-    name, or with AUTO all shipped ones. Raises ModelNotFound, BadModel, UsageError for a model of
-    the other kind.
+    models: the models to choose from, all lossy or all lossless; by default the one that the
+    options name, or all shipped ones for AUTO. Raises ModelNotFound, BadModel; UsageError for a
+    model of the wrong kind.
     """
 
     def __init__(
@@ -55,9 +55,7 @@ class Encoder:
         self.models = candidates(options) if models is None else list(models)
 
     def images(self, pixels: U8) -> list[Packed | ImageError]:
-        """uint8 (N, 28, 28) -> of each image a single-image stream, or why it cannot be what is
-        asked.
-        """
+        """uint8 (N, 28, 28) -> a single-image stream of each image, or why there is none."""
         if not len(pixels):
             return []
         draft = self._draft(pixels, as_block=False)
@@ -69,7 +67,7 @@ class Encoder:
             for i, message in zip(part.images.tolist(), part.messages, strict=True):
                 decoded, fell = draft.decoded[i], bool(fell_back[i])
                 packed = _single(part.coder, part.quality, pixels[i], decoded, message, fell)
-                # a lossless model may take more bytes than the pixels themselves
+                # a lossless model can take more bytes than storing
                 if part.coder.lossless and len(packed.data) > _LEAST_STORED:
                     packed = min(packed, _stored(pixels[i], fell), key=lambda one: len(one.data))
                 found[i] = packed
@@ -78,12 +76,12 @@ class Encoder:
     def block(self, pixels: U8, names: list[str] | None = None) -> Packed:
         """uint8 (N, 28, 28), N >= 1 -> a block.
 
-        Raises ImageError, naming an image that cannot be what is asked.
+        Raises ImageError, naming an image that cannot be coded as wanted.
         """
         draft = self._draft(pixels, as_block=True)
         for i in np.flatnonzero(draft.quality == STORED_QUALITY).tolist():
             draft.refused[i] = (
-                "only lossless it would be good enough, and no lossless model is installed"
+                "only lossless would be good enough, but no lossless model is installed"
             )
         for i, reason in sorted(draft.refused.items()):
             raise ImageError(f"{names[i] if names else f'image {i}'}: {reason}")
@@ -107,21 +105,19 @@ class Encoder:
         return Packed(block, stats)
 
     def model_files(self) -> list[bytes]:
-        """The files of the models, to be embedded in a collection.
+        """The files of the models, to embed them in a collection.
 
-        Raises UsageError if they are more than its header takes, or other models may step in.
+        Raises UsageError if they are too large for its header, or if other models may be used.
         """
         self.options.check_embedding()
         files = [model.stream for model in self.models]
-        if sum(map(len, files)) + 8 * len(files) + 8 > MAX_EXTENSION_BYTES:
-            raise UsageError(
-                f"models of {sum(map(len, files))} bytes are too large to be embedded: name one of "
-                "them"
-            )
+        size = sum(map(len, files))
+        if size + 8 * len(files) + 8 > MAX_EXTENSION_BYTES:
+            raise UsageError(f"models of {size} bytes are too large to embed: name one of them")
         return files
 
     def _draft(self, pixels: U8, *, as_block: bool) -> Draft:
-        """What is to become of uint8 (N, 28, 28), N >= 1."""
+        """Decide how uint8 (N, 28, 28), N >= 1, are coded."""
         options, goal = self.options, self.options.goal
         draft = Draft.blank(pixels, list(self.models))
         quality = options.quality if goal is None else goal.first_quality(self.models)
@@ -135,16 +131,14 @@ class Encoder:
         return draft
 
     def _fell_back(self, draft: Draft) -> Bools:
-        """Which images are coded otherwise than asked: at another quality, or, where a goal chooses
-        the quality, without loss.
-        """
+        """Which images fell back: to another quality, or, if there is a goal, to lossless."""
         if self.options.goal is not None:
             return np.asarray(draft.quality >= LOSSLESS_QUALITY)
         return np.asarray(draft.quality != self.options.quality)
 
     def _exact(self) -> list[Model]:
-        """The lossless models that step in for lossy ones: all shipped ones, and those of their
-        names; [] if there is none.
+        """The lossless models that replace lossy ones: all shipped ones, and those with the names
+        of the lossy ones; [] if there is none.
         """
         return self._exact_models
 
@@ -160,13 +154,13 @@ class Encoder:
 
 
 def candidates(options: Options) -> list[Model]:
-    """The models among which an encoder of these options chooses: see `Encoder`."""
+    """The models that an encoder with these options chooses from: see `Encoder`."""
     if options.model == AUTO:
         return registry.shipped(options.lossless)
     return [registry.by_name(options.model, options.lossless)]
 
 
-# A stream with fewer bytes no stored image can beat.
+# The size of the smallest stored image, as a stream.
 _LEAST_STORED = headers.IMAGE.size + MIN_STORED_BYTES
 
 

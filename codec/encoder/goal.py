@@ -1,15 +1,14 @@
-"""Goals: what every image must keep, whatever quality that takes.
+"""Goals: limits that every image must keep, at whatever quality.
 
-    AtMostBytes    at most so many bytes of payload (`--max-bytes`): the best quality that fits
-    AtLeastPsnr    at least so many dB (`--min-psnr`): the lowest quality that reaches them
+    AtMostBytes    a limit of payload bytes (`--max-bytes`): the best quality that fits
+    AtLeastPsnr    a limit of dB (`--min-psnr`): the lowest quality that reaches it
 
-What counts is what was encoded: bytes of the messages that the coder wrote, PSNR of the pixels that
-the decoder shows. How a quality is found: `search`.
+Both are checked on what was really encoded: the bytes of messages, and the PSNR of decoded pixels.
+How a quality is found: `search`.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codec import metrics
 from codec.arrays import F64, I64, PIXELS, U8, Bools
 from codec.errors import UsageError
 from codec.format.constants import MAX_QUALITY
@@ -32,11 +32,11 @@ MOST_DB = 99.0  # more is as good for a guess
 
 
 class Goal(ABC):
-    """What each image must keep.
+    """A limit that each image must keep.
 
-    A *value* of an image grows with its quality, evenly enough to guess the next quality from it:
-    dB, or octaves of bits. lossless_keeps: whether an image that is coded without loss keeps the
-    goal; broken_above: whether qualities that are too high break it, rather than too low ones.
+    The *value* of an image, dB or octaves of bits, grows with its quality, evenly enough to guess
+    the next quality from it. lossless_keeps: whether an image coded without loss keeps the goal;
+    broken_above: whether too high qualities break it, rather than too low ones.
     """
 
     lossless_keeps: bool
@@ -48,8 +48,8 @@ class Goal(ABC):
 
     @abstractmethod
     def order(self, num_bytes: I64, psnr_db: F64) -> tuple[list[float], list[float]]:
-        """Two numbers for each image. Of two tries that keep the goal, the lower first number is
-        better; if they are equal, the lower second one.
+        """Two numbers for each image: of two tries that keep the goal, the better one has the lower
+        first number, or, if they are equal, the lower second one.
         """
 
     @abstractmethod
@@ -107,7 +107,7 @@ class AtMostBytes(Goal):
 
     def values(self, coder: Coder, pixels: U8, symbols: Any) -> tuple[F64, Bools]:
         messages = coder.pack(symbols, 1)
-        # A message is a number without leading zeros: its size in bits tells more than its bytes.
+        # A message is a number without leading zeros: its size in bits is finer than in bytes.
         bits = np.array([int.from_bytes(message, "big").bit_length() for message in messages])
         return _octaves(bits / 8), self.holds(sizes(messages), np.zeros(0))
 
@@ -132,7 +132,7 @@ class AtLeastPsnr(Goal):
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_psnr < NO_ERROR_DB:
-            raise UsageError(f"min_psnr {self.min_psnr!r}, wanted dB from 0 to {NO_ERROR_DB:g}")
+            raise UsageError(f"min_psnr is {self.min_psnr!r}, wanted 0 to {NO_ERROR_DB:g} dB")
 
     def __str__(self) -> str:
         return f"at least {self.min_psnr:g} dB"
@@ -159,9 +159,8 @@ class AtLeastPsnr(Goal):
 def image_psnr_db(pixels: U8, decoded: U8) -> F64:
     """PSNR of each image, uint8 (N, 28, 28); NO_ERROR_DB where there is no error."""
     sse = np.square(pixels.astype(np.int32) - decoded).sum(axis=(1, 2))
-    return np.array(
-        [10 * math.log10(255**2 * PIXELS / e) if e else NO_ERROR_DB for e in sse.tolist()]
-    )
+    found = (metrics.psnr_db(error, PIXELS) for error in sse.tolist())
+    return np.array([NO_ERROR_DB if db is None else db for db in found])
 
 
 def sizes(messages: list[bytes]) -> I64:

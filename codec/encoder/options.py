@@ -1,4 +1,4 @@
-"""What is asked of the encoder."""
+"""The options of the encoder."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Choices(TypedDict, total=False):
 class Options:
     """Choices, checked.
 
-    quality: LOSSLESS_QUALITY is lossless; of no meaning where there is a goal. model: AUTO, a name
-    or a file. guard: whether images that come out worse than they should fall back.
+    quality: LOSSLESS_QUALITY is lossless; not used if there is a goal. model: AUTO, a name or a
+    file. guard: whether images that come out badly fall back.
     """
 
     quality: int = DEFAULT_QUALITY
@@ -54,7 +54,7 @@ class Options:
         effort: int | None = None,
         guard: bool = True,
     ) -> Options:
-        """The options that these choices mean.  Raises UsageError."""
+        """Check choices, and fill in the defaults.  Raises UsageError."""
         goal: Goal | None = None
         if max_bytes is not None:
             goal = AtMostBytes(max_bytes)
@@ -64,7 +64,7 @@ class Options:
             goal = AtLeastPsnr(min_psnr)
         if goal is not None and (quality is not None or lossless):
             raise UsageError(
-                "max_bytes and min_psnr choose the quality: leave quality and lossless out"
+                "max_bytes and min_psnr choose the quality: leave out quality and lossless"
             )
         if effort is None:
             effort = DEFAULT_EFFORT if goal is None else 1
@@ -73,7 +73,7 @@ class Options:
         return cls(_checked_quality(quality, lossless), model, goal, int(effort), guard)
 
     def check_embedding(self) -> None:
-        """Raise UsageError if other models than those that are embedded may step in."""
+        """Raise UsageError if models may be used that are not embedded."""
         if self.goal is not None and self.goal.lossless_keeps:
             raise UsageError(
                 "min_psnr may need a lossless model as well, which embed_model does not embed: "

@@ -4,15 +4,15 @@ READ ME FIRST
 - For `AtMostBytes` the result is a quality that fits while the next one does not; for `AtLeastPsnr`
   one that reaches while the one before does not. Bytes and PSNR of a single image need not be
   monotone in the quality, so a better one may exist elsewhere.
-- Nothing is estimated but the quality to try next, so a goal that cannot be kept comes out as such.
-- Images are tried side by side: in each pass all that still look for their quality, those of one
-  quality together.
-- The next try lies where the curve in the model's card, moved to pass through the last try, meets
-  what is wanted; once the quality is enclosed, on the straight line between both sides. The slope
-  is not learned from the tries: from one quality to the next, bytes and PSNR of an image jump by
-  more than they rise. It takes 4 tries an image, two of them for the result and its neighbour.
-- Which quality is found depends on the image, the goal, the coder and the first try alone, never on
-  other images.
+- Only the next quality to try is estimated, so a goal that cannot be kept is always noticed.
+- Images are tried in passes: each pass tries all images that still need a quality, those at one
+  quality as one batch.
+- The next try is where the curve in the model's card, moved to pass through the last try, reaches
+  the goal; once the quality is enclosed, on the straight line between both sides. The slope is not
+  learned from the tries: from one quality to the next, bytes and PSNR of an image jump by more than
+  they rise. It takes 4 tries an image, two of them for the result and its neighbour.
+- The quality that is found depends only on the image, the goal, the coder and the first try, never
+  on other images.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from codec.encoder.goal import Goal, image_psnr_db, sizes
 from codec.format.constants import MAX_QUALITY
 from codec.model.base import Coder
 
-# of an image; then the rest is halved: the most that a curve with kinks can take is 15
+# of an image; after them the interval is halved, so that no curve needs more than 15 tries
 GUESSED_TRIES = 8
 
 
 def weigh(coder: Coder, pixels: U8, quality: I64, symbols: Any, goal: Goal) -> Draft:
-    """The draft of uint8 (N, 28, 28), N >= 1, that symbols make, and whether they keep a goal."""
+    """The draft of uint8 (N, 28, 28), N >= 1, with these symbols; `kept`: which keep the goal."""
     draft = Draft.blank(pixels, [coder])
     draft.put(np.arange(len(pixels)), 0, quality, symbols)
     draft.num_bytes = sizes(coder.pack(symbols, 1))
@@ -49,12 +49,12 @@ def search(
     symbols: Any = None,
     step: int = 1,
 ) -> Draft:
-    """Of each image, uint8 (N, 28, 28), N >= 1, its own quality that suits the goal; `kept` is
+    """Find the quality at which each image, uint8 (N, 28, 28), N >= 1, keeps the goal; `kept` is
     False where none does.
 
-    All is tried at effort 1. first: the quality to try first; symbols: what the coder makes of the
-    images at that quality, if this is known. step: of the qualities only MAX_QUALITY, MAX_QUALITY -
-    step .. are tried, but for the first.
+    All tries are at effort 1. first: the quality to try first; symbols: of all images at that
+    quality, if they are known. step: after the first, only the qualities MAX_QUALITY, MAX_QUALITY -
+    step .. are tried.
     """
     n = len(pixels)
     bracket = _Bracket(goal, coder, n, step)
@@ -65,7 +65,7 @@ def search(
     found = tried.of(waiting)
     while True:
         values, keeps = goal.values(coder, pixels[waiting], tried)
-        take = keeps | ~kept[waiting]  # the last that keeps the goal, or the last of all
+        take = keeps | ~kept[waiting]  # the last try that keeps the goal, else the last of all
         found.put(waiting[take], tried.of(np.flatnonzero(take)))
         found_qualities[waiting[take]] = qualities[take]
         kept[waiting] |= keeps
@@ -79,7 +79,7 @@ def search(
 
 
 class _Bracket:
-    """Between which qualities the one looked for lies, for each of N images."""
+    """The qualities between which the wanted one lies, for each of N images."""
 
     def __init__(self, goal: Goal, coder: Coder, n: int, step: int) -> None:
         self._goal, self._step, self._tries = goal, step, 0
@@ -89,7 +89,7 @@ class _Bracket:
         self._low_value, self._high_value = np.zeros(n), np.zeros(n)
 
     def narrow(self, images: I64, qualities: I64, values: F64, keeps: Bools) -> None:
-        """Take in the values that a try gave, and whether they keep the goal."""
+        """Use the values that a try gave, and whether they keep the goal."""
         self._tries += 1
         rises = keeps == self._goal.broken_above
         up, down = images[rises], images[~rises]
@@ -97,11 +97,11 @@ class _Bracket:
         self._high[down], self._high_value[down] = qualities[~rises], values[~rises]
 
     def is_open(self, images: I64) -> Bools:
-        """For each image, whether a quality is left to be tried."""
+        """For each image, whether there is a quality left to try."""
         return np.asarray(self._grid_above(self._low[images]) < self._high[images])
 
     def next_quality(self, images: I64, qualities: I64, values: F64) -> I64:
-        """What to try next of images that are open.  qualities, values: of the last try."""
+        """The next quality of images that are open.  qualities, values: of the last try."""
         below, above = self._low[images], self._high[images]
         if self._tries < GUESSED_TRIES:
             steps = np.arange(MAX_QUALITY + 1)
@@ -126,8 +126,8 @@ class _Bracket:
 
 
 def refine(draft: Draft, images: I64, goal: Goal, effort: int) -> None:
-    """Put into a draft what `effort` makes of images, of one coder, at their qualities, where that
-    suits the goal better.
+    """Search longer, at their qualities, for symbols of images that have the same coder; keep those
+    that suit the goal better.
     """
     number = int(draft.coder[images[0]])
     coder, pixels, quality = draft.coders[number], draft.pixels[images], draft.quality[images]
@@ -138,9 +138,7 @@ def refine(draft: Draft, images: I64, goal: Goal, effort: int) -> None:
 
 
 def better(goal: Goal, one: Draft, other: Draft) -> Bools:
-    """For each image, whether the other of two drafts suits the goal better; not if they are
-    equal.
-    """
+    """For each image, whether the other of two drafts suits the goal better."""
 
     def badness(draft: Draft) -> list[tuple[bool, float, float]]:
         first, second = goal.order(draft.num_bytes, draft.psnr_db)

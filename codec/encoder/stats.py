@@ -1,4 +1,4 @@
-"""What compression did, in numbers."""
+"""Figures of compression."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MAX_LISTED = 1000  # images that fell back
 
 @dataclass
 class CompressStats:
-    """What compression did; adds up with `+=`.  payload_bytes: entropy-coded (or stored) bytes
-    alone; bytes_out: everything.
+    """Figures of compression; they add up with `+=`.
 
-    models: images by the name of the model that coded them, "stored" for those that none did;
-    qualities: images by quality, as text. fallback: images that fell back, by what to ("mnist q91",
-    "mnist-lossless", "stored"); fallback_images: the numbers of the first MAX_LISTED of them, in
-    the order of compression.
+    payload_bytes: entropy-coded (or stored) bytes only; bytes_out: all bytes. squared_error: sum
+    over all pixels. models: images by the name of their model, "stored" for those without one;
+    qualities: images by quality, as text. fallback: images that fell back, by their new coding
+    ("mnist q91", "mnist-lossless", "stored"); fallback_images: the numbers of the first MAX_LISTED
+    of them, in order of compression.
     """
 
     images: int = 0
@@ -36,7 +36,7 @@ class CompressStats:
     def of(
         cls, name: str, quality: int, pixels: U8, decoded: U8, payload_bytes: int, fell_back: int
     ) -> CompressStats:
-        """Of images that one coder coded at one quality; `fell_back` of them fell back to it."""
+        """Of images coded by one coder at one quality; `fell_back` of them fell back to it."""
         quality = min(quality, LOSSLESS_QUALITY)
         what = name if quality == LOSSLESS_QUALITY else f"{name} q{quality}"
         return cls(
@@ -50,7 +50,7 @@ class CompressStats:
 
     @property
     def bpp(self) -> float:
-        """Bits a pixel, of whole files."""
+        """Bits per pixel, of whole files."""
         return metrics.bpp(self.bytes_out, PIXELS * self.images) if self.images else 0.0
 
     @property
@@ -71,11 +71,8 @@ class CompressStats:
         self.payload_bytes += other.payload_bytes
         self.squared_error += other.squared_error
         self.ideal_bits += other.ideal_bits
-        for mine, others in (
-            (self.models, other.models),
-            (self.qualities, other.qualities),
-            (self.fallback, other.fallback),
-        ):
-            for name, images in others.items():
+        for counts in ("models", "qualities", "fallback"):
+            mine = getattr(self, counts)
+            for name, images in getattr(other, counts).items():
                 mine[name] = mine.get(name, 0) + images
         return self

@@ -18,8 +18,9 @@ from codec.format.constants import MAX_BLOCK_IMAGES
 
 
 def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
-    """The array, if it holds images: uint8 (28, 28) or (N, 28, 28).  ndims: the numbers of axes
-    that are allowed.  Raises ImageError.
+    """The array, if it holds images: uint8 (28, 28) or (N, 28, 28).
+
+    ndims: the allowed numbers of axes. Raises ImageError.
     """
     pixels: U8 = np.asarray(array)
     good = pixels.dtype == np.uint8 and pixels.ndim in ndims
@@ -35,10 +36,10 @@ class CollectionWriter:
         with CollectionWriter(file, quality=60) as writer:
             writer.write(pixels, names)
 
-    The footer is written on leaving without an exception. All images have names, or none has.
-    embed_model: put the models that may be used into the file, so that it can be read where they
-    are not installed. All else is as for `compress`. `stats` tells what was done so far.
-    block_images: images in a block, for tests; a collection has MAX_BLOCK_IMAGES.
+    Leaving the `with` block without an exception writes the footer. All images have names, or none
+    has. embed_model: put the models that may be used into the file, so that it can be read where
+    they are not installed. All other options are those of `compress`. stats: figures of all blocks
+    written so far. block_images: images in a block; less than MAX_BLOCK_IMAGES is for tests.
     """
 
     def __init__(
@@ -75,11 +76,11 @@ class CollectionWriter:
         while self._waiting >= self._block_images:
             self._write_block(self._block_images)
         if len(pixels) and self._pixels:
-            # Of the caller's array, which may be large and may change, only what waits is kept.
+            # Keep only the images that wait, not the caller's array, which may be large or change.
             self._pixels[-1] = self._pixels[-1].copy()
 
     def _take(self, count: int) -> U8:
-        """The first `count` of the images that wait; all others stay where they are."""
+        """Remove the first `count` of the images that wait, and return them."""
         pieces: list[U8] = []
         while count:
             first = self._pixels.popleft()

@@ -19,13 +19,12 @@ _TEMPORARY = re.compile(r"\.(.{1,40})\.[0-9a-f]{8}\.tmp", re.DOTALL)  # see `ato
 def atomic(path: Path, *, force: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
     """Open a file that appears under its name whole, or not at all if the block raises.
 
-    `durable` waits for the disk: needed before an input is deleted, and affordable for a
-    collection; on each small file it costs seven eighths of the speed.
+    durable: wait for the disk, as is needed before an input is deleted. For a collection that costs
+    little; for small files it takes seven eighths of the speed. Raises UsageError, OSError.
     """
     refuse_existing(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # 40 characters of the name: with all of it, a long one would pass the 255 bytes that file
-    # systems allow.
+    # 40 characters of the name, as file systems allow 255 bytes.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "x+b") as file:
@@ -50,8 +49,8 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 
 def debris(folder: str) -> dict[str, list[str]]:
-    """Temporary files that `atomic` left in a directory when it was killed: path of the output, its
-    name cut to 40 characters -> their paths.
+    """Temporary files that `atomic` left in a directory when it was killed: path of the output (its
+    name cut to 40 characters) -> their paths.
     """
     found: dict[str, list[str]] = {}
     with contextlib.suppress(FileNotFoundError), os.scandir(folder or ".") as entries:
@@ -73,9 +72,9 @@ def sync(file: BinaryIO) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are."""
+    """Wait until the names in a directory are on the disk, where systems do not see to that."""
     if os.name == "posix":
-        directory = os.open(path, os.O_RDONLY)  # a new name must reach the disk as well
+        directory = os.open(path, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:

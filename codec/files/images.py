@@ -5,10 +5,10 @@ an `ImageError` that says what the file is. Grey stored as something else (a pal
 channels, an opaque alpha) is taken, as that loses nothing. Formats which Pillow reduces to 8 bits
 without saying so (AVIF, colour JPEG 2000) cannot be caught.
 
-No size that a file claims is believed: headers are checked before any pixel is decoded, and memory
+No size that a file claims is trusted: headers are checked before any pixel is decoded, and memory
 grows with the bytes that are really there. EPS (which runs a program) and ICO (which Pillow decodes
-before it tells the size) are left out. Pillow is imported on the first image, not before, as
-start-up counts; PNG is written here, for the same reason.
+before it gives the size) are left out. Pillow is imported with the first image, to start fast; PNG
+is written here, for the same reason.
 """
 
 from __future__ import annotations
@@ -24,36 +24,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy_format
 
+from codec.arrays import PIXELS, SIDE, U8
 from codec.errors import ImageError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from PIL import Image
 
-    Pixels = npt.NDArray[np.uint8]
-
-WIDTH = HEIGHT = 28
-
-# Most common first; TGA last, as it has no magic number and takes nearly anything for its own.
-PILLOW_FORMATS = (
-    "PNG",
-    "BMP",
-    "GIF",
-    "JPEG",
-    "PPM",
-    "TIFF",
-    "WEBP",
-    "JPEG2000",
-    "AVIF",
-    "QOI",
-    "PCX",
-    "SGI",
-    "TGA",
-)
+# Most common first; TGA last: it has no magic number, and Pillow takes nearly anything for one.
+PILLOW_FORMATS = tuple("PNG BMP GIF JPEG PPM TIFF WEBP JPEG2000 AVIF QOI PCX SGI TGA".split())
 IMAGE_SUFFIXES = frozenset(
     ".png .apng .bmp .gif .jpg .jpeg .jpe .jfif .pbm .pgm .ppm .pnm .tif .tiff .webp .jp2 .j2k "
-    ".j2c .jpc .jpf .jpx "
-    ".avif .avifs .qoi .pcx .sgi .bw .rgb .rgba .tga .icb .vda .vst".split()
+    ".j2c .jpc .jpf .jpx .avif .avifs .qoi .pcx .sgi .bw .rgb .rgba .tga .icb .vda .vst".split()
 )
 ARRAY_ENDINGS = (".npy", ".npz", ".idx", ".idx3", "-ubyte", ".idx.gz", ".idx3.gz", "-ubyte.gz")
 
@@ -61,7 +42,7 @@ ARRAY_ENDINGS = (".npy", ".npz", ".idx", ".idx3", "-ubyte", ".idx.gz", ".idx3.gz
 EXACT_MODES = frozenset({"L", "1", "P", "PA", "LA", "RGB", "RGBA", "RGBa"})
 IDX_IMAGES = 0x00000803  # type 8 (uint8), 3 dimensions
 IDX_LABELS = 0x00000801
-# 258 bytes take at least 2 bits; so 1 compressed byte yields at most this many
+# 258 bytes take at least 2 bits, so 1 compressed byte yields at most this many
 MAX_DEFLATE_RATIO = 1032
 MAX_NPY_HEADER_BYTES = 12 + 10_000  # NumPy's own limit, applied before reading rather than after
 CHUNK_BYTES = 1 << 20
@@ -81,44 +62,37 @@ def is_array_file(path: Path) -> bool:
     return path.name.lower().endswith(ARRAY_ENDINGS)
 
 
-def read_image(source: Path | BinaryIO, name: str | None = None) -> Pixels:
-    """Read one image file, exactly.
+def read_image(source: Path | BinaryIO, name: str | None = None) -> U8:
+    """Read one image file exactly -> uint8 (28, 28).
 
-    A stream is read from its beginning. `name` stands for the file in messages; by default it is
-    the path. Returns: pixels: uint8 (28, 28).
-    Raises: ImageError: the file is missing, damaged, no image, or not 28x28 grey of 8 bits and one
-    frame.
+    source: a path, or a stream, which is read from its beginning; name: of the file in messages, by
+    default its path. Raises ImageError: the file is missing, damaged, not an image, or not 28x28
+    grey of 8 bits and one frame.
     """
     from PIL import Image, UnidentifiedImageError
 
     name = name or _name(source)
     with _image_errors(name):
-        # An open file, not its path: with a path Pillow imports one plugin by suffix, and all when
-        # PNG is not the one.
+        # An open file, not its path: for a path Pillow may import all of its plugins.
         with _open(source) as file:
             try:
                 image = Image.open(file, formats=PILLOW_FORMATS)
             except UnidentifiedImageError as error:
                 raise ImageError(f"{name}: is not an image that Pillow can read") from error
             except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-                raise ImageError(
-                    f"{name}: far more than {WIDTH}x{HEIGHT} pixels: {error}"
-                ) from error
+                raise ImageError(f"{name}: far more than {SIDE}x{SIDE} pixels: {error}") from error
             num_frames = getattr(image, "n_frames", 1)
-            if image.size == (WIDTH, HEIGHT) and num_frames > 1:
+            if image.size == (SIDE, SIDE) and num_frames > 1:
                 if image.format in ("TIFF", "MPO"):
                     raise ImageError(f"{name}: has {num_frames} pages")
                 raise ImageError(f"{name}: is animated ({num_frames} frames)")
             return pixels_of(image, name)
 
 
-def pixels_of(image: Image.Image, name: str) -> Pixels:
-    """The pixels of a Pillow image, exactly; of one with several frames, those of the frame at
-    hand.
+def pixels_of(image: Image.Image, name: str) -> U8:
+    """The pixels of the current frame of a Pillow image, exactly: uint8 (28, 28).
 
-    Returns: pixels: uint8 (28, 28).
-    Raises: ImageError: it is not 28x28 grey of 8 bits. Pillow's own errors, if it cannot be
-    decoded.
+    Raises ImageError if it is not 28x28 grey of 8 bits, and Pillow's own errors.
     """
     _check_header(image, name)
     image.load()
@@ -128,9 +102,9 @@ def pixels_of(image: Image.Image, name: str) -> Pixels:
 
 
 def _check_header(image: Image.Image, name: str) -> None:
-    """Refuse all that can be refused before a pixel is decoded."""
-    if image.size != (WIDTH, HEIGHT):
-        raise ImageError(f"{name}: {image.width}x{image.height} pixels, aez takes {WIDTH}x{HEIGHT}")
+    """Refuse whatever can be refused before a pixel is decoded."""
+    if image.size != (SIDE, SIDE):
+        raise ImageError(f"{name}: {image.width}x{image.height} pixels, aez takes {SIDE}x{SIDE}")
     tile = getattr(image, "tile", ())  # of an image that comes from a file and is not yet decoded
     if image.mode.startswith("I;16") or _is_16_bit(tile):
         raise ImageError(f"{name}: 16 bits a pixel, aez takes 8")
@@ -139,15 +113,12 @@ def _check_header(image: Image.Image, name: str) -> None:
     if image.mode not in EXACT_MODES:
         raise ImageError(f"{name}: in colour ({image.mode}), aez takes grey")
     if "transparency" in image.info and tile and tile[0][3] in ("L;2", "L;4"):
-        # Pillow spreads these pixels over 0..255 but not the transparent value, so that it would
-        # find no pixel.
+        # Pillow scales these pixels to 0..255 but not the transparent value: it would match none.
         raise ImageError(f"{name}: has transparency")
 
 
 def _is_16_bit(tile: Sequence[Any]) -> bool:
-    """Tell whether Pillow would drop low bytes: it has no 16-bit mode but grey, so only its plan of
-    decoding says.
-    """
+    """Whether Pillow would drop low bytes: only its tiles say so, unless the image is grey."""
     for decoder, _, _, args in tile:
         # (raw mode, ...), for PPM (raw mode, largest value)
         args = args if isinstance(args, tuple) else (args,)
@@ -158,7 +129,7 @@ def _is_16_bit(tile: Sequence[Any]) -> bool:
     return False
 
 
-def _grey_of(image: Image.Image, name: str) -> Pixels:
+def _grey_of(image: Image.Image, name: str) -> U8:
     rgba = np.array(image.convert("RGBA"))  # (28, 28, 4); exact from every one of EXACT_MODES
     if (rgba[..., 3] < 255).any():
         raise ImageError(f"{name}: has transparency")
@@ -167,24 +138,20 @@ def _grey_of(image: Image.Image, name: str) -> Pixels:
     return np.ascontiguousarray(rgba[..., 0])
 
 
-def read_array(source: Path | BinaryIO, name: str | None = None) -> Pixels:
-    """Read a file of many images: NPY, NPZ with one array of images, IDX (MNIST), gzipped IDX; the
-    content decides.
+def read_array(source: Path | BinaryIO, name: str | None = None) -> U8:
+    """Read a file of many images -> uint8 (N, 28, 28), C order.
 
-    Taken are uint8 arrays of shape (N, 28, 28), (28, 28), (N, 1, 28, 28), (N, 28, 28, 1) and (N,
-    784). A stream is read from its beginning. `name` stands for the file in messages; by default it
-    is the path. Returns: pixels: uint8 (N, 28, 28), C order.
-    Raises: ImageError: the file is missing, damaged, too short, too long, or holds something else.
+    NPY, NPZ with one array of images, IDX (MNIST) or gzipped IDX; the content decides. Arrays are
+    uint8 of shape (N, 28, 28), (28, 28), (N, 1, 28, 28), (N, 28, 28, 1) or (N, 784). source, name:
+    as for `read_image`. Raises ImageError: the file is missing, damaged, too short, too long, or
+    holds something else.
     """
     with open_array(source, name) as array:
-        body = bytearray().join(array.chunks(CHUNK_BYTES // (HEIGHT * WIDTH)))
-        return np.frombuffer(body, np.uint8).reshape(-1, HEIGHT, WIDTH)
+        return np.frombuffer(array.read_all(), np.uint8).reshape(-1, SIDE, SIDE)
 
 
 class ArrayFile:
-    """The images of an array file, to be read once, from the first to the last; the memory taken is
-    that of a chunk.
-    """
+    """The images of an array file, read once, in order, chunk by chunk."""
 
     def __init__(
         self, num_images: int, read: Callable[[int], bytes | bytearray], name: str
@@ -196,15 +163,14 @@ class ArrayFile:
 
         Raises ImageError, for what follows the last one as well.
         """
-        image_bytes = HEIGHT * WIDTH
         with _image_errors(self._name):
             for at in range(0, self.num_images, num_images):
-                wanted = min(num_images, self.num_images - at) * image_bytes
+                wanted = min(num_images, self.num_images - at) * PIXELS
                 chunk = self._read(wanted)
                 if len(chunk) < wanted:
-                    there = at * image_bytes + len(chunk)
+                    there = at * PIXELS + len(chunk)
                     raise ImageError(
-                        f"{self._name}: is truncated: claims {self.num_images * image_bytes} "
+                        f"{self._name}: is truncated: claims {self.num_images * PIXELS} "
                         f"bytes of pixels, {there} are there"
                     )
                 yield chunk
@@ -213,24 +179,22 @@ class ArrayFile:
             if self._read(1):
                 raise ImageError(
                     f"{self._name}: has more data after its last pixel "
-                    f"({self.num_images * image_bytes} bytes of pixels)"
+                    f"({self.num_images * PIXELS} bytes of pixels)"
                 )
 
-    def blocks(self, num_images: int) -> Iterator[Pixels]:
-        """The images, uint8 (`num_images`, 28, 28) at a time, the last time what is left.
+    def read_all(self) -> bytearray:
+        """All pixels.  Raises ImageError."""
+        return bytearray().join(self.chunks(CHUNK_BYTES // PIXELS))
 
-        Raises ImageError.
-        """
+    def blocks(self, num_images: int) -> Iterator[U8]:
+        """The images, uint8 (`num_images`, 28, 28) at a time.  Raises ImageError."""
         for chunk in self.chunks(num_images):
-            yield np.frombuffer(chunk, np.uint8).reshape(-1, HEIGHT, WIDTH)
+            yield np.frombuffer(chunk, np.uint8).reshape(-1, SIDE, SIDE)
 
 
 @contextmanager
 def open_array(source: Path | BinaryIO, name: str | None = None) -> Iterator[ArrayFile]:
-    """Open what `read_array` reads, to be read chunk by chunk.
-
-    Raises ImageError for what its header says.
-    """
+    """Open what `read_array` reads, to read it chunk by chunk.  Raises ImageError."""
     name = name or _name(source)
     with ExitStack() as stack:
         with _image_errors(name):
@@ -263,12 +227,12 @@ def _open_idx(file: BinaryIO | io.BufferedIOBase, max_bytes: int, name: str) -> 
             raise ImageError(
                 f"{name}: IDX with magic 0x{magic:08x}, aez takes images, 0x{IDX_IMAGES:08x}"
             )
-        raise ImageError(f"{name}: is no NPY, NPZ or IDX file")
+        raise ImageError(f"{name}: is not an NPY, NPZ or IDX file")
     if len(head) < 16:
         raise ImageError(f"{name}: is truncated: {len(head)} bytes of an IDX header of 16")
     num_images, height, width = struct.unpack(">3I", head[4:])
-    if (width, height) != (WIDTH, HEIGHT):
-        raise ImageError(f"{name}: {width}x{height} pixels, aez takes {WIDTH}x{HEIGHT}")
+    if (width, height) != (SIDE, SIDE):
+        raise ImageError(f"{name}: {width}x{height} pixels, aez takes {SIDE}x{SIDE}")
     _check_size(num_images, max_bytes - 16, name)
     return ArrayFile(num_images, lambda size: _read_exactly(file, size), name)
 
@@ -279,15 +243,14 @@ def _open_npy(file: BinaryIO, max_bytes: int, name: str) -> ArrayFile:
         raise ImageError(f"{name}: dtype {dtype}, aez takes uint8")
     num_images = _num_images(shape)
     if num_images is None:
-        raise ImageError(f"{name}: shape {shape}, aez takes (N, {HEIGHT}, {WIDTH})")
+        raise ImageError(f"{name}: shape {shape}, aez takes (N, {SIDE}, {SIDE})")
     file.seek(offset)
     _check_size(num_images, max_bytes - offset, name)
     array = ArrayFile(num_images, lambda size: _read_exactly(file, size), name)
     if not fortran_order or num_images == 0:
         return array
-    # Column by column, an image's pixels are everywhere: this one has to be in memory as a whole.
-    body = bytearray().join(array.chunks(CHUNK_BYTES // (HEIGHT * WIDTH)))
-    pixels = np.ascontiguousarray(np.frombuffer(body, np.uint8).reshape(shape, order="F"))
+    # Column by column, the pixels of an image are far apart: the whole array has to be in memory.
+    pixels = np.frombuffer(array.read_all(), np.uint8).reshape(shape, order="F")
     return ArrayFile(num_images, io.BytesIO(pixels.tobytes()).read, name)
 
 
@@ -297,19 +260,17 @@ def _read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[np
     version = npy_format.read_magic(head)
     if version > (3, 0):
         raise ValueError(f"NPY version {version}")
-    # 3.0 differs from 2.0 in the names of fields alone, and an array with fields is refused either
-    # way.
-    read = (
-        npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    )
-    return *read(head), head.tell()
+    # 3.0 differs from 2.0 only in the names of fields, and arrays with fields are refused anyway.
+    if version == (1, 0):
+        return *npy_format.read_array_header_1_0(head), head.tell()
+    return *npy_format.read_array_header_2_0(head), head.tell()
 
 
 def _num_images(shape: tuple[int, ...]) -> int | None:
-    """Return how many images an array of this shape holds; None: they are not images of 28x28."""
-    if shape == (HEIGHT, WIDTH):
+    """How many images an array of this shape holds; None: not images of 28x28."""
+    if shape == (SIDE, SIDE):
         return 1
-    one_image = {(HEIGHT, WIDTH), (1, HEIGHT, WIDTH), (HEIGHT, WIDTH, 1), (HEIGHT * WIDTH,)}
+    one_image = {(SIDE, SIDE), (1, SIDE, SIDE), (SIDE, SIDE, 1), (PIXELS,)}
     return shape[0] if shape[1:] in one_image and shape[0] >= 0 else None
 
 
@@ -331,33 +292,29 @@ def _open_npz(file: BinaryIO, max_bytes: int, name: str, stack: ExitStack) -> Ar
             arrays.append(member)
     if len(arrays) != 1:
         listing = ", ".join(contents[:8]) + (", ..." if len(contents) > 8 else "") or "nothing"
-        wanted = f"aez takes one uint8 (N, {HEIGHT}, {WIDTH})"
+        wanted = f"aez takes one uint8 (N, {SIDE}, {SIDE})"
         raise ImageError(f"{name}: {len(arrays)} arrays of images, {wanted}; it holds {listing}")
     return _open_npy(stack.enter_context(archive.open(arrays[0])), max_bytes, name)  # type: ignore[arg-type]
 
 
 def _check_size(num_images: int, max_bytes: int, name: str) -> None:
-    if num_images * HEIGHT * WIDTH > max_bytes:
-        claim = f"claims {num_images * HEIGHT * WIDTH} bytes of pixels"
+    if num_images * PIXELS > max_bytes:
+        claim = f"claims {num_images * PIXELS} bytes of pixels"
         raise ImageError(f"{name}: is truncated: {claim}, at most {max_bytes} are there")
 
 
 def _read_exactly(file: BinaryIO | io.BufferedIOBase, num_bytes: int) -> bytearray:
-    """Read `num_bytes`, or what is left; memory grows with the bytes that come, whatever a header
-    claims.
-    """
+    """Read `num_bytes`, or what is left; memory grows with the bytes that come."""
     body = bytearray()
     while len(body) < num_bytes and (chunk := file.read(min(CHUNK_BYTES, num_bytes - len(body)))):
         body += chunk
     return body
 
 
-def pack_png(pixels: Pixels) -> bytes:
-    """Pack one image, uint8 (H, W), as an 8-bit grey PNG; the bytes depend on the pixels and the
-    zlib in use alone.
-    """
+def pack_png(pixels: U8) -> bytes:
+    """Pack one image, uint8 (H, W), as an 8-bit grey PNG."""
     height, width = pixels.shape
-    # column 0: filter type 0, which is the best one for drawings
+    # column 0: filter type 0, the best one for drawings
     rows = np.zeros((height, 1 + width), np.uint8)
     rows[:, 1:] = pixels
     # 8 bits, grey, deflate, adaptive, not interlaced
@@ -369,12 +326,12 @@ def pack_png(pixels: Pixels) -> bytes:
     )
 
 
-def pack_idx(pixels: Pixels) -> bytes:
+def pack_idx(pixels: U8) -> bytes:
     """Pack images, uint8 (N, H, W), as the IDX file that MNIST comes as (not gzipped)."""
     return struct.pack(">4I", IDX_IMAGES, *pixels.shape) + pixels.tobytes()
 
 
-def pack_npy(pixels: Pixels) -> bytes:
+def pack_npy(pixels: U8) -> bytes:
     """Pack an array, uint8 of any shape, as an NPY file of version 1.0."""
     stream = io.BytesIO()
     npy_format.write_array(stream, np.ascontiguousarray(pixels), version=(1, 0), allow_pickle=False)
@@ -403,8 +360,8 @@ def _image_errors(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:
-        # on hostile bytes Pillow's plugins and NumPy's parser raise anything
-        # the system's word; Pillow's errors have none
+        # On hostile bytes Pillow's plugins and NumPy's parser raise anything. The system's errors
+        # have a reason, which is shown.
         reason = error.strerror if isinstance(error, OSError) else None
         said = f"is truncated or damaged: {str(error) or type(error).__name__}"
         raise ImageError(f"{name}: {reason or said}") from error

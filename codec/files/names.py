@@ -4,8 +4,8 @@ READ ME FIRST
 - A name in a stream is a relative POSIX path. Whatever could lead out of a directory, on this
   system or another, is refused: absolute, with a drive letter, `..`, a backslash, NUL, a component
   that no file system takes.
-- Names that another system would not take (`aux`, `a:b`, a trailing dot) are refused only on that
-  system, so that a tree comes back where it came from.
+- Names that only Windows does not allow (`aux`, `a:b`, a trailing dot) are refused only there, so
+  that a tree can be restored where it came from.
 - A collection keeps names with their suffix; `decompress` writes `.png` in its place. So `a.png`
   and `a.jpg` collide, and `A.png` and `a.png` do where the file system says that they are one file.
 """
@@ -34,8 +34,8 @@ _RESERVED = re.compile(
 def safe_parts(name: str) -> tuple[str, ...]:
     """Split the name of an image into components that stay below any directory on any system.
 
-    Raises: UsageError for a name that is empty, absolute, climbs, or means something else
-    elsewhere.
+    Raises UsageError for a name that is empty, absolute, leads upwards, or differs in meaning
+    between systems.
     """
     parts = tuple(name.split("/"))
     if not name:
@@ -50,10 +50,8 @@ def safe_parts(name: str) -> tuple[str, ...]:
         fault = "has a component that Windows does not take"
     else:
         try:
-            if all(
-                len(part.encode()) <= MAX_COMPONENT_BYTES
-                for part in (*parts[:-1], restored(parts[-1]))
-            ):
+            written = (*parts[:-1], restored(parts[-1]))
+            if all(len(part.encode()) <= MAX_COMPONENT_BYTES for part in written):
                 return parts
             fault = f"has a component over {MAX_COMPONENT_BYTES} bytes"
         except UnicodeEncodeError:
@@ -71,9 +69,7 @@ def bare(name: str) -> str:
 
 
 def restored(name: str) -> str:
-    """Return the name under which `decompress` writes the image of this name: `0/1.jpg` ->
-    `0/1.png`.
-    """
+    """The name under which `decompress` writes an image: `0/1.jpg` -> `0/1.png`."""
     dot = name.rfind(".")
     if name[dot:] == ".png" and name[dot - 1 : dot] not in ("", "/"):
         return name  # most names are, and pathlib takes microseconds
@@ -81,9 +77,7 @@ def restored(name: str) -> str:
 
 
 def bare_array(name: str) -> str:
-    """`x.npy` -> `x`, `x.idx.gz` -> `x`, `t10k-images-idx3-ubyte.gz`
-    -> `t10k-images-idx3-ubyte`.
-    """
+    """`x.npy` -> `x`, `x.idx.gz` -> `x`, `t10k-idx3-ubyte.gz` -> `t10k-idx3-ubyte`."""
     return re.sub(
         r"(?<=.)(\.npy|\.npz|\.idx3?|\.idx3-ubyte)?(\.gz)?$", "", name, count=1, flags=re.IGNORECASE
     )
@@ -101,10 +95,9 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def collisions(keys: Callable[[], Iterable[str]]) -> Iterator[tuple[int, int]]:
-    """Pairs of (position of a key that came before, position of its first occurrence), in order.
+    """(position, position of its first occurrence) of each key that is repeated, in order.
 
-    keys: gives the same keys each time it is called. They are read twice, and only their hashes are
-    kept, 8 bytes each.
+    keys: gives the same keys at each call. Only their hashes are kept, 8 bytes each.
     """
     hashes = np.fromiter(map(hash, keys()), np.int64)
     ordered = np.sort(hashes)
@@ -117,26 +110,16 @@ def collisions(keys: Callable[[], Iterable[str]]) -> Iterator[tuple[int, int]]:
 
 
 def folds_case(directory: Path) -> bool:
-    """Whether a directory, which need not be there yet, takes names that differ in case alone for
-    one file.
-    """
-    there = next(
-        (
-            folder
-            for folder in (directory.absolute(), *directory.absolute().parents)
-            if folder.is_dir()
-        ),
-        directory,
-    )
+    """Whether names that differ only in case are one file in a directory, which need not exist."""
+    folders = (directory.absolute(), *directory.absolute().parents)
+    there = next((folder for folder in folders if folder.is_dir()), directory)
     try:
         with tempfile.NamedTemporaryFile(prefix=".aez-case-", dir=there) as probe:
             return os.path.exists(Path(probe.name).with_name(os.path.basename(probe.name).upper()))
-    except OSError:  # cannot be written to, as whoever writes there will say
+    except OSError:  # it cannot be written to, which later fails with a message
         return False
 
 
 def folded(name: str) -> str:
-    """What such a file system, at its most generous, compares: letters without case, accents
-    composed.
-    """
+    """What such a file system compares at most: letters without case, accents composed."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -5,10 +5,9 @@
         file.write(stream)                      # appears as a whole or not at all
 
 READ ME FIRST
-- Whoever reads or writes asks a `Place` and never which kind of place it is; the methods that do
-  not apply to a kind say so in their docstring.
-- `replace` and `receive` let an output appear under its name when it is whole. `receive` takes a
-  file that is finished, such as a collection that was resumed; `replace` makes that file as well.
+- Code that reads or writes uses the methods of `Place`, and never asks which kind of place it is.
+- `replace` and `receive` make an output appear under its name when it is whole. `receive` takes a
+  finished file, such as a collection that was resumed; `replace` also creates that file.
 - "-" means a standard stream only where the user wrote it: `given`, not `place`.
 """
 
@@ -31,7 +30,6 @@ from typing import BinaryIO, NamedTuple, cast
 from codec.errors import UsageError
 from codec.files import urls
 from codec.files.atomic import atomic, refuse_existing, sync, sync_directory
-from codec.files.walk import walk
 
 MAX_NAME_BYTES = 200  # of an output whose unfinished files bear its name: 255 with what is added
 
@@ -47,7 +45,7 @@ class Listing(NamedTuple):
 
 
 class Place(ABC):
-    """A file or a directory, which need not be there; `str` is what the user calls it."""
+    """A file or a directory, which need not exist; `str` is what the user calls it."""
 
     path: Path | None = None  # of a local file: other processes can open it, and open it again
     is_private = False  # no other process can read what is here
@@ -80,13 +78,14 @@ class Place(ABC):
 
     @abstractmethod
     def identity(self) -> str:
-        """A text that changes when the file does: its size, and its time or tag.  Raises
-        OSError.
-        """
+        """A text that changes when the file does: size, and time or tag.  Raises OSError."""
 
     @abstractmethod
     def walk(self, wanted: Callable[[str], bool]) -> Listing:
-        """The files of the directory and of all below it whose own name is wanted."""
+        """The files below the directory whose own name is wanted.
+
+        Links to files are followed, links to directories are not.
+        """
 
     @abstractmethod
     def replace(
@@ -99,14 +98,14 @@ class Place(ABC):
 
     @abstractmethod
     def receive(self, file: BinaryIO, path: Path | None, *, force: bool = False) -> None:
-        """Let a finished file appear here, on the disk: `file` is open, and lies at `path`.
+        """Move a finished file here and wait for the disk: `file` is open, and lies at `path`.
 
         Raises UsageError, OSError.
         """
 
     @abstractmethod
     def spool(self) -> Path | None:
-        """The path beside which an output lies until it is whole; None: it cannot be resumed."""
+        """The path next to which an output lies until it is whole; None: it cannot be resumed."""
 
     def write(self, content: bytes, *, force: bool = False) -> None:
         """Write one small file.  Raises UsageError, OSError."""
@@ -119,9 +118,7 @@ class Place(ABC):
 
     @abstractmethod
     def check_free(self, force: bool) -> None:
-        """Raise UsageError if something is here that an output must not replace: a directory never,
-        a file only by force.
-        """
+        """Raise UsageError if a directory is here, or, without force, a file."""
 
     def below(self, name: str) -> Place:
         """The place of a relative name in this directory."""
@@ -165,10 +162,26 @@ class Local(Place):
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def walk(self, wanted: Callable[[str], bool]) -> Listing:
+        top, folders = str(self.path), [""]
+        found: list[str] = []  # each name is in memory once, as one string
         unread: list[tuple[str, OSError]] = []
-        found, num_others = walk(
-            str(self.path), wanted, lambda folder, error: unread.append((folder, error))
-        )
+        num_others = 0
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(os.path.join(top, folder)) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(f"{folder}{entry.name}/")
+                        elif entry.is_dir():
+                            continue
+                        elif wanted(entry.name) and _can_be_read(entry):
+                            found.append(folder + entry.name)
+                        else:
+                            num_others += 1
+            except OSError as error:
+                unread.append((os.path.join(top, folder).rstrip("/"), error))
+        found.sort()
         return Listing(found, num_others, unread)
 
     def replace(
@@ -195,6 +208,11 @@ class Local(Place):
 
     def check_free(self, force: bool) -> None:
         refuse_existing(self.path, force)
+
+
+def _can_be_read(entry: os.DirEntry[str]) -> bool:
+    """A pipe named x.png would block for ever.  A dangling link fails when it is read."""
+    return entry.is_file() or not os.path.exists(entry.path)
 
 
 @dataclass(frozen=True)
@@ -261,7 +279,7 @@ class Url(Place):
         return user_cache_path("aez", False) / hashlib.sha256(self.url.encode()).hexdigest()[:32]
 
     def write(self, content: bytes, *, force: bool = False) -> None:
-        """In one request, which every store does as a whole; force is not looked at again."""
+        """In one request, which every store does as a whole; `force` is not checked again."""
         urls.write(self.url, content)
 
     def check_free(self, force: bool) -> None:
@@ -299,7 +317,7 @@ class Standard(Place):
         raise io.UnsupportedOperation("stdin has no size until it is read")
 
     def identity(self) -> str:
-        raise io.UnsupportedOperation("stdin will not come again")
+        raise io.UnsupportedOperation("stdin can be read only once")
 
     def walk(self, wanted: Callable[[str], bool]) -> Listing:
         return Listing([], 0, [])
@@ -347,9 +365,8 @@ def below(root: str, name: str) -> str:
 
 
 def read_many(places: Sequence[Place]) -> list[bytes | Exception | None]:
-    """The files of one kind of place, those at URLs all at once: bytes, or why there are none.
-
-    None: a local file, to be opened by itself.
+    """The contents of files at URLs, fetched together: bytes, or why there are none; None for local
+    files.  All places are of one kind.
     """
     remote = [str(one) for one in places if one.path is None]
     return list(urls.read_many(remote)) if remote else [None] * len(places)

@@ -1,8 +1,6 @@
-"""Files that are URLs (`s3://`, `gs://`, `memory://` ...), by way of fsspec, where that is
-installed.
+"""Files at URLs (`s3://`, `gs://`, `memory://` ...), by fsspec.
 
-Knows no images. Everything raises OSError, or UsageError where fsspec or the protocol's own package
-is missing.
+Everything raises OSError, or UsageError if fsspec or the protocol's own package is missing.
 """
 
 from __future__ import annotations
@@ -47,9 +45,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def is_private(url: str) -> bool:
-    """Whether only this process can see the file: `memory://` is no place that a
-    worker could read.
-    """
+    """Whether only this process can see the file: no worker can read from `memory://`."""
     return url.startswith("memory://")
 
 
@@ -66,16 +62,11 @@ def size(url: str) -> int:
 
 
 def identity(url: str) -> str:
-    """A text that changes when the file is another one: size, and what the store has of ETag or
-    time.
-    """
+    """A text that changes when the file does: size, and what the store has of ETag or time."""
     files, path = _file_system(url)
     entry = files.info(path)
-    marks = [
-        str(entry.get(key))
-        for key in ("size", "ETag", "etag", "mtime", "LastModified", "updated", "created")
-    ]
-    return " ".join(marks)
+    keys = ("size", "ETag", "etag", "mtime", "LastModified", "updated", "created")
+    return " ".join(str(entry.get(key)) for key in keys)
 
 
 def exists(url: str) -> bool:
@@ -98,7 +89,7 @@ def find(url: str) -> list[str]:
 
 
 def read_many(urls: Sequence[str]) -> list[bytes | Exception]:
-    """The files' bytes, or why there are none; stores that can fetch them all at once do."""
+    """The bytes of files, or why there are none; fetched together if the store can do that."""
     if not urls:
         return []
     files, _ = _file_system(urls[0])
@@ -107,13 +98,7 @@ def read_many(urls: Sequence[str]) -> list[bytes | Exception]:
     results: list[bytes | Exception] = []
     for path in paths:
         got = found.get(path, FileNotFoundError(2, os.strerror(2), path))
-        results.append(
-            got
-            if isinstance(got, bytes)
-            else got
-            if isinstance(got, OSError)
-            else OSError(str(got))
-        )
+        results.append(got if isinstance(got, bytes | OSError) else OSError(str(got)))
     return results
 
 

@@ -1,11 +1,10 @@
-"""What lies in a stream, byte for byte as FORMAT.md says; nothing is decoded here.
+"""The bytes of a stream, as FORMAT.md says; nothing is decoded here.
 
     header, at = unpack_image_header(stream)      # a single image: 6 bytes, then the payload
     at = unpack_collection_header(stream)         # a collection: header, blocks, footer
     header = unpack_block_header(stream[at:])     # a block: header, names, index, payload
     names = unpack_names(...)                     # one for each image, or none at all
-    index = Index(*unpack_index(...))             # which images are in which group, and where its
-                                                  # message lies in the payload
+    index = Index(*unpack_index(...))             # the images of each group, and its message
     footer = unpack_footer(...)                   # bytes and images of each block
 
 constants -> primitives (checks, numbers) -> headers -> footer; rice -> index; names; block.

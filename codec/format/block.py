@@ -1,7 +1,7 @@
 """A whole block <-> bytes: its header, then names, index and payload.  FORMAT.md 3.2.
 
     block = pack_block(parts with their messages, names)    # the writer
-    header = unpack_block(block)                            # to be copied
+    header = unpack_block(block)                            # to copy it
     fault_of(header, block, offset)                         # what is wrong with its bytes, or None
 
 Nothing is decoded here: `collection.block` does that.
@@ -20,8 +20,9 @@ from codec.format.primitives import checksum
 
 
 def pack_block(parts: list[tuple[Part, list[bytes]]], names: list[str] | None) -> bytes:
-    """Parts that share out the images of a block, with the messages of their groups, and the names
-    of all images, if they have some -> the block.
+    """Parts, with the messages of their groups, and the names of all images or None -> a block.
+
+    The parts divide the images of the block among them.
     """
     frame = pack_names(names) if names is not None else b""
     messages = [message for _, of_part in parts for message in of_part]
@@ -47,15 +48,13 @@ def _checksum(header: bytes, body: bytes) -> bytes:
 
 
 def fault_of(header: BlockHeader, block: bytes, offset: int) -> BitstreamError | None:
-    """What is wrong with the bytes of a block, whose header says how many there should be.
+    """What is wrong with the bytes of a block; None: nothing.
 
-    offset: of the block in the file, for messages.
+    header: its header, which gives its size; offset: of the block in the file, for messages.
     """
     if len(block) < header.block_bytes:
-        return Truncated(
-            f"the stream ends inside this block: {len(block)} of {header.block_bytes} bytes",
-            offset,
-        )
+        found = f"{len(block)} of {header.block_bytes} bytes"
+        return Truncated(f"the stream ends inside this block: {found}", offset)
     if _checksum(block[: BLOCK.size], block[BLOCK.size :]) != header.checksum:
         return ChecksumMismatch("bytes of this block were changed", offset)
     return None

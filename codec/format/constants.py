@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 VERSION = 1
-# the first byte is no ASCII and no UTF-8 start byte: text is never taken for a stream
+# the first byte is neither ASCII nor a start byte of UTF-8: text is never mistaken for a stream
 MAGIC = b"\xae\x5a"
 BLOCK_MAGIC, FOOTER_MAGIC, END_MAGIC = b"aezB", b"aezF", b"aezE"
 
@@ -16,7 +16,7 @@ LOSSLESS_QUALITY = 100
 STORED_QUALITY = 101  # a single image as it is, without a model
 BLOCK_QUALITY_AT = 12  # of Quality in a block header
 GROUP_IMAGES = 16  # neighbouring images that share one coder state, which costs 2 bytes
-# From this quality on smaller groups cost about 1 % more bytes, and one image is had in a third of
+# From this quality on, groups are smaller: for about 1 % more bytes one image is read in a third of
 # the time.
 SMALL_GROUP_QUALITY, SMALL_GROUP_IMAGES = 50, 5
 MAX_BLOCK_IMAGES = 4096
@@ -27,7 +27,7 @@ MAX_EXTENSION_BYTES = 1 << 24
 MAX_MODEL_BYTES = 1 << 24
 MODEL_HASH_BYTES = 8  # the first 8 bytes of the SHA-256 of the model file
 CHECKSUM_BYTES = 16
-# a damaged list of images would give right pixels the wrong number, and no group would notice
+# the checks of groups do not cover which image is which: a damaged list would go unnoticed
 PARTS_CHECK_BYTES = 4
 
 EXTENSION_MODEL_HASH = 0x01  # critical: types below 0x80 are

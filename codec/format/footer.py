@@ -13,10 +13,8 @@ FOOTER_FIELDS = (("Footer_Magic", "4s"), ("Total_Images", "Q"), ("Block_Count", 
 FOOTER_ENTRY_FIELDS = (("Block_Bytes", "I"), ("Block_Images", "H"))
 FOOTER_END_FIELDS = (("Checksum", "16s"), ("Footer_Bytes", "I"), ("End_Magic", "4s"))
 
-
-FOOTER, FOOTER_ENTRY, FOOTER_END = map(
-    layout_of, (FOOTER_FIELDS, FOOTER_ENTRY_FIELDS, FOOTER_END_FIELDS)
-)
+FOOTER, FOOTER_ENTRY = layout_of(FOOTER_FIELDS), layout_of(FOOTER_ENTRY_FIELDS)
+FOOTER_END = layout_of(FOOTER_END_FIELDS)
 SMALLEST_COLLECTION = COLLECTION.size + FOOTER.size + FOOTER_END.size
 
 
@@ -39,15 +37,16 @@ class Footer:
 
 
 def unpack_footer_end(tail: bytes, stream_bytes: int) -> int:
-    """-> Footer_Bytes, from the last FOOTER_END.size bytes of a stream of `stream_bytes` bytes."""
+    """-> Footer_Bytes, from the last FOOTER_END.size bytes of a stream of `stream_bytes` bytes.
+
+    Raises Truncated, LimitExceeded.
+    """
     if len(tail) < FOOTER_END.size:
         raise Truncated("the collection ends before its footer", stream_bytes)
     _, footer_bytes, magic = FOOTER_END.unpack(tail[-FOOTER_END.size :])
     if magic != END_MAGIC:
-        raise Truncated(
-            f"{magic.hex(' ')} found at the end, {END_MAGIC.hex(' ')} wanted: cut short",
-            stream_bytes - 4,
-        )
+        found = f"{magic.hex(' ')} found at the end, {END_MAGIC.hex(' ')} wanted: cut short"
+        raise Truncated(found, stream_bytes - 4)
     if not FOOTER.size + FOOTER_END.size <= footer_bytes <= stream_bytes - COLLECTION.size:
         raise LimitExceeded(
             f"a footer of {footer_bytes} bytes in a stream of {stream_bytes}", stream_bytes - 8
@@ -56,9 +55,9 @@ def unpack_footer_end(tail: bytes, stream_bytes: int) -> int:
 
 
 def unpack_footer(footer: bytes, offset: int, blocks_bytes: int | None) -> Footer:
-    """Unpack a whole footer.
+    """Unpack a whole footer.  Raises BitstreamError.
 
-    offset: where it lies in the file; blocks_bytes: bytes between file header and footer, None if
+    offset: of the footer in the file; blocks_bytes: bytes between file header and footer, None if
     the header is damaged.
     """
     magic, total, count = FOOTER.unpack_from(footer)

@@ -5,14 +5,14 @@ READ ME FIRST
 - Each structure is a table of (Field_Name, struct code) below, in file order; FORMAT.md has the
   same tables and a test compares the two.
 - A reader rejects what it does not know (versions, reserved bits, critical extension fields) and
-  skips ignorable extension fields; so a version 1 reader fails cleanly on whatever comes later.
+  skips ignorable extension fields; so a version 1 reader fails cleanly on later formats.
 - Order of checks: length present, magic, version, reserved bits, ranges, checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from codec.errors import (
     BadMagic,
@@ -68,11 +68,9 @@ BLOCK_FIELDS = (
     ("Header_Check", "4s"),
     ("Checksum", "16s"),
 )
-IMAGE, COLLECTION, BLOCK = (
-    layout_of(IMAGE_FIELDS),
-    layout_of(COLLECTION_FIELDS),
-    layout_of(BLOCK_FIELDS),
-)
+IMAGE = layout_of(IMAGE_FIELDS)
+COLLECTION = layout_of(COLLECTION_FIELDS)
+BLOCK = layout_of(BLOCK_FIELDS)
 
 
 def pack_extension(fields: dict[int, bytes]) -> bytes:
@@ -106,13 +104,9 @@ def unpack_extension(stream: bytes, offset: int) -> tuple[dict[int, bytes], int]
         if offset + length > end:
             raise Truncated(f"extension field 0x{kind:02x} runs past the extension", at)
         value, offset = stream[offset : offset + length], offset + length
-        if kind == EXTENSION_MODEL_HASH:
-            if length != MODEL_HASH_BYTES:
-                raise LimitExceeded(
-                    f"a model hash of {length} bytes, wanted {MODEL_HASH_BYTES}", at
-                )
-            known[kind] = value
-        elif kind == EXTENSION_MODELS:
+        if kind == EXTENSION_MODEL_HASH and length != MODEL_HASH_BYTES:
+            raise LimitExceeded(f"a model hash of {length} bytes, wanted {MODEL_HASH_BYTES}", at)
+        if kind in (EXTENSION_MODEL_HASH, EXTENSION_MODELS):
             known[kind] = value
         elif kind < 0x80:
             raise UnsupportedVersion(
@@ -128,9 +122,7 @@ def _check_start(stream: bytes) -> int:
             f"{stream[:2].hex(' ')} found, {MAGIC.hex(' ')} wanted: not an aez stream", 0
         )
     if len(stream) < 3:
-        raise Truncated(
-            f"the stream has {len(stream)} bytes and ends inside its header", len(stream)
-        )
+        raise _cut_short(stream)
     version, flags = stream[2] >> 4, stream[2] & 15
     if version != VERSION:
         raise UnsupportedVersion(f"version {version}, this reader knows {VERSION}", 2)
@@ -139,10 +131,15 @@ def _check_start(stream: bytes) -> int:
     return flags
 
 
+def _cut_short(stream: bytes) -> Truncated:
+    size = len(stream)
+    return Truncated(f"the stream has {size} bytes and ends inside its header", size)
+
+
 def is_collection(stream: bytes) -> bool:
     """Whether a stream (its first 3 bytes are enough) is a collection.
 
-    Raises BitstreamError if it is no stream.
+    Raises BitstreamError if it is not a stream.
     """
     return bool(_check_start(stream[:3]) & FLAG_COLLECTION)
 
@@ -166,45 +163,45 @@ class ImageHeader:
 
     def pack(self) -> bytes:
         """-> IMAGE.size bytes, or more with an extension."""
-        flags = VERSION << 4 | (FLAG_EXTENDED if self.model_hash else 0)
-        extension = (
-            pack_extension({EXTENSION_MODEL_HASH: self.model_hash}) if self.model_hash else b""
-        )
+        flags, extension = VERSION << 4, b""
+        if self.model_hash:
+            flags |= FLAG_EXTENDED
+            extension = pack_extension({EXTENSION_MODEL_HASH: self.model_hash})
         return IMAGE.pack(MAGIC, flags, self.model_id, self.quality, self.check) + extension
 
 
 def unpack_image_header(stream: bytes) -> tuple[ImageHeader, int]:
-    """-> (header, offset of the payload).  The Check is left to the caller, who knows the model."""
+    """-> (header, offset of the payload).  Raises BitstreamError.
+
+    The Check is left to the caller, who knows the model.
+    """
     flags = _check_start(stream)
     if flags & FLAG_COLLECTION:
         raise BadMagic("a collection, a single image wanted", 2)
     if len(stream) < IMAGE.size:
-        raise Truncated(
-            f"the stream has {len(stream)} bytes and ends inside its header", len(stream)
-        )
+        raise _cut_short(stream)
     if len(stream) > MAX_IMAGE_STREAM_BYTES:
         raise LimitExceeded(
             f"{len(stream)} bytes for one image, at most {MAX_IMAGE_STREAM_BYTES} are allowed", 0
         )
     _, _, model_id, quality, check = IMAGE.unpack_from(stream)
     _check_quality(quality, STORED_QUALITY, 4)
-    extension, offset = (
-        unpack_extension(stream, IMAGE.size) if flags & FLAG_EXTENDED else ({}, IMAGE.size)
-    )
-    model_hash = extension.get(EXTENSION_MODEL_HASH, b"")
+    model_hash, offset = b"", IMAGE.size
+    if flags & FLAG_EXTENDED:
+        extension, offset = unpack_extension(stream, offset)
+        model_hash = extension.get(EXTENSION_MODEL_HASH, b"")
     if quality == STORED_QUALITY:
         if model_id or model_hash:
             raise ReservedBitsSet(f"a stored image with model {model_hash.hex() or model_id}", 3)
     elif (model_id == 0) != bool(model_hash):
-        raise ReservedBitsSet(
-            f"model id {model_id} with{'' if model_hash else 'out'} a model hash", 3
-        )
+        has = "with" if model_hash else "without"
+        raise ReservedBitsSet(f"model id {model_id} {has} a model hash", 3)
     return ImageHeader(model_id, quality, check, model_hash), offset
 
 
 def image_check(model_sha256: bytes, stream: bytes) -> int:
-    """Check of a single-image stream: CRC-8 of the model's SHA-256 (b"" if stored), then of the
-    stream without its Check byte.
+    """Check of a single-image stream: CRC-8 of the model's SHA-256 (b"" if stored) and the stream
+    without its Check byte.
     """
     return crc8(model_sha256 + stream[: IMAGE.size - 1] + stream[IMAGE.size :])
 
@@ -217,21 +214,19 @@ def pack_image(header: ImageHeader, payload: bytes, model_sha256: bytes) -> byte
 
 
 def pack_collection_header(models: Sequence[bytes] = ()) -> bytes:
-    """-> the COLLECTION.size bytes that a collection starts with, and the models to embed, if any,
-    in an extension.
+    """-> the COLLECTION.size bytes that a collection starts with, then the models, if any, in an
+    extension.
     """
     start = MAGIC + bytes([VERSION << 4 | FLAG_COLLECTION | (FLAG_EXTENDED if models else 0)])
-    area = (
-        pack_extension({EXTENSION_MODELS: b"".join(pack_varint(len(m)) + m for m in models)})
-        if models
-        else b""
-    )
+    packed = b"".join(pack_varint(len(m)) + m for m in models)
+    area = pack_extension({EXTENSION_MODELS: packed}) if models else b""
     return start + bytes([crc8(start + area)]) + area
 
 
 def unpack_models(stream: bytes) -> list[bytes]:
-    """The model files embedded in a collection header that has been unpacked; their content is not
-    looked at.
+    """The model files embedded in a collection header that has been checked; they are not parsed.
+
+    Raises LimitExceeded, Truncated.
     """
     if not stream[2] & FLAG_EXTENDED:
         return []
@@ -244,37 +239,30 @@ def unpack_models(stream: bytes) -> list[bytes]:
                 f"an embedded model of {size} bytes, at most {MAX_MODEL_BYTES} are allowed"
             )
         if at + size > len(value):
-            raise Truncated(
-                f"an embedded model of {size} bytes, {len(value) - at} are left of its field"
-            )
+            left = len(value) - at
+            raise Truncated(f"an embedded model of {size} bytes, {left} are left of its field")
         models.append(value[at : at + size])
         at += size
     return models
 
 
 def unpack_collection_header(stream: bytes) -> int:
-    """-> offset of the first block.  `stream` holds at least the header."""
+    """-> offset of the first block.  stream: at least the header.  Raises BitstreamError."""
     flags = _check_start(stream)
     if not flags & FLAG_COLLECTION:
         raise BadMagic("a single image, a collection wanted", 2)
     if len(stream) < COLLECTION.size:
-        raise Truncated(
-            f"the stream has {len(stream)} bytes and ends inside its header", len(stream)
-        )
-    _, offset = (
-        unpack_extension(stream, COLLECTION.size)
-        if flags & FLAG_EXTENDED
-        else ({}, COLLECTION.size)
-    )
+        raise _cut_short(stream)
+    offset = COLLECTION.size
+    if flags & FLAG_EXTENDED:
+        _, offset = unpack_extension(stream, offset)
     if crc8(stream[:3] + stream[COLLECTION.size : offset]) != stream[3]:
         raise ChecksumMismatch("the collection header is damaged", 3)
     return offset
 
 
 def is_intact(stream: bytes) -> bool:
-    """Whether the Check of a collection header holds, whatever else the header says: of a later
-    version, say.
-    """
+    """Whether the Check of a collection header holds, even if the header is of a later version."""
     end = COLLECTION.size
     if len(stream) < end:
         return False
@@ -298,7 +286,7 @@ class BlockHeader:
     names_bytes: int
     index_bytes: int
     payload_bytes: int
-    checksum: bytes = field(default=bytes(CHECKSUM_BYTES))
+    checksum: bytes = bytes(CHECKSUM_BYTES)
     has_parts: bool = False
 
     @property
@@ -314,16 +302,8 @@ class BlockHeader:
     def pack(self) -> bytes:
         """-> BLOCK.size bytes."""
         flags = BLOCK_FLAG_NAMES * self.has_names | BLOCK_FLAG_PARTS * self.has_parts
-        fields = (
-            BLOCK_MAGIC,
-            self.model_hash,
-            self.quality,
-            flags,
-            self.image_count,
-            self.names_bytes,
-            self.index_bytes,
-            self.payload_bytes,
-        )
+        sizes = self.names_bytes, self.index_bytes, self.payload_bytes
+        fields = BLOCK_MAGIC, self.model_hash, self.quality, flags, self.image_count, *sizes
         start = BLOCK.pack(*fields, b"", b"")[:_BLOCK_START]
         return start + checksum(start, size=4) + self.checksum
 
@@ -332,8 +312,7 @@ _BLOCK_START = BLOCK.size - 4 - CHECKSUM_BYTES  # what Header_Check covers
 
 
 def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
-    """Unpack the header at the start of `stream`; `offset` is where that lies in the file, for
-    messages.
+    """Unpack the header at the start of `stream`.  offset: where it lies in the file, for messages.
 
     Raises BadMagic, Truncated, ChecksumMismatch, ReservedBitsSet or LimitExceeded.
     """
@@ -341,18 +320,10 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
         raise Truncated(
             f"the stream ends inside a block header, {BLOCK.size - len(stream)} bytes early", offset
         )
-    (
-        magic,
-        model_hash,
-        quality,
-        flags,
-        count,
-        names_bytes,
-        index_bytes,
-        payload_bytes,
-        header_check,
-        body_checksum,
-    ) = BLOCK.unpack_from(stream)
+    magic, model_hash, quality, flags, count, *sizes, header_check, body_checksum = (
+        BLOCK.unpack_from(stream)
+    )
+    names_bytes, index_bytes, payload_bytes = sizes
     if magic != BLOCK_MAGIC:
         raise BadMagic(f"{magic.hex(' ')} found, a block ({BLOCK_MAGIC.hex(' ')}) wanted", offset)
     if checksum(stream[:_BLOCK_START], size=4) != header_check:
@@ -365,9 +336,7 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
         quality,
         bool(flags & BLOCK_FLAG_NAMES),
         count,
-        names_bytes,
-        index_bytes,
-        payload_bytes,
+        *(names_bytes, index_bytes, payload_bytes),
         body_checksum,
         bool(flags & BLOCK_FLAG_PARTS),
     )
@@ -375,9 +344,7 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
         raise LimitExceeded(
             f"{count} images in a block, 1 to {MAX_BLOCK_IMAGES} are allowed", offset + 14
         )
-    if (
-        names_bytes > MAX_NAMES_BYTES
-        or payload_bytes > -(-count // GROUP_IMAGES) * GROUP_IMAGES * MAX_IMAGE_STREAM_BYTES
-    ):
+    most = -(-count // GROUP_IMAGES) * GROUP_IMAGES * MAX_IMAGE_STREAM_BYTES
+    if names_bytes > MAX_NAMES_BYTES or payload_bytes > most:
         raise LimitExceeded("a block claims more bytes than its images can need", offset + 16)
     return header

@@ -1,14 +1,12 @@
-"""The index area of a block: its parts, which share a model and a quality, and the lengths of
-messages.  FORMAT.md 3.4, 3.5.
+"""The index area of a block: its parts, and the lengths of messages.  FORMAT.md 3.4, 3.5.
 
-Most blocks have one part, which their header describes. A block of several says in front of its
-index which images are in which: each part but the first lists its own among those that no part
-before it has, by the gaps between them in a Rice code; the first has the rest. That is a bitmap for
-parts of half the images, and a byte or so an image for rare ones. The lengths of lossy messages are
-much alike: what each differs from their mean goes into the same code, in six or seven bits.
+The images of a part share a model and a quality. Most blocks have one part, which their header
+describes. If there are more, the index starts with the images of each part but the first, which has
+the rest: their positions among the images that no earlier part has, as gaps in a Rice code. That is
+a bitmap for parts of half the images, and about a byte an image for rare ones. The lengths of lossy
+messages are similar: their differences from the mean go into the same code, in six or seven bits.
 
-`Index` answers what a reader asks: which group is an image in, which images are in a group, where
-does the message of a group lie.
+`Index` says which group an image is in, which images are in a group, and where its message lies.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from codec.arrays import I64
+from codec.coding.signed import from_codes, to_codes
 from codec.errors import ChecksumMismatch, LimitExceeded, ReservedBitsSet, TrailingData, Truncated
 from codec.format.constants import (
     LOSSLESS_QUALITY,
@@ -38,7 +37,10 @@ from codec.format.rice import pack_rice, unpack_rice
 
 @dataclass(frozen=True)
 class Part:
-    """images: their numbers in the block, rising; they are coded in groups of their own."""
+    """Images of one model and quality, coded in groups of their own.
+
+    images: their numbers in the block, int64, rising.
+    """
 
     model_hash: bytes
     quality: int
@@ -51,33 +53,30 @@ class Part:
 
     @property
     def num_groups(self) -> int:
-        """Coder states of the part."""
+        """How many groups it has."""
         return -(-len(self.images) // self.group_images)
 
 
 def only_part(header: BlockHeader) -> Part:
-    """The part that a block without others has."""
+    """The part of a block that has only one."""
     return Part(header.model_hash, header.quality, np.arange(header.image_count))
 
 
 def pack_index(parts: list[tuple[Part, list[int]]]) -> bytes:
-    """Parts that share out the images of a block, with the lengths of the messages of their groups
-    -> the index area.
-    """
+    """The parts of a block, with the lengths of the messages of their groups -> the index area."""
     area = pack_parts([part for part, _ in parts]) if len(parts) > 1 else b""
     return area + b"".join(_pack_lengths(part, lengths) for part, lengths in parts)
 
 
 def unpack_index(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part], list[int]]:
-    """Inverse of `pack_index`, the lengths of all parts one behind the other; they add up to the
-    payload.
+    """Inverse of `pack_index`: the parts, and the lengths of all messages, part after part.
 
     offset: of the index area in the file, for messages.
     Raises ChecksumMismatch, LimitExceeded, ReservedBitsSet, TrailingData, Truncated.
     """
-    parts, at = (
-        unpack_parts(index, header, offset) if header.has_parts else ([only_part(header)], 0)
-    )
+    parts, at = [only_part(header)], 0
+    if header.has_parts:
+        parts, at = unpack_parts(index, header, offset)
     lengths: list[int] = []
     for part in parts:
         of_part, at = _unpack_lengths(part, index, at, offset)
@@ -85,9 +84,8 @@ def unpack_index(index: bytes, header: BlockHeader, offset: int) -> tuple[list[P
     if at != len(index):
         raise TrailingData(f"{len(index) - at} bytes follow the index", offset + at)
     if sum(lengths) != header.payload_bytes:
-        raise LimitExceeded(
-            f"groups of {sum(lengths)} bytes in a payload of {header.payload_bytes}", offset
-        )
+        found = f"groups of {sum(lengths)} bytes in a payload of {header.payload_bytes}"
+        raise LimitExceeded(found, offset)
     return parts, lengths
 
 
@@ -95,15 +93,13 @@ def _pack_lengths(part: Part, lengths: list[int]) -> bytes:
     if part.quality == LOSSLESS_QUALITY:
         return b"".join(map(pack_varint, lengths))
     mean = round(sum(lengths) / len(lengths))
-    signed = np.array(lengths) - mean
-    # gaps 0, 1, 2, ... for 0, -1, 1, ...
-    positions = np.cumsum(np.where(signed < 0, -2 * signed, 2 * signed + 1)) - 1
+    positions = np.cumsum(to_codes(np.array(lengths) - mean) + 1) - 1
     limit = int(positions[-1]) + 1
     return pack_varint(mean) + pack_varint(limit) + pack_rice(positions, limit)
 
 
 def _unpack_lengths(part: Part, index: bytes, at: int, offset: int) -> tuple[list[int], int]:
-    """-> the lengths of a part's messages, offset behind them."""
+    """-> the lengths of a part's messages, and the offset after them."""
     if part.quality == LOSSLESS_QUALITY:
         lengths = []
         for _ in range(part.num_groups):
@@ -116,34 +112,27 @@ def _unpack_lengths(part: Part, index: bytes, at: int, offset: int) -> tuple[lis
     if limit < part.num_groups:
         raise LimitExceeded(f"{part.num_groups} lengths below a limit of {limit}", offset + at)
     positions, at = unpack_rice(index, at, part.num_groups, limit, offset)
-    gaps = np.diff(positions, prepend=-1) - 1
-    found = mean + np.where(gaps & 1, -(gaps + 1) // 2, gaps // 2)
+    found = mean + from_codes(np.diff(positions, prepend=-1) - 1)
     if found.min() < 0:
         raise LimitExceeded(f"a group of {found.min()} bytes", offset + start)
     return found.tolist(), at
 
 
 def pack_parts(parts: list[Part]) -> bytes:
-    """Two parts or more, at most MAX_PARTS, that share out the images of a block
-    -> the parts area.
-    """
+    """The parts of a block, 2 to MAX_PARTS of them -> the parts area."""
     hashes = list(dict.fromkeys(part.model_hash for part in parts))
     area = pack_varint(len(hashes) - 1) + b"".join(hashes[1:]) + pack_varint(len(parts) - 1)
     left = np.sort(np.concatenate([part.images for part in parts]))
     for part in parts[1:]:
         at = np.searchsorted(left, part.images)
-        area += (
-            bytes([hashes.index(part.model_hash), part.quality])
-            + pack_varint(len(at))
-            + pack_rice(at, len(left))
-        )
+        area += bytes([hashes.index(part.model_hash), part.quality])
+        area += pack_varint(len(at)) + pack_rice(at, len(left))
         left = np.delete(left, at)
     return area + checksum(area, size=PARTS_CHECK_BYTES)
 
 
 def unpack_parts(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part], int]:
-    """The parts at the start of the index area of a block that has some -> parts, and where the
-    index goes on.
+    """The parts at the start of an index area -> parts, and the offset after them.
 
     offset: of the index area in the file, for messages.
     Raises ChecksumMismatch, LimitExceeded, ReservedBitsSet, Truncated.
@@ -156,7 +145,7 @@ def unpack_parts(index: bytes, header: BlockHeader, offset: int) -> tuple[list[P
 
 
 def _unpack(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part], int]:
-    """As `unpack_parts`, but for the check."""
+    """As `unpack_parts`, without the check."""
     hashes = [header.model_hash]
     num_models, at = unpack_varint(index, 0, max_bytes=3, base=offset)
     if num_models >= MAX_PART_MODELS:
@@ -184,7 +173,7 @@ def _unpack(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part],
                 f"quality {quality}, this reader knows 0 to {LOSSLESS_QUALITY}", offset + at + 1
             )
         count, end = unpack_varint(index, at + 2, max_bytes=3, base=offset)
-        if not 1 <= count < len(left):  # the first part has what is left, one image at least
+        if not 1 <= count < len(left):  # at least one image is left for the first part
             raise LimitExceeded(
                 f"{count} images in a part, 1 to {len(left) - 1} are possible", offset + at
             )
@@ -195,10 +184,7 @@ def _unpack(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part],
 
 
 class Index:
-    """The groups of a block, numbered part after part.
-
-    parts: as they follow each other; lengths: bytes of the message of each group.
-    """
+    """The groups of a block, numbered part after part.  lengths: of their messages, in bytes."""
 
     def __init__(self, parts: list[Part], lengths: list[int]) -> None:
         self.parts = parts
@@ -206,12 +192,12 @@ class Index:
         self._ends = np.cumsum([0, *lengths])
 
     def span(self, group: int) -> tuple[int, int]:
-        """Where the message of a group lies in the payload: its start and its size in bytes."""
+        """The message of a group: its offset in the payload, and its size in bytes."""
         start = int(self._ends[group])
         return start, int(self._ends[group + 1]) - start
 
     def groups_of(self, images: I64) -> I64:
-        """The groups of images, which are numbered in the block: int64, as many."""
+        """The group of each image; both int64 (N,), numbered in the block."""
         if len(self.parts) == 1:
             return images // self.parts[0].group_images
         return self._groups[images]
@@ -226,8 +212,9 @@ class Index:
     def by_part(
         self, groups: Sequence[int] | None = None
     ) -> Iterator[tuple[Part, Sequence[int], I64]]:
-        """Groups in rising order, None: all -> of each part that has some of them: the part, its
-        groups, and the images in those, numbered in the block and rising.
+        """Part after part: the part, those of the groups that it has, and their images.
+
+        groups: in rising order, None: all. Images are numbered in the block, and rising.
         """
         if groups is None:
             for part, (first, end) in zip(self.parts, pairwise(self._firsts), strict=True):

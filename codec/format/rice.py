@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from codec.arrays import I64
+from codec.arrays import I64, Integers
 from codec.errors import LimitExceeded, Truncated
 
 
 def _parameter(count: int, limit: int) -> int:
-    """Bits of a gap that are written as they are."""
+    """Bits of the remainder of a gap."""
     return (limit // count).bit_length() - 1
 
 
-def pack_rice(positions: I64, limit: int) -> bytes:
-    """Rising positions below `limit` -> quotients of all gaps in unary, then their remainders,
-    filled up with zeros.
+def pack_rice(positions: Integers, limit: int) -> bytes:
+    """Rising positions below `limit` -> the quotients of all gaps in unary, then their remainders,
+    then zeros up to a whole byte.
     """
     r = _parameter(len(positions), limit)
     gaps = np.diff(positions, prepend=-1) - 1
@@ -26,7 +26,10 @@ def pack_rice(positions: I64, limit: int) -> bytes:
 
 
 def unpack_rice(index: bytes, at: int, count: int, limit: int, offset: int) -> tuple[I64, int]:
-    """Inverse of `pack_rice` -> positions (count,), offset behind them."""
+    """Inverse of `pack_rice` -> positions (count,), offset after them.
+
+    offset: of the index area in the file, for messages.  Raises Truncated, LimitExceeded.
+    """
     r = _parameter(count, limit)
     longest = count + (limit >> r)
     bits = np.unpackbits(np.frombuffer(index[at : at + -(-(longest + count * r) // 8)], np.uint8))
@@ -43,7 +46,7 @@ def unpack_rice(index: bytes, at: int, count: int, limit: int, offset: int) -> t
     used = -(-end // 8)
     if positions[-1] >= limit or bits[end : 8 * used].any():
         raise LimitExceeded(
-            f"a list goes on to {positions[-1]} of {limit}, or the bits behind it are not zero",
+            f"a list ends at {positions[-1]} of {limit}, or the bits after it are not zero",
             offset + at,
         )
     return positions, at + used

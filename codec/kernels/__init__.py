@@ -1,16 +1,15 @@
-"""The native kernels: C functions that do what numpy does elsewhere in the package, to the bit, and
-faster.
+"""The native kernels: C functions that give numpy's results, bit for bit, and faster.
 
     with a library: rans, ladder, ladder_search, pixels ──► native twin ──► aez_kernels.so
     without:                                            ──► numpy
 
 READ ME FIRST
 - The library changes nothing but the speed. numpy's code is the reference; tests compare both.
-- $AEZ_ENGINE: "numpy" or "native" forces one; "native-avx2" forces an instruction set as well. The
-  default is the best that is there. `description()` says which runs, and why not the native one.
+- $AEZ_ENGINE: "numpy" or "native" forces one; "native-avx2" also forces an instruction set. The
+  default is the fastest available. `description()` says which one runs, and why the native one
+  does not.
 - ctypes releases the interpreter lock during a call, so threads run side by side.
-- The functions trust their arguments: whoever calls them checks lengths
-  (`codec.model.ladder_native`).
+- The functions trust their arguments: callers check lengths (`codec.model.ladder_native`).
 """
 
 from __future__ import annotations
@@ -107,20 +106,17 @@ def _load() -> str | None:
             "no library was built" if not PATH.exists() else f"{PATH} cannot be loaded ({error})"
         )
     except AttributeError:
-        _why_not = f"{PATH} is no library of aez"
+        _why_not = f"{PATH} is not a library of aez"
     else:
         if version == VERSION:
             _loaded.update({name: Kernels(library, name) for name in names})
         else:
-            _why_not = f"{PATH} is of version {version}, wanted {VERSION}: build it again"
+            _why_not = f"{PATH} has version {version}, not {VERSION}: build it again"
     return _why_not
 
 
 def active() -> Kernels | None:
-    """The kernels to use; None: use numpy.
-
-    Raises UsageError if $AEZ_ENGINE asks for an engine that is not there.
-    """
+    """The kernels to use; None: use numpy.  Raises UsageError if $AEZ_ENGINE cannot be used."""
     engine = _forced if _forced is not None else os.environ.get("AEZ_ENGINE", "")
     if engine == "numpy":
         return None
@@ -143,9 +139,7 @@ def active() -> Kernels | None:
 
 
 def source_hash() -> str | None:
-    """`codec.kernels.build.source_hash` of the C files that the library was compiled from; None:
-    there is no library.
-    """
+    """`build.source_hash` of the C files that the library was compiled from; None: no library."""
     if _load() is not None:
         return None
     library = next(iter(_loaded.values()))._library
@@ -154,9 +148,7 @@ def source_hash() -> str | None:
 
 
 def engines() -> list[str]:
-    """Every engine that can run here: "numpy", then "native-..." for each instruction set, best
-    last.
-    """
+    """Every engine that can run here: "numpy", then "native-..." by instruction set, best last."""
     _load()
     return ["numpy", *(f"native-{name}" for name in reversed(_loaded))]
 

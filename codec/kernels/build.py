@@ -7,8 +7,7 @@ READ ME FIRST
   loads it.
 - `kernels.c` is compiled once for each instruction set of the processor family, all into one
   library. Which of them runs is decided at load time.
-- No compiler, or one that fails, is no error: without the library the package works with numpy,
-  only slower.
+- Without a working compiler there is no library, and the package uses numpy, only slower.
 - The package's build loads this file by its path, so it imports nothing from `codec`.
 
 $CC names the compiler, $CFLAGS goes before its options. The library remembers `source_hash()`.
@@ -105,31 +104,14 @@ def build(library: Path | None = None, *, options: list[str] | None = None) -> P
             objects = []
             for name, more in instruction_sets().items():
                 objects.append(f"{folder}/{name}.o")
-                _run(
-                    [
-                        *flags,
-                        *more,
-                        f"-DISA={name}",
-                        "-c",
-                        str(HERE / "kernels.c"),
-                        "-o",
-                        objects[-1],
-                    ]
-                )
+                source = f"-DISA={name}"
+                _run([*flags, *more, source, "-c", str(HERE / "kernels.c"), "-o", objects[-1]])
             objects.append(f"{folder}/cpu.o")
             source = f'-DAEZ_SOURCE="{source_hash()}"'
             _run([*flags, source, "-c", str(HERE / "cpu.c"), "-o", objects[-1]])
             linked = f"{folder}/{LIBRARY}"
-            _run(
-                [
-                    *flags,
-                    "-shared",
-                    *objects,
-                    "-o",
-                    linked,
-                    *([] if sys.platform == "win32" else ["-lm"]),
-                ]
-            )
+            libraries = [] if sys.platform == "win32" else ["-lm"]
+            _run([*flags, "-shared", *objects, "-o", linked, *libraries])
             try:
                 shutil.copy(linked, made)
                 os.replace(made, library)
@@ -153,15 +135,10 @@ def _run(command: list[str]) -> None:
     except OSError as error:
         raise BuildError(f"{command[0]}: {error.strerror}") from error
     if done.returncode:
-        said = [
-            line.strip()
-            for line in done.stderr.decode(errors="replace").splitlines()
-            if line.strip()
-        ]
-        lines = (
-            [line for line in said if "error" in line] or said or [f"exit code {done.returncode}"]
-        )
-        raise BuildError(f"{command[0]} failed: {lines[0]}")
+        said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in said if "error" in line]
+        reason = (errors or said or [f"exit code {done.returncode}"])[0]
+        raise BuildError(f"{command[0]} failed: {reason.strip()}")
 
 
 def main() -> None:

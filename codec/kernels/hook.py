@@ -1,6 +1,4 @@
-"""Hook of the package's build (pyproject.toml): compiles the kernels into the wheel, or says in one
-line why it cannot.
-"""
+"""Build hook (pyproject.toml): compiles the kernels into the wheel, or warns why it cannot."""
 
 from __future__ import annotations
 

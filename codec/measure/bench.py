@@ -42,11 +42,9 @@ Step = Callable[[str, int, int], None]
 
 QUALITIES = (10, 40, 70, 95)
 EFFORTS = (1, DEFAULT_EFFORT)
-MAX_IMAGES = 500  # by default: two or three minutes
-SAMPLE = 64  # images that decide which model suits most
+SAMPLE = 64  # images that choose the model
 ENOUGH_S = 0.1  # work that took less is timed again
 MAX_RUNS = 5
-READ_IMAGES = 4096  # of an array, at once
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def _check(pixels: U8, qualities: Sequence[int], efforts: Sequence[int]) -> None
 
 
 def choose_models(model: str, pixels: U8, missing: list[str]) -> Models:
-    """The lossy and the lossless model to measure; tells `missing` if there is only one of them.
+    """The lossy and the lossless model to measure; adds to `missing` why there is only one.
 
     Raises ModelError if there is none.
     """
@@ -154,7 +152,7 @@ def choose_models(model: str, pixels: U8, missing: list[str]) -> Models:
 
 
 def choose_model(model: str, pixels: U8, *, lossless: bool) -> str:
-    """The name of the model that suits most of the images; with a name or file, just that.
+    """The name of the model that suits most of the images; a name or file is returned unchanged.
 
     Raises ModelError, UsageError.
     """

@@ -52,10 +52,6 @@ class Codec:
     effort: int | None = None
     files: bool = True
 
-    @property
-    def is_aez(self) -> bool:
-        return self.name == "aez"
-
 
 def aez(model: str, quality: int, effort: int, *, files: bool = True) -> Codec:
     """This codec, with one model."""

@@ -258,7 +258,7 @@ def evaluate_speed(
     """
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
 
-    def told(rows: Iterable[Row]) -> list[Row]:
+    def shown(rows: Iterable[Row]) -> list[Row]:
         found = []
         for row in rows:
             say(row)
@@ -270,11 +270,11 @@ def evaluate_speed(
     others: list[Row] = []
     one_image: list[Row] = []
     for data, pixels in sets.items():
-        others += told(of_others(pixels[: size.of_others], data, size))
-        rows += told(in_memory(pixels[: size.images], data, cases, size))
+        others += shown(of_others(pixels[: size.of_others], data, size))
+        rows += shown(in_memory(pixels[: size.images], data, cases, size))
         of_reads = pixels[: size.reads * GROUP_IMAGES]
-        one_image += told(waits.one_image(of_reads, data, folder, size))
-    commands = told(waits.commands(next(iter(sets.values())), folder, size))
+        one_image += shown(waits.one_image(of_reads, data, folder, size))
+    commands = shown(waits.commands(next(iter(sets.values())), folder, size))
     best = before.best(Yardsticks.measure(size.products))
     compare(rows, others, best.by_cores)
     return {

@@ -99,7 +99,7 @@ def efficiency(images_per_s: float, multiply_adds: float, products_per_s: float)
 
 
 class MeasuredBy(NamedTuple):
-    """What belongs beside every figure of speed."""
+    """What every figure of speed depends on."""
 
     engine: str
     cores_used: int

@@ -5,8 +5,8 @@
     messages = coder.pack(symbols, group)
     pixels, damaged = coder.decode(messages, len(pixels), quality, group=group)
 
-The coders are `ladder`, lossy, `pixels`, lossless, and `stored`, which needs no model. The others
-are made of a model file (`bundle`, `card`), whose layers are exact integers (`layers`). What begins
-with `ladder_` or `pixels_` belongs to that coder; `*_native` and `native_layers` hand the work to
+The coders are `ladder` (lossy), `pixels` (lossless), and `stored`, which needs no model. The other
+two are made from a model file (`bundle`, `card`), whose layers are exact integers (`layers`).
+Modules named `ladder_...` and `pixels_...` belong to that coder; `*_native` and `native_layers` use
 the kernels, for the same bytes.
 """

@@ -4,8 +4,8 @@
     messages = coder.pack(symbols, group)               # fast: rANS, `group` images to a message
     pixels, damaged = coder.decode(messages, count, quality, group)
 
-There are three: `Ladder`, the lossy one, `Pixels`, the lossless one, and `Stored`, which takes
-images as they are. Whoever encodes or decodes knows no more of them than this.
+There are three: `Ladder`, the lossy one, `Pixels`, the lossless one, and `Stored`, which keeps the
+pixels. The encoder and the readers of streams know only this interface.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from codec.format.constants import LOSSLESS_QUALITY, MODEL_HASH_BYTES, group_ima
 
 
 class Symbols(Protocol):
-    """What a coder codes of N images, as arrays: one row, or column, an image.
+    """The symbols of N images, as arrays with one row or column for each image.
 
     pixels: what they decode to, uint8 (N, 28, 28).
     """
@@ -29,18 +29,18 @@ class Symbols(Protocol):
     def pixels(self) -> U8: ...
 
     def of(self, images: Integers) -> Self:
-        """Those of some images, given by number."""
+        """The symbols of some images, given by number."""
 
     @classmethod
     def join(cls, parts: list[Any]) -> Self:
-        """Those of the images of all parts, one part behind the other."""
+        """The symbols of all images, one table after the other."""
 
 
 class Coder(ABC):
     """See the module's docstring.  Thread-safe.
 
-    name: as figures give it. lossless: whether every pixel comes back. sha256: of the model's file,
-    b"" if there is none. max_effort: more makes no difference.
+    name: as in figures. lossless: whether every pixel is kept. sha256: of the model file, b"" if
+    there is none. max_effort: higher efforts make no difference.
     """
 
     name: str
@@ -50,17 +50,17 @@ class Coder(ABC):
 
     @property
     def hash(self) -> bytes:
-        """What a stream names the model by: the first MODEL_HASH_BYTES bytes of its SHA-256."""
+        """The name of the model in streams: the first MODEL_HASH_BYTES bytes of its SHA-256."""
         return self.sha256[:MODEL_HASH_BYTES]
 
     @property
     def kind(self) -> str:
-        """The word for what it does to pixels."""
+        """ "lossless" or "lossy", for messages."""
         return "lossless" if self.lossless else "lossy"
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What its card says that it gives; {} if it says nothing.  Nobody has checked it."""
+        """The figures of its card, which are not checked; {} if there are none."""
         return {}
 
     @property
@@ -69,8 +69,9 @@ class Coder(ABC):
         return ()
 
     def check_quality(self, quality: int, offset: int) -> None:
-        """Raise CorruptPayload unless a stream of this coder can have the quality that stands at
-        `offset` in it.
+        """Raise CorruptPayload unless streams of this coder can have this quality.
+
+        offset: of the quality in the stream, for the message.
         """
         if (quality == LOSSLESS_QUALITY) != self.lossless:
             raise CorruptPayload(
@@ -79,19 +80,22 @@ class Coder(ABC):
 
     @abstractmethod
     def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> Any:
-        """What is coded of uint8 (N, 28, 28), N >= 1: its `Symbols`.
+        """The `Symbols` of uint8 (N, 28, 28), N >= 1.
 
         quality: of all images, or of each: int (N,). effort: 1 to MAX_EFFORT, how long a lossy
-        coder searches for symbols of a lower cost; the decoder does not notice. Of an image the
-        symbols are always the same, whatever the other images are.
+        coder searches for symbols of a lower cost; decoding is the same. The symbols of an image do
+        not depend on the other images.
         """
 
     @abstractmethod
     def pack(self, symbols: Any, group: int) -> list[bytes]:
-        """The messages of N >= 1 images, `group` neighbours sharing one.  Symbols are its own."""
+        """The messages of N >= 1 images, one for each `group` of neighbours.
+
+        symbols: from `analyze` of the same coder.
+        """
 
     def pack_parts(self, parts: list[Any], group: int) -> list[list[bytes]]:
-        """As `pack` of each part."""
+        """The messages of each part, as by `pack`."""
         return [self.pack(symbols, group) for symbols in parts]
 
     def ideal_bits(self, symbols: Any) -> float:
@@ -104,24 +108,24 @@ class Coder(ABC):
     ) -> tuple[U8, Bools]:
         """Inverse of `pack`: -> pixels uint8 (count, 28, 28); which messages are damaged, bool.
 
-        group: by default as in a collection. Pixels of damaged groups are meaningless; no message,
-        however damaged, raises or runs on.
+        group: images in a group, by default as in a collection. Pixels of damaged groups are
+        meaningless; damaged messages raise nothing, and take no longer.
         """
 
     def decode_latents(
         self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, I16, Bools]:
-        """As `decode`, with the dequantized latents of all levels in between: int16 (count, K), |.|
-        < 2**12.
+        """As `decode`, with the dequantized latents of all levels: -> pixels, latents int16 (count,
+        K), |.| < 2**12, which messages are damaged.
 
         Raises UsageError for a coder that has none.
         """
-        raise UsageError(f"model {self.name} is {self.kind}: latents are what a lossy stream has")
+        raise UsageError(f"model {self.name} is {self.kind}: only lossy streams have latents")
 
     def encode(
         self, pixels: U8, quality: int, *, group: int | None = None, effort: int = 1
     ) -> Encoded:
-        """`analyze` and `pack` in one, of uint8 (N, 28, 28), N >= 1.  group: see `decode`."""
+        """`analyze` and `pack` uint8 (N, 28, 28), N >= 1.  group: see `decode`."""
         symbols = self.analyze(pixels, quality, effort)
         messages = self.pack(symbols, group or group_images(quality))
         return Encoded(messages, symbols.pixels, self.ideal_bits(symbols))

@@ -1,4 +1,4 @@
-"""Model files: safetensors of integers with a card, and what every model made of one can do.
+"""Model files: safetensors of integers with a card, and the base class of models.
 
 FORMAT.md 7.
 """
@@ -9,6 +9,8 @@ import hashlib
 import json
 import struct
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,16 +24,14 @@ from codec.format.constants import MAX_MODEL_BYTES
 from codec.model.base import Coder
 from codec.model.layers import ACTIVATION_MAX, Layer
 
-# What a tensor holds is said by its name.
-# by the last part of a name; of all others int32
+# The types that a tensor can have, by the last part of its name; all others are int32.
 DTYPES = {"weight": (np.int8, np.int16), "table": (np.int16,)}
 
 
 class Bundle:
-    """Tensors by name; each must be asked for exactly once, and `finish` refuses what nobody asked
-    for.
+    """The tensors of a file, each of which must be taken exactly once.
 
-    multiply_adds: of one image, in all layers that were asked for so far.
+    multiply_adds: of one image, in all layers that were taken so far.
     """
 
     def __init__(self, tensors: dict[str, Integers]) -> None:
@@ -49,17 +49,12 @@ class Bundle:
         return tensor
 
     def count(self, prefix: str) -> int:
-        """How many numbered parts `prefix` has."""
-        return len(
-            {
-                name.split(".")[prefix.count(".") + 1]
-                for name in self._names
-                if name.startswith(prefix + ".")
-            }
-        )
+        """How many numbered layers, or groups of layers, have names below `prefix`."""
+        depth = prefix.count(".") + 1
+        return len({n.split(".")[depth] for n in self._names if n.startswith(f"{prefix}.")})
 
     def layer(self, name: str, kind: str, input_max: int = ACTIVATION_MAX) -> Layer:
-        """The layer of a name, its four tensors taken."""
+        """The layer of a name, made of its four tensors.  Raises BadModel."""
         parts = [self.pop(f"{name}.{part}") for part in ("weight", "bias", "shift", "multiplier")]
         layer = Layer(name, kind, *parts, input_max=input_max)
         self.multiply_adds += layer.multiply_adds
@@ -72,12 +67,11 @@ class Bundle:
 
 
 class Model(Coder):
-    """A coder made of a model file, checked and ready.  Nothing changes after construction but
-    caches.
+    """A coder made from a model file.  After construction only caches change.
 
-    stream: the bytes of a safetensors file as `codec.train.lossy.export` writes it. encoder: what a
-    lossy model encodes with: the bytes of a file, or the file, which is read when something is
-    encoded; None: it only decodes.  Raises BadModel.
+    stream: the bytes of a safetensors file. encoder: of a lossy model, the bytes of its encoder
+    file, or the file, which is read when something is encoded; None: it can only decode. Raises
+    BadModel.
     """
 
     ARCHITECTURE: ClassVar[str]
@@ -96,24 +90,21 @@ class Model(Coder):
         bundle.finish()
 
     def __reduce__(self) -> tuple[type[Model], tuple[bytes, bytes | Path | None]]:
-        # To another process as its files: far less than its live arrays.
+        # Pickled as its files, which are far smaller than its arrays.
         return type(self), (self.stream, self._encoder_source)
 
     @abstractmethod
     def _take(self, bundle: Bundle) -> None:
-        """Make the layers and tables of the bundle live."""
+        """Make layers and tables from the bundle.  Raises BadModel."""
 
     @property
     def encoder_stream(self) -> bytes | None:
-        """The bytes of its encoder's file; None: it needs none.
-
-        Raises EncoderNotFound, BadModel.
-        """
+        """The bytes of its encoder file; None: it needs none.  Raises EncoderNotFound, BadModel."""
         return None
 
     @property
     def encoder_hash(self) -> bytes | None:
-        """Of its encoder's file what `hash` is of its own; None: it has none.  Raises BadModel."""
+        """The hash of its encoder file, as `hash`; None: it has none.  Raises BadModel."""
         return None
 
     @property
@@ -124,11 +115,11 @@ class Model(Coder):
 
     @abstractmethod
     def multiply_adds(self, pixels: U8) -> tuple[float, float]:
-        """Products an image to encode uint8 (N, 28, 28) at effort 1, and to decode them."""
+        """Multiply-adds an image to encode uint8 (N, 28, 28) at effort 1, and to decode them."""
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a model file; of one that is too long just too many.  Raises OSError."""
+    """The bytes of a model file, at most one more than is allowed.  Raises OSError."""
     with path.open("rb") as file:
         return file.read(MAX_MODEL_BYTES + 1)
 
@@ -143,6 +134,15 @@ _MALFORMED = (
 )
 
 
+@contextmanager
+def _bad_model() -> Iterator[None]:
+    """Turn errors of a malformed bundle into BadModel."""
+    try:
+        yield
+    except _MALFORMED as error:
+        raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
+
+
 def _metadata(stream: bytes) -> dict[str, Any]:
     (header_bytes,) = struct.unpack_from("<Q", stream)
     metadata: dict[str, Any] = json.loads(stream[8 : 8 + header_bytes])["__metadata__"]
@@ -150,11 +150,9 @@ def _metadata(stream: bytes) -> dict[str, Any]:
 
 
 def architecture_of(stream: bytes) -> str:
-    """What a bundle says it is, without a look at its tensors.  Raises BadModel."""
-    try:
+    """The architecture that a bundle names; its tensors are not read.  Raises BadModel."""
+    with _bad_model():
         return str(_metadata(stream)["architecture"])
-    except _MALFORMED as error:
-        raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
 
 
 def unpack_bundle(stream: bytes) -> tuple[str, dict[str, Integers], dict[str, Any]]:
@@ -162,20 +160,16 @@ def unpack_bundle(stream: bytes) -> tuple[str, dict[str, Integers], dict[str, An
 
     Raises BadModel for anything but a well-formed bundle.
     """
-    try:
+    with _bad_model():
         tensors = safetensors.numpy.load(stream)
         metadata = _metadata(stream)
         architecture, card = metadata["architecture"], json.loads(metadata["card"])
         name = card["name"]
-    except _MALFORMED as error:
-        raise BadModel(f"not a model file: {type(error).__name__}: {error}") from error
     if not isinstance(name, str):
         raise BadModel(f"the model's name is {name!r}, wanted a text")
     for key, tensor in tensors.items():
         wanted = DTYPES.get(key.rsplit(".", 1)[-1], (np.int32,))
         if tensor.dtype not in wanted:
-            raise BadModel(
-                f"tensor {key} is {tensor.dtype}, wanted "
-                f"{' or '.join(np.dtype(w).name for w in wanted)}"
-            )
+            types = " or ".join(np.dtype(each).name for each in wanted)
+            raise BadModel(f"tensor {key} is {tensor.dtype}, wanted {types}")
     return architecture, tensors, card

@@ -1,4 +1,4 @@
-"""What the card of a model says that it gives.  Nobody has checked it: all of it may be missing."""
+"""The figures of a model's card.  They are not checked: any of them can be missing or wrong."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def curve(figures: dict[str, Any], figure: str) -> tuple[F64, F64]:
 
 
 def psnr_db(figures: dict[str, Any], quality: int) -> float | None:
-    """PSNR that a quality gives on images like those that the model was trained on, in dB; None if
-    the card does not say.
-    """
+    """PSNR in dB that a quality gives on images like the training images; None: not in the card."""
     qualities, values = curve(figures, "psnr_db")
     return float(np.interp(quality, qualities, values)) if len(qualities) else None
 

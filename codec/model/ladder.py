@@ -15,16 +15,16 @@ Signal path (numbers of channels are the bundle's; every arrow is a `layers.Laye
 
 READ ME FIRST
 - Encoder and decoder run the same `Ladder.synthesis`, a generator: it yields the prior of one level
-  (means and rows of the CDF table), is sent that level's latents, and goes on. What the two do
-  differently is where the latents come from.
+  (means and rows of the CDF table), receives that level's latents, and continues. The two differ
+  only in where the latents come from.
 - Latents and means are integers in 256ths of a quantization step; a symbol is a whole number of
   steps from the mean.
-- Row 0 of every CDF table is certain: its symbol is 0 and is not coded at all. Most latents of most
-  images are such, which is what makes low rates cheap and fast.
+- Row 0 of every CDF table is certain: its symbol is 0 and is not coded at all. That holds for most
+  latents of most images, which makes low rates cheap and fast.
 - Quality selects rows of integer tables (FiLM shifts and multipliers, dequantizers); there is one
   network.
-- The layers that choose the latents are a `LadderEncoder`, in a file of its own, which is loaded
-  when something is encoded for the first time.
+- The layers that choose the latents are a `LadderEncoder`, a separate file, which is loaded when
+  something is encoded for the first time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from codec.arrays import F32, I16, I32, U8, Bools, Integers
+from codec.arrays import F32, I16, I32, I64, U8, Bools, Integers
 from codec.coding.lanes import by, checks
 from codec.coding.signed import to_codes
 from codec.errors import BadModel, EncoderNotFound, ModelError
@@ -65,10 +65,10 @@ from codec.model.ladder_symbols import LadderSymbols, SymbolCoder, residuals_of,
 from codec.model.layers import GRID, POSITIONS, Trace, add, clipped, interpolate, rectified
 from codec.parallel import in_threads, num_cores, one_blas_thread
 
-# Decoded side by side by numpy: all of them wait, with their features or symbols, for the last one.
-# 4,096 would take 95 MB more, and save 4 % of the time. No byte depends on it.
+# Decoded as one batch by numpy. 4,096 would take 95 MB more, and save 4 % of the time. No byte
+# depends on it.
 BATCH_IMAGES = 2048
-CORE_IMAGES = 48  # what one core works on at a time: its features fit the cache
+CORE_IMAGES = 48  # the batch of one core: its features fit the cache
 
 Prior = tuple[I32, I32, F32]  # means (K, ...), rows (K, ...), features t
 
@@ -87,25 +87,20 @@ class Ladder(bundles.Model):
     def _take(self, bundle: Bundle) -> None:
         self._encoder: LadderEncoder | None = None
         self._encoder_lock = threading.Lock()
-        self._start = [
-            bundle.layer("start0", "dense", DEQUANTIZED_MAX),
-            bundle.layer("start1", "dense"),
-        ]
+        first = bundle.layer("start0", "dense", DEQUANTIZED_MAX)
+        self._start = [first, bundle.layer("start1", "dense")]
         self._widen, self._output = bundle.layer("widen", "point"), bundle.layer("output", "point")
         self._synthesis = [
             residuals(bundle, f"synthesis.{i}") for i in range(bundle.count("synthesis"))
         ]
         self._levels = [level_of(bundle, f"levels.{i}") for i in range(bundle.count("levels"))]
         if len(self._synthesis) != len(self._levels) + 1:
-            raise BadModel(
-                f"{len(self._levels)} levels in {len(self._synthesis)} stages of synthesis"
-            )
-        self._prior_mean, self._prior_sigma = (
-            table_of(bundle, "prior_mean"),
-            table_of(bundle, "prior_sigma"),
-        )
+            found = f"{len(self._levels)} levels in {len(self._synthesis)} stages of synthesis"
+            raise BadModel(found)
+        self._prior_mean = table_of(bundle, "prior_mean")
+        self._prior_sigma = table_of(bundle, "prior_sigma")
         self._multiply_adds = bundle.multiply_adds
-        # means and rows, (K, 1), of the qualities that were asked for
+        # means and rows, (K, 1), of the qualities used so far
         self._dense_priors: dict[int, list[I32]] = {}
         self._dequantize = Dequantizer(bundle, "dequantizer")
         for table, low, high in (
@@ -144,10 +139,7 @@ class Ladder(bundles.Model):
 
     @property
     def encoder(self) -> LadderEncoder:
-        """What it encodes with, loaded when it is first asked for.
-
-        Raises EncoderNotFound; BadModel, both naming its file.
-        """
+        """Its encoder, loaded when first used.  Raises EncoderNotFound, BadModel (naming it)."""
         with self._encoder_lock:
             if self._encoder is None:
                 latents = [shape[0] for shape in self.latent_shapes]
@@ -171,9 +163,7 @@ class Ladder(bundles.Model):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """See Model: of the encoder, if its card has any,
-        since it may have been trained anew.
-        """
+        """See Model: those of the encoder, if its card has some, as it may be newer."""
         try:
             figures = self.encoder.card.get("figures")
         except EncoderNotFound:
@@ -181,16 +171,14 @@ class Ladder(bundles.Model):
         return figures if isinstance(figures, dict) else super().figures
 
     def __reduce__(self) -> tuple[type[bundles.Model], tuple[bytes, bytes | Path | None]]:
-        # With the bytes of its encoder: the other process may be on another machine.
+        # With the bytes of its encoder, as the other process may be on another machine.
         try:
             return type(self), (self.stream, read_encoder(self._encoder_source, self.name))
         except ModelError:
             return super().__reduce__()
 
     def transforms(self) -> Any:
-        """Who computes `analysis`, `synthesis`, `backward` and `posterior_of`: the native kernels,
-        or this class itself.
-        """
+        """Computes `analysis`, `synthesis`, `backward`, `posterior_of`: kernels or this class."""
         kernels = native_kernels()
         if kernels is None:
             return self
@@ -217,8 +205,8 @@ class Ladder(bundles.Model):
     def synthesis(
         self, quality: int, n: int, trace: Trace | None = None
     ) -> Generator[Prior, I32, U8]:
-        """Yield each level's (means, rows, features), take its latents in 256ths, return pixels
-        uint8 (N, 28, 28).
+        """Yield (means, rows, features) of each level, receive its latents in 256ths, return the
+        pixels, uint8 (N, 28, 28).
         """
         k = self._dequantize.channels
         mean, row = (np.repeat(prior, n, axis=1) for prior in self.dense_prior(quality))
@@ -232,20 +220,16 @@ class Ladder(bundles.Model):
             if i < len(self._levels):
                 level = self._levels[i]
                 y = yield *level.prior(t, quality, trace), t
-                add(
-                    t,
-                    clipped(level.merge, level.dequantize(y, quality, trace), quality, trace),
-                    trace,
-                )
+                x = level.dequantize(y, quality, trace)
+                add(t, clipped(level.merge, x, quality, trace), trace)
         return unpatches(self._output(t, quality, 0, 255))
 
     def backward(self, g_pixels: F32, g_rows: list[F32], quality: int, trace: Trace) -> list[F32]:
-        """Gradients of a cost by the decoded pixels and by the rows of each 7x7 level -> by the
-        latents of each level.
+        """Gradients of a cost by the decoded pixels and by the rows of each 7x7 level -> gradients
+        by the latents of each level.
 
-        g_pixels: (N, 28, 28); trace: what `synthesis` left, used up here. Symbols are taken as
-        fixed: latents of a level move with their means, which the latents above decide. The
-        rounding is taken for none.
+        g_pixels: (N, 28, 28); trace: from `synthesis`, used up here. Symbols stay fixed: latents of
+        a level move with their means, which depend on the latents above. Rounding is ignored.
         """
         g = self._output.transposed(patches(g_pixels) / np.float32(PIXEL_UNIT), quality)
         g_levels: list[F32] = []
@@ -265,9 +249,7 @@ class Ladder(bundles.Model):
         return [self._dequantize.backward(h, quality, trace), *reversed(g_levels)]
 
     def posterior_of(self, i: int, e: F32, t: F32, quality: int) -> I32:
-        """Latents of level i, as the encoder would have them: int32 (K, 49, N), of the dense level
-        (K, N).
-        """
+        """Latents of level i by the encoder: int32 (K, 49, N), of the dense level (K, N)."""
         encoder = self.encoder
         if i:
             return encoder.levels[i - 1](e, t, quality)
@@ -276,9 +258,7 @@ class Ladder(bundles.Model):
         return encoder.posterior[1](h, quality, -LATENT_MAX, LATENT_MAX).astype(np.int32)
 
     def quantize(self, pixels: U8, quality: int) -> tuple[list[I32], list[I32], U8]:
-        """pixels uint8 (N, 28, 28) -> symbols and rows, int32 (S, N) for each level; decoded
-        pixels.
-        """
+        """uint8 (N, 28, 28) -> symbols and rows, int32 (S, N) for each level; decoded pixels."""
         net, n = self.transforms(), len(pixels)
         found = ladder_search.Attempt(net, self._bits, net.analysis(pixels, quality), n, quality)
         return (
@@ -294,20 +274,18 @@ class Ladder(bundles.Model):
     def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> LadderSymbols:
         """See Coder.  Images of one quality go through the network together."""
         qualities = np.broadcast_to(quality, len(pixels))
-        most = _share_of_a_core(len(pixels))
-        shares = [
-            share
-            for _, images in by(qualities)
-            for share in np.array_split(images, -(-len(images) // most))
-        ]
+        most = _batch_of_a_core(len(pixels))
+        batches: list[I64] = []
+        for _, images in by(qualities):
+            batches += np.array_split(images, -(-len(images) // most))
         analyzed = in_threads(
-            lambda some: self._analyze(pixels[some], int(qualities[some[0]]), effort), shares
+            lambda some: self._analyze(pixels[some], int(qualities[some[0]]), effort), batches
         )
         found = LadderSymbols.join(list(analyzed))
-        return found.of(np.argsort(np.concatenate(shares))) if np.ndim(quality) else found
+        return found.of(np.argsort(np.concatenate(batches))) if np.ndim(quality) else found
 
     def _analyze(self, pixels: U8, quality: int, effort: int) -> LadderSymbols:
-        """Of images that one core takes, at one quality."""
+        """The symbols of a batch, at one quality."""
         net, n = self.transforms(), len(pixels)
         flips, rounds = ladder_search.EFFORTS[effort - 1]
         e = net.analysis(pixels, quality)
@@ -347,7 +325,7 @@ class Ladder(bundles.Model):
         return pixels, bad
 
     def multiply_adds(self, pixels: U8) -> tuple[float, float]:
-        """See Coder: all layers of the synthesis, for encoding those of the encoder too."""
+        """See Model: all layers of the synthesis, and for encoding also those of the encoder."""
         decode = self._multiply_adds
         return decode + self.encoder.multiply_adds, decode
 
@@ -371,14 +349,13 @@ class Ladder(bundles.Model):
     def _decode(
         self, messages: list[bytes], count: int, quality: int, group: int, *, latents: bool
     ) -> tuple[U8, Bools, I16]:
-        """-> pixels, which messages are damaged, dequantized latents int16 (N, all levels'), or (N,
-        0) if nobody wants them.
+        """-> pixels, which messages are damaged, dequantized latents int16 (N, K), or (N, 0) if
+        they are not wanted.
 
-        The coder in numpy needs many lanes side by side, so it takes large batches, whose networks
-        share the cores. The native one does not: there each core decodes small batches of its own
-        from end to end.
+        numpy's coder needs many lanes at once, so it gets large batches, whose networks share the
+        cores. The native coder does not: there each core decodes small batches.
         """
-        most = BATCH_IMAGES if native_kernels() is None else _share_of_a_core(count)
+        most = BATCH_IMAGES if native_kernels() is None else _batch_of_a_core(count)
         size = max(most // group, 1)  # messages
         starts = range(0, -(-count // group), size)
 
@@ -397,9 +374,9 @@ class Ladder(bundles.Model):
     def _decode_batch(
         self, messages: list[bytes], count: int, quality: int, group: int, latents: bool
     ) -> tuple[U8, Bools, I16]:
-        shares = range(0, count, CORE_IMAGES)
+        starts = range(0, count, CORE_IMAGES)
         networks = [
-            self.transforms().synthesis(quality, min(CORE_IMAGES, count - at)) for at in shares
+            self.transforms().synthesis(quality, min(CORE_IMAGES, count - at)) for at in starts
         ]
         priors = list(in_threads(next, networks))
         decoder = self._coder.decoder(messages, group)
@@ -414,31 +391,25 @@ class Ladder(bundles.Model):
         dequantizers = [self._dequantize, *(level.dequantize for level in self._levels)]
         for table, dequantize in zip(self.tables, dequantizers, strict=True):
             rows = [row.reshape(-1, row.shape[-1]) for _, row, _ in priors]
-            codes = decoder.decode(
-                table, rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
-            )
+            codes = decoder.decode(table, np.concatenate(rows, axis=1))
             ys = [
                 residuals_of(codes[:, at : at + CORE_IMAGES]).reshape(mean.shape) + mean
-                for at, (mean, _, _) in zip(shares, priors, strict=True)
+                for at, (mean, _, _) in zip(starts, priors, strict=True)
             ]
             if latents:
                 x = np.concatenate([dequantize(y, quality) for y in ys], axis=-1)
                 dequantized.append(x.reshape(-1, count).T.astype(np.int16))
-            # After the last level these are no priors but the pixels.
-            priors = list(
-                in_threads(lambda pair: send(*pair), list(zip(networks, ys, strict=True)))
-            )
+            # After the last level these are not priors but the pixels.
+            pairs = list(zip(networks, ys, strict=True))
+            priors = list(in_threads(lambda pair: send(*pair), pairs))
         pixels: U8 = np.concatenate(priors)
         state, used_up = decoder.finish()
-        return (
-            pixels,
-            (state != checks(pixels, group)) | ~used_up,
-            np.concatenate(dequantized, axis=1),
-        )
+        damaged = (state != checks(pixels, group)) | ~used_up
+        return pixels, damaged, np.concatenate(dequantized, axis=1)
 
 
-def _share_of_a_core(count: int) -> int:
-    """How many images one core takes at a time: fewer than CORE_IMAGES where there are few, so that
-    all cores have some.
+def _batch_of_a_core(count: int) -> int:
+    """How many images one core works on at a time: fewer than CORE_IMAGES if that leaves no core
+    without work.
     """
     return min(CORE_IMAGES, -(-count // num_cores()))

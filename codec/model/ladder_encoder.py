@@ -1,6 +1,6 @@
 """The encoder of a ladder: the layers that choose its latents.  FORMAT.md 6.5 and 7.4.
 
-It lies in a file of its own, since no decoder needs it: a better one may take its place.
+It is a separate file, since no decoder needs it: a better one can replace it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Posterior:
 
 
 class LadderEncoder:
-    """What chooses the latents of a lossy model: a file beside the model's.  FORMAT.md 6.5 and 7.4.
+    """The encoder of a lossy model, from its file.  FORMAT.md 6.5 and 7.4.
 
-    stream: the bytes of its file. name, model_hash: of its model; t: channels of its features;
-    latents: channels of each of its levels. e may have another number of channels than t. Raises
-    BadModel, also for the encoder of another model.
+    stream: the bytes of its file. name, model_hash: of its model; t: channels of the model's
+    features; latents: channels of each of its levels. The number of channels of e can be another.
+    Raises BadModel, also for the encoder of another model.
     """
 
     ARCHITECTURE = "ladder-1-encoder"
@@ -50,7 +50,7 @@ class LadderEncoder:
             raise BadModel(f"architecture {architecture!r}, wanted {self.ARCHITECTURE!r}")
         of_model, wanted = self.card.get("model_hash"), model_hash.hex()
         if of_model != wanted:
-            raise BadModel(f"of model {of_model}, wanted is that of {name}, {wanted}")
+            raise BadModel(f"the encoder of model {of_model}, not of {name}, {wanted}")
         self.stream = stream
         self.hash = hashlib.sha256(stream).digest()[:MODEL_HASH_BYTES]
         bundle = Bundle(tensors)
@@ -58,21 +58,16 @@ class LadderEncoder:
         self.analysis = residuals(bundle, "analysis")
         self.squeeze = bundle.layer("squeeze", "point")
         self.posterior = [bundle.layer("posterior0", "dense"), bundle.layer("posterior1", "dense")]
-        self.levels = [
-            Posterior(
-                *(
-                    bundle.layer(f"levels.{i}.{part}", "point")
-                    for part in ("posterior0", "posterior1")
-                )
-            )
-            for i in range(len(latents) - 1)
-        ]
+        self.levels: list[Posterior] = []
+        for i in range(len(latents) - 1):
+            names = (f"levels.{i}.posterior0", f"levels.{i}.posterior1")
+            self.levels.append(Posterior(*(bundle.layer(each, "point") for each in names)))
         self.multiply_adds = bundle.multiply_adds
         bundle.finish()
         self._check_channels(t, latents)
 
     def _check_channels(self, t: int, latents: list[int]) -> None:
-        """Raise BadModel unless layers fit together, and to the channels of t and all latents."""
+        """Raise BadModel unless layers fit together, and fit the channels of t and all latents."""
         e, (dense0, dense1) = self.input.outputs, self.posterior
         self.input.check(16)
         for residual in self.analysis:
@@ -104,12 +99,12 @@ def read_encoder(source: bytes | Path | None, name: str) -> bytes:
     if isinstance(source, bytes):
         return source
     if source is None:
-        raise EncoderNotFound(f"model {name} came without its encoder: it only decodes")
+        raise EncoderNotFound(f"model {name} came without its encoder: it can only decode")
     try:
         return read_file(source)
     except FileNotFoundError:
         raise EncoderNotFound(
-            f"model {name} only decodes: the file of its encoder, {source.name}, "
+            f"model {name} can only decode: its encoder file, {source.name}, "
             f"is not in {source.parent}"
         ) from None
     except OSError as error:

@@ -1,11 +1,10 @@
-"""The networks of `codec.model.ladder` on the native kernels: the same integers, several times as
-fast.
+"""The networks of `codec.model.ladder` on the native kernels: the same integers, much faster.
 
-`NativeLadder` is the twin of the transforms in `Ladder`: the same functions, the same results bit
-for bit. What it hands on between them, features and traces, is its own business: features are int16
-(N, 49, channels padded to PAD).
+`NativeLadder` has the transforms of `Ladder`, with the same results bit for bit. Only features and
+traces, which it passes between its own methods, differ: features are int16 (N, 49, channels padded
+to PAD).
 
-How layers are handed to a kernel: `native_layers`.
+How layers are passed to a kernel: `native_layers`.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from codec.arrays import F32, I16, I32, I64, U8, U16
-from codec.coding.lanes_native import address
+from codec.arrays import F32, I16, I32, I64, SIDE, U8, U16
+from codec.coding.native import address, addresses
 from codec.kernels import Kernels
 from codec.model.layers import ACTIVATION_MAX, POSITIONS
 from codec.model.native_layers import NativeLayer, NativeTransposed, Packer, padded
@@ -86,7 +85,7 @@ class NativeLadder:
         self._packer, self._lock = Packer(kernels), threading.Lock()
 
     def _at(self, found: dict[int, T], make: Callable[[Any, Packer, int], T], quality: int) -> T:
-        """What was made for a quality; made once, whatever threads ask for it."""
+        """The structures of a quality; made only once, even by several threads."""
         if quality not in found:
             with self._lock:
                 if quality not in found:
@@ -97,7 +96,7 @@ class NativeLadder:
         """See `Ladder.analysis`; the features are (N, 49, channels)."""
         at, n = self._at(self._encoders, _EncoderQuality, quality), len(pixels)
         pixels = np.ascontiguousarray(pixels)
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (28, 28):
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (SIDE, SIDE):
             raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}")
         e = np.empty((n, POSITIONS, at.input.outputs), np.int16)
         self._kernels.patches(ctypes.addressof(at.input), n, address(pixels), address(e))
@@ -107,9 +106,7 @@ class NativeLadder:
         return e
 
     def posterior_of(self, i: int, e: I16, t: I16, quality: int) -> I32:
-        """See `Ladder.posterior_of`: latents of level i, int32 (K, 49, N),
-        of the dense one (K, N).
-        """
+        """See `Ladder.posterior_of`."""
         at, n = self._at(self._encoders, _EncoderQuality, quality), len(e)
         if not i:
             y = np.empty((at.dense_channels, n), np.int32)
@@ -122,28 +119,17 @@ class NativeLadder:
             return y
         level = at.levels[i - 1]
         y = np.empty((level.channels, POSITIONS, n), np.int32)
-        self._kernels.posterior(
-            ctypes.addressof(level),
-            n,
-            address(e),
-            at.channels,
-            address(t),
-            self._channels,
-            address(y),
-        )
+        features = address(e), at.channels, address(t), self._channels
+        self._kernels.posterior(ctypes.addressof(level), n, *features, address(y))
         return y
 
     def synthesis(
         self, quality: int, n: int, trace: NativeTrace | None = None
     ) -> Generator[tuple[I32, I32, I16], I32, U8]:
-        """See `Ladder.synthesis`; features are (N, 49, channels), and a trace is a list of this
-        class's own.
-        """
-        at, kernels, model = (
-            self._at(self._qualities, _Quality, quality),
-            self._kernels,
-            self._model,
-        )
+        """See `Ladder.synthesis`; features are (N, 49, channels)."""
+        at = self._at(self._qualities, _Quality, quality)
+        kernels = self._kernels
+        model = self._model
         t = np.empty((n, POSITIONS, self._step), np.int16)
 
         def masks(numbers: int) -> int | None:
@@ -169,19 +155,17 @@ class NativeLadder:
             y = yield mean, row, t
             y = _latents(y, mean.shape)
             kernels.merge(here, n, address(y), address(t), masks(merge_numbers))
-        pixels = np.empty((n, 28, 28), np.uint8)
+        pixels = np.empty((n, SIDE, SIDE), np.uint8)
         kernels.unpatches(ctypes.addressof(at.output), n, address(t), address(pixels))
         return pixels
 
     def backward(
         self, g_pixels: F32, g_rows: list[F32], quality: int, trace: NativeTrace
     ) -> list[F32]:
-        """See `Ladder.backward`; the trace stays as it is."""
-        at, kernels, n = (
-            self._at(self._gradients, _GradientQuality, quality),
-            self._kernels,
-            len(g_pixels),
-        )
+        """See `Ladder.backward`; the trace is not used up."""
+        at = self._at(self._gradients, _GradientQuality, quality)
+        kernels = self._kernels
+        n = len(g_pixels)
         g_pixels = np.ascontiguousarray(g_pixels, np.float32)
         g = np.empty((n, POSITIONS, self._step), np.float32)
         kernels.unpatches_backward(ctypes.addressof(at.output), n, address(g_pixels), address(g))
@@ -197,11 +181,7 @@ class NativeLadder:
                 kernels.level_backward(
                     ctypes.addressof(level),
                     n,
-                    address(g),
-                    address(g_row),
-                    address(prior_masks),
-                    address(merge_masks),
-                    address(slopes[-1]),
+                    *addresses(g, g_row, prior_masks, merge_masks, slopes[-1]),
                 )
             stage, count = at.stages[i]
             kernels.residuals_backward(
@@ -245,7 +225,7 @@ def _residuals(stage: list[Any], packer: Packer, quality: int) -> Any:
 
 
 class _Quality:
-    """What synthesis needs at one quality."""
+    """The structures for synthesis at one quality."""
 
     def __init__(self, model: Any, packer: Packer, quality: int) -> None:
         latent_max, last_row = model.LIMITS
@@ -271,14 +251,9 @@ class _Quality:
         for level in model._levels:
             mean, sigma = level.prior_mean, level.prior_sigma
             parts = [
-                (
-                    layer.weight,
-                    layer.rows(quality)[0][..., 0],
-                    layer.rows(quality)[1][:, 0],
-                    low,
-                    high,
-                )
+                (layer.weight, bias[..., 0], multiplier[:, 0], low, high)
                 for layer, low, high in ((mean, -latent_max, latent_max), (sigma, 0, last_row))
+                for bias, multiplier in (layer.rows(quality),)
             ]
             found = _Level(
                 prior0=packer.layer(level.prior0, quality, 0, ACTIVATION_MAX),
@@ -298,17 +273,15 @@ class _Quality:
 
 
 class _EncoderQuality:
-    """What analysis and the posteriors need at one quality."""
+    """The structures for analysis and posteriors at one quality."""
 
     def __init__(self, model: Any, packer: Packer, quality: int) -> None:
         latent_max, _ = model.LIMITS
         encoder = model.encoder
         self.input = packer.layer(encoder.input, quality, -ACTIVATION_MAX, ACTIVATION_MAX)
         self.channels: int = encoder.input.outputs
-        self.analysis, self.num_residuals = (
-            _residuals(encoder.analysis, packer, quality),
-            len(encoder.analysis),
-        )
+        self.analysis = _residuals(encoder.analysis, packer, quality)
+        self.num_residuals = len(encoder.analysis)
         self.squeeze = packer.layer(encoder.squeeze, quality, 0, ACTIVATION_MAX)
         columns = _rows_places(encoder.squeeze.outputs)
         self.posterior0 = packer.layer(
@@ -327,7 +300,7 @@ class _EncoderQuality:
 
 
 class _GradientQuality:
-    """What the way back through the synthesis needs at one quality."""
+    """The structures for the backward pass at one quality."""
 
     def __init__(self, model: Any, packer: Packer, quality: int) -> None:
         places = _rows_places(model._widen.inputs)

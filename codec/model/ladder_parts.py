@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codec.arrays import F32, I32, U8, Integers
+from codec.arrays import F32, I32, SIDE, U8, Integers
 from codec.errors import BadModel
 from codec.format.constants import MAX_QUALITY
 from codec.model.bundle import Bundle
@@ -79,8 +79,8 @@ class Residual:
 
 
 class Dequantizer:
-    """Latents in 256ths of a step -> integers in units of 1 / DEQUANTIZED_UNIT, by a table of the
-    bundle: (ROWS, K).
+    """Latents in 256ths of a step -> integers in units of 1 / DEQUANTIZED_UNIT, by a table (ROWS,
+    K) of the bundle.
     """
 
     def __init__(self, bundle: Bundle, name: str) -> None:
@@ -94,23 +94,18 @@ class Dequantizer:
         """y: int32 (K, ...), |y| < 2**24."""
         x = y.astype(np.float32) * _column(self.multiplier(quality), y.ndim)
         np.rint(x, out=x)
-        return traced(
-            limit(x, -DEQUANTIZED_MAX, DEQUANTIZED_MAX), -DEQUANTIZED_MAX, DEQUANTIZED_MAX, trace
-        )
+        limit(x, -DEQUANTIZED_MAX, DEQUANTIZED_MAX)
+        return traced(x, -DEQUANTIZED_MAX, DEQUANTIZED_MAX, trace)
 
     def backward(self, g: F32, quality: int, trace: Trace) -> F32:
         """Gradient by the result -> gradient by latents."""
         return g * trace.pop() * _column(self.multiplier(quality), g.ndim)
 
     def multiplier(self, quality: int) -> F32:
-        """float32 (K,): what a 256th of a step is at a quality,
-        in units of 1 / DEQUANTIZED_UNIT.
-        """
+        """A 256th of a step at a quality, in units of 1 / DEQUANTIZED_UNIT: float32 (K,)."""
         if quality not in self._multipliers:
-            multiplier = interpolate(self._table, quality).astype(np.float32) * np.float32(
-                2.0**-DEQUANTIZER_BITS
-            )
-            self._multipliers[quality] = multiplier
+            multiplier = interpolate(self._table, quality).astype(np.float32)
+            self._multipliers[quality] = multiplier * np.float32(2.0**-DEQUANTIZER_BITS)
         return self._multipliers[quality]
 
 
@@ -121,7 +116,7 @@ def _column(values: F32, ndim: int) -> F32:
 
 @dataclass(frozen=True)
 class Level:
-    """A 7x7 level of latents: prior from t, and the way of the latents back into t."""
+    """A 7x7 level of latents: the prior from t, and how its latents change t."""
 
     prior0: Layer
     prior_mean: Layer
@@ -130,7 +125,7 @@ class Level:
     dequantize: Dequantizer
 
     def check(self, c: int) -> None:
-        """Raise BadModel unless its layers fit together, and to c channels of t."""
+        """Raise BadModel unless its layers fit together, and fit c channels of t."""
         self.prior0.check(c)
         self.prior_mean.check(self.prior0.outputs, self.dequantize.channels)
         self.prior_sigma.check(self.prior0.outputs, self.dequantize.channels)
@@ -145,16 +140,13 @@ class Level:
 
     def prior_backward(self, g_mean: F32, g_row: F32, quality: int, trace: Trace) -> F32:
         """Gradients of means and rows -> gradient of t."""
-        h = self.prior_sigma.transposed(g_row * trace.pop(), quality) + self.prior_mean.transposed(
-            g_mean, quality
-        )
+        h = self.prior_sigma.transposed(g_row * trace.pop(), quality)
+        h = h + self.prior_mean.transposed(g_mean, quality)
         return self.prior0.transposed(h * trace.pop(), quality)
 
 
 def patches(pixels: U8 | F32) -> F32:
-    """(N, 28, 28) -> (16, 49, N): channel 4 * y + x of a patch is PIXEL_UNIT times its pixel (y,
-    x).
-    """
+    """(N, 28, 28) -> (16, 49, N): channel 4 * y + x is PIXEL_UNIT times pixel (y, x) of a patch."""
     n = len(pixels)
     cut = pixels.reshape(n, GRID, 4, GRID, 4).transpose(2, 4, 1, 3, 0).reshape(16, POSITIONS, n)
     return cut.astype(np.float32) * np.float32(PIXEL_UNIT)
@@ -162,10 +154,8 @@ def patches(pixels: U8 | F32) -> F32:
 
 def unpatches(x: F32) -> U8:
     """(16, 49, N) integers 0..255 -> uint8 (N, 28, 28)."""
-    n = x.shape[2]
-    return (
-        x.astype(np.uint8).reshape(4, 4, GRID, GRID, n).transpose(4, 2, 0, 3, 1).reshape(n, 28, 28)
-    )
+    cut = x.astype(np.uint8).reshape(4, 4, GRID, GRID, -1)
+    return cut.transpose(4, 2, 0, 3, 1).reshape(-1, SIDE, SIDE)
 
 
 def residuals(bundle: Bundle, prefix: str) -> list[Residual]:

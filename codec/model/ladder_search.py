@@ -1,39 +1,39 @@
-"""Better symbols for the same decoder: what the encoder does with more time (`--effort`).
+"""Better symbols for the same decoder: how the encoder uses more time (`--effort`).
 
 The cost of an image is lambda * SSE + bits, both exact: SSE of the pixels that the decoder will
 show, bits by the rows of the CDF tables. Two kinds of search lower it. No image ever costs more
 than before.
 
-**Flips** come first. The encoder rounds each latent to a whole number of steps. Where the latent
-was near the edge of rounding, the other whole number is as good a choice; and everything below
-follows: the encoder sees what the decoder has so far, and encodes all later levels anew. So a flip
-is one more encoding of the image, by chance better or worse, and the better one is kept. The upper
-latents change most, so they are tried first, nearest edge first.
+**Flips** come first. The encoder rounds each latent to a whole number of steps. If a latent is near
+the edge of rounding, the other whole number is as good a choice; all later levels are then encoded
+again, from what the decoder has so far. So a flip is one more encoding of the image, by chance
+better or worse, and the better one is kept. The upper latents change most, so they are tried first,
+those nearest to an edge before others.
 
-**Rounds** follow at high efforts. One backward pass through the synthesis predicts what each change
-of one symbol by one would do to the cost, all other symbols kept:
+**Rounds** follow at high efforts. One backward pass through the synthesis predicts how each change
+of one symbol by one would change the cost, with all other symbols kept:
 
     change = bits(row, symbol + d) - bits(row, symbol)  +  slope * d  +  curvature     d = -1 or 1
 
 Each round makes the most promising changes of each image at once, decodes, and keeps them if the
-exact cost fell; then it tries more of them, else fewer.
+exact cost fell. The next round tries more changes if so, else fewer.
 
 READ ME FIRST
 - Why flips are worth so much: a change of an upper latent with the symbols below kept costs 20 to
   40 bits; encoded anew, 0.5 to 3.5 on average, with a wide spread, and a third to a half of the
   flips are gains. One flip gives more than nine rounds.
-- The curvature is what makes the prediction of a round good: without it (or with one constant for
+- The curvature makes the prediction of a round good: without it (or with one constant for
   all) rounds found nothing above 25 bytes. It is the squared length of the pixels' derivative by a
   latent, estimated with backward passes of random signs: the expectation of (J^T v)**2 is the
   diagonal of J^T J (Hutchinson's estimator; Bekas, Kokiopoulou, Saad 2007).
 - All that is summed is integer, so the result is the same on every machine: gradients are rounded
   so that the products are exact (`Layer.transposed`), bits are in units of 1 / BIT_UNIT, signs come
-  from a generator that is frozen. And each image is searched for itself, whatever else is in the
+  from a generator that is frozen. The search of an image does not depend on the others of its
   batch.
 - In rounds symbols stay as they are when those above them change: their latents move with the
   means.
 
-It knows no model files and no bytes; `Transforms` is what it needs of a model.
+It does not know model files or bytes; `Transforms` is the part of a model that it uses.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from codec.arrays import F32, F64, I32, I64, U8, Bools
+from codec.arrays import F32, F64, I32, I64, SIDE, U8, Bools
 from codec.coding import rans
 from codec.coding.signed import to_codes
 from codec.model.ladder_parts import STEP_BITS, STEP_UNIT
@@ -74,7 +74,7 @@ EFFORTS = (
     Effort(24, 100),  # effort 9
 )
 MAX_EFFORT = len(EFFORTS)
-# of the distance from the middle of rounding, by level: what lies above is tried first
+# weights of the distance from the middle of rounding, by level: upper levels are tried first
 FLIP_WEIGHTS = (10, 8, 6)
 PROBES = 8  # backward passes for the curvature
 CURVATURE = 0.75  # of the estimate: a change follows where it bends less than on average
@@ -87,7 +87,7 @@ DEAD_ZONE = 2
 
 
 class Transforms(Protocol):
-    """What of a model is searched: see `Ladder`."""
+    """The part of a model that the search uses: see `Ladder`."""
 
     tables: list[rans.CdfTable]
 
@@ -128,11 +128,11 @@ class BitTable:
 
 
 class Attempt:
-    """One encoding of N images: of each level (K, ...) symbols and rows, int32; offsets, int32, how
-    far in 256ths of a step the encoder's latents lie from the symbols; and the decoded pixels.
+    """One encoding of N images: for each level symbols, rows and offsets, int32 (K, ...); and the
+    decoded pixels.  Offsets are the distances of latents from symbols, in 256ths of a step.
 
-    e: the features of the images; flips: of each level what is added to its symbols, -1, 0 or 1;
-    dense: what `posterior_of` says of level 0, if that is known.
+    e: the features of the images; flips: for each level -1, 0 or 1, to add to its symbols; dense:
+    `posterior_of` of level 0, if it is known.
     """
 
     def __init__(
@@ -179,21 +179,15 @@ class Attempt:
         return _flat(self.rows)
 
     def take(self, images: Bools, other: Attempt) -> None:
-        """Take over some images of another attempt."""
-        for mine, its in (
-            (self.symbols, other.symbols),
-            (self.rows, other.rows),
-            (self.offsets, other.offsets),
-        ):
-            for one, better in zip(mine, its, strict=True):
-                np.copyto(one, better, where=images)
+        """Copy some images of another attempt."""
+        mine = (*self.symbols, *self.rows, *self.offsets)
+        for one, better in zip(mine, (*other.symbols, *other.rows, *other.offsets), strict=True):
+            np.copyto(one, better, where=images)
         self.pixels[images], self.bits[images] = other.pixels[images], other.bits[images]
 
 
 class Trial:
-    """One decoding of symbols (S, N) of all levels: their cost, and on demand what changes would do
-    to it.
-    """
+    """One decoding of symbols (S, N) of all levels: their cost, and what changes would do to it."""
 
     def __init__(self, search: Search, symbols: I32) -> None:
         n = symbols.shape[1]
@@ -206,7 +200,7 @@ class Trial:
         for table in search.bits:
             end = at + row.size // n
             highest = table.highest[row]
-            # the row may have become another one
+            # a change above can change the row
             chosen = np.clip(symbols[at:end].reshape(row.shape), -highest, highest)
             bits += table(row, chosen).reshape(-1, n).sum(axis=0, dtype=np.int64)
             self._symbols.append(chosen)
@@ -230,25 +224,21 @@ class Trial:
         return _flat(self._rows)
 
     def curvature(self) -> list[F32]:
-        """Of each level: the estimated second-order part of what one step costs in distortion, in
-        bits.
-        """
+        """The estimated second-order change of distortion by one step, in bits, for each level."""
         signs = np.random.RandomState(0)  # its stream is frozen
         flat = [np.zeros(row.shape, np.float32) for row in self._rows[1:]]
         total = [np.zeros(row.shape, np.float32) for row in self._rows]
         ladder, quality = self._search.ladder, self._search.quality
         for _ in range(PROBES):
-            v = np.broadcast_to(2 * signs.randint(0, 2, (28, 28)) - 1, self.pixels.shape).astype(
-                np.float32
-            )
-            for sum_, g in zip(
-                total, ladder.backward(v, flat, quality, list(self._trace)), strict=True
-            ):
+            probe = 2 * signs.randint(0, 2, (SIDE, SIDE)) - 1
+            v = np.broadcast_to(probe, self.pixels.shape).astype(np.float32)
+            gradients = ladder.backward(v, flat, quality, list(self._trace))
+            for sum_, g in zip(total, gradients, strict=True):
                 sum_ += np.square(g)
         scale = np.float32(CURVATURE * self._search.weight * STEP_UNIT**2 / PROBES)
         total = [sum_ * scale for sum_ in total]
-        # Half of a 7x7 level's is taken from its channel: the estimates are noisy. In whole 16ths:
-        # exact in any order.
+        # In 7x7 levels half of it is the mean of the channel, as estimates are noisy. Sums are of
+        # whole 16ths: exact in any order.
         channels = [
             np.rint(sum_ * 16).sum(axis=1, dtype=np.float64)[:, None] / (16 * sum_[0].shape[0])
             for sum_ in total[1:]
@@ -260,26 +250,16 @@ class Trial:
         return [total[0], *halves]
 
     def changes(self, curvature: list[F32]) -> tuple[F32, I32]:
-        """-> predicted change of the cost by the better one of the two steps of each symbol, and
-        that step: (S, N).
-        """
+        """-> change of the cost by the better step of each symbol, and that step: (S, N)."""
         search = self._search
         g_rows: list[F32] = []
         for table, row, s in zip(search.bits[1:], self._rows[1:], self._symbols[1:], strict=True):
             above, below = np.minimum(row + 1, len(table.bits) - 1), np.maximum(row - 1, 1)
-            rise = (
-                np.minimum(table(above, s), 64 * BIT_UNIT)
-                - np.minimum(table(below, s), 64 * BIT_UNIT)
-            ) / BIT_UNIT
-            g_rows.append(
-                np.where(row > 0, rise / np.maximum(above - below, 1), 0).astype(np.float32)
-            )
-        slopes = search.ladder.backward(
-            (2 * search.weight * self._error).astype(np.float32),
-            g_rows,
-            search.quality,
-            self._trace,
-        )
+            high, low = (np.minimum(table(each, s), 64 * BIT_UNIT) for each in (above, below))
+            slope = (high - low) / BIT_UNIT / np.maximum(above - below, 1)
+            g_rows.append(np.where(row > 0, slope, 0).astype(np.float32))
+        g_pixels = (2 * search.weight * self._error).astype(np.float32)
+        slopes = search.ladder.backward(g_pixels, g_rows, search.quality, self._trace)
         predicted: list[F32] = []
         steps: list[I32] = []
         for table, row, s, slope, bend in zip(
@@ -288,18 +268,16 @@ class Trial:
             now = table(row, s)
             down = (table(row, s - 1) - now) / np.float32(BIT_UNIT) - slope * STEP_UNIT
             up = (table(row, s + 1) - now) / np.float32(BIT_UNIT) + slope * STEP_UNIT
-            predicted.append(
-                np.where(row == 0, np.float32(IMPOSSIBLE), np.minimum(down, up) + bend).astype(
-                    np.float32
-                )
-            )
+            change = np.where(row == 0, np.float32(IMPOSSIBLE), np.minimum(down, up) + bend)
+            predicted.append(change.astype(np.float32))
             steps.append(np.where(down < up, -1, 1).astype(np.int32))
         return _flat(predicted), _flat(steps)
 
 
 class Search:
-    """Refinement of one batch of images at one quality.  lmbda: weight of the SSE of pixels in 0..1
-    against bits.
+    """Refinement of one batch of images, uint8 (N, 28, 28), at one quality.
+
+    lmbda: weight of the SSE of pixels in 0..1 against bits.
     """
 
     def __init__(
@@ -310,17 +288,13 @@ class Search:
         self.weight = float(np.float32(lmbda / 255**2))
 
     def cost(self, pixels: U8, bits: I64) -> F64:
-        """lambda * SSE + bits of each image, from decoded pixels and bits in units
-        of 1 / BIT_UNIT.
-        """
+        """lambda * SSE + bits of each image, from decoded pixels, and bits in 1 / BIT_UNIT."""
         sse = np.square(pixels.astype(np.int32) - self.pixels).sum(axis=(1, 2), dtype=np.int64)
         found: F64 = self.weight * sse + bits / BIT_UNIT
         return found
 
     def flip(self, attempt: Attempt, e: Any, count: int) -> None:
-        """Try `count` flips of each image of an attempt and leave the best in it.  e: the features
-        of the images.
-        """
+        """Try `count` flips of each image of an attempt, and keep the best.  e: their features."""
         n, every = len(self.pixels), np.arange(len(self.pixels))
         shapes = [attempt.symbols[i].shape for i in range(min(len(FLIP_WEIGHTS), len(self.bits)))]
         ends = np.cumsum([0, *(math.prod(shape[:-1]) for shape in shapes)])
@@ -328,11 +302,9 @@ class Search:
         flips, untried = np.zeros((ends[-1], n), np.int32), np.ones((ends[-1], n), np.int32)
         cost = self.cost(attempt.pixels, attempt.bits)
         for _ in range(count):
-            offsets, rows = (
-                _flat(attempt.offsets[: len(shapes)]),
-                _flat(attempt.rows[: len(shapes)]),
-            )
-            # A flip that was tried, or is in use, is never asked again; row 0 has no other symbol.
+            offsets = _flat(attempt.offsets[: len(shapes)])
+            rows = _flat(attempt.rows[: len(shapes)])
+            # Each flip is tried once; row 0 has no other symbol.
             chosen = (np.abs(offsets) * weights * untried * (rows > 0)).argmax(axis=0), every
             untried[chosen] = 0
             tried = flips.copy()
@@ -348,9 +320,7 @@ class Search:
             cost, flips = np.where(better, its_cost, cost), np.where(better, tried, flips)
 
     def refine(self, symbols: I32, rounds: int) -> tuple[I32, I32, U8]:
-        """Symbols (S, N) of all levels -> better ones, their rows, decoded pixels; of no image a
-        higher cost.
-        """
+        """Symbols (S, N) of all levels -> better ones, their rows, decoded pixels."""
         trial = Trial(self, symbols)
         symbols, rows, pixels, cost = trial.symbols, trial.rows, trial.pixels, trial.cost
         curvature = trial.curvature()
@@ -363,25 +333,19 @@ class Search:
             trial = Trial(self, symbols + np.where(chosen, steps, 0))
             better = trial.cost < cost
             made = chosen.sum(axis=0)
-            # alone, and no gain: not again
+            # a single change without a gain is not tried again
             predicted[chosen & (~better & (made <= 1))] = IMPOSSIBLE
-            symbols, rows = (
-                np.where(better, trial.symbols, symbols),
-                np.where(better, trial.rows, rows),
-            )
-            pixels, cost = (
-                np.where(better[:, None, None], trial.pixels, pixels),
-                np.where(better, trial.cost, cost),
-            )
+            symbols = np.where(better, trial.symbols, symbols)
+            rows = np.where(better, trial.rows, rows)
+            pixels = np.where(better[:, None, None], trial.pixels, pixels)
+            cost = np.where(better, trial.cost, cost)
             num_changes = np.where(
                 better, made + np.maximum(made // 2, 1), np.maximum(made // 2, 1)
             )
             if number < rounds - 1:
                 again, steps_again = trial.changes(curvature)
-                predicted, steps = (
-                    np.where(better, again, predicted),
-                    np.where(better, steps_again, steps),
-                )
+                predicted = np.where(better, again, predicted)
+                steps = np.where(better, steps_again, steps)
         return symbols, rows, pixels
 
 

@@ -1,4 +1,4 @@
-"""The symbols of a ladder, and their way into messages and out of them.  FORMAT.md 5.3.
+"""The symbols of a ladder <-> messages.  FORMAT.md 5.3.
 
 A symbol is a whole number of steps from the mean of its latent. It is coded by a row of its level's
 CDF table; row 0 is certain: its symbol is 0, and is not coded at all.
@@ -15,25 +15,25 @@ import numpy as np
 from codec.arrays import F64, I16, I32, I64, U8, U32, Bools, Integers
 from codec.coding import rans
 from codec.coding.lanes import Compact, GroupDecoder, checks, to_lanes
-from codec.coding.lanes_native import NativeGroupDecoder, encode_groups
+from codec.coding.native import NativeGroupDecoder, encode_groups
 from codec.coding.signed import from_codes
 from codec.errors import BadModel
 from codec.kernels import active as native_kernels
 from codec.model.bundle import Bundle
 from codec.model.ladder_parts import MAX_SYMBOLS, NUM_SIGMAS, STEP_UNIT
 
-# Images whose lanes numpy codes side by side. No byte depends on it.
+# Images that numpy codes at once. No byte depends on it.
 LANE_IMAGES = 2048
-# Of each code its symbol in 256ths of a step.
+# The symbol of each code, in 256ths of a step.
 _RESIDUALS = (STEP_UNIT * from_codes(np.arange(MAX_SYMBOLS))).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class LadderSymbols:
-    """What is coded of N images: see `base.Symbols`.
+    """The symbols of N images: see `base.Symbols`.
 
-    codes: uint8 (S, N), of all levels; rows: int16 (S, N), rows of the CDF tables, counted from the
-    first one's; pixels: uint8 (N, 28, 28).
+    codes: uint8 (S, N), of all levels; rows: int16 (S, N), rows of the CDF tables, numbered through
+    all tables; pixels: uint8 (N, 28, 28).
     """
 
     codes: U8
@@ -44,7 +44,7 @@ class LadderSymbols:
         return LadderSymbols(self.codes[:, images], self.rows[:, images], self.pixels[images])
 
     def put(self, images: Integers, others: LadderSymbols) -> None:
-        """Put those of `others` in the place of some images, given by number."""
+        """Replace the symbols of some images, given by number."""
         self.codes[:, images] = others.codes
         self.rows[:, images] = others.rows
         self.pixels[images] = others.pixels
@@ -76,7 +76,7 @@ class SymbolCoder:
     def _joined(self) -> tuple[U32, U32]:
         """start and freq of all levels, (rows, symbols): the tables one below the other.
 
-        Row 0 of the first stands for all that is certain.
+        Row 0 of the first table stands for row 0 of all.
         """
         return (
             np.concatenate([table.start for table in self.tables]),
@@ -85,7 +85,7 @@ class SymbolCoder:
 
     @cached_property
     def _cells(self) -> U32:
-        """start and freq as the native coder reads them: (rows, symbols, 2)."""
+        """start and freq for the native coder: (rows, symbols, 2)."""
         return np.ascontiguousarray(np.stack(self._joined, axis=2))
 
     @cached_property
@@ -101,9 +101,7 @@ class SymbolCoder:
         return float(self._bits.ravel().take(where).sum())
 
     def pack_parts(self, parts: list[LadderSymbols], group: int) -> list[list[bytes]]:
-        """See Coder.  numpy codes the lanes of all parts side by side: no table depends on the
-        quality, and a step costs by itself.
-        """
+        """See Coder.  numpy codes the lanes of all parts at once, as each step has a fixed cost."""
         kernels = native_kernels()
         if kernels is not None:
             return [
@@ -132,7 +130,7 @@ class SymbolCoder:
         return messages
 
     def decoder(self, messages: list[bytes], group: int) -> SymbolDecoder:
-        """The decoder of messages, to be asked level by level."""
+        """A decoder of messages, which decodes level by level."""
         kernels = native_kernels()
         if kernels is None:
             return GroupDecoder(messages, group)
@@ -140,31 +138,22 @@ class SymbolCoder:
 
 
 def residuals_of(codes: U8) -> I32:
-    """Codes -> how far the latents lie from their means, in 256ths of a step."""
+    """Codes -> differences of the latents from their means, in 256ths of a step."""
     return _RESIDUALS[codes]
 
 
 def tables_of(bundle: Bundle, num_levels: int) -> list[rans.CdfTable]:
     """The CDF tables of a bundle, one for each level."""
     cdf = bundle.pop("cdf")
-    if (
-        cdf.ndim != 3
-        or cdf.shape[:2] != (num_levels, NUM_SIGMAS)
-        or not 2 <= cdf.shape[2] <= MAX_SYMBOLS + 1
-    ):
-        raise BadModel(
-            f"cdf has shape {cdf.shape}, wanted ({num_levels}, {NUM_SIGMAS}, 2 to "
-            f"{MAX_SYMBOLS + 1})"
-        )
+    fits = cdf.ndim == 3 and cdf.shape[:2] == (num_levels, NUM_SIGMAS)
+    if not fits or not 2 <= cdf.shape[2] <= MAX_SYMBOLS + 1:
+        wanted = f"({num_levels}, {NUM_SIGMAS}, 2 to {MAX_SYMBOLS + 1})"
+        raise BadModel(f"cdf has shape {cdf.shape}, wanted {wanted}")
     freq = np.diff(cdf.astype(np.int64), axis=2)
     used = np.count_nonzero(freq, axis=2)
     tail = np.arange(freq.shape[2]) >= used[..., None]
-    if (
-        (cdf[..., 0] != 0).any()
-        or (cdf[..., -1] != rans.TOTAL).any()
-        or (freq < 0).any()
-        or freq[tail].any()
-    ):
+    ends = (cdf[..., 0] == 0).all() and (cdf[..., -1] == rans.TOTAL).all()
+    if not ends or (freq < 0).any() or freq[tail].any():
         raise BadModel("a CDF row does not run from 0 to 2**16, or has a gap")
     if (used % 2 == 0).any() or (used[:, 0] != 1).any():
         raise BadModel("a CDF row has an even number of symbols, or row 0 is not certain")

@@ -1,10 +1,10 @@
-"""Exact integer layers on numpy; knows no codec.  FORMAT.md 6.
+"""Exact integer layers on numpy, independent of the codec.  FORMAT.md 6.
 
 READ ME FIRST
 - All numbers are small integers held in float32, so that a matrix product runs at BLAS speed and is
   still exact: while every partial sum stays below 2**24 in size, float32 adds integers without
   rounding, in any order, with or without fused multiply-add, on any number of threads. `Layer`
-  proves that bound from its weights and refuses to exist without.
+  checks that bound with its weights.
 - Features lie as (channels, positions, images), images innermost: every layer is one product over
   all images of a batch, a 3x3 neighbour is a contiguous run, and no axis is ever moved.
 - After each product: rint(float32(sum + bias) * multiplier). The float32 product rounds once, to 24
@@ -34,13 +34,12 @@ MULTIPLIER_BITS = 24  # multipliers are integers in units of 2**-24, at most 2**
 MOST_GRADIENT_BITS = 14  # 2**14 is a number of 16 bits
 # gradients below 2**-64 are as good as none, and their scale would leave float32
 LEAST_EXPONENT = -64
-# for so many a bias of each position is spread out beforehand: in runs so short it takes 8 times as
-# long to add
+# For so few images, a bias by position is first repeated for each: adding it takes 8 times as long
+# otherwise.
 _FEW_IMAGES = 16
-# Numbers in numpy's buffer while a column is applied to all images: where two rows fit into it,
-# numpy (2.3 and on) copies the column out to their length first, which takes as long as the work
-# itself (16 images) or twice as long (48). arrays of fewer numbers take less time than the changing
-# of the buffer
+# Numbers in numpy's buffer while a column is applied to all images. If two rows fit into it, numpy
+# (2.3 and later) first copies the column to their length, which takes as long as the work itself
+# (16 images) or twice as long (48). Smaller arrays take less time than changing the buffer.
 _BUFFER, _BUFFERED = 64, 1 << 16
 
 
@@ -71,15 +70,10 @@ class Layer:
         input_max: int = ACTIVATION_MAX,
     ) -> None:
         outputs = weight.shape[0] if weight.ndim else 0
-        fits = (
-            weight.shape[2:] == {"conv": (3, 3)}.get(kind, ()) and weight.ndim >= 2 and weight.size
-        )
-        fits = (
-            fits
-            and bias.shape in ((outputs,), (outputs, POSITIONS))
-            and (kind in ("point", "conv") or bias.ndim == 1)
-        )
-        fits = fits and shift.shape == multiplier.shape
+        kernel = (3, 3) if kind == "conv" else ()
+        biases = [(outputs,), (outputs, POSITIONS)][: 2 if kind in ("point", "conv") else 1]
+        fits = weight.ndim >= 2 and weight.size and weight.shape[2:] == kernel
+        fits = fits and bias.shape in biases and shift.shape == multiplier.shape
         if not fits or shift.shape not in ((1, outputs), (ROWS, outputs)):
             raise BadModel(
                 f"{name}: no {kind} layer has weight {weight.shape}, bias {bias.shape}, "
@@ -116,7 +110,7 @@ class Layer:
         return int(self.weight.size) * (POSITIONS if self.kind in ("point", "conv") else 1)
 
     def check(self, inputs: int, outputs: int | None = None) -> None:
-        """Raise BadModel unless it takes so many numbers, and gives so many."""
+        """Raise BadModel unless it takes `inputs` numbers and gives `outputs`."""
         for what, found, wanted in (
             ("takes", self.inputs, inputs),
             ("gives", self.outputs, outputs),
@@ -133,9 +127,8 @@ class Layer:
             shift = interpolate(self._shift, quality)
             bias = self._bias + (shift[:, None] if self._bias.ndim == 2 else shift)
             # 1..2**24 in units of 2**-24: exact in float32.
-            multiplier = interpolate(self._multiplier, quality).astype(np.float32) * np.float32(
-                2.0**-MULTIPLIER_BITS
-            )
+            multiplier = interpolate(self._multiplier, quality).astype(np.float32)
+            multiplier *= np.float32(2.0**-MULTIPLIER_BITS)
             self._rows[quality] = bias[..., None].astype(np.float32), multiplier[..., None]
         return self._rows[quality]
 
@@ -167,9 +160,7 @@ class Layer:
         return limit(y, low, high).reshape(self.outputs, *x.shape[1:])
 
     def _spread_bias(self, bias: F32, quality: int, images: int) -> F32:
-        """bias (O, 49, 1) -> (O, 49 * images); the last one is kept, since random access asks for
-        the same again and again.
-        """
+        """bias (O, 49, 1) -> (O, 49 * images); the last one is kept for random access."""
         spread = self._spread
         if spread is None or spread[:2] != (quality, images):
             self._spread = spread = quality, images, np.repeat(bias[..., 0], images, axis=1)
@@ -179,8 +170,7 @@ class Layer:
         """The weight, as it is kept, applied to x."""
         if self.kind != "conv":
             return weight @ x.reshape(weight.shape[1], -1)
-        # Each row of the 3x3 by itself, and moved afterwards: three copies of x are enough, not
-        # nine.
+        # Each row of the 3x3 alone, and shifted afterwards: that needs three copies of x, not nine.
         above, y, below = (weight @ _columns(x)).reshape(3, len(weight) // 3, -1)
         row = x.shape[-1] * GRID  # numbers of a channel in one row of the grid
         y[:, row:] += above[:, :-row]
@@ -188,11 +178,10 @@ class Layer:
         return y
 
     def transposed(self, g: F32, quality: int) -> F32:
-        """Gradient by the output -> gradient by the input, the rounding taken for none.  Not of
-        kind "row".
+        """Gradient by the output -> gradient by the input; rounding is ignored.  Not for "row".
 
-        Of each image (the last axis) the gradient is rounded to as many bits as keep all sums
-        exact: it comes out the same in any order, and depends on no other image.
+        The gradient of each image (the last axis) is rounded to so many bits that all sums are
+        exact: the result is the same in any order, and does not depend on other images.
         """
         g = g * self.rows(quality)[1].reshape((-1,) + (1,) * (g.ndim - 1))
         size = np.abs(g).max(axis=tuple(range(g.ndim - 1)))
@@ -207,9 +196,7 @@ class Layer:
 
     @cached_property
     def gradient_bits(self) -> int:
-        """How many bits the integers in `transposed` may have: no sum reaches EXACT_LIMIT, and each
-        fits 16 bits.
-        """
+        """Bits of the integers in `transposed`: no sum reaches EXACT_LIMIT, and each fits int16."""
         weight = np.abs(self.weight.astype(np.int64)).reshape(self.outputs, self.inputs, -1)
         reach = int(weight.sum(axis=(0, 2)).max())
         return min((EXACT_LIMIT // max(reach, 1)).bit_length() - 2, MOST_GRADIENT_BITS)
@@ -225,8 +212,8 @@ class Layer:
 
 
 def interpolate(table: Integers, quality: int) -> I64:
-    """Row of a table (R, O) at a quality: on the line between its two nearest rows, halves rounded
-    up; from 99 on the last.
+    """Row of a table (R, O) at a quality, linear between the two nearest rows, halves rounded up;
+    from 99 on the last row.
     """
     if len(table) == 1:
         return np.array(table[0], np.int64)
@@ -253,10 +240,9 @@ _scratch = _Scratch()
 
 
 def _columns(x: F32) -> F32:
-    """(K, 49, N) -> (3 * K, 49 * N): the grid moved to the right, as it is, and to the left, zeros
-    moved in.
+    """(K, 49, N) -> (3 * K, 49 * N): the grid shifted to the right, unchanged, and to the left.
 
-    The result is overwritten by the next call in the same thread.
+    The next call in the same thread overwrites the result.
     """
     k, _, n = x.shape
     columns, grid = _scratch.of_shape(k, n), x.reshape(k, GRID, GRID, n)
@@ -267,19 +253,16 @@ def _columns(x: F32) -> F32:
 
 
 def limit(x: F32, low: int, high: int) -> F32:
-    """Clip x in place; returns x.  (The method, with float32 bounds: seven times as fast as
-    np.minimum, np.maximum.)
-    """
+    """Clip x in place; return x.  (Seven times as fast as np.minimum and np.maximum.)"""
     return x.clip(np.float32(low), np.float32(high), out=x)
 
 
-# What a backward pass needs of a forward one: at each clipping, in order, which numbers were not
-# clipped.
+# For the backward pass: which numbers were not clipped, at each clipping, in order.
 Trace = list[Bools]
 
 
 def traced(x: F32, low: int, high: int, trace: Trace | None) -> F32:
-    """Returns x, which has been clipped to low..high; if there is a trace, it is told."""
+    """Return x, which has been clipped to low..high; add to the trace which numbers were not."""
     if trace is not None:
         trace.append((x > low) & (x < high))
     return x
@@ -292,9 +275,8 @@ def rectified(layer: Layer, x: F32, quality: int, trace: Trace | None = None) ->
 
 def clipped(layer: Layer, x: F32, quality: int, trace: Trace | None = None) -> F32:
     """`layer` clipped to -ACTIVATION_MAX..ACTIVATION_MAX."""
-    return traced(
-        layer(x, quality, -ACTIVATION_MAX, ACTIVATION_MAX), -ACTIVATION_MAX, ACTIVATION_MAX, trace
-    )
+    low, high = -ACTIVATION_MAX, ACTIVATION_MAX
+    return traced(layer(x, quality, low, high), low, high, trace)
 
 
 def add(x: F32, y: F32, trace: Trace | None = None) -> F32:

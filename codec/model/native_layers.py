@@ -1,11 +1,11 @@
-"""Layers as the native kernels read them.
+"""Layers for the native kernels.
 
 READ ME FIRST
 - The structures mirror those of kernels/*.h, field by field; kernels/version.h is raised when they
   change.
 - A kernel trusts its arguments. So every array is made here, or its shape and layout are checked
   here.
-- Weights are packed once; biases and multipliers once for each quality that is asked for.
+- Weights are packed once; biases and multipliers once for each quality that is used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.arrays import I32, I64, Integers
-from codec.coding.lanes_native import address
+from codec.coding.native import address
 from codec.kernels import Kernels
 from codec.model.layers import POSITIONS, Layer
 
@@ -53,13 +53,13 @@ class Packer:
         self._kept: list[npt.NDArray[Any]] = []
 
     def keep(self, array: npt.NDArray[Any]) -> int:
-        """The address of an array that lives as long as this."""
+        """The address of an array, which is kept alive."""
         array = np.ascontiguousarray(array)
         self._kept.append(array)
         return cast(int, address(array))
 
     def weight(self, key: Any, weight: Integers) -> int:
-        """Address of a weight (O, K) or (O, K, 3, 3), packed; of one key it is always the same."""
+        """Address of a packed weight (O, K) or (O, K, 3, 3), packed once for each key."""
         if key not in self._packed:
             taps = 9 if weight.ndim == 4 else 1
             source = np.ascontiguousarray(weight, np.int16)
@@ -75,9 +75,7 @@ class Packer:
         dtype: type[np.generic],
         order: I64 | None = None,
     ) -> int:
-        """Address of numbers (..., O), padded with zeros to (..., size),
-        at the places of `order`.
-        """
+        """Address of numbers (..., O), at the places of `order`, zeros up to (..., size)."""
         values = np.asarray(values)
         out = np.zeros((*values.shape[:-1], size), dtype)
         out[..., slice(values.shape[-1]) if order is None else order] = values
@@ -95,8 +93,8 @@ class Packer:
     ) -> NativeLayer:
         """The structure of a layer at a quality, its results clipped to low..high.
 
-        columns: at which place of its input row each input lies; places: at which of its output row
-        each output is wanted. By default in their order.
+        columns: the place of each input in its row; places: the place of each output in its row.
+        By default they are in order.
         """
         bias, multiplier = layer.rows(quality)  # (O, 1) or (O, 49, 1), (O, 1)
         return self.layers(
@@ -113,7 +111,7 @@ class Packer:
         columns: I64 | None = None,
         places: I64 | None = None,
     ) -> NativeLayer:
-        """One structure for layers of the same inputs, side by side."""
+        """One structure for several layers with the same inputs."""
         weight = np.concatenate([part[0] for part in parts])
         bias = _joined([np.asarray(part[1]) for part in parts])
         outputs, inputs = weight.shape[:2]

@@ -10,18 +10,18 @@ Pixels are coded row by row, each from the image so far:
                           pixel to the next layer at its eastern and southern neighbours
 
 READ ME FIRST
-- Encoder and decoder run the same generator, `Pixels.steps`: it yields frequencies, is sent
-  symbols, and goes on. All images of a batch stand at the same pixel; only the coder knows which
+- Encoder and decoder run the same generator, `Pixels.steps`: it yields frequencies, receives
+  symbols, and continues. All images of a batch are at the same pixel; only the coder knows which
   images share a lane.
-- A pixel is *live* if one of its four earlier neighbours is not 0. The others, most of an image,
-  are first asked by a small network whether they are 0, which they nearly always are; the big one
-  only sees what is live or turned out not to be 0.
-- A palette says ahead which values an image can have, or favours: many pipelines leave such a mark
-  (codec/train/lossless/palettes.py).
+- A pixel is *live* if one of its four earlier neighbours is not 0. For the others, most of an
+  image, a small network first predicts whether they are 0, as nearly all are; the big one is only
+  used for pixels that are live or turned out not to be 0.
+- A palette says in advance which values an image has, or has more often: many pipelines leave such
+  a mark (codec/train/lossless/palettes.py).
 - An image that this would expand is stored in the same message instead: packed by zstd, or raw.
-- The softmax is integers throughout: a table of exponentials, one integer division for each pixel.
-- `steps` is the reference. Where the native kernels are (codec/kernels), `NativePixels` does its
-  work, coder included, to the same bytes.
+- The softmax uses only integers: a table of exponentials, one integer division for each pixel.
+- `steps` is the reference. With native kernels (codec/kernels), `NativePixels` does its work, coder
+  included, for the same bytes.
 
 Sums over the image so far, updated and not computed anew: Larochelle and Murray, NADE, 2011.
 Features of earlier pixels as inputs: van den Oord et al., PixelCNN, arXiv:1606.05328. What each
@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codec.arrays import I64, PIXELS, U8, U32, Bools, Integers
+from codec.arrays import I64, PIXELS, SIDE, U8, U32, Bools, Integers
 from codec.coding import rans
 from codec.coding.lanes import Encoded, checks
 from codec.errors import BadModel
@@ -65,8 +65,8 @@ from codec.model.pixels_symbols import (
 )
 from codec.parallel import in_threads, num_cores
 
-BATCH_IMAGES = 2048  # what one core works on at a time, at most: 17 KiB of state an image
-# The same on native kernels, which reach their speed with 64 (measured: the same from 64 to 512).
+BATCH_IMAGES = 2048  # the largest batch of one core: 17 KiB of state an image
+# The same with native kernels, which reach their speed with 64 (measured: the same from 64 to 512).
 NATIVE_BATCH_IMAGES = 256
 _BEFORE = np.tri(256, k=-1, dtype=np.uint32)  # row s: 1 for each symbol before s
 
@@ -100,11 +100,8 @@ class Pixels(Model):
         count = self._value.num_palettes
         self._palette_freq = bundle.pop("palette.freq", (count,))
         self._palette_costs = bundle.pop("palette.costs.table", (count, 256))
-        if (
-            count > MAX_PALETTES
-            or self._palette_freq.min() < 1
-            or self._palette_freq.sum(dtype=np.int64) != rans.TOTAL
-        ):
+        total = self._palette_freq.sum(dtype=np.int64)
+        if count > MAX_PALETTES or self._palette_freq.min() < 1 or total != rans.TOTAL:
             raise BadModel(
                 f"palette.freq of {count} palettes: wanted at most {MAX_PALETTES}, of sum "
                 f"{rans.TOTAL}, no zeros"
@@ -114,9 +111,9 @@ class Pixels(Model):
         self._native: dict[str, NativePixels] = {}
 
     def multiply_adds(self, pixels: U8) -> tuple[float, float]:
-        """See Model: of each network as often as `steps` asks it for these images.
+        """See Model: each network as often as `steps` runs it for these images.
 
-        Links are left out (they are 6 % more), as they were when speeds were first given that way.
+        Without links, which are 6 % more, so that figures can be compared with earlier ones.
         """
         rows, columns = pixels.shape[1:]
         padded = np.pad(pixels > 0, ((0, 0), (1, 0), (1, 1)))
@@ -132,21 +129,20 @@ class Pixels(Model):
         return count, count
 
     def _natively(self) -> NativePixels | None:
-        """The native twin of `steps`, coder included; None if numpy is to do the work."""
+        """The native twin of `steps`, coder included; None: use numpy."""
         kernels = native_kernels()
         if kernels is None:
             return None
         found = self._native.get(kernels.instruction_set)
-        if found is None:  # two threads may make it, to the same effect
+        if found is None:  # two threads may both make it, which does no harm
             found = NativePixels(self._flag, self._value, kernels)
             self._native[kernels.instruction_set] = found
         return found
 
     def steps(self, active: Bools, palette: I64) -> Generator[Step, I64, U8]:
-        """Yield each choice in the order of coding, take its symbols, return the pixels uint8 (N,
-        28, 28).
+        """Yield each choice in order of coding, receive its symbols, return uint8 (N, 28, 28).
 
-        active: bool (N,), the images to run; the others stay 0. palette: int (N,).
+        active: bool (N,), the images to code; the others stay 0. palette: int (N,).
         """
         canvas = Canvas(n := len(active))
         flag_sums, value_sums = (
@@ -154,7 +150,7 @@ class Pixels(Model):
         )
         links = Links(n, self._value.num_layers, self._value.link_width)
         for pixel in range(PIXELS):
-            y, x = divmod(pixel, 28)
+            y, x = divmod(pixel, SIDE)
             if not x:
                 links.new_row()
             live = canvas.live(y, x)
@@ -190,9 +186,7 @@ class Pixels(Model):
         return PixelSymbols(pixels, codes, np.concatenate(palettes), stored, np.concatenate(bits))
 
     def _analyze(self, pixels: U8, codes: U32) -> tuple[I64, dict[int, bytes], I64]:
-        """Fill the codes of the images of a batch -> their palettes, stored bytes and bits: see
-        `PixelSymbols`.
-        """
+        """Fill the codes of a batch -> its palettes, stored bytes and bits: see `PixelSymbols`."""
         palettes = choose_palettes(pixels, self._palette_costs, self._palette_freq)
         native = self._natively()
         encode = self._encode_pixels if native is None else native.encode
@@ -258,9 +252,8 @@ class Pixels(Model):
             for at, size in _batches(count, group)
         ]
         decoded = list(in_threads(lambda batch: self._decode_batch(*batch, group), batches))
-        return np.concatenate([pixels for pixels, _ in decoded]), np.concatenate(
-            [bad for _, bad in decoded]
-        )
+        pixels, bad = zip(*decoded, strict=True)
+        return np.concatenate(pixels), np.concatenate(bad)
 
     def _decode_batch(self, messages: list[bytes], n: int, group: int) -> tuple[U8, Bools]:
         group = min(group, n)
@@ -300,9 +293,7 @@ def _start(freq: U32, symbols: I64) -> U32:
 
 
 def _batches(count: int, group: int) -> list[tuple[int, int]]:
-    """(first image, images) of the batches that go to the cores: whole groups, as many batches for
-    each core, evenly.
-    """
+    """(first image, images) of each batch: whole groups, as many batches for each core."""
     most, least = (BATCH_IMAGES, 64) if native_kernels() is None else (NATIVE_BATCH_IMAGES, 8)
     cores = min(num_cores(), max(1, count // least))
     rounds = -(-count // (cores * most))

@@ -1,14 +1,14 @@
 """The lossless model (`codec.model.pixels`) on the native kernels: the same bytes, faster.
 
-`NativePixels` runs all pixels of a batch of images in one call, for decoding with the coder inside.
-Heads of messages, stored images and the choice of palettes stay in Python.
+`NativePixels` runs all pixels of a batch in one call; for decoding that includes the coder. Heads
+of messages, stored images and the choice of palettes stay in Python.
 
 READ ME FIRST
 - The structures mirror those of kernels/pixels.h, field by field; kernels/version.h is raised when
   they change.
 - A kernel trusts its arguments: arrays are made here, or their shape, layout and range are checked
-  here. The model's own tables were checked by `FlagNet` and `ValueNet`; both they and
-  weights fit int16, since a bundle has them in no wider type.
+  here. `FlagNet` and `ValueNet` check the model's tables; these and weights fit int16, as they have
+  no wider type in a bundle.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec.arrays import I32, I64, PIXELS, U8, U32, Bools
+from codec.arrays import I32, I64, PIXELS, SIDE, U8, U32, Bools
 from codec.coding import rans
-from codec.coding.lanes_native import address
+from codec.coding.native import address
 from codec.format.constants import LOSSLESS_QUALITY
 from codec.kernels import Kernels
 from codec.model.layers import ACTIVATION_MAX
@@ -72,11 +72,9 @@ class NativePixels:
     def __init__(self, flag: Any, value: Any, kernels: Kernels) -> None:
         self._kernels, self._packer = kernels, Packer(kernels)
         self._num_palettes: int = value.num_palettes
-        # The arrays that a structure points at live as long as this.
-        self._links, self._hidden = (
-            (NativeLayer * max(value.num_layers, 1))(),
-            (NativeLayer * max(value.num_layers, 1))(),
-        )
+        # kept alive, as a structure points at them
+        self._links = (NativeLayer * max(value.num_layers, 1))()
+        self._hidden = (NativeLayer * max(value.num_layers, 1))()
         self._model = _PixelModel(self._flag_net(flag), self._value_net(value))
 
     def _flag_net(self, net: Any) -> _FlagNet:
@@ -122,14 +120,14 @@ class NativePixels:
         return _Sums(*map(self._table, (sums._ink, sums._shade, sums._count)), sums.outputs)
 
     def encode(self, pixels: U8, palette: I64, codes: U32) -> I64:
-        """Code the pixels uint8 (N, 28, 28): fill codes, uint32 (N, 2 * 784), zeros so far, of each
-        pixel with its flag and its value, see `rans.packed`; 0 stays where there is none.
+        """Code uint8 (N, 28, 28): fill in the flag and the value of each pixel, see `rans.packed`.
 
-        Returns what they cost for each image, int64 (N,), see `rans.costs`.
+        codes: uint32 (N, 2 * 784), zeros, which stay where nothing is coded. Returns the cost of
+        each image, int64 (N,), see `rans.costs`.
         """
         n = len(pixels)
         pixels = np.ascontiguousarray(pixels)
-        if pixels.dtype != np.uint8 or pixels.shape != (n, 28, 28):
+        if pixels.dtype != np.uint8 or pixels.shape != (n, SIDE, SIDE):
             raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}")
         contiguous = codes.flags.c_contiguous and codes.flags.writeable
         if codes.dtype != np.uint32 or codes.shape != (n, 2 * PIXELS) or not contiguous:
@@ -157,7 +155,7 @@ class NativePixels:
         if len(lanes) != -(-n // group) or len(source) >= MAX_BYTES:
             raise ValueError(f"{len(lanes)} lanes, {len(source)} bytes for {n} images")
         palettes, active = self._palettes(palette, n), np.ascontiguousarray(active)
-        pixels = np.empty((n, 28, 28), np.uint8)
+        pixels = np.empty((n, SIDE, SIDE), np.uint8)
         self._kernels.decode_pixels(
             ctypes.addressof(self._model),
             n,
@@ -167,10 +165,7 @@ class NativePixels:
         return pixels, lanes["state"].astype(np.int64), lanes["at"] == lanes["end"]
 
     def _palettes(self, palette: I64, n: int) -> I32:
-        if (
-            palette.shape != (n,)
-            or palette.min(initial=0) < 0
-            or palette.max(initial=0) >= self._num_palettes
-        ):
+        inside = palette.min(initial=0) >= 0 and palette.max(initial=0) < self._num_palettes
+        if palette.shape != (n,) or not inside:
             raise ValueError("there is no such palette")
         return palette.astype(np.int32)

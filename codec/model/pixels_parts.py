@@ -1,13 +1,13 @@
-"""Parts of the lossless model: its two networks, and what they see of an image.  FORMAT.md 8.
+"""Parts of the lossless model: its two networks, and their inputs.  FORMAT.md 8.
 
-All work is on N images that stand at the same pixel.
+All work on N images that are at the same pixel.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from codec.arrays import F32, I32, I64, PIXELS, U8, U32, Bools, Integers
+from codec.arrays import F32, I32, I64, PIXELS, SIDE, U8, U32, Bools, Integers
 from codec.coding import rans
 from codec.errors import BadModel
 from codec.format.constants import LOSSLESS_QUALITY
@@ -36,18 +36,18 @@ LINKED = NEIGHBOURS[:LIVE_NEIGHBOURS]  # those whose links reach the pixel
 _NEIGHBOURS_IN_WINDOW = np.array(
     [(RADIUS + dy) * (2 * RADIUS + 1) + RADIUS + dx for dy, dx in NEIGHBOURS]
 )
-NO_INK = 28  # row and column of the first ink while there is none
+NO_INK = SIDE  # row and column of the first ink while there is none
 TABLE_BITS = 10  # tables and sums are in units of 2**-10
 SUM_SHIFT = 5  # sums become activations: 2**-10 to 1/128, and a quarter of that, since they grow
-# first layers are clipped here: far beyond what is left of them after the tables and the next clip
+# first layers are clipped here, far beyond the range that is left after the next clip
 FIRST_MAX = 1 << 22
-# what a hidden layer adds to its activations: with more they would be clipped all the same
+# the most that a hidden layer adds to its activations: more would be clipped anyway
 ADDED_MAX = 2 * ACTIVATION_MAX
 LOGIT_UNIT = 32  # logits are in units of 1/32 nat
 FLAG_MAX = 511  # largest |logit| of the flag network
 LOGIT_MAX = 1 << 15
 EXP_ENTRIES = 512  # of the table of exponentials: past 16 nats a value has the least frequency
-SPREAD = rans.TOTAL - 256  # each of the 256 values has frequency 1, the rest is shared out
+SPREAD = rans.TOTAL - 256  # each of the 256 values has frequency 1, the rest is divided among them
 MAX_PALETTES = 256
 MAX_PALETTE_COST = 1023  # of a value, in units of 1 / LOGIT_UNIT nat
 
@@ -55,13 +55,12 @@ MAX_PALETTE_COST = 1023  # of a value, in units of 1 / LOGIT_UNIT nat
 def value_counts(pixels: U8) -> F32:
     """uint8 (N, 28, 28) -> how often each image has each value, float32 (N, 256)."""
     every = np.arange(len(pixels))[:, None] * 256 + pixels.reshape(len(pixels), -1)
-    return (
-        np.bincount(every.ravel(), minlength=256 * len(pixels)).reshape(-1, 256).astype(np.float32)
-    )
+    counts = np.bincount(every.ravel(), minlength=256 * len(pixels))
+    return counts.reshape(-1, 256).astype(np.float32)
 
 
 def choose_palettes(pixels: U8, costs: Integers, freq: Integers) -> I64:
-    """The cheapest palette of each image (N,): what its values cost, and naming it.
+    """The cheapest palette of each image (N,), by the cost of its values and of its number.
 
     costs: (P, 256), 0 to MAX_PALETTE_COST, in units of 1 / LOGIT_UNIT nat; freq: (P,), of sum
     2**16.
@@ -73,15 +72,14 @@ def choose_palettes(pixels: U8, costs: Integers, freq: Integers) -> I64:
 
 
 class Canvas:
-    """What is known of N images while they are coded: the pixels so far, and where their ink
-    begins.
+    """The known part of N images while they are coded: the pixels so far, and where ink begins.
 
     padded: uint8 (N, 28 + RADIUS, 28 + 2 * RADIUS), zeros around the images; top, left: int (N,),
     row and column of the first ink, or NO_INK.
     """
 
     def __init__(self, n: int) -> None:
-        self.padded = np.zeros((n, 28 + RADIUS, 28 + 2 * RADIUS), np.uint8)
+        self.padded = np.zeros((n, SIDE + RADIUS, SIDE + 2 * RADIUS), np.uint8)
         self.top, self.left = np.full(n, NO_INK), np.full(n, NO_INK)
 
     def live(self, y: int, x: int) -> Bools:
@@ -94,10 +92,8 @@ class Canvas:
 
     def window(self, y: int, x: int, images: I64) -> U8:
         """(M, WINDOW): values of the pixels of the window around (y, x), row by row."""
-        rows = self.padded[:, y : y + RADIUS + 1, x : x + 2 * RADIUS + 1][images].reshape(
-            len(images), -1
-        )
-        return rows[:, :WINDOW]  # what follows in the pixel's own row is not known yet
+        rows = self.padded[:, y : y + RADIUS + 1, x : x + 2 * RADIUS + 1][images]
+        return rows.reshape(len(images), -1)[:, :WINDOW]  # the rest is not known yet
 
     def draw(self, y: int, x: int, images: I64, values: I64) -> None:
         """Set the pixel (y, x) of images (M,) to values (M,), 1..255."""
@@ -107,8 +103,8 @@ class Canvas:
 
 
 class Sums:
-    """What a pixel adds to the sums of its image, by its place, place times value, and value; in
-    units of 2**-TABLE_BITS.
+    """The sums of an image: each pixel adds numbers by its place, by place times value, and by
+    value, in units of 2**-TABLE_BITS.
     """
 
     def __init__(self, bundle: Bundle, name: str, outputs: int | None = None) -> None:
@@ -119,7 +115,7 @@ class Sums:
         # |sum| <= 784 * 4 * 2**15: far from 2**31, whatever the tables hold.
 
     def added(self, pixel: int, values: I64) -> I32:
-        """What pixels of value `values` (M,), 1..255, add to the sums (M, outputs)."""
+        """What pixels of these values (M,), 1..255, add to the sums: (M, outputs)."""
         added: I32 = values.astype(np.int32)[:, None] * self._shade[pixel]
         added += 64
         added >>= 7
@@ -153,10 +149,10 @@ class FlagNet:
         """sums: (M, outputs) of the M images -> frequencies (M, 2) of 0 and of anything else at a
         pixel.
         """
-        y, x = divmod(pixel, 28)
+        y, x = divmod(pixel, SIDE)
         window = canvas.window(y, x, images)
         h = np.repeat(self._blank, len(images), axis=0)
-        # around most pixels that are asked about there is nothing
+        # the window of most of these pixels is empty
         inked = np.flatnonzero(window.any(axis=1))
         h[inked] = self._window(window[inked])
         h += sums.clip(-FIRST_MAX, FIRST_MAX).astype(np.float32)
@@ -178,14 +174,13 @@ class FlagNet:
 
 
 class Links:
-    """What each layer passes on to later neighbours: of N images,
-    the row above and the row so far.
-    """
+    """What each layer passes on to later neighbours, in the row above and the row so far."""
 
     def __init__(self, n: int, layers: int, width: int) -> None:
-        # A column of zeros to either side: there is nothing to pass on from outside, nor from
-        # pixels never looked at.
-        self._above, self._here = (np.zeros((layers, 30, n, width), np.float32) for _ in range(2))
+        # A column of zeros on both sides: nothing comes from outside, or from skipped pixels.
+        self._above, self._here = (
+            np.zeros((layers, SIDE + 2, n, width), np.float32) for _ in range(2)
+        )
 
     def new_row(self) -> None:
         self._above, self._here = self._here, self._above
@@ -213,7 +208,7 @@ class ValueNet:
         self._input = bundle.layer("value.input", "row")
         h = self._input.outputs
         self.sums = Sums(bundle, "value.sums")
-        # One below the other, so that one look-up finds those of all neighbours.
+        # One table below the other, so that one look-up serves all neighbours.
         near = bundle.pop("value.near.table")
         if near.ndim != 3 or near.shape[:2] != (len(NEIGHBOURS), 256):
             raise BadModel(
@@ -265,7 +260,7 @@ class ValueNet:
         """sums (M, outputs), palette (M,), flagged bool (M,) of the M images -> frequencies (M,
         256) at a pixel.
         """
-        y, column = divmod(pixel, 28)
+        y, column = divmod(pixel, SIDE)
         x = np.empty((len(images), self._input.inputs), np.float32)
         x[:, :WINDOW] = window = canvas.window(y, column, images)
         split = WINDOW + self.sums.outputs
@@ -287,12 +282,8 @@ class ValueNet:
             # twice as fast as np.maximum
             h.clip(np.float32(0), np.float32(ACTIVATION_MAX), out=rectified)
             links.read(i, column, images, z[:, size:])
-            links.write(
-                i,
-                column,
-                images,
-                link(rectified, LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX),
-            )
+            passed = link(rectified, LOSSLESS_QUALITY, -ACTIVATION_MAX, ACTIVATION_MAX)
+            links.write(i, column, images, passed)
             h += hidden(z, LOSSLESS_QUALITY, -ADDED_MAX, ADDED_MAX)
             limit(h, -ACTIVATION_MAX, ACTIVATION_MAX)
         logits = self._head(limit(h, 0, ACTIVATION_MAX), LOSSLESS_QUALITY, -LOGIT_MAX, LOGIT_MAX)
@@ -323,15 +314,10 @@ def _activations(a: F32, least: int) -> F32:
 
 
 def table_of(bundle: Bundle, name: str, rows: int | None, width: int | None) -> I32:
-    """A table of `rows` rows of `width`, None for any number of them but none."""
+    """A table (rows, width); None: any number but 0."""
     table = bundle.pop(name)
-    if (
-        table.ndim != 2
-        or 0 in table.shape
-        or rows not in (None, len(table))
-        or width not in (None, table.shape[1])
-    ):
-        raise BadModel(
-            f"{name} has shape {table.shape}, wanted ({rows or 'any'}, {width or 'any'})"
-        )
+    fits = table.ndim == 2 and 0 not in table.shape and rows in (None, len(table))
+    if not fits or width not in (None, table.shape[1]):
+        wanted = f"({rows or 'any'}, {width or 'any'})"
+        raise BadModel(f"{name} has shape {table.shape}, wanted {wanted}")
     return np.ascontiguousarray(table, np.int32)

@@ -1,6 +1,6 @@
-"""The symbols of the lossless model, and how those of a lane lie in its message.  FORMAT.md 8.6.
+"""The symbols of the lossless model, and their order in a message.  FORMAT.md 8.6.
 
-A message is, of the images of its group: whether each is stored; the bytes of those that are; the
+A message has, for the images of its group: whether each is stored; the bytes of those that are; the
 palettes of the others; then, pixel by pixel, the flags and values of all images in turn.
 """
 
@@ -11,27 +11,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codec.arrays import I64, PIXELS, U8, U32, Bools, Integers
+from codec.arrays import I64, PIXELS, SIDE, U8, U32, Bools, Integers
 from codec.coding import rans
 from codec.coding.lanes import checks
-from codec.coding.rans_native import encode_lanes
+from codec.coding.native import encode_lanes
 from codec.errors import CorruptPayload
 from codec.kernels import active as native_kernels
 from codec.model.stored import stored_bytes, stored_image
 
 STORED_FREQ = 16  # of 2**16: an image is stored in the message instead of modelled
 STORED_FREQS = np.array([rans.TOTAL - STORED_FREQ, STORED_FREQ], np.uint32)
-STORED_BITS = 28  # what storing takes beside the bytes: the flag and two bytes of length
+STORED_BITS = 28  # of the flag and the length of a stored image
 BYTE_FREQ = rans.TOTAL // 256
-ZSTD_GAIN = 0.7  # of the zlib size: smaller than that zstd at its best hardly ever is
+ZSTD_GAIN = 0.7  # of the zlib size: the best that zstd nearly always does
 
 
 @dataclass(frozen=True)
 class PixelSymbols:
-    """What is coded of N images: see `base.Symbols`.
+    """The symbols of N images: see `base.Symbols`.
 
-    pixels: uint8 (N, 28, 28). codes: uint32 (N, 2 * 784), of each pixel its flag and its value as
-    `rans.packed` has them, 0 for what is not coded. palettes: int (N,). stored: the bytes of images
+    pixels: uint8 (N, 28, 28). codes: uint32 (N, 2 * 784), the flag and the value of each pixel by
+    `rans.packed`, 0 for what is not coded. palettes: int (N,). stored: the bytes of images
     that are stored instead, by number. bits: int (N,), the cost in units of 2**-COST_BITS bits.
     """
 
@@ -72,11 +72,11 @@ class PixelSymbols:
 
 
 def cheaper_stored(pixels: U8, bits: I64) -> dict[int, bytes]:
-    """The bytes of those images that take fewer bits when they are stored, by number.
+    """The bytes of the images that take fewer bits if they are stored, by number.
 
-    bits: int (N,), what their pixels cost, in units of 2**-COST_BITS bits.
+    bits: int (N,), the cost of their pixels in units of 2**-COST_BITS bits.
     """
-    # zlib at its fastest says where trying zstd, which is slow, has a chance.
+    # zlib at its fastest says which images to try with zstd, which is slow.
     unit = 8 << rans.COST_BITS
     zipped = [ZSTD_GAIN * len(zlib.compress(image, 1)) for image in pixels]
     suspects = [i for i in range(len(pixels)) if bits[i] > unit * min(PIXELS, zipped[i])]
@@ -86,9 +86,7 @@ def cheaper_stored(pixels: U8, bits: I64) -> dict[int, bytes]:
 
 
 def bits_with_heads(bits: I64, stored: dict[int, bytes], palette_freq: Integers) -> I64:
-    """What images cost, heads included.  bits: of their pixels; palette_freq: of the palette of
-    each.
-    """
+    """The cost of images with their heads.  bits: of pixels; palette_freq: of their palettes."""
     cost = rans.costs().astype(np.int64)
     found: I64 = bits + cost[STORED_FREQS[0]] + cost[palette_freq]
     for i, stream in stored.items():
@@ -121,9 +119,7 @@ def pack_lanes(symbols: PixelSymbols, group: int, palette_freq: Integers) -> lis
 
 
 def _heads(symbols: PixelSymbols, palette_freq: Integers) -> tuple[I64, I64, I64]:
-    """The symbols in front of the pixels: of each the image, start and freq, as they follow each
-    other in a message.
-    """
+    """The symbols before the pixels, in order: the image, start and freq of each."""
     n, stored = len(symbols.pixels), symbols.stored
     kept = np.ones(n, np.bool_)
     kept[[*stored]] = False
@@ -142,15 +138,15 @@ def _heads(symbols: PixelSymbols, palette_freq: Integers) -> tuple[I64, I64, I64
 
 
 def read_stored(decoder: rans.Decoder, stored: Bools, group: int) -> tuple[U8, Bools]:
-    """The stored images at the start of messages.
+    """Read the stored images at the start of messages.
 
-    stored: bool (N,), which of the images of all lanes are. Returns them, in order, uint8 (K, 28,
+    stored: bool (N,), which images of all lanes are stored. Returns these, in order, uint8 (K, 28,
     28), and which lanes are damaged, bool.
     """
     owners = np.flatnonzero(stored)
     lanes = owners // group
     bad = np.zeros(-(-len(stored) // group), np.bool_)
-    pixels = np.zeros((len(owners), 28, 28), np.uint8)
+    pixels = np.zeros((len(owners), SIDE, SIDE), np.uint8)
     first = np.flatnonzero(np.diff(lanes, prepend=-1))
     counts = np.diff(first, append=len(lanes))
 

@@ -1,13 +1,13 @@
-"""Which models are installed, and how a name, a file or a hash from a stream leads to one.
+"""The installed models, by name, by file, or by the hash in a stream.
 
-Models lie in `codec/weights` (inside a wheel), in `weights` beside the package (a checkout), and in
+Models are in `codec/weights` (in a wheel), in `weights` next to the package (in a checkout), and in
 the directories of $AEZ_WEIGHTS. Names of shipped files end in the first 8 hexadecimal digits of the
-file's SHA-256, so a model is found by its hash without opening any other; files of other names are
-hashed. The names of lossless models end in "-lossless", so one kind is chosen without loading the
-other. `MODEL_IDS` is the registry of FORMAT.md 7.1: append only, once released.
+file's SHA-256, so a model is found by its hash without opening other files; files with other names
+are hashed. Names of lossless models end in "-lossless", so that only models of the wanted kind are
+loaded. `MODEL_IDS` is the registry of FORMAT.md 7.1: append only, once released.
 
-The encoder of a lossy model lies beside it, `mnist-0123abcd.encoder.safetensors` beside
-`mnist-0123abcd.safetensors`; it is no model, and is read when something is encoded.
+The encoder of a lossy model is in the same directory: `mnist-0123abcd.encoder.safetensors` for
+`mnist-0123abcd.safetensors`. It is not a model, and is read when something is encoded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HERE = Path(__file__).resolve().parents[1]
 SETTLED_NS = 2_000_000_000
 LOSSLESS = "-lossless"  # how the name of a lossless model ends
 ENCODER = ".encoder.safetensors"  # how the file name of an encoder ends
-GENERIC = "generic"  # the name of the model for what the others do not know
+GENERIC = "generic"  # the name of the model for images that the others do not know
 
 # Model_ID -> Model_Hash, hexadecimal.
 MODEL_IDS: dict[int, str] = {
@@ -47,7 +47,7 @@ MODEL_IDS: dict[int, str] = {
 
 
 def directories() -> list[Path]:
-    """Where models are looked for, in order."""
+    """Where models are searched for, in order."""
     extra = os.environ.get("AEZ_WEIGHTS", "")
     return [
         _HERE / "weights",
@@ -57,14 +57,14 @@ def directories() -> list[Path]:
 
 
 def files() -> list[Path]:
-    """Model files that are installed, by directory, then name; encoders are none."""
+    """The installed model files, without encoders, by directory, then name."""
     found: list[Path] = []
     for directory in directories():
         try:
             changed = directory.stat().st_mtime_ns
         except OSError:
             continue
-        # A directory's time is coarse: what changed a moment ago may change again at the same time.
+        # A directory's time is coarse: one that has just changed can change again at the same time.
         settled = time.time_ns() - changed > SETTLED_NS
         found += _listed(directory, changed) if settled else _listed.__wrapped__(directory, changed)
     return found
@@ -72,14 +72,13 @@ def files() -> list[Path]:
 
 @lru_cache(maxsize=16)
 def _listed(directory: Path, changed: int) -> list[Path]:
-    """Model files of a directory that was last changed then."""
-    return [
-        path for path in sorted(directory.glob("*.safetensors")) if not path.name.endswith(ENCODER)
-    ]
+    """The model files of a directory that was last changed at this time."""
+    found = sorted(directory.glob("*.safetensors"))
+    return [path for path in found if not path.name.endswith(ENCODER)]
 
 
 def encoder_path(path: Path) -> Path:
-    """Where the encoder of a model's file lies.  Raises ValueError for a path without a name."""
+    """The encoder file of a model file.  Raises ValueError for a path without a name."""
     return path.with_name(path.stem + ENCODER)
 
 
@@ -97,7 +96,7 @@ def unpack_model(stream: bytes, encoder: bytes | Path | None = None) -> Model:
     """The model in the bytes of a model file; encoder: as for Model.  Raises BadModel."""
     architecture = architecture_of(stream)
     if architecture == LadderEncoder.ARCHITECTURE:
-        raise BadModel("the encoder of a model, and found beside it: give the model's file")
+        raise BadModel("this is the encoder of a model: give the file of the model")
     if architecture not in _CLASSES:
         raise BadModel(
             f"architecture {architecture!r}, this version knows {' and '.join(map(repr, _CLASSES))}"
@@ -111,7 +110,7 @@ def _load(path: Path, version: _Version, encoder: _Version | None) -> Model:
 
 
 def load_cached(path: Path) -> Model:
-    """The model in a file; loaded once as long as neither it nor its encoder's file changes.
+    """The model in a file; loaded again only if the file or its encoder file changes.
 
     Raises ModelNotFound, BadModel.
     """
@@ -127,17 +126,14 @@ def load_cached(path: Path) -> Model:
 
 
 def _version(path: Path) -> _Version:
-    """What tells whether a file changed.  Raises OSError, ValueError."""
+    """Size and time of a file, which change when it does.  Raises OSError, ValueError."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=256)
 def _sha256(path: Path, version: _Version) -> bytes:
-    """SHA-256 of a file.  Raises OSError.
-
-    To read and hash it at each call would take a third of the time of decoding one image.
-    """
+    """SHA-256 of a file; hashing it takes a third as long as decoding an image.  Raises OSError."""
     return hashlib.sha256(path.read_bytes()).digest()
 
 
@@ -153,16 +149,13 @@ def by_hash(model_hash: bytes, extra: Model | None = None) -> Model:
         return load_cached(path)
     raise ModelNotFound(
         f"model {model_hash.hex()} is not installed: give its file with -m FILE, or put it into a "
-        "directory named in "
-        "$AEZ_WEIGHTS; a model that was shipped comes with every later release of aez",
+        "directory named in $AEZ_WEIGHTS; shipped models come with every later release of aez",
         model_hash.hex(),
     )
 
 
 def path_of(model_hash: bytes) -> Path | None:
-    """The file whose SHA-256 starts with `model_hash`; no file is parsed, and none of a shipped
-    one's name is read in vain.
-    """
+    """The file whose SHA-256 starts with `model_hash`, None if there is none; nothing is parsed."""
     found = files()
     named = [path for path in found if path.stem.endswith("-" + model_hash.hex()[:8])]
     others = [path for path in found if not _HASHED.search(path.stem)]
@@ -171,7 +164,7 @@ def path_of(model_hash: bytes) -> Path | None:
             if _sha256(path, _version(path)).startswith(model_hash):
                 return path
         except OSError:
-            continue  # not readable is as good as not installed
+            continue  # a file that cannot be read counts as not installed
     return None
 
 
@@ -196,10 +189,10 @@ def id_of(model: Coder) -> int:
 
 
 def by_name(name: str, lossless: bool | None = False) -> Model:
-    """A model by its name (`mnist`) or file, of the kind wanted; None: of either kind.
+    """A model by its name (`mnist`) or file, lossy or lossless as wanted; None: either.
 
-    The name of a lossless model may leave out its "-lossless".  Raises ModelNotFound, BadModel,
-    UsageError for one of the other kind.
+    The "-lossless" in a name can be left out. Raises ModelNotFound, BadModel; UsageError for a
+    model of the other kind.
     """
     if name.endswith(".safetensors") or os.sep in name:
         return _of_kind(load_cached(Path(name)), name, lossless)
@@ -213,7 +206,7 @@ def by_name(name: str, lossless: bool | None = False) -> Model:
             return _of_kind(load_cached(found[candidate]), name, lossless)
     installed = ", ".join(sorted(found)) or "none"
     raise ModelNotFound(
-        f"no model is called {name!r}; installed: {installed}; a file is given as a path", name
+        f"no model is called {name!r}; installed: {installed}; give a file as a path", name
     )
 
 
@@ -226,7 +219,7 @@ def _of_kind(model: Model, name: str, lossless: bool | None) -> Model:
 
 
 def shipped(lossless: bool = False) -> list[Model]:
-    """The models of the registry that are of one kind, by number; no other is loaded.
+    """The lossy or the lossless models of the registry, by number; no others are loaded.
 
     Raises ModelNotFound if there is none, or one is not installed; BadModel.
     """

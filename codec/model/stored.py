@@ -1,7 +1,7 @@
-"""The coder of last resort: an image as it is, packed by zstd if that is smaller.  FORMAT.md 3.2.
+"""The coder of last resort: the pixels, packed by zstd if that is smaller.  FORMAT.md 3.2.
 
-It has no model and no groups. A lossless model stores images in the same bytes where it would
-expand them.
+It has no model and no groups. A lossless model stores images in the same way if it would expand
+them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Stored(Coder):
         self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, I16, Bools]:
         """Raise UsageError: see Coder."""
-        raise UsageError("a stored image has no latents: those are what a lossy stream has")
+        raise UsageError("a stored image has no latents: only lossy streams have latents")
 
 
 STORED: Final = Stored()
@@ -92,7 +92,9 @@ def stored_bytes(image: U8) -> bytes:
 def stored_image(stored: bytes) -> U8:
     """Inverse of `stored_bytes`.  Raises CorruptPayload."""
     if len(stored) > PIXELS:
-        raise CorruptPayload(f"{len(stored)} bytes of a stored image, at most {PIXELS} are allowed")
+        raise CorruptPayload(
+            f"{len(stored)} bytes for a stored image, at most {PIXELS} are allowed"
+        )
     if len(stored) != PIXELS:
         import zstandard
 

@@ -21,7 +21,7 @@ import numpy as np
 from codec.arrays import U8
 from codec.errors import ImageError
 from codec.files.images import is_array_file, is_image_file, read_array, read_image
-from codec.files.walk import walk
+from codec.files.place import Local
 
 MAX_HELD_OUT = 5000
 MIN_IMAGES = 100
@@ -60,12 +60,8 @@ def _read(source: Path) -> U8:
 
 def _read_folder(folder: Path) -> U8:
     images: list[U8] = []
-    faults: list[str] = []
-
-    def failed(path: str, error: OSError) -> None:
-        faults.append(f"{path}: {error.strerror}")
-
-    names, _ = walk(str(folder), is_image_file, failed)
+    names, _, unread = Local(folder).walk(is_image_file)
+    faults = [f"{path}: {error.strerror}" for path, error in unread]
     if not names and not faults:
         raise ImageError(f"{folder}: no images in this directory")
     for name in names:

@@ -39,7 +39,7 @@ QUANTIZED_FROM = 0.75
 CHECKPOINT_S = 120.0
 # Validations in the time budget: this many, in no more than this share of it.
 VALIDATIONS, VALIDATION_SHARE = 30, 0.1
-TOLD = 12  # lines of figures in the time budget
+TELLS = 12  # calls of `tell` in the time budget
 # Flat: in the last quarter of the time spent, the cost on held-out images fell by less than half a
 # percent. Before FLAT_FROM of the schedule the price of bits still rises, and the cost may with it.
 FLAT_SHARE, FLAT_GAIN, FLAT_FROM = 0.25, 0.005, 0.3
@@ -47,7 +47,7 @@ COOL_DOWN = 0.3  # of the time spent until then, for the rest of the schedule
 KEPT_BYTES = 1 << 31  # of freed memory
 
 Tell = Callable[[float, dict[str, Any]], None]  # seconds spent, figures
-Progress = Callable[[str, int, int], None]  # what is going on, seconds spent, seconds in all
+Progress = Callable[[str, int, int], None]  # the state in words, seconds spent, all seconds
 
 
 def schedule(spent: float, budget: float, flat: float | None = None) -> float:
@@ -195,20 +195,20 @@ class Trainer:
         progress: Progress = lambda what, spent, total: None,
         tell: Tell = lambda seconds, figures: None,
     ) -> None:
-        """Train until `seconds` are spent in all, or until the cost on held-out images is flat and
-        the learning rate has come down.
+        """Train until `seconds` are spent, over all runs, or until the cost on held-out images is
+        flat and the learning rate has come down.
 
         A checkpoint is written every few minutes, at the end, and when training is interrupted.
-        tell: is called about TOLD times with the seconds spent and `figures`; progress: every few
+        tell: is called about TELLS times with the seconds spent and `figures`; progress: every few
         steps.
         """
         keep_memory(KEPT_BYTES)
         losses: list[float] = []
-        # What it starts from: to be seen, and to be kept if training makes it worse.
+        # Measure the start, which is kept if training makes it worse.
         if self.warm and not self.costs:
             tell(self.seconds, self.report(None))
         saved = time.monotonic()
-        validated = told = self.seconds
+        validated = last_tell = self.seconds
         wait = seconds / VALIDATIONS
         try:
             while (fraction := schedule(self.seconds, seconds, self.flat)) < 1:
@@ -219,8 +219,8 @@ class Trainer:
                     figures = self.report(float(np.mean(losses)))
                     wait = max(wait, (time.monotonic() - validating) / VALIDATION_SHARE)
                     self._notice_flat(fraction)
-                    if self.seconds - told > seconds / TOLD or len(self.costs) == 1:
-                        told = self.seconds
+                    if self.seconds - last_tell > seconds / TELLS or len(self.costs) == 1:
+                        last_tell = self.seconds
                         tell(self.seconds, figures)
                 self.seconds += time.monotonic() - begun
                 if checkpoint and time.monotonic() - saved > CHECKPOINT_S:

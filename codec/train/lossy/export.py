@@ -15,6 +15,7 @@ from torch import Tensor
 
 from codec.arrays import F64, I32, U8
 from codec.coding import rans
+from codec.coding.signed import to_codes
 from codec.format.constants import MODEL_HASH_BYTES
 from codec.model.ladder import Ladder
 from codec.model.ladder_encoder import LadderEncoder
@@ -167,7 +168,7 @@ def layer_tensors(
 ) -> Tensors:
     """Integer layer whose 1.0 is the integer `input_unit` going in and `unit` coming out.
 
-    See `networks.Layer`.
+    See `train.layers.Layer`.
     """
     step = layer.weight_step()  # (O,)
     weight = torch.round(layer.weight / step.view(-1, *[1] * (layer.weight.ndim - 1)))
@@ -270,12 +271,8 @@ def _pad(cdf: I32) -> I32:
 def normal_cdf() -> I32:
     """A table (NUM_SIGMAS, MAX_SYMBOLS + 1) of normal densities; row 0 is certain."""
     certain = np.array([0, rans.TOTAL], np.int32)
-    return np.stack(
-        [
-            _pad(certain if i == 0 else pmf_to_cdf(normal_pmf(sigma)))
-            for i, sigma in enumerate(sigmas())
-        ]
-    )
+    rows = [certain, *(pmf_to_cdf(normal_pmf(sigma)) for sigma in sigmas()[1:])]
+    return np.stack([_pad(row) for row in rows])
 
 
 def calibrated_cdf(model: Ladder, pixels: U8) -> I32:
@@ -287,8 +284,7 @@ def calibrated_cdf(model: Ladder, pixels: U8) -> I32:
         for at in range(0, len(share), 100):
             symbols, rows, _ = model.quantize(share[at : at + 100], quality)
             for level, (s, r) in enumerate(zip(symbols, rows, strict=True)):
-                codes = np.where(s < 0, -2 * s - 1, 2 * s)
-                np.add.at(counts[level], (r.ravel(), codes.ravel()), 1)
+                np.add.at(counts[level], (r.ravel(), to_codes(s).ravel()), 1)
     tables = np.stack([table.cdf for table in model.tables]).astype(np.int32)
     for level in range(len(tables)):
         for i, sigma in enumerate(sigmas()):

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from codec.arrays import SIDE
 from codec.model.ladder_parts import MAX_LOG2_LMBDA, MAX_SIGMA, MIN_LOG2_LMBDA
 from codec.model.layers import ACTIVATION_UNIT
 from codec.train.layers import NUM_BASIS, Layer, basis, clip, layers_of, rectify, ste_round
@@ -102,10 +103,8 @@ class Level(nn.Module):
         log_gain = (b @ self.gain.T)[:, None, None]
         gain = torch.exp(log_gain)
         h = rectify(self.prior0(t))
-        mean, log_sigma = (
-            self.prior_mean(h, b).float() * gain,
-            self.prior_sigma(h, b).float() + log_gain,
-        )
+        mean = self.prior_mean(h, b).float() * gain
+        log_sigma = self.prior_sigma(h, b).float() + log_gain
         y = self.posterior1(rectify(self.posterior0(torch.cat([e, t], 3), b)), b).float() * gain
         y_hat, bits = quantize(y, mean, log_sigma, hard)
         return clip(t + self.merge(clip(y_hat / gain).to(t.dtype))), bits.sum((1, 2, 3))
@@ -195,4 +194,4 @@ def patches(x: Tensor) -> Tensor:
 
 def unpatches(x: Tensor) -> Tensor:
     """Inverse of `patches`."""
-    return x.view(-1, 7, 7, 4, 4).permute(0, 1, 3, 2, 4).reshape(-1, 28, 28)
+    return x.view(-1, 7, 7, 4, 4).permute(0, 1, 3, 2, 4).reshape(-1, SIDE, SIDE)
