@@ -278,3 +278,24 @@ def test_pixels_take_the_way_that_the_package_tells(
     assert [name for name in way if name in told] == told
     assert len(told) <= 20
     assert len({re.sub(r"\.([A-Z]\w+\.)?\w+$", "", name) for name in told}) <= 6
+
+
+# ---- what a stream can be given as
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, lambda b: np.frombuffer(b, np.uint8)])
+def test_any_buffer_is_a_stream(kind: Callable[[bytes], Any], many: bytes) -> None:
+    np.testing.assert_array_equal(codec.decompress(kind(many)), codec.decompress(many))
+
+
+@pytest.mark.parametrize("function", [codec.decompress, codec.info, codec.latents, codec.open])
+def test_what_cannot_be_a_stream_is_refused_by_name(
+    function: Callable[[Any], object], tmp_path: Path
+) -> None:
+    for wrong in (None, 3.5, ["x.aez"]):
+        with pytest.raises(TypeError, match="a stream is bytes, a path, a URL or an open file"):
+            function(wrong)
+    with pytest.raises(codec.AezError, match="the name of the stream is empty"):
+        function("")
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
+        function(tmp_path)

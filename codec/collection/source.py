@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from codec.errors import UsageError
 from codec.files import urls
 
 Source = str | Path | bytes | bytearray | memoryview | BinaryIO
@@ -18,7 +20,8 @@ class ByteSource:
 
     A path is opened on first use, and again in a forked child, and read by `pread`, so that readers
     do not share a position; it can be pickled. All other sources are read under a lock. `close`
-    closes what was opened here; a file that the caller opened stays open.
+    closes what was opened here; a file that the caller opened stays open. Raises OSError;
+    UsageError for an empty name; TypeError for what is none of these.
     """
 
     size: int  # bytes
@@ -30,12 +33,20 @@ class ByteSource:
         if self._is_ours:
             self._file = urls.open_file(cast(str, source))
         elif isinstance(source, str | Path):
+            if source == "":
+                raise UsageError("the name of the stream is empty")
             self._path = Path(source)
+            if self._path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "is a directory, not a stream", str(source))
             self.size = self._path.stat().st_size
-        elif isinstance(source, bytes | bytearray | memoryview):
-            self._file = io.BytesIO(source)
+        elif hasattr(source, "seek"):
+            self._file = cast(BinaryIO, source)
         else:
-            self._file = source
+            try:
+                self._file = io.BytesIO(memoryview(cast(bytes, source)))
+            except TypeError:
+                wanted = "bytes, a path, a URL or an open file"
+                raise TypeError(f"a stream is {wanted}, not {type(source).__name__}") from None
         if self._file is not None:
             self.size = self._file.seek(0, os.SEEK_END)
         self._begin()

@@ -25,6 +25,8 @@ def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
     if not (output.is_standard or out.endswith(".aez")):
         raise UsageError(f"OUT is {out}: it must be an .aez file")
     output.check_free(force)
+    if "-" in inputs:
+        raise UsageError("merge reads files and URLs, not stdin")
     if len(inputs) < 2:
         raise UsageError("there is nothing to join: give two collections or more")
     with ExitStack() as stack:
