@@ -203,7 +203,8 @@ def test_stopped_command_takes_its_workers_along_and_the_next_one_resumes(
     """The real thing, with two worker processes: SIGKILL to the parent alone, or Ctrl-C to all;
     then the same command.
     """
-    np.save(tmp_path / "x.npy", np.tile(helpers.drawn(100), (40, 1, 1)))
+    # seconds of work, so that it still runs when the signal comes
+    np.save(tmp_path / "x.npy", np.tile(helpers.drawn(100), (200, 1, 1)))
     environment = {**os.environ, "AEZ_WEIGHTS": str(tiny_weights)}
     code = (
         "from functools import partial; from codec import cli; from codec.commands import compress;"
