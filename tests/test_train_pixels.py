@@ -247,6 +247,7 @@ def test_the_palettes_of_grids_are_not_more_than_wanted() -> None:
         palettes.learn(pixels, 10, grids=True)
 
 
+@pytest.mark.slow
 def test_a_trainer_with_grids_learns_rounded_images_beside_the_others() -> None:
     trainer = PixelTrainer(helpers.drawn(200), seed=3, config=CONFIG, grids=True)
     torch.manual_seed(0)
