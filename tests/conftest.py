@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import helpers
@@ -75,3 +76,15 @@ def two_shipped(shipped: Ladder, monkeypatch: pytest.MonkeyPatch) -> list[Ladder
         registry, "MODEL_IDS", {i + 1: model.hash.hex() for i, model in enumerate(models)}
     )
     return models
+
+
+@pytest.fixture
+def one_seed() -> Iterator[None]:
+    """Start a test of training from the same random state, on one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

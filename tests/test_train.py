@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ from codec.train.lossy.export import export, integer_tensors, normal_cdf, pack_m
 from codec.train.lossy.network import Config, LadderNet
 from codec.train.lossy.trainer import LadderTrainer, evaluate, price, rate_distortion_loss
 
+pytestmark = pytest.mark.usefixtures("one_seed")
 CONFIG = Config(
     channels=8,
     hidden=4,
@@ -59,16 +59,6 @@ CONFIG = Config(
 )
 CARD: dict[str, Any] = {"name": "probe", "trained_on": "strokes"}
 Pair = tuple[bytes, bytes]  # the file of a model, and that of its encoder
-
-
-@pytest.fixture(autouse=True)
-def one_seed() -> Iterator[None]:
-    """Start each test from the same random state, on one thread."""
-    threads = torch.get_num_threads()
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_net(seed: int = 0) -> LadderNet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import helpers
@@ -25,15 +24,7 @@ from codec.train.lossy import encoder
 from codec.train.lossy.encoder import EncoderNet, EncoderTrainer
 from codec.train.lossy.export import export
 
-
-@pytest.fixture(autouse=True)
-def one_seed() -> Iterator[None]:
-    """Start each test from the same random state, on one thread."""
-    threads = torch.get_num_threads()
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_seed")
 
 
 @pytest.fixture(scope="module")
