@@ -22,6 +22,14 @@ def squared_error(x: U8, x_hat: U8) -> int:
     return int(np.einsum("i,i->", difference.ravel(), difference.ravel(), dtype=np.int64))
 
 
+def squared_errors(x: U8, x_hat: U8) -> I64:
+    """The same of each image, int64 (N,), in half the time.  x, x_hat: (N, H, W), W up to 256."""
+    # Exact: the sum of a row stays below 2**24.
+    difference = np.subtract(x, x_hat, dtype=np.int16).astype(np.float32)
+    rows = np.einsum("nij,nij->ni", difference, difference)
+    return rows.astype(np.int64).sum(axis=1)
+
+
 def psnr_db(squared_error: float, num_pixels: int) -> float | None:
     """PSNR of 8-bit pixels in dB, from their summed squared error; None if there is no error."""
     return 10 * math.log10(255**2 * num_pixels / squared_error) if squared_error else None

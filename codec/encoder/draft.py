@@ -94,7 +94,6 @@ class Part(NamedTuple):
     quality: int
     images: I64
     messages: list[bytes]
-    ideal_bits: float
 
 
 def pack(draft: Draft, group: int | None = None) -> list[Part]:
@@ -113,9 +112,8 @@ def pack(draft: Draft, group: int | None = None) -> list[Part]:
         coder = draft.coders[number]
         symbols = [draft.symbols(numbers[at]) for at in mine]
         messages = coder.pack_parts(symbols, size)
-        for at, some, packed in zip(mine, symbols, messages, strict=True):
-            quality, bits = int(draft.quality[numbers[at][0]]), coder.ideal_bits(some)
-            parts[at] = Part(coder, quality, numbers[at], packed, bits)
+        for at, packed in zip(mine, messages, strict=True):
+            parts[at] = Part(coder, int(draft.quality[numbers[at][0]]), numbers[at], packed)
     return [parts[at] for at in range(len(numbers))]
 
 

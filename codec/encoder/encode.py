@@ -98,7 +98,6 @@ class Encoder:
                 sum(map(len, part.messages)),
                 int(np.count_nonzero(fell_back[images])),
             )
-            stats.ideal_bits += part.ideal_bits
         block = pack_block(parts, names)
         stats.bytes_out = len(block)
         stats.fallback_images = np.flatnonzero(fell_back)[:MAX_LISTED].tolist()

@@ -158,7 +158,7 @@ class AtLeastPsnr(Goal):
 
 def image_psnr_db(pixels: U8, decoded: U8) -> F64:
     """PSNR of each image, uint8 (N, 28, 28); NO_ERROR_DB where there is no error."""
-    sse = np.square(pixels.astype(np.int32) - decoded).sum(axis=(1, 2))
+    sse = metrics.squared_errors(pixels, decoded)
     found = (metrics.psnr_db(error, PIXELS) for error in sse.tolist())
     return np.array([NO_ERROR_DB if db is None else db for db in found])
 

@@ -26,7 +26,6 @@ class CompressStats:
     bytes_out: int = 0
     payload_bytes: int = 0
     squared_error: int = 0
-    ideal_bits: float = 0.0
     models: dict[str, int] = field(default_factory=dict)
     qualities: dict[str, int] = field(default_factory=dict)
     fallback: dict[str, int] = field(default_factory=dict)
@@ -42,7 +41,7 @@ class CompressStats:
         return cls(
             images=len(pixels),
             payload_bytes=payload_bytes,
-            squared_error=metrics.squared_error(pixels, decoded),
+            squared_error=int(metrics.squared_errors(pixels, decoded).sum()),
             models={name: len(pixels)},
             qualities={str(quality): len(pixels)},
             fallback={what: fell_back} if fell_back else {},
@@ -70,7 +69,6 @@ class CompressStats:
         self.bytes_out += other.bytes_out
         self.payload_bytes += other.payload_bytes
         self.squared_error += other.squared_error
-        self.ideal_bits += other.ideal_bits
         for counts in ("models", "qualities", "fallback"):
             mine = getattr(self, counts)
             for name, images in getattr(other, counts).items():

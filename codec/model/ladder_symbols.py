@@ -41,7 +41,9 @@ class LadderSymbols:
     pixels: U8
 
     def of(self, images: Integers) -> LadderSymbols:
-        return LadderSymbols(self.codes[:, images], self.rows[:, images], self.pixels[images])
+        # `take` needs a quarter of the time of `codes[:, images]`
+        codes, rows = (each.take(images, axis=1) for each in (self.codes, self.rows))
+        return LadderSymbols(codes, rows, self.pixels[images])
 
     def put(self, images: Integers, others: LadderSymbols) -> None:
         """Replace the symbols of some images, given by number."""
