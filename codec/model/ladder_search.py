@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -48,6 +49,7 @@ import numpy.typing as npt
 from codec.arrays import F32, F64, I32, I64, SIDE, U8, Bools
 from codec.coding import rans
 from codec.coding.signed import to_codes
+from codec.metrics import squared_errors
 from codec.model.ladder_parts import STEP_BITS, STEP_UNIT
 from codec.model.layers import Trace
 
@@ -151,7 +153,7 @@ class Attempt:
         self.rows: list[I32] = []
         self.offsets: list[I32] = []
         self.dense = ladder.posterior_of(0, e, t, quality) if dense is None else dense
-        self.bits: I64 = np.zeros(n, np.int64)
+        self._tables, self._n = bits, n
         for i, table in enumerate(bits):
             residual = (ladder.posterior_of(i, e, t, quality) if i else self.dense) - mean
             size = (np.abs(residual) + (STEP_UNIT // 2 - DEAD_ZONE)) >> STEP_BITS
@@ -162,11 +164,17 @@ class Attempt:
                 symbols = np.clip(symbols + flips[i], -most, most)
             self.symbols.append(symbols)
             self.rows.append(row)
-            self.bits += table(row, symbols).reshape(-1, n).sum(axis=0, dtype=np.int64)
             try:
                 mean, row, t = steps.send((symbols << STEP_BITS) + mean)
             except StopIteration as stop:
                 self.pixels: U8 = stop.value
+
+    @cached_property
+    def bits(self) -> I64:
+        """Of each image, (N,), in units of 1 / BIT_UNIT.  At effort 1 nobody asks."""
+        levels = zip(self._tables, self.rows, self.symbols, strict=True)
+        found = (table(row, symbols).reshape(-1, self._n) for table, row, symbols in levels)
+        return np.sum([each.sum(axis=0, dtype=np.int64) for each in found], axis=0)
 
     @property
     def flat_symbols(self) -> I32:
@@ -180,10 +188,11 @@ class Attempt:
 
     def take(self, images: Bools, other: Attempt) -> None:
         """Copy some images of another attempt."""
+        self.bits[images] = other.bits[images]
         mine = (*self.symbols, *self.rows, *self.offsets)
         for one, better in zip(mine, (*other.symbols, *other.rows, *other.offsets), strict=True):
             np.copyto(one, better, where=images)
-        self.pixels[images], self.bits[images] = other.pixels[images], other.bits[images]
+        self.pixels[images] = other.pixels[images]
 
 
 class Trial:
@@ -289,8 +298,7 @@ class Search:
 
     def cost(self, pixels: U8, bits: I64) -> F64:
         """lambda * SSE + bits of each image, from decoded pixels, and bits in 1 / BIT_UNIT."""
-        sse = np.square(pixels.astype(np.int32) - self.pixels).sum(axis=(1, 2), dtype=np.int64)
-        found: F64 = self.weight * sse + bits / BIT_UNIT
+        found: F64 = self.weight * squared_errors(pixels, self.pixels) + bits / BIT_UNIT
         return found
 
     def flip(self, attempt: Attempt, e: Any, count: int) -> None:
