@@ -27,7 +27,8 @@ def squared_errors(x: U8, x_hat: U8) -> I64:
     # Exact: the sum of a row stays below 2**24.
     difference = np.subtract(x, x_hat, dtype=np.int16).astype(np.float32)
     rows = np.einsum("nij,nij->ni", difference, difference)
-    return rows.astype(np.int64).sum(axis=1)
+    errors: I64 = rows.astype(np.int64).sum(axis=1)
+    return errors
 
 
 def psnr_db(squared_error: float, num_pixels: int) -> float | None:

@@ -174,7 +174,8 @@ class Attempt:
         """Of each image, (N,), in units of 1 / BIT_UNIT.  At effort 1 nobody asks."""
         levels = zip(self._tables, self.rows, self.symbols, strict=True)
         found = (table(row, symbols).reshape(-1, self._n) for table, row, symbols in levels)
-        return np.sum([each.sum(axis=0, dtype=np.int64) for each in found], axis=0)
+        bits: I64 = np.stack([each.sum(axis=0, dtype=np.int64) for each in found]).sum(axis=0)
+        return bits
 
     @property
     def flat_symbols(self) -> I32:

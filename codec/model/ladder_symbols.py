@@ -42,7 +42,7 @@ class LadderSymbols:
 
     def of(self, images: Integers) -> LadderSymbols:
         # `take` needs a quarter of the time of `codes[:, images]`
-        codes, rows = (each.take(images, axis=1) for each in (self.codes, self.rows))
+        codes, rows = self.codes.take(images, axis=1), self.rows.take(images, axis=1)
         return LadderSymbols(codes, rows, self.pixels[images])
 
     def put(self, images: Integers, others: LadderSymbols) -> None:
