@@ -26,13 +26,15 @@ from codec.encoder.options import DEFAULT_QUALITY, Choices, Options
 from codec.encoder.stats import CompressStats
 from codec.encoder.writer import CollectionWriter, check_pixels
 from codec.errors import ImageError, UsageError
+from codec.labels import Given
 from codec.model import registry
 
 
 def compress(
     pixels: U8,
     *,
-    names: list[str] | None = None,
+    names: Sequence[str] | None = None,
+    labels: Given | None = None,
     embed_model: bool = False,
     **choices: Unpack[Choices],
 ) -> bytes:
@@ -49,7 +51,9 @@ def compress(
     1 with max_bytes or min_psnr.
     guard: bool, by default True: an image that comes out 3 dB worse than images like the model's
     training images do falls back to a better coding.
-    names: of the images of a collection. embed_model: put the model into the collection.
+    names: of the images of a collection, as relative paths; no two may be restored as one file.
+    labels: of the images of a collection: ints from 0 to 2**32 - 1, or strs of at most 255 bytes.
+    embed_model: put the model into the collection.
 
     Raises ImageError, UsageError, ModelNotFound, EncoderNotFound, BadModel.
 
@@ -59,11 +63,12 @@ def compress(
     if pixels.ndim == 3:
         file = io.BytesIO()
         with CollectionWriter(file, embed_model=embed_model, **choices) as writer:
-            writer.write(pixels, names)
+            writer.write(pixels, names, labels)
         return file.getvalue()
-    if names is not None or embed_model:
+    if names is not None or labels is not None or embed_model:
         raise UsageError(
-            "a single image has no name and embeds no model: give (1, 28, 28) for a collection"
+            "a single image has no name, no label and no embedded model: "
+            "give an array of one image, (1, 28, 28), for a collection"
         )
     return compress_image(pixels, **choices)[0]
 

@@ -24,6 +24,7 @@ from codec.collection.open import open_stream
 from codec.collection.writer import Writer
 from codec.format.block import pack_block
 from codec.format.index import Part
+from codec.labels import Labels
 from codec.model import pixels as pixel_model
 from codec.model import pixels_parts
 from codec.model.ladder import Ladder
@@ -650,9 +651,10 @@ def collect(
     quality: int = 40,
     block_images: int = 4096,
     pixels: np.ndarray | None = None,
+    labels: Labels | None = None,
 ) -> bytes:
     """`drawn(count)`, or other pixels, as a collection of tiny model 0 at effort 1, in blocks of so
-    many images.
+    many images.  names, labels: whatever they are, they are not checked.
     """
     pixels = drawn(count) if pixels is None else pixels
     file = io.BytesIO()
@@ -662,7 +664,8 @@ def collect(
         encoded = tiny_model().encode(some, quality, effort=1)
         part = Part(tiny_model().hash, quality, np.arange(len(some)))
         named = None if names is None else names[at : at + block_images]
-        writer.write(pack_block([(part, encoded.messages)], named), len(some))
+        labelled = None if labels is None else labels[at : at + block_images]
+        writer.write(pack_block([(part, encoded.messages)], named, labelled), len(some))
     writer.finish()
     return file.getvalue()
 

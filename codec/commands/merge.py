@@ -18,7 +18,8 @@ from codec.files.place import Place, given
 def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
     """Join collections, in this order: their blocks are verified by their Checksum and copied.
 
-    All must have names or none; if two images would be restored as one file, nothing is written.
+    All must have names or none, and labels of one kind or none; if two images would be restored as
+    one file, nothing is written.
     Raises UsageError; a damaged input is a failure.
     """
     output = given(out)
@@ -31,15 +32,20 @@ def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
         raise UsageError("there is nothing to join: give two collections or more")
     with ExitStack() as stack:
         joined: list[tuple[str, Collection]] = []
+        labelled: list[tuple[str, str]] = []
         for label in inputs:
             try:
                 collection = stack.enter_context(api.open(label))
-                deque(collection.each_name() if collection.has_names else (), 0)  # are they intact?
+                # are they intact?
+                deque(collection.each_name() if collection.has_names else (), 0)
+                kinds = collection.label_kinds
             except (BitstreamError, OSError) as error:
                 yield Failed.by(label, error)
                 return
             joined.append((label, collection))
+            labelled += [(label, kind) for kind in kinds]
         _check_names(joined)
+        _check_labels(labelled)
         yield from _write(joined, output, force)
 
 
@@ -70,6 +76,17 @@ def _write(joined: list[tuple[str, Collection]], output: Place, force: bool) -> 
         num_bytes,
         writer.num_bytes,
     )
+
+
+def _check_labels(labelled: list[tuple[str, str]]) -> None:
+    """Raise UsageError if not all labels are of one kind.  labelled: inputs, kinds in each."""
+    for label, kind in labelled:
+        first, other = labelled[0]
+        if kind != other:
+            raise UsageError(
+                f"the labels of all images must be of one kind: {first} has {other}, "
+                f"{label} has {kind}"
+            )
 
 
 def _check_names(joined: list[tuple[str, Collection]]) -> None:

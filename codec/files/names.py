@@ -109,6 +109,46 @@ def collisions(keys: Callable[[], Iterable[str]]) -> Iterator[tuple[int, int]]:
                 yield at, first[key]
 
 
+class Claims:
+    """The files that images will be restored as: two must not be one, nor one the other's folder.
+
+    Only hashes are kept.
+    """
+
+    def __init__(self) -> None:
+        self._files: set[int] = set()
+        self._folders: set[int] = set()
+
+    def add(self, names: Sequence[str]) -> None:
+        """Add the names of more images, all or, if one is at fault, none of them.
+
+        Raises UsageError for a name that is not safe, or that cannot be restored beside the others.
+        """
+        files, folders = set[int](), set[int]()
+        for at, name in enumerate(names):
+            try:
+                self._claim(name, files, folders)
+            except UsageError as error:
+                raise UsageError(f"name {at}, {name[:80]!r}: {error}") from None
+        self._files |= files
+        self._folders |= folders
+
+    def _claim(self, name: str, files: set[int], folders: set[int]) -> None:
+        *above, _ = safe_parts(name)
+        path = restored(name)
+        key = hash(path)
+        if key in self._files or key in files:
+            raise UsageError(f"another image would also be restored as {path}")
+        if key in self._folders or key in folders:
+            raise UsageError(f"{path} is the folder of another image")
+        for depth in range(1, len(above) + 1):
+            folder = "/".join(above[:depth])
+            if hash(folder) in self._files or hash(folder) in files:
+                raise UsageError(f"its folder {folder} is the file of another image")
+            folders.add(hash(folder))
+        files.add(key)
+
+
 def folds_case(directory: Path) -> bool:
     """Whether names that differ only in case are one file in a directory, which need not exist."""
     folders = (directory.absolute(), *directory.absolute().parents)
