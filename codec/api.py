@@ -43,6 +43,7 @@ def compress(
     quality: int, 0 (smallest) to 99 (best), or 100: lossless; by default 75.
     model: "auto", the default, picks the cheapest of the shipped models; or a name, or a file.
     lossless: bool, keep every pixel, the same as quality 100.
+    max_error: int, 1 to 64: no pixel differs by more (near-lossless); instead of a quality.
     max_bytes: int, the best quality at which each image takes no more bytes of payload (in a
     collection: as if it were a file).
     min_psnr: float, the fewest bytes for which each image has at least so many dB; lossless if no

@@ -2,7 +2,8 @@
 
     import codec.pillow_plugin         # or codec.register(); nothing else in aez imports it
 
-    image.save("x.aez", quality=80)    # also lossless=, model=, effort=, max_bytes=, min_psnr=
+    image.save("x.aez", quality=80)    # also lossless=, max_error=, model=, effort=, max_bytes=,
+                                       # min_psnr=
     first.save("all.aez", save_all=True, append_images=rest, names=names)  # a collection
                                        # names= and embed_model= only if wanted
     for frame in ImageSequence.Iterator(Image.open("all.aez")): ...
@@ -42,7 +43,7 @@ from codec.files import images
 from codec.format.constants import MAGIC
 
 FORMAT, EXTENSION, MIME_TYPE = "AEZ", ".aez", "image/x-aez"
-OPTIONS = ("quality", "lossless", "model", "effort", "max_bytes", "min_psnr")
+OPTIONS = ("quality", "lossless", "max_error", "model", "effort", "max_bytes", "min_psnr")
 
 
 class AezImageFile(ImageFile.ImageFile):

@@ -154,7 +154,7 @@ def group_images(quality: int) -> int:
 
 def lengths_of(index: Cursor, quality: int, groups: int) -> list[int]:
     """The lengths of the messages of a part (3.4)."""
-    if quality == 100:
+    if quality >= 100:
         return [index.varint(3) for _ in range(groups)]
     mean, limit = index.varint(3), index.varint()
     gaps = index.rice(groups, limit)
@@ -174,7 +174,8 @@ def parts_of(index: Cursor, model_hash: bytes, quality: int, count: int) -> list
     left, parts = list(range(count)), []
     for _ in range(more):
         model, quality_of_part = index.take(2)
-        require(model < len(hashes) and quality_of_part <= 100, "a part is out of range")
+        known = quality_of_part <= 100 or 129 <= quality_of_part <= 192
+        require(model < len(hashes) and known, "a part is out of range")
         num_images = index.varint(3)
         require(1 <= num_images < len(left), "a part has no images, or all that are left")
         chosen = set(np.cumsum(index.rice(num_images, len(left))) - 1)
@@ -205,7 +206,8 @@ def blocks_of(stream: bytes) -> Iterator[Block]:
         _, model_hash, quality, flags, count, *areas, _, checksum = struct.unpack_from(
             "<4s8sBBHIHI4s16s", block
         )
-        require(flags <= 7 and quality <= 100, "a block uses reserved flags or qualities")
+        known = flags <= 7 and (quality <= 100 or 129 <= quality <= 192)
+        require(known, "a block uses reserved flags or qualities")
         require(1 <= count <= 4096 and count == images, "a block has a wrong number of images")
         limited = areas[0] <= 1 << 24 and areas[2] <= -(-count // 16) << 20
         require(limited and 46 + sum(areas) == len(block), "a block has a wrong length")
@@ -304,7 +306,7 @@ def decode(stream: bytes, weights: Path) -> np.ndarray:
 def decode_image(stream: bytes, weights: Path) -> np.ndarray:
     """A single image (2)."""
     require(6 <= len(stream) <= 65536, "the length of the stream is out of range")
-    require(stream[4] <= 101, "the quality is out of range")
+    require(stream[4] <= 101 or 129 <= stream[4] <= 192, "the quality is out of range")
     fields, at = extension(stream, 6)
     model_hash = fields.get(0x01)
     if stream[4] == 101:  # no model (2.3)

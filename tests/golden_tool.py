@@ -60,6 +60,12 @@ def recipes() -> dict[str, dict[str, Any]]:
                 "model": model.name,
                 "names": True,
             }
+            wanted[f"{tag}-image3-error4.aez"] = {"images": 3, "max_error": 4, "model": model.name}
+            wanted[f"{tag}-plain40-error8.aez"] = {
+                "images": [0, 40],
+                "max_error": 8,
+                "model": model.name,
+            }
             continue
         for number, quality in ((3, 0), (17, 30), (40, 75), (25, 99)):
             wanted[f"{tag}-image{number}-q{quality}.aez"] = {
@@ -88,6 +94,7 @@ def make(recipe: dict[str, Any]) -> bytes:
     options = {
         "quality": recipe.get("quality"),
         "max_bytes": recipe.get("max_bytes"),
+        "max_error": recipe.get("max_error"),
         "model": recipe["model"],
         "effort": 1,
         "guard": False,

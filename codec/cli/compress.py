@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from codec.commands.events import Result
 
 MAX_SHOWN_FALLBACKS = 4
+MAX_ERROR = 64  # as in the format, which takes longer to import
+
+
+def _error_in_range(max_error: int | None) -> int | None:
+    if max_error == 0:
+        raise typer.BadParameter("0 would keep every pixel: that is --lossless")
+    if max_error is not None and not 1 <= max_error <= MAX_ERROR:
+        raise typer.BadParameter(f"{max_error} is not between 1 and {MAX_ERROR}")
+    return max_error
 
 
 def compress(
@@ -38,6 +47,15 @@ def compress(
     lossless: Annotated[
         bool, typer.Option("--lossless", help="Keep every pixel; the same as -q 100.")
     ] = False,
+    max_error: Annotated[
+        int | None,
+        typer.Option(
+            "--max-error",
+            callback=_error_in_range,
+            metavar="1..64",
+            help="Near-lossless: no pixel of any image is off by more than this.",
+        ),
+    ] = None,
     max_bytes: Annotated[
         int | None,
         typer.Option(
@@ -120,13 +138,13 @@ def compress(
     resume. INPUT and OUT may be URLs that fsspec knows.
     """
     screen = Screen(quiet)
-    _check_goal(quality, lossless, max_bytes, min_psnr)
+    _check_goal(quality, lossless, max_error, max_bytes, min_psnr)
     if not dry_run:
         out = opt.output(inputs, out, as_json)
     from codec.commands import compress as command
     from codec.encoder.options import Options
 
-    encoding = Options.of(quality, model, lossless, max_bytes, min_psnr, effort, guard)
+    encoding = Options.of(quality, model, lossless, max_bytes, min_psnr, effort, guard, max_error)
     options = command.CompressOptions(
         encoding, opt.cores(jobs), force, remove, embed_model, scheduler
     )
@@ -141,7 +159,11 @@ def compress(
 
 
 def _check_goal(
-    quality: int | None, lossless: bool, max_bytes: int | None, min_psnr: float | None
+    quality: int | None,
+    lossless: bool,
+    max_error: int | None,
+    max_bytes: int | None,
+    min_psnr: float | None,
 ) -> None:
     if lossless and quality not in (None, 100):
         raise typer.BadParameter(
@@ -151,11 +173,15 @@ def _check_goal(
         raise typer.BadParameter(
             "contradicts --min-psnr: give one of the two", param_hint="--max-bytes"
         )
+    others = {"--lossless": lossless or None, "-q": quality, "--max-error": max_error}
     for name, value in (("--max-bytes", max_bytes), ("--min-psnr", min_psnr)):
-        if value is not None and (lossless or quality is not None):
+        for other, given in others.items():
+            if value is not None and given is not None:
+                raise typer.BadParameter(f"chooses the quality: leave {other} out", param_hint=name)
+    for other in ("--lossless", "-q"):
+        if max_error is not None and others[other] is not None:
             raise typer.BadParameter(
-                f"chooses the quality: leave {'--lossless' if lossless else '-q'} out",
-                param_hint=name,
+                f"stands for a quality: leave {other} out", param_hint="--max-error"
             )
 
 
@@ -170,7 +196,8 @@ def _figures(result: Result, encoding: Any) -> dict[str, Any]:
         "bpp": None if bpp is None else round(bpp, 4),
         "psnr_db": None if psnr_db is None else round(psnr_db, 3),
         "lossless": stats.lossless if stats.images else None,
-        "quality": encoding.quality if encoding.goal is None else None,
+        "quality": encoding.quality if encoding.quality <= 100 and encoding.goal is None else None,
+        "max_error": encoding.max_error,
         "model": ", ".join(stats.models) or None,
         "models": stats.models,
         "fallback": stats.fallback,

@@ -98,6 +98,8 @@ def compress(
         raise UsageError(_NO_SINGLES)
     if options.embed_model:
         options.encoding.check_embedding()
+    if options.encoding.max_error:
+        yield from _gridless(Encoder(options.encoding).models)
     if dry_run:
         for job in jobs:
             several, outputs = isinstance(job, Images), list(job.outputs())
@@ -111,6 +113,12 @@ def compress(
     except ModelError as error:
         # nothing more can be done without the model, but finished outputs count
         yield Failed.by(options.encoding.model, error)
+
+
+def _gridless(models: Sequence[Model]) -> Iterator[Note]:
+    for model in models:
+        if not model.grid_steps:
+            yield Note(f"model {model.name} has learned no grids: its images take more bytes")
 
 
 def _cannot_be_verified(name: str | None) -> bool:

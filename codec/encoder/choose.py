@@ -88,7 +88,7 @@ def choose(
     n, coders = len(draft.pixels), draft.coders
     if len(coders) == 1:
         return {}
-    size = sampling.size(n, quality == LOSSLESS_QUALITY) if as_block else n
+    size = sampling.size(n, quality >= LOSSLESS_QUALITY) if as_block else n
     sample = draft.pixels[spread(n, size)] if size < n else draft.pixels
     seen, dear = _see(coders, range(len(coders)), sample, quality)
     best = int(dear.sum(axis=1).argmin())
@@ -112,10 +112,13 @@ def _see(
 
 
 def costs(pixels: U8, decoded: U8, messages: list[bytes], quality: int) -> F64:
-    """lambda * SSE + bits of each image, float64 (N,), the SSE of pixels in 0..1.
+    """lambda * SSE + bits of each image, float64 (N,), the SSE of pixels in 0..1; bits alone if
+    the quality is not lossy.
 
     pixels, decoded: uint8 (N, 28, 28); messages: one for each image.
     """
+    if quality >= LOSSLESS_QUALITY:
+        return np.asarray(8.0 * sizes(messages))
     sse = np.square((pixels.astype(np.float64) - decoded) / 255).sum(axis=(1, 2))
     return np.asarray(2.0 ** log2_lmbda(quality) * sse + 8.0 * sizes(messages))
 

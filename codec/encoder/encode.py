@@ -128,7 +128,7 @@ class Encoder:
             meet(draft, goal, quality, options.effort, seen, self._exact)
             return draft
         code(draft, quality, options.effort, seen)
-        if options.guard and not options.lossless:
+        if options.guard and not options.by_pixels:
             guard(draft, quality, options.effort, self._exact)
         return draft
 
@@ -158,8 +158,8 @@ class Encoder:
 def candidates(options: Options) -> list[Model]:
     """The models that an encoder with these options chooses from: see `Encoder`."""
     if options.model == AUTO:
-        return registry.shipped(options.lossless)
-    return [registry.by_name(options.model, options.lossless)]
+        return registry.shipped(options.by_pixels)
+    return [registry.by_name(options.model, options.by_pixels)]
 
 
 # The size of the smallest stored image, as a stream.

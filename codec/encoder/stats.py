@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from codec import metrics
 from codec.arrays import PIXELS, U8
-from codec.format.constants import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY, NEAR_LOSSLESS
 
 MAX_LISTED = 1000  # images that fell back
 
@@ -36,14 +36,15 @@ class CompressStats:
         cls, name: str, quality: int, pixels: U8, decoded: U8, payload_bytes: int, fell_back: int
     ) -> CompressStats:
         """Of images coded by one coder at one quality; `fell_back` of them fell back to it."""
-        quality = min(quality, LOSSLESS_QUALITY)
-        what = name if quality == LOSSLESS_QUALITY else f"{name} q{quality}"
+        near = quality - NEAR_LOSSLESS
+        key = f"max error {near}" if near > 0 else str(min(quality, LOSSLESS_QUALITY))
+        what = name if quality >= LOSSLESS_QUALITY else f"{name} q{quality}"
         return cls(
             images=len(pixels),
             payload_bytes=payload_bytes,
             squared_error=int(metrics.squared_errors(pixels, decoded).sum()),
             models={name: len(pixels)},
-            qualities={str(quality): len(pixels)},
+            qualities={key: len(pixels)},
             fallback={what: fell_back} if fell_back else {},
         )
 

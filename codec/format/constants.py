@@ -14,6 +14,8 @@ BLOCK_FLAG_NAMES, BLOCK_FLAG_PARTS, BLOCK_FLAG_LABELS = 0x01, 0x02, 0x04
 MAX_QUALITY = 99  # of a lossy model
 LOSSLESS_QUALITY = 100
 STORED_QUALITY = 101  # a single image as it is, without a model
+# plus N, near-lossless: no pixel differs by more than N, 1 .. MAX_ERROR
+NEAR_LOSSLESS, MAX_ERROR = 128, 64
 BLOCK_QUALITY_AT = 12  # of Quality in a block header
 GROUP_IMAGES = 16  # neighbouring images that share one coder state, which costs 2 bytes
 # From this quality on, groups are smaller: for about 1 % more bytes one image is read in a third of
@@ -41,3 +43,10 @@ EXTENSION_MODELS = 0x80  # ignorable: copies of models that the blocks name anyw
 def group_images(quality: int) -> int:
     """Images in a full group of a quality."""
     return SMALL_GROUP_IMAGES if SMALL_GROUP_QUALITY <= quality <= MAX_QUALITY else GROUP_IMAGES
+
+
+def max_error_of(quality: int) -> int | None:
+    """How much any pixel can differ from the original at a quality; None: there is no bound."""
+    if quality <= MAX_QUALITY:
+        return None
+    return quality - NEAR_LOSSLESS if quality > NEAR_LOSSLESS else 0

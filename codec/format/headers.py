@@ -38,11 +38,13 @@ from codec.format.constants import (
     LOSSLESS_QUALITY,
     MAGIC,
     MAX_BLOCK_IMAGES,
+    MAX_ERROR,
     MAX_EXTENSION_BYTES,
     MAX_IMAGE_STREAM_BYTES,
     MAX_MODEL_BYTES,
     MAX_NAMES_BYTES,
     MODEL_HASH_BYTES,
+    NEAR_LOSSLESS,
     RESERVED_FLAGS,
     STORED_QUALITY,
     VERSION,
@@ -145,9 +147,15 @@ def is_collection(stream: bytes) -> bool:
     return bool(_check_start(stream[:3]) & FLAG_COLLECTION)
 
 
-def _check_quality(quality: int, highest: int, offset: int) -> None:
-    if quality > highest:
-        raise ReservedBitsSet(f"quality {quality}, this reader knows 0 to {highest}", offset)
+def check_quality(quality: int, offset: int, *, highest: int = LOSSLESS_QUALITY) -> None:
+    """Raise ReservedBitsSet unless the quality is 0 .. highest or near-lossless.
+
+    offset: where it lies in the file, for the message.
+    """
+    if quality > highest and not 1 <= quality - NEAR_LOSSLESS <= MAX_ERROR:
+        near = f"{NEAR_LOSSLESS + 1} to {NEAR_LOSSLESS + MAX_ERROR}"
+        known = f"0 to {highest} and {near}"
+        raise ReservedBitsSet(f"quality {quality}, this reader knows {known}", offset)
 
 
 @dataclass(frozen=True)
@@ -186,7 +194,7 @@ def unpack_image_header(stream: bytes) -> tuple[ImageHeader, int]:
             f"{len(stream)} bytes for one image, at most {MAX_IMAGE_STREAM_BYTES} are allowed", 0
         )
     _, _, model_id, quality, check = IMAGE.unpack_from(stream)
-    _check_quality(quality, STORED_QUALITY, 4)
+    check_quality(quality, 4, highest=STORED_QUALITY)
     model_hash, offset = b"", IMAGE.size
     if flags & FLAG_EXTENDED:
         extension, offset = unpack_extension(stream, offset)
@@ -334,7 +342,7 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
         raise BadMagic(f"{magic.hex(' ')} found, a block ({BLOCK_MAGIC.hex(' ')}) wanted", offset)
     if checksum(stream[:_BLOCK_START], size=4) != header_check:
         raise ChecksumMismatch("a block header is damaged", offset)
-    _check_quality(quality, LOSSLESS_QUALITY, offset + BLOCK_QUALITY_AT)
+    check_quality(quality, offset + BLOCK_QUALITY_AT)
     if reserved := flags & ~(BLOCK_FLAG_NAMES | BLOCK_FLAG_PARTS | BLOCK_FLAG_LABELS):
         raise ReservedBitsSet(f"reserved block flags 0x{reserved:02x} are set", offset + 13)
     header = BlockHeader(

@@ -21,7 +21,7 @@ import numpy as np
 
 from codec.arrays import I64
 from codec.coding.signed import from_codes, to_codes
-from codec.errors import ChecksumMismatch, LimitExceeded, ReservedBitsSet, TrailingData, Truncated
+from codec.errors import ChecksumMismatch, LimitExceeded, TrailingData, Truncated
 from codec.format.constants import (
     LOSSLESS_QUALITY,
     MAX_PART_MODELS,
@@ -30,7 +30,7 @@ from codec.format.constants import (
     PARTS_CHECK_BYTES,
     group_images,
 )
-from codec.format.headers import BlockHeader
+from codec.format.headers import BlockHeader, check_quality
 from codec.format.primitives import checksum, pack_varint, unpack_varint
 from codec.format.rice import pack_rice, unpack_rice
 
@@ -90,7 +90,7 @@ def unpack_index(index: bytes, header: BlockHeader, offset: int) -> tuple[list[P
 
 
 def _pack_lengths(part: Part, lengths: list[int]) -> bytes:
-    if part.quality == LOSSLESS_QUALITY:
+    if part.quality >= LOSSLESS_QUALITY:
         return b"".join(map(pack_varint, lengths))
     mean = round(sum(lengths) / len(lengths))
     positions = np.cumsum(to_codes(np.array(lengths) - mean) + 1) - 1
@@ -100,7 +100,7 @@ def _pack_lengths(part: Part, lengths: list[int]) -> bytes:
 
 def _unpack_lengths(part: Part, index: bytes, at: int, offset: int) -> tuple[list[int], int]:
     """-> the lengths of a part's messages, and the offset after them."""
-    if part.quality == LOSSLESS_QUALITY:
+    if part.quality >= LOSSLESS_QUALITY:
         lengths = []
         for _ in range(part.num_groups):
             length, at = unpack_varint(index, at, max_bytes=3, base=offset)
@@ -168,10 +168,7 @@ def _unpack(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part],
         number, quality = index[at], index[at + 1]
         if number >= len(hashes):
             raise LimitExceeded(f"model {number} of a block of {len(hashes)} models", offset + at)
-        if quality > LOSSLESS_QUALITY:
-            raise ReservedBitsSet(
-                f"quality {quality}, this reader knows 0 to {LOSSLESS_QUALITY}", offset + at + 1
-            )
+        check_quality(quality, offset + at + 1)
         count, end = unpack_varint(index, at + 2, max_bytes=3, base=offset)
         if not 1 <= count < len(left):  # at least one image is left for the first part
             raise LimitExceeded(

@@ -39,8 +39,8 @@ class Symbols(Protocol):
 class Coder(ABC):
     """See the module's docstring.  Thread-safe.
 
-    name: as in figures. lossless: whether every pixel is kept. sha256: of the model file, b"" if
-    there is none. max_effort: higher efforts make no difference.
+    name: as in figures. lossless: whether it can keep every pixel. sha256: of the model file, b""
+    if there is none. max_effort: higher efforts make no difference.
     """
 
     name: str
@@ -73,10 +73,15 @@ class Coder(ABC):
 
         offset: of the quality in the stream, for the message.
         """
-        if (quality == LOSSLESS_QUALITY) != self.lossless:
+        if (quality >= LOSSLESS_QUALITY) != self.lossless:
             raise CorruptPayload(
                 f"quality {quality} with model {self.name}, which is {self.kind}", offset
             )
+
+    @property
+    def grid_steps(self) -> list[int]:
+        """Steps of the grids that it has learned, for near-lossless coding."""
+        return []
 
     @abstractmethod
     def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> Any:

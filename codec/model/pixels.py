@@ -31,6 +31,7 @@ part is worth: weights/README.md.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -39,9 +40,10 @@ from codec.arrays import I64, PIXELS, SIDE, U8, U32, Bools, Integers
 from codec.coding import rans
 from codec.coding.lanes import Encoded, checks
 from codec.errors import BadModel
-from codec.format.constants import GROUP_IMAGES, LOSSLESS_QUALITY
+from codec.format.constants import GROUP_IMAGES, LOSSLESS_QUALITY, NEAR_LOSSLESS
 from codec.kernels import active as native_kernels
 from codec.model.bundle import Bundle, Model
+from codec.model.grids import rounded, steps_for, steps_of
 from codec.model.pixels_native import MAX_BYTES, NativePixels
 from codec.model.pixels_parts import (
     LIVE_NEIGHBOURS,
@@ -86,7 +88,7 @@ class Step(NamedTuple):
 class Pixels(Model):
     """The lossless coder: every pixel from those before it.
 
-    See Coder; the only quality is LOSSLESS_QUALITY.
+    See Coder; qualities are LOSSLESS_QUALITY and, rounded to a grid first, the near-lossless ones.
     """
 
     ARCHITECTURE = "pixels-3"
@@ -109,6 +111,11 @@ class Pixels(Model):
         if self._palette_costs.min() < 0 or self._palette_costs.max() > MAX_PALETTE_COST:
             raise BadModel(f"palette.costs leaves 0..{MAX_PALETTE_COST}")
         self._native: dict[str, NativePixels] = {}
+
+    @cached_property
+    def grid_steps(self) -> list[int]:
+        """See Coder: those of which it has palettes."""
+        return steps_of(self._palette_costs)
 
     def multiply_adds(self, pixels: U8) -> tuple[float, float]:
         """See Model: each network as often as `steps` runs it for these images.
@@ -174,6 +181,20 @@ class Pixels(Model):
 
     def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> PixelSymbols:
         """See Coder."""
+        max_error = np.asarray(quality) - NEAR_LOSSLESS
+        if max_error.max() <= 0:
+            return self._analyze_all(pixels)
+        steps = np.where(max_error > 0, steps_for(max_error, self.grid_steps), 1)
+        found = self._analyze_all(rounded(pixels, steps))
+        if self.grid_steps:
+            return found
+        # A network that does not know the grid can find the pixels as they are easier to predict.
+        exact = self._analyze_all(pixels)
+        n, fewer = len(pixels), exact.bits < found.bits
+        return PixelSymbols.join([found, exact]).of(np.arange(n) + n * fewer)
+
+    def _analyze_all(self, pixels: U8) -> PixelSymbols:
+        """The symbols of pixels, all of which are kept, batch by batch on all cores."""
         codes = np.zeros((len(pixels), 2 * PIXELS), np.uint32)  # the batches fill it
         batches = [slice(at, at + size) for at, size in _batches(len(pixels), 1)]
         found = list(in_threads(lambda some: self._analyze(pixels[some], codes[some]), batches))

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from codec.arrays import F32, F64, I16, I32, I64, U8, Bools
 from codec.coding import rans
+from codec.model.grids import MISSING_COST, rounded
 from codec.model.pixels_parts import (
     LOGIT_UNIT,
     MAX_PALETTE_COST,
@@ -31,8 +32,6 @@ from codec.model.pixels_parts import (
 
 WHITE = 253
 IMPOSSIBLE = -16.0  # logit of a value that a palette does not hold
-# nats of a value that a palette lacks: 16 bits more than any value of a palette of all
-MISSING_COST = np.log(256 * rans.TOTAL)
 CLUSTERS, ROUNDS = 128, 40
 SMOOTHING = 30.0  # pixels of the overall histogram that are mixed into each cluster
 STRETCHED_WORTH = 1.0  # bytes an image that stretched palettes must save to be used
@@ -54,14 +53,6 @@ class Palettes:
     def choose(self, pixels: U8) -> I64:
         """uint8 (N, 28, 28) -> palette of each image (N,)."""
         return choose_palettes(pixels, self.costs, self.freq)
-
-
-def rounded(pixels: U8, step: int | npt.NDArray[np.integer]) -> U8:
-    """Images uint8 (N, 28, 28) with each value at the nearest multiple of `step`, an odd number or
-    one for each image (N,).
-    """
-    steps = np.asarray(step, np.int16).reshape(-1, 1, 1)
-    return ((pixels + steps // 2) // steps * steps).clip(0, 255).astype(np.uint8)
 
 
 def learn(pixels: U8, most: int = MAX_PALETTES, *, grids: bool = False) -> Palettes:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from codec.arrays import PIXELS
 from codec.coding import rans
+from codec.model.grids import rounded
 from codec.model.pixels_parts import (
     LINKED,
     LIVE_NEIGHBOURS,
@@ -333,7 +334,7 @@ class PixelTrainer(Trainer):
         self.measured = [(self.held_out[:MEASURED_IMAGES], self.held_out_palette[:MEASURED_IMAGES])]
         if grids:
             self.measured += [
-                self._with_palettes(palettes.rounded(held_out[:GRID_IMAGES], step))
+                self._with_palettes(rounded(held_out[:GRID_IMAGES], step))
                 for step in MEASURED_STEPS
             ]
         tokens = Tokens(self._drawn(torch.linspace(0, len(self.train) - 1, 200).long())[0])
@@ -353,7 +354,7 @@ class PixelTrainer(Trainer):
             return self.train[chosen], self.palette[chosen]
         weights = torch.tensor(STEP_WEIGHTS).float()
         steps = np.array(STEPS)[torch.multinomial(weights, len(chosen), replacement=True).numpy()]
-        return self._with_palettes(palettes.rounded(self.train[chosen].cpu().numpy(), steps))
+        return self._with_palettes(rounded(self.train[chosen].cpu().numpy(), steps))
 
     def _with_palettes(self, pixels: data.U8) -> tuple[Tensor, Tensor]:
         """uint8 (N, 28, 28) -> the same and their palettes, as tensors."""
