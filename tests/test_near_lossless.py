@@ -1,0 +1,195 @@
+"""Near-lossless: no pixel is off by more than the bound, whatever the image and the model."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_cli import aez
+from test_pixel_model import kinds
+
+import codec
+from codec import api
+from codec.encoder.options import Options
+from codec.errors import UsageError
+from codec.files.images import pack_png
+from codec.format.constants import max_error_of
+from codec.model import registry
+from codec.model.grids import MISSING_COST, rounded, steps_for, steps_of
+from codec.model.pixels_parts import LOGIT_UNIT
+
+BOUNDS = (1, 2, 4, 5, 8, 33, 64)
+
+
+def farthest(pixels: np.ndarray, decoded: np.ndarray) -> int:
+    return int(np.abs(pixels.astype(int) - decoded).max())
+
+
+# ---- the grid
+
+
+@pytest.mark.parametrize("step", [3, 5, 13, 127, 129])
+def test_every_value_goes_to_the_nearest_multiple_and_never_out_of_range(step: int) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    found = rounded(values, step).astype(int)
+    assert np.abs(found - values).max() == step // 2
+    assert all(value % step == 0 or value == 255 for value in found.ravel().tolist())
+    for value, near in zip(values.ravel().tolist(), found.ravel().tolist(), strict=True):
+        wanted = min(range(0, 300, step), key=lambda multiple: abs(multiple - value))
+        assert near == min(wanted, 255)
+
+
+def test_each_image_can_have_a_step_of_its_own() -> None:
+    pixels = np.full((3, 28, 28), 7, np.uint8)
+    assert rounded(pixels, np.array([1, 3, 5]))[:, 0, 0].tolist() == [7, 6, 5]
+
+
+def test_the_steps_of_a_model_are_those_of_which_a_palette_holds_exactly_the_grid() -> None:
+    missing = round(MISSING_COST * LOGIT_UNIT)
+    costs = np.full((4, 256), missing)
+    costs[0] = 5  # all values
+    costs[1, ::9] = 3  # 252 is the last multiple of 9
+    costs[2, ::13] = costs[2, 255] = 3  # 260 is beyond
+    costs[3, ::7] = costs[3, 1] = 3  # one value too many
+    assert steps_of(costs) == [9, 13]
+
+
+def test_the_step_of_a_bound_is_the_widest_that_keeps_it() -> None:
+    assert steps_for(np.array([1, 3, 4, 5, 64]), [5, 9, 85]).tolist() == [3, 5, 9, 9, 85]
+    assert steps_for(np.array([1, 64]), []).tolist() == [3, 129]
+
+
+# ---- streams
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("name", ["fashion", "mnist", "auto"])
+def test_no_pixel_of_any_kind_of_image_is_off_by_more_than_the_bound(name: str, bound: int) -> None:
+    pixels = kinds()
+    stream = api.compress(pixels, max_error=bound, model=name)
+    assert farthest(pixels, api.decompress(stream)) <= bound
+    for image in pixels[::7]:
+        assert farthest(image, api.decompress(api.compress(image, max_error=bound))) <= bound
+
+
+@settings(max_examples=30)
+@given(bound=st.integers(1, 64), seed=st.integers(0, 2**32 - 1), levels=st.integers(1, 256))
+def test_noise_keeps_any_bound(
+    shipped_lossless: object, bound: int, seed: int, levels: int
+) -> None:
+    random = np.random.default_rng(seed)
+    pixels = random.choice(random.integers(0, 256, levels), (5, 28, 28)).astype(np.uint8)
+    stream = api.compress(pixels, max_error=bound)
+    with codec.open(stream) as collection:
+        assert farthest(pixels, collection[:]) <= bound
+        assert (collection[3] == api.decompress(stream)[3]).all()
+
+
+def test_a_model_that_knows_grids_takes_fewer_bytes_the_wider_the_bound() -> None:
+    pixels = helpers.drawn(64)
+    sizes = [len(api.compress(pixels, max_error=bound, model="fashion")) for bound in (1, 4, 12)]
+    exact = len(api.compress(pixels, lossless=True, model="fashion"))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] < exact
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_a_model_without_grids_never_takes_more_bytes_than_without_loss() -> None:
+    pixels = helpers.drawn(32)
+    exact = len(api.compress(pixels, lossless=True))
+    assert len(api.compress(pixels, max_error=2)) <= exact
+
+
+def test_the_stream_says_what_it_promises() -> None:
+    pixels = helpers.drawn(40)
+    stream = api.compress(pixels, max_error=3, model="fashion")
+    with codec.open(stream) as collection:
+        assert [part.quality for part in collection.blocks[0].parts] == [131]
+    assert [max_error_of(quality) for quality in (0, 99, 100, 101, 131, 192)] == [
+        None,
+        None,
+        0,
+        0,
+        3,
+        64,
+    ]
+    near, exact = api.info(stream), api.info(api.compress(pixels, lossless=True))
+    assert (near.max_error, near.lossless) == (3, False)
+    assert (exact.max_error, exact.lossless) == (0, True)
+    assert api.info(api.compress(pixels)).max_error is None
+
+
+def test_the_second_decoder_reads_it() -> None:
+    weights = Path(registry.__file__).parents[2] / "weights"
+    pixels = helpers.drawn(20)
+    for stream in (
+        api.compress(pixels, max_error=6, model="fashion"),
+        api.compress(pixels[3], max_error=6, model="fashion"),
+    ):
+        assert (helpers.minimal_decode(stream, weights) == api.decompress(stream)).all()
+
+
+def test_pillow_saves_it() -> None:
+    from PIL import Image
+
+    import codec.pillow_plugin  # noqa: F401
+
+    pixels, file = helpers.drawn(1)[0], io.BytesIO()
+    Image.fromarray(pixels).save(file, "AEZ", max_error=5)
+    assert farthest(pixels, np.asarray(Image.open(file))) <= 5
+    assert api.info(file.getvalue()).max_error == 5
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"max_error": 0}, "lossless=True"),
+        ({"max_error": 65}, "1 to 64"),
+        ({"max_error": -1}, "1 to 64"),
+        ({"max_error": 1.5}, "whole number"),
+        ({"max_error": True}, "whole number"),
+        ({"max_error": 4, "quality": 80}, "leave out"),
+        ({"max_error": 4, "lossless": True}, "leave out"),
+        ({"max_error": 4, "max_bytes": 90}, "leave out"),
+        ({"max_error": 4, "min_psnr": 30}, "leave out"),
+    ],
+)
+def test_what_contradicts_the_bound_is_refused(choices: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Options.of(**choices)  # type: ignore[arg-type]
+
+
+def test_the_command_line_takes_it_and_says_what_is_wrong(tmp_path: Path) -> None:
+    pixels, path = helpers.drawn(1)[0], tmp_path / "a.png"
+    path.write_bytes(pack_png(pixels))
+    done = aez("compress", str(path), "--max-error", "4", "--json")
+    assert done.exit_code == 0, done.output
+    assert '"max_error": 4' in done.output
+    assert farthest(pixels, api.decompress((tmp_path / "a.aez").read_bytes())) <= 4
+    for wrong, said in (
+        (["0"], "--lossless"),
+        (["65"], "between 1 and 64"),
+        (["-1"], "between 1 and 64"),
+        (["4", "-q", "80"], "leave -q out"),
+        (["4", "--lossless"], "leave --lossless out"),
+        (["4", "--max-bytes", "80"], "leave --max-error out"),
+    ):
+        refused = aez("compress", str(path), "-f", "--max-error", *wrong)
+        assert refused.exit_code == 2
+        assert said in refused.output
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+def test_a_model_that_has_learned_no_grids_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(pack_png(helpers.drawn(1)[0]))
+    done = aez("compress", str(path), "--max-error", "4")
+    assert "tiny0-lossless has learned no grids" in done.output
