@@ -279,9 +279,6 @@ class Collection:
 
         Raises IndexError, TypeError; UsageError as `labels` does.
         """
-        if not self.has_labels:
-            self._wanted(index)
-            return None
         numbers, _ = self._wanted(index)
         blocks = self._blocks_of(numbers)
         order = np.argsort(blocks, kind="stable")  # block by block, whatever the order
@@ -290,6 +287,8 @@ class Collection:
         for number, at in zip(in_order.tolist(), np.split(order, starts[1:]), strict=False):
             wanted = numbers[at]
             labels = self._labels_of(number)
+            if labels is None and not self.has_labels:
+                return None
             if labels is None:
                 raise UsageError(f"image {wanted[0]} has no label, but others have one")
             if pieces and kind_of(pieces[0]) != kind_of(labels):
@@ -298,6 +297,8 @@ class Collection:
                     "ask for them one by one, with label(index)"
                 )
             pieces.append(picked(labels, wanted - self.blocks[number].first))
+        if not pieces and not self.has_labels:
+            return None
         return picked(joined(pieces), np.argsort(order))
 
     @property
