@@ -22,6 +22,7 @@ VERBS = {
     "compress": "compress",
     "decompress": "decompress",
     "info": "info",
+    "ls": "ls",
     "test": "check",
     "merge": "merge",
     "models": "models",

@@ -16,6 +16,10 @@ Inputs = Annotated[
 Streams = Annotated[
     list[str], typer.Argument(metavar="FILE", help=".aez files, directories of them, or -.")
 ]
+Index = Annotated[
+    str | None,
+    typer.Option("--index", metavar="0,5,10-20", help="Only these images, in this order, from 0."),
+]
 Foreign = Annotated[
     str | None,
     typer.Option(

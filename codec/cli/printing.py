@@ -24,6 +24,8 @@ Step = Callable[[str, int, int], None]  # the next step, how many steps are done
 
 def shown(text: str) -> str:
     """Escape control characters, as names come from untrusted files and streams."""
+    if text.isprintable():  # most are
+        return text
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
@@ -34,8 +36,8 @@ def say(line: str) -> None:
 
 
 def images(number: int) -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} image{'' if number == 1 else 's'}"
+    """`no images`, `1 image`, `2 images`."""
+    return f"{number or 'no'} image{'' if number == 1 else 's'}"
 
 
 def where(outputs: Sequence[str]) -> str:
@@ -51,20 +53,32 @@ class Screen:
         self._counter: Step | None = None
         self._images = 0
 
-    def run(self, events: Generator[Event, None, Any], result: Result | None = None) -> Result:
-        """Run a command, and print its events as they come."""
+    def run(
+        self,
+        events: Generator[Event, None, Any],
+        result: Result | None = None,
+        show: Callable[[Event], None] | None = None,
+    ) -> Result:
+        """Run a command, and print its events as they come; `show` prints those of its own."""
         from codec.commands.events import Result
 
         result = Result() if result is None else result
-        self.value_of(events, result)
+        self.value_of(events, result, show)
         return result
 
-    def value_of(self, events: Generator[Event, None, T], result: Result) -> T:
+    def value_of(
+        self,
+        events: Generator[Event, None, T],
+        result: Result,
+        show_more: Callable[[Event], None] | None = None,
+    ) -> T:
         """As `run`: add the events to a result, and return what the generator returns."""
 
         def show(event: Event) -> None:
             result.add(event)
             self._show(event, stack)
+            if show_more is not None:
+                show_more(event)
 
         with contextlib.ExitStack() as stack:
             stack.callback(events.close)

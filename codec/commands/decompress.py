@@ -136,7 +136,7 @@ def _bare(name: str) -> str:
 
 def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> Events:
     with open_stream(source, asked.model) as stream:
-        _check_index(asked.index, stream.num_images)
+        stream.check_index(asked.index)
         format, to_file = asked.format, destination.stem.is_standard or destination.exact
         if stream.collection is None:
             output = destination.file(format or "png")
@@ -159,14 +159,6 @@ def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> E
             found = stream.pick(numbers, named=False)
         write = _write_single if format == "png" else _write_array
         yield from write(found, stream, destination.file(format), format, asked.force)
-
-
-def _check_index(index: Sequence[range] | None, num_images: int) -> None:
-    for part in index or ():
-        if part[-1] >= num_images:
-            raise UsageError(
-                f"--index {part[-1]} is out of range: {num_images} images, the first is 0"
-            )
 
 
 def _write_tree(

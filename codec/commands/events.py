@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from codec.api import CompressStats, StreamInfo
+from codec.collection.listing import Entry
 from codec.errors import AezError, BitstreamError
 
 T = TypeVar("T")
@@ -63,6 +64,15 @@ class Described:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Some images of a stream, one by one.  num_images: of the whole stream."""
+
+    input: str
+    num_images: int
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
 class Failed:
     """An input, an output or an image failed; damaged: because a stream is damaged."""
 
@@ -89,7 +99,7 @@ class Progress:
     images: int
 
 
-Event = Done | Planned | Checked | Described | Failed | Note | Progress
+Event = Done | Planned | Checked | Described | Listed | Failed | Note | Progress
 Events = Generator[Event, None, None]
 
 
@@ -115,9 +125,9 @@ def guarded(name: str, events: Iterable[Event]) -> Events:
 class Result:
     """What a command did, and what failed.
 
-    outputs: written, or found intact by `test`, or, in a dry run, planned. failed: names and
-    reasons. whole: streams that `test` found intact, with the number of their images; described: by
-    `info`.
+    outputs: written, or found intact by `test`, or listed, or, in a dry run, planned. failed: names
+    and reasons. whole: streams that `test` found intact, with the number of their images;
+    described: by `info`.
     """
 
     images: int = 0
@@ -160,6 +170,10 @@ class Result:
             case Described():
                 self.outputs.append(event.input)
                 self.described.append((event.input, event.info))
+            case Listed():
+                self.images += len(event.entries)
+                if self.outputs[-1:] != [event.input]:
+                    self.outputs.append(event.input)
             case Failed():
                 self.failed.append((event.name, event.reason))
                 self.damaged |= event.damaged
