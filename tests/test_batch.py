@@ -332,9 +332,15 @@ def test_full_disk_fails_by_name_and_leaves_all_as_it_was(
             [str(tree)], separate=separate, options=compress.CompressOptions(force=True)
         )
     )
-    assert [reason for _, reason in report.failed] == ["No space left on device"] * (
-        4 if separate else 1
-    )
+    outputs = [tree / f"{name}.aez" for name in ("0/1", "0/10", "0/2", "a")]
+    assert report.failed == [
+        (name, f"cannot write {output}: No space left on device")
+        for name, output in (
+            [(str(output.with_suffix(".png")), output) for output in outputs]
+            if separate
+            else [(str(tree), existing)]
+        )
+    ]
     assert (report.exit_code, report.images, report.stats.images) == (1, 0, 0)
     assert existing.read_bytes() == b"before"
     assert not debris(tree.parent)

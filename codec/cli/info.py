@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from codec.cli import options as opt
-from codec.cli.printing import Screen, failures, images, shown
+from codec.cli.printing import Screen, failures, images, put, shown
 
 if TYPE_CHECKING:
     from codec.collection.open import ModelUse, StreamInfo
@@ -31,13 +31,13 @@ def info(files: opt.Streams, as_json: opt.Json = False) -> None:
         for name, stream in result.described:
             first, *more = _lines(stream)
             for line in (f"{name}: {first}", *more):
-                typer.echo(shown(line))
+                put(shown(line))
     elif len(files) > 1:
         found = [{"file": name, **dataclasses.asdict(stream)} for name, stream in result.described]
-        typer.echo(json.dumps({"files": found, "failed": failures(result)}))
+        put(json.dumps({"files": found, "failed": failures(result)}))
     else:
         for _, stream in result.described:
-            typer.echo(json.dumps(dataclasses.asdict(stream)))
+            put(json.dumps(dataclasses.asdict(stream)))
     raise typer.Exit(result.exit_code)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from codec.cli import options as opt
-from codec.cli.printing import Screen, shown
+from codec.cli.printing import Screen, put, shown
 
 if TYPE_CHECKING:
     from codec.commands.events import Event, Listed
@@ -43,7 +43,7 @@ def ls(
 
     def show(event: Event) -> None:
         if isinstance(event, Listed):
-            typer.echo("".join(lines(event)), nl=False)
+            put("".join(lines(event)), nl=False)
 
     result = Screen(quiet=True).run(list_images(files, ranges), show=show)
     raise typer.Exit(result.exit_code)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from codec.cli.printing import is_terminal
 from codec.errors import UsageError
 
 Inputs = Annotated[
@@ -84,7 +85,7 @@ def output(inputs: Sequence[str], out: str | None, as_json: bool) -> str | None:
         out = "-"
     if out == "-" and as_json:
         raise UsageError("--json and the output would both go to stdout")
-    if out == "-" and sys.stdout.isatty():
+    if out == "-" and is_terminal(sys.stdout):
         raise UsageError("the output would go to the terminal: give -o OUT, or redirect it")
     return out
 

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
@@ -31,8 +31,30 @@ def shown(text: str) -> str:
     )
 
 
+def put(text: str, nl: bool = True) -> None:
+    """Write to stdout, if it is open.  Raises OSError."""
+    try:
+        typer.echo(text, nl=nl)
+    except OSError as error:
+        raise stdout_error(error) from error
+
+
+def stdout_error(error: OSError) -> OSError:
+    """An error of stdout that says so.  If nobody reads any more, that is no error to be told."""
+    if error.errno is None or isinstance(error, BrokenPipeError):
+        return error
+    return OSError(error.errno, f"cannot write to stdout: {error.strerror}")
+
+
 def say(line: str) -> None:
-    typer.echo(f"aez: {shown(line)}", err=True)
+    """Write a message to stderr, if it can be written to."""
+    with contextlib.suppress(OSError):
+        typer.echo(f"aez: {shown(line)}", err=True)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a standard stream, None if it is closed, is a terminal."""
+    return stream is not None and stream.isatty()
 
 
 def images(number: int) -> str:
@@ -49,7 +71,7 @@ class Screen:
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet, self._started = quiet, time.perf_counter()
-        self._live = sys.stderr.isatty() and not quiet
+        self._live = is_terminal(sys.stderr) and not quiet
         self._counter: Step | None = None
         self._images = 0
 
@@ -130,10 +152,10 @@ class Screen:
         if as_json:
             figures["seconds"] = round(time.perf_counter() - self._started, 3)
             figures["failed"] = failures(result)
-            typer.echo(json.dumps(figures))
+            put(json.dumps(figures))
         elif not self._quiet:
             for line in summary:
-                typer.echo(shown(line))
+                put(shown(line))
         raise typer.Exit(result.exit_code)
 
 
@@ -159,7 +181,7 @@ def progress_bar(*, counts: bool = False) -> Iterator[Step]:
         ]
     )
     # On a terminal, lines on stdout appear above the bar; else stdout can be the output itself.
-    console, to_terminal = Console(stderr=True), sys.stdout.isatty()
+    console, to_terminal = Console(stderr=True), is_terminal(sys.stdout)
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=to_terminal
     ) as progress:

@@ -107,6 +107,9 @@ def reason_of(name: str, error: Exception) -> str:
     """Why `name` failed, without the name."""
     # str() would repeat the name, or name a temporary file
     if isinstance(error, OSError) and error.strerror:
+        tried, _, reason = error.strerror.partition(f" {name}: ")
+        if tried in ("cannot write", "cannot delete") and reason:
+            return f"cannot be {'written' if tried == 'cannot write' else 'deleted'}: {reason}"
         return error.strerror
     return str(error).removeprefix(f"{name}: ")
 
