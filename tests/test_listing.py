@@ -16,13 +16,13 @@ import codec
 from codec.cli.app import app
 from codec.cli.printing import images
 from codec.collection.block import Block
-from codec.collection.listing import entries_of_block
 from codec.collection.open import open_collection
 from codec.collection.writer import Writer
 from codec.errors import UsageError
 from codec.format.block import pack_block
 from codec.format.headers import BLOCK, ImageHeader, pack_image
 from codec.format.index import Part
+from codec.labels import Labels
 from codec.model import registry
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -203,15 +203,40 @@ def test_without_a_footer_what_is_found_is_listed(mixed: Path) -> None:
     assert "cut short" in result.stderr
 
 
-def test_entries_need_a_label_each_or_none(mixed: Path) -> None:
-    with codec.open(mixed) as stream:
-        entries = entries_of_block(stream.blocks[1], [], [7, 8, 9, 7], bytes.hex)
-        assert [(entry.name, entry.label) for entry in entries] == [
-            (None, 7),
-            (None, 8),
-            (None, 9),
-            (None, 7),
-        ]
+@pytest.mark.parametrize(
+    ("labels", "shown", "listed"),
+    [
+        (np.array([7, 300, 9, 7]), ["7  ", "300", "9  ", "7  "], [7, 300, 9, 7]),
+        (["b b", "a", "a", "é"], ["b b", "a  ", "a  ", "é  "], ["b b", "a", "a", "é"]),
+    ],
+    ids=["integers", "texts"],
+)
+def test_labels_have_a_column(
+    tmp_path: Path, labels: Labels, shown: list[str], listed: list[int | str]
+) -> None:
+    path = tmp_path / "x.aez"
+    block = pack_block(one_part(4), ["w", "x", "y", "z"], labels)
+    file = io.BytesIO()
+    writer = Writer(file)
+    writer.write(block, 4)
+    writer.finish()
+    path.write_bytes(file.getvalue())
+    assert aez("ls", path).stdout == "".join(
+        f"{i}     2.5  60 1111111111111111 {text} {'wxyz'[i]}\n" for i, text in enumerate(shown)
+    )
+    found = [json.loads(line)["label"] for line in aez("ls", "--json", path).stdout.splitlines()]
+    assert found == listed
+    stream = bytearray(path.read_bytes())
+    with open_collection(bytes(stream)) as opened:
+        stream[opened.blocks[0].offset + BLOCK.size + 8] ^= 0x80  # of the frame of the labels
+    path.write_bytes(stream)
+    result = aez("ls", path)
+    assert result.exit_code == 4
+    assert [line.split()[4:] for line in result.stdout.splitlines()] == [
+        ["-", name] for name in "wxyz"
+    ]
+    assert f"aez: {path}: block 0: " in result.stderr
+    assert "labels" in result.stderr
 
 
 # info

@@ -49,8 +49,8 @@ def _lines(stream: StreamInfo) -> Iterator[str]:
     bpp = 8 * stream.bytes / (stream.width * stream.height * stream.images)
     yield (
         f"{images(stream.images)} {stream.width}x{stream.height}, {_model(stream)}, "
-        f"{_quality(stream)}, {_labels(stream)}{stream.bytes} bytes ({stream.payload_bytes} payload, "
-        f"{bpp:.2f} bpp), format {stream.format_version}"
+        f"{_quality(stream)}, {_labels(stream)}{stream.bytes} bytes ({stream.payload_bytes} "
+        f"payload, {bpp:.2f} bpp), format {stream.format_version}"
     )
     if len(stream.models) > 1:
         for model in sorted(stream.models, key=lambda model: -model.images):

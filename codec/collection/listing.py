@@ -16,6 +16,7 @@ import numpy as np
 
 from codec.collection.block import Block
 from codec.collection.single import SingleImage
+from codec.labels import Labels, one_by_one
 
 NameOf = Callable[[bytes], str]  # what to call the model of a hash
 
@@ -32,9 +33,9 @@ class Entry(NamedTuple):
 
 
 def entries_of_block(
-    block: Block, names: Sequence[str], labels: Sequence[int | str], name_of: NameOf
+    block: Block, names: Sequence[str], labels: Labels | None, name_of: NameOf
 ) -> list[Entry]:
-    """The images of a block.  names, labels: one each, or none.  Raises BitstreamError."""
+    """The images of a block.  names: one each, or none.  Raises BitstreamError."""
     parts = block.parts
     codings = [(name_of(part.model_hash), part.quality) for part in parts]
     part_of = np.zeros(block.count, np.int64)
@@ -42,7 +43,9 @@ def entries_of_block(
         part_of[part.images] = k
     coded = [codings[k] for k in part_of.tolist()]
     called: Sequence[str | None] = names or [None] * block.count
-    labelled: Sequence[int | str | None] = labels or [None] * block.count
+    labelled: Sequence[int | str | None] = (
+        [None] * block.count if labels is None else one_by_one(labels)
+    )
     return [
         Entry(number, name, label, model, quality, size)
         for number, name, label, (model, quality), size in zip(

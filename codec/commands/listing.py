@@ -99,8 +99,13 @@ class _Lister:
             names = block.names()
         except BitstreamError as error:
             verdict.fault, names = error, block.names_or_numbers()
+        labels = None
         try:
-            yield self._listed(entries_of_block(block, names, [], self._name_of))
+            labels = block.labels()
+        except BitstreamError as error:
+            verdict.fault = error
+        try:
+            yield self._listed(entries_of_block(block, names, labels, self._name_of))
         except BitstreamError as error:
             verdict = all_lost(block.images, error)
         yield from self._stream.failures(verdict, number, names)
