@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -21,10 +22,12 @@ import numpy as np
 import pytest
 
 import codec
+from codec.collection.single import SingleImage
 from codec.commands import compress, decompress, merge
-from codec.commands.events import Events, Result
+from codec.commands.events import Events, Existing, Failed, Result
 from codec.errors import AezError, UsageError
 from codec.files import atomic, images
+from codec.files.atomic import OutputExists
 from codec.files.place import STANDARD
 
 ROOT = Path(codec.__file__).parents[1]
@@ -181,6 +184,81 @@ def test_temporary_file_names_its_directory() -> None:
             file.flush()
         with pytest.raises(OSError, match="File too large"):
             file.close()
+
+
+# Outputs that exist
+
+
+def numbered(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for i, pixels in enumerate(helpers.drawn(count)):
+        (folder / f"{i}.png").write_bytes(images.pack_png(pixels))
+    return folder
+
+
+def test_the_same_command_makes_what_an_interrupted_one_has_not_made(tmp_path: Path) -> None:
+    """Single files need no journal: what exists is whole."""
+    source, out = numbered(tmp_path / "d", 6), tmp_path / "out"
+
+    def run(force: bool = False) -> Result:
+        options = compress.CompressOptions(force=force)
+        return Result.of(compress.compress([str(source)], str(out), options=options))
+
+    assert run().exit_code == 0
+    wanted = {path.name: path.read_bytes() for path in out.iterdir()}
+    for name in ("1.aez", "4.aez"):
+        (out / name).unlink()
+    (out / "0.aez").write_bytes(b"mine")
+    done = run()
+    assert done.failed == [(str(out), "4 of 6 outputs exist already; -f replaces them")]
+    assert (done.images, done.exit_code) == (2, 3)
+    (out / "0.aez").write_bytes(wanted["0.aez"])
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == wanted
+    assert (run().exit_code, run(force=True).exit_code) == (1, 0)
+
+
+def test_a_few_outputs_that_exist_are_named(tmp_path: Path) -> None:
+    source = numbered(tmp_path / "d", 6)
+    (source / "5.aez").write_bytes(b"mine")
+    (source / "3.aez").write_bytes(b"mine")
+    done = Result.of(compress.compress([str(source)], separate=True))
+    assert done.failed == [
+        (f"{source}/{i}.png", f"output {source}/{i}.aez exists (-f overwrites it)") for i in (3, 5)
+    ]
+
+
+def test_restoring_again_tells_in_one_line_what_exists_and_decodes_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out, back = numbered(tmp_path / "d", 5), tmp_path / "out", tmp_path / "back"
+    Result.of(compress.compress([str(source)], str(out)))
+    assert Result.of(decompress.decompress([str(out)], str(back))).exit_code == 0
+    (back / "2.png").unlink()
+    decoded: list[int] = []
+    pixels = SingleImage.pixels
+    monkeypatch.setattr(SingleImage, "pixels", lambda one: decoded.append(1) or pixels(one))
+    done = Result.of(decompress.decompress([str(out)], str(back)))
+    assert done.failed == [(str(back), "4 of 5 outputs exist already; -f replaces them")]
+    assert (done.images, done.exit_code, decoded) == (1, 3, [1])
+
+
+def test_restoring_a_tree_again_tells_in_one_line_what_exists(tmp_path: Path) -> None:
+    source, out = numbered(tmp_path / "d", 5), tmp_path / "out"
+    Result.of(compress.compress([str(source)]))
+    assert Result.of(decompress.decompress([f"{source}.aez"], str(out))).exit_code == 0
+    (out / "2.png").unlink()
+    done = Result.of(decompress.decompress([f"{source}.aez"], str(out)))
+    assert done.failed == [(str(out), "4 of 5 outputs exist already; -f replaces them")]
+    assert (done.images, done.exit_code) == (1, 3)
+
+
+def test_outputs_of_many_folders_are_those_of_what_they_share() -> None:
+    existing = Existing()
+    for path in ("out/0/a.aez", "out/01/b.aez", "out/0/c.aez", "out/5/d.aez"):
+        assert existing.take("x", pickle.loads(pickle.dumps(OutputExists(path)))) == []
+    said = "4 of 60,000 outputs exist already; -f replaces them"
+    assert existing.told(60_000) == [Failed("out", said)]
+    assert existing.take("x", UsageError("other")) == [Failed("x", "other")]
 
 
 # Standard streams

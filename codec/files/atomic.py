@@ -22,6 +22,17 @@ Opener = Callable[[str, int], int]
 _TEMPORARY = re.compile(r"\.(.{1,40})\.[0-9a-f]{8}\.tmp", re.DOTALL)  # see `atomic`
 
 
+class OutputExists(UsageError):
+    """There is a file in the place of an output, a path or URL."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(f"output {output} exists (-f overwrites it)")
+        self.output = output
+
+    def __reduce__(self) -> tuple[type[OutputExists], tuple[str]]:
+        return type(self), (self.output,)
+
+
 @contextlib.contextmanager
 def naming(tried: str) -> Iterator[None]:
     """Let OSErrors of the block say what was tried, as in "cannot write x.aez: ...".
@@ -129,7 +140,7 @@ def refuse_existing(path: Path, force: bool) -> None:
         if path.is_dir():
             raise UsageError(f"output {path} is a directory")
         if not force and os.path.lexists(path):
-            raise UsageError(f"output {path} exists (-f overwrites it)")
+            raise OutputExists(str(path))
 
 
 def debris(folder: str) -> dict[str, list[str]]:

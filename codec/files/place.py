@@ -30,6 +30,7 @@ from typing import BinaryIO, NamedTuple
 from codec.errors import UsageError
 from codec.files import urls
 from codec.files.atomic import (
+    OutputExists,
     atomic,
     naming,
     open_output,
@@ -297,7 +298,7 @@ class Url(Place):
         if self.is_directory():
             raise UsageError(f"output {self.url} is a directory")
         if not force and self.exists():
-            raise UsageError(f"output {self.url} exists (-f overwrites it)")
+            raise OutputExists(self.url)
 
 
 @dataclass(frozen=True)
