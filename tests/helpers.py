@@ -20,7 +20,7 @@ import numpy as np
 
 from codec.coding import rans
 from codec.collection.block import Decoded, Verdict
-from codec.collection.open import open_stream
+from codec.collection.open import open_collection, open_stream
 from codec.collection.writer import Writer
 from codec.format.block import pack_block
 from codec.format.index import Part
@@ -69,10 +69,15 @@ INKS = (121, 200, 255)  # of strokes that are drawn, and what it expects
 
 def minimal_decode(stream: bytes, weights: Path) -> np.ndarray:
     """What the second decoder, written from FORMAT.md, makes of a stream."""
+    return minimal_decoder().decode(stream, weights)
+
+
+def minimal_decoder() -> Any:
+    """The second decoder, as a module."""
     examples = str(Path(__file__).resolve().parents[1] / "examples")
     if examples not in sys.path:
         sys.path.append(examples)
-    return importlib.import_module("minimal_decoder").decode(stream, weights)
+    return importlib.import_module("minimal_decoder")
 
 
 # ---- the tiny model
@@ -666,6 +671,18 @@ def collect(
         named = None if names is None else names[at : at + block_images]
         labelled = None if labels is None else labels[at : at + block_images]
         writer.write(pack_block([(part, encoded.messages)], named, labelled), len(some))
+    writer.finish()
+    return file.getvalue()
+
+
+def joined(*streams: bytes) -> bytes:
+    """Collections as one, whatever they hold."""
+    file = io.BytesIO()
+    writer = Writer(file)
+    for stream in streams:
+        with open_collection(stream) as collection:
+            for block in collection.blocks:
+                writer.write(block.read(), block.count)
     writer.finish()
     return file.getvalue()
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from codec.arrays import I16, I64, SIDE, U8, Integers
 from codec.collection import salvage
-from codec.collection.block import Block, Decoded, all_lost
+from codec.collection.block import Block, Decoded, Use, all_lost
 from codec.collection.memory import NameIndex, Recent
 from codec.collection.models import FindModel, Models, read_start
 from codec.collection.source import ByteSource, Source
@@ -183,6 +183,15 @@ class Collection:
         parts = (part for block in self.blocks for part in block.parts)
         return list(dict.fromkeys((part.model_hash, part.quality) for part in parts))
 
+    def uses(self) -> list[Use]:
+        """What each model has coded at each quality, in order of appearance."""
+        found: dict[tuple[bytes, int], Use] = {}
+        for use in (use for block in self.blocks for use in block.uses()):
+            before = found.get(use[:2], Use(*use[:2], 0, 0))
+            images = before.images + use.images
+            found[use[:2]] = Use(*use[:2], images, before.payload_bytes + use.payload_bytes)
+        return list(found.values())
+
     @property
     def payload_bytes(self) -> int:
         """Bytes of all messages."""
@@ -279,9 +288,6 @@ class Collection:
 
         Raises IndexError, TypeError; UsageError as `labels` does.
         """
-        if not self.has_labels:
-            self._wanted(index)
-            return None
         numbers, _ = self._wanted(index)
         blocks = self._blocks_of(numbers)
         order = np.argsort(blocks, kind="stable")  # block by block, whatever the order
@@ -290,6 +296,8 @@ class Collection:
         for number, at in zip(in_order.tolist(), np.split(order, starts[1:]), strict=False):
             wanted = numbers[at]
             labels = self._labels_of(number)
+            if labels is None and not self.has_labels:
+                return None
             if labels is None:
                 raise UsageError(f"image {wanted[0]} has no label, but others have one")
             if pieces and kind_of(pieces[0]) != kind_of(labels):
@@ -298,6 +306,8 @@ class Collection:
                     "ask for them one by one, with label(index)"
                 )
             pieces.append(picked(labels, wanted - self.blocks[number].first))
+        if not pieces and not self.has_labels:
+            return None
         return picked(joined(pieces), np.argsort(order))
 
     @property
