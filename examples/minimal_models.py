@@ -70,7 +70,7 @@ class Group:
         (5.2).
         """
         lossless = "head.weight" in self.model
-        require(lossless == (self.quality == 100), "the model does not have this quality")
+        require(lossless == (self.quality >= 100), "the model does not have this quality")
         pixels = self.lossless() if lossless else self.lossy()
         self.refill()
         right = self.at == len(self.message) and self.state == zlib.crc32(pixels.tobytes()) & 0xFF

@@ -14,6 +14,7 @@ from codec.cli.printing import Screen, failures, images, put, shown
 if TYPE_CHECKING:
     from codec.collection.open import ModelUse, StreamInfo
 
+NEAR_LOSSLESS = 128  # as in the format, which takes longer to import
 MAX_SHOWN_QUALITIES = 12
 
 
@@ -83,6 +84,8 @@ def _called(model: ModelUse) -> str:
 def _quality(stream: StreamInfo) -> str:
     if stream.lossless:
         return "lossless"
+    if stream.max_error is not None:
+        return f"largest error {stream.max_error}"
     lowest, highest = min(stream.qualities), max(stream.qualities)
     return f"quality {lowest}" if lowest == highest else f"qualities {lowest} to {highest}"
 
@@ -90,10 +93,13 @@ def _quality(stream: StreamInfo) -> str:
 def _qualities(counts: dict[int, int]) -> str:
     """How many images have which quality; those of few images together, if there are many."""
     most = sorted(counts, key=lambda quality: -counts[quality])[:MAX_SHOWN_QUALITIES]
-    said = [
-        f"{'lossless' if quality == 100 else f'quality {quality}'}: {images(counts[quality])}"
-        for quality in sorted(most)
-    ]
+    said = [f"{_named(quality)}: {images(counts[quality])}" for quality in sorted(most)]
     if others := sum(counts[quality] for quality in counts if quality not in most):
         said.append(f"{len(counts) - len(most)} others: {images(others)}")
     return ", ".join(said)
+
+
+def _named(quality: int) -> str:
+    if quality > NEAR_LOSSLESS:
+        return f"largest error {quality - NEAR_LOSSLESS}"
+    return "lossless" if quality >= 100 else f"quality {quality}"

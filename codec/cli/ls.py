@@ -30,9 +30,10 @@ def ls(
     """List the images, one a line, without decoding them.
 
     A line has the number of an image, its bytes, quality, model, label and name; "-" stands for
-    none. Neighbouring images are coded together: the bytes are an image's share of what they take,
-    without headers and names. With several FILEs, each line begins with its file. What is damaged
-    is named and left out, all else is listed, and the exit code is 4.
+    none. Quality e4 is near-lossless with a largest error of 4 (in JSON 128 + 4). Neighbouring
+    images are coded together: the bytes are an image's share of what they take, without headers and
+    names. With several FILEs, each line begins with its file. What is damaged is named and left
+    out, all else is listed, and the exit code is 4.
     """
     ranges = opt.ranges(index)
     from codec.commands.events import Listed
@@ -75,7 +76,7 @@ class _Columns:
         start = f"{shown(listed.input)}: " if self._several else ""
         for number, name, label, model, quality, size in entries:
             yield (
-                f"{start}{number:{digits}} {size:7.1f} {quality:3} {models[model]} "
+                f"{start}{number:{digits}} {size:7.1f} {_quality(quality)} {models[model]} "
                 f"{labels[label]} {_text(name)}\n"
             )
 
@@ -85,6 +86,11 @@ def _column(values: Iterable[T], width: int) -> tuple[dict[T, str], int]:
     texts = {value: _text(value) for value in values}
     width = max([width, *(min(len(text), MAX_COLUMN) for text in texts.values())])
     return {value: text.ljust(width) for value, text in texts.items()}, width
+
+
+def _quality(quality: int) -> str:
+    near = quality - 128
+    return f"e{near:<2}" if near > 0 else f"{quality:3}"
 
 
 def _text(value: object) -> str:

@@ -11,7 +11,7 @@ With `recover` a collection opens even if its first bytes are damaged.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from codec.arrays import SIDE
@@ -21,7 +21,12 @@ from codec.collection.salvage import first_block
 from codec.collection.single import SingleImage
 from codec.collection.source import ByteSource, Source
 from codec.errors import BitstreamError
-from codec.format.constants import END_MAGIC, LOSSLESS_QUALITY, MAX_IMAGE_STREAM_BYTES, VERSION
+from codec.format.constants import (
+    END_MAGIC,
+    MAX_IMAGE_STREAM_BYTES,
+    VERSION,
+    max_error_of,
+)
 from codec.format.footer import SMALLEST_COLLECTION
 from codec.format.headers import COLLECTION, is_collection
 
@@ -99,11 +104,13 @@ class StreamInfo:
 
     model, model_hash: several are joined by commas; model is None if none of them is installed or
     embedded. quality: None if there are several; 101 for a stored image, which has no model and no
-    model_hash. bytes: the whole stream; payload_bytes: its entropy-coded part. labels: how many
-    different ones there are, label_kind: "integers" or "texts"; None if there are none. names:
-    whether images have names. qualities: how many images have which, rising; models: the same by
-    model, in order of appearance. model_number: of a single image, if this version does not know
-    the number that names its model, which then has no hash.
+    model_hash; 128 + N is near-lossless. max_error: how much any pixel can differ from the
+    original, 0 if all are lossless; None if there is no bound. bytes: the whole stream;
+    payload_bytes: its entropy-coded part. labels: how many different ones there are, label_kind:
+    "integers" or "texts"; None if there are none. names: whether images have names. qualities: how
+    many images have which, rising; models: the same by model, in order of appearance. model_number:
+    of a single image, if this version does not know the number that names its model, which then has
+    no hash.
     """
 
     format_version: int
@@ -116,6 +123,7 @@ class StreamInfo:
     lossless: bool
     bytes: int
     payload_bytes: int
+    max_error: int | None = None
     labels: int | None = None
     label_kind: str | None = None
     names: bool = False
@@ -137,6 +145,7 @@ def info(source: Source) -> StreamInfo:
         labels = stream.distinct_labels() if isinstance(stream, Collection) else set()
         kinds = sorted({"texts" if isinstance(label, str) else "integers" for label in labels})
         models, qualities = _shares(stream)
+        bounds = [max_error_of(quality) for quality in qualities]
         return StreamInfo(
             format_version=VERSION,
             images=len(stream),
@@ -145,9 +154,10 @@ def info(source: Source) -> StreamInfo:
             model=", ".join(model.name for model in models if model.name) or None,
             model_hash=", ".join(model.hash for model in models),
             quality=next(iter(qualities)) if len(qualities) == 1 else None,
-            lossless=all(quality >= LOSSLESS_QUALITY for quality in qualities),
+            lossless=_largest(bounds) == 0,
             bytes=stream.num_bytes,
             payload_bytes=stream.payload_bytes,
+            max_error=_largest(bounds),
             labels=len(labels) or None,
             label_kind=", ".join(kinds) or None,
             names=isinstance(stream, Collection) and stream.has_names,
@@ -155,6 +165,12 @@ def info(source: Source) -> StreamInfo:
             models=models,
             model_number=stream.unknown_model if isinstance(stream, SingleImage) else None,
         )
+
+
+def _largest(bounds: Sequence[int | None]) -> int | None:
+    """Of bounds: None if one of them is."""
+    known = [bound for bound in bounds if bound is not None]
+    return max(known, default=0) if len(known) == len(bounds) else None
 
 
 def _shares(stream: Collection | SingleImage) -> tuple[list[ModelUse], dict[int, int]]:
