@@ -562,7 +562,7 @@ def test_fault_outside_the_images_is_damage_though_none_is_lost(tmp_path: Path) 
     assert (report.exit_code, report.images) == (4, 2)
     block, footer = [reason for _, reason in report.failed]
     assert block.startswith("block 0: ")
-    assert "bytes of this block were changed" in block
+    assert "this block is damaged" in block
     assert footer.endswith("cut short")
 
 

@@ -238,7 +238,7 @@ def test_a_lossless_model_alone_is_measured_alone(shipped_lossless):
     assert [row["setting"] for row in results["rows"] if row["codec"] == "aez"] == ["lossless"]
     assert results["models"]["lossy"] is None
     assert results["not_measured"] == [
-        "aez, lossy: model tiny0-lossless is lossless, a lossy one is wanted"
+        "aez, lossy: model tiny0-lossless is lossless; give a lossy one"
     ]
 
 

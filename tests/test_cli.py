@@ -338,9 +338,9 @@ def test_lossless_takes_a_model_by_name_and_refuses_a_lossy_one(png: Path, tmp_p
     )
     assert (images.read_image(tmp_path / "back.png") == images.read_image(png)).all()
     result = aez("compress", "--lossless", "-m", "tiny1", png)
-    assert (result.exit_code, "a lossless one is wanted" in result.stderr) == (2, True)
+    assert (result.exit_code, "give a lossless one" in result.stderr) == (2, True)
     result = aez("compress", "-m", "tiny0-lossless", png)
-    assert (result.exit_code, "a lossy one is wanted" in result.stderr) == (2, True)
+    assert (result.exit_code, "give a lossy one" in result.stderr) == (2, True)
 
 
 @pytest.mark.usefixtures("shipped")

@@ -272,7 +272,7 @@ def test_merge_refuses_what_makes_no_sense(stream: bytes, tmp_path: Path) -> Non
     assert merge(tmp_path, stream, stream, out="m.npy").exit_code == 2
     single = merge(tmp_path, stream, api.compress(helpers.drawn(1)[0]))
     assert single.exit_code == 4
-    assert "a single image, a collection wanted" in single.output
+    assert ": this is a single image, not a collection" in single.output
     (tmp_path / "m.aez").write_bytes(b"there")
     assert merge(tmp_path, stream, stream).exit_code == 2
     assert (tmp_path / "m.aez").read_bytes() == b"there"

@@ -17,7 +17,7 @@ import numpy as np
 from codec.arrays import U8, Bools
 from codec.encoder.choose import SAMPLING, Sampling, choose, code, guard, meet
 from codec.encoder.draft import Draft, pack
-from codec.encoder.options import AUTO, Options
+from codec.encoder.options import Options
 from codec.encoder.stats import MAX_LISTED, CompressStats
 from codec.errors import ImageError, ModelNotFound, UsageError
 from codec.format import headers, index
@@ -155,7 +155,7 @@ class Encoder:
 
 def candidates(options: Options) -> list[Model]:
     """The models that an encoder with these options chooses from: see `Encoder`."""
-    if options.model == AUTO:
+    if options.model == registry.AUTO:
         return registry.shipped(options.lossless)
     return [registry.by_name(options.model, options.lossless)]
 
