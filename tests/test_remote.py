@@ -118,7 +118,7 @@ def test_interrupted_upload_leaves_nothing_and_is_resumed(
     assert not store.exists("/out") or store.ls("/out") == []
     again = compress(tree, out="memory://out/d.aez")
     assert (again.images, again.exit_code) == (9, 0)
-    assert "memory://out/d.aez: resuming after block 1 of 1" in again.notes
+    assert "memory://out/d.aez: resuming, 1 of 1 block is finished" in again.notes
 
 
 def test_existing_and_impossible_outputs_are_refused(

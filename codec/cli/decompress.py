@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,12 +11,6 @@ from codec.cli.printing import Screen, images, where
 
 if TYPE_CHECKING:
     from codec.commands.decompress import Format
-
-
-class ArrayFormat(enum.StrEnum):
-    png = "png"
-    npy = "npy"
-    idx = "idx"
 
 
 def decompress(
@@ -29,9 +22,13 @@ def decompress(
         ),
     ] = None,
     format: Annotated[
-        ArrayFormat | None,
+        str | None,
         typer.Option(
-            "--format", help="Default: png for images with names and single ones, npy for others."
+            "--format",
+            parser=str,
+            callback=opt.one_of("png", "npy", "idx"),
+            metavar="png|npy|idx",
+            help="By default png for images with names and single ones, npy for others.",
         ),
     ] = None,
     index: Annotated[
@@ -57,12 +54,11 @@ def decompress(
     out = opt.output(inputs, out, as_json)
     from codec.commands import decompress as command
 
-    chosen: Format | None = format.value if format else None
     result = screen.run(
         command.decompress(
             inputs,
             out,
-            format=chosen,
+            format=cast("Format | None", format),
             index=ranges,
             model=model,
             jobs=opt.cores(jobs),
