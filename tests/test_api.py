@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -411,12 +412,12 @@ def test_a_single_image_that_no_model_makes_smaller_is_stored_in_at_most_790_byt
 
 
 def test_a_stored_image_needs_no_model(
-    shipped_lossless: Pixels, monkeypatch: pytest.MonkeyPatch
+    shipped_lossless: Pixels, monkeypatch: pytest.MonkeyPatch, ship: Callable[..., None]
 ) -> None:
     noise = helpers.drawn(16)[2]
     stream = api.compress(noise, lossless=True)
     monkeypatch.delenv("AEZ_WEIGHTS")
-    monkeypatch.setattr(api.registry, "MODEL_IDS", {})
+    ship({})
     decoded_noise = api.decompress(stream)
     np.testing.assert_array_equal(decoded_noise, noise)
     assert decoded_noise.flags.writeable
@@ -478,14 +479,15 @@ def test_lossless_without_a_shipped_model_says_so() -> None:
 
 
 def test_auto_takes_the_smaller_of_two_lossless_models(
-    shipped_lossless: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shipped_lossless: Pixels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ship: Callable[..., None],
 ) -> None:
     models = [shipped_lossless, helpers.tiny_pixel_model(1)]
     monkeypatch.setenv("AEZ_WEIGHTS", str(helpers.install(tmp_path, 0, lossless=True).parent))
     helpers.install(tmp_path, 1, lossless=True)
-    monkeypatch.setattr(
-        api.registry, "MODEL_IDS", {3 + i: model.hash.hex() for i, model in enumerate(models)}
-    )
+    ship(dict(enumerate(models, 3)))
     pixels = helpers.drawn(24)
     sizes = np.array([[len(m) for m in model.encode(pixels, group=1).messages] for model in models])
     streams, _ = api.compress_images(pixels, lossless=True)
@@ -501,11 +503,11 @@ def test_auto_takes_the_smaller_of_two_lossless_models(
 
 @pytest.mark.usefixtures("shipped_lossless")
 def test_decompress_takes_a_lossless_model_by_name_or_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ship: Callable[..., None]
 ) -> None:
     path = helpers.install(tmp_path, lossless=True)
     monkeypatch.delenv("AEZ_WEIGHTS")
-    monkeypatch.setattr(api.registry, "MODEL_IDS", {})
+    ship({})
     pixels = helpers.drawn(20)
     stream = api.compress(pixels, lossless=True, model=str(path))
     with pytest.raises(ModelNotFound):

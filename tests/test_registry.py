@@ -150,10 +150,10 @@ def test_shipped_models_under_a_name_of_the_users_are_told_apart_by_what_they_ar
 
 
 @pytest.mark.usefixtures("shipped")
-def test_a_kind_of_which_no_model_is_shipped_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_of_which_no_model_is_shipped_is_named(ship: Callable[..., None]) -> None:
     with pytest.raises(ModelNotFound, match="no lossless model is shipped"):
         registry.shipped(lossless=True)
-    monkeypatch.setattr(registry, "MODEL_IDS", {3: helpers.tiny_pixel_model().hash.hex()})
+    ship({3: helpers.tiny_pixel_model()})
     with pytest.raises(ModelNotFound, match="no model is shipped"):
         registry.shipped()
 

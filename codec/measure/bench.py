@@ -32,11 +32,10 @@ from codec.format.constants import LOSSLESS_QUALITY
 from codec.measure import codecs
 from codec.measure.codecs import Codec
 from codec.measure.page import Outcome
-from codec.measure.points import Point, bd_rate_percent
+from codec.measure.points import Point, Row, bd_rate_percent
 from codec.measure.timing import best_of, efficiency, machine, measured_by
 from codec.model import registry
 
-Row = dict[str, Any]
 Others = Callable[[U8, list[str]], Iterable[Codec]]
 Step = Callable[[str, int, int], None]
 
