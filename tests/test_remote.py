@@ -129,8 +129,8 @@ def test_existing_and_impossible_outputs_are_refused(
     assert report.exit_code == 1
     assert "exists" in report.failed[0][1]
     for inputs, out, message in [
-        ([tree], "memory://out", r"must name one \.aez file"),
-        ([tree], str(tmp_path), r"must be an \.aez file"),
+        ([tree], "memory://out", r"must name an \.aez file"),
+        ([tree], str(tmp_path), r"give an \.aez file as OUT"),
         ([tree, tree + "2"], None, "must be the only input"),
     ]:
         with pytest.raises(UsageError, match=message):

@@ -737,10 +737,11 @@ def test_of_an_npz_file_with_several_arrays_that_for_training_is_taken(tmp_path:
     np.testing.assert_array_equal(
         data.load([tmp_path / "keras.npz"]), data.load([tmp_path / "one.npz"])
     )
-    with pytest.raises(ImageError, match=r"two\.npz: 2 arrays of images"):
+    with pytest.raises(ImageError, match=r"two\.npz: has 2 arrays of images"):
         data.load([tmp_path / "two.npz"])
     with pytest.raises(
-        ImageError, match=r"colour\.npz: 0 arrays of images.*train_images uint8 \(120, 28, 28, 3\)"
+        ImageError,
+        match=r"colour\.npz: has no array of images.*train_images uint8 \(120, 28, 28, 3\)",
     ):
         data.load([tmp_path / "colour.npz"])
     (tmp_path / "no.npz").write_bytes(b"PK nothing")

@@ -31,12 +31,12 @@ def bench(
     qualities: Annotated[
         str | None,
         typer.Option(
-            "-q", "--qualities", metavar="Q,Q,...", help="Of aez, 0..99; by default 10,40,70,95."
+            "-q", "--qualities", metavar="Q,Q,...", help="Of aez, 0 to 99; by default 10,40,70,95."
         ),
     ] = None,
     efforts: Annotated[
         str | None,
-        typer.Option("-e", "--efforts", metavar="E,E,...", help="Of aez, 1..9; by default 1,3."),
+        typer.Option("-e", "--efforts", metavar="E,E,...", help="Of aez, 1 to 9; by default 1,3."),
     ] = None,
     max_images: Annotated[
         int,

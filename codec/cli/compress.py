@@ -47,7 +47,7 @@ def compress(
             parser=str,
             callback=opt.whole(0),
             metavar="N",
-            help="The best quality at which no image takes more bytes (of payload).",
+            help="The best quality at which no image takes more than N bytes (of payload).",
         ),
     ] = None,
     min_psnr: Annotated[
@@ -57,7 +57,7 @@ def compress(
             parser=str,
             callback=opt.real(0, 200),
             metavar="DB",
-            help="The fewest bytes at which every image has at least this many dB.",
+            help="The fewest bytes at which every image has at least DB decibels.",
         ),
     ] = None,
     effort: Annotated[
@@ -69,8 +69,8 @@ def compress(
             callback=opt.whole(1, 9),
             metavar="1..9",
             help=(
-                "How long to search for fewer bytes; by default 3, with --max-bytes or --min-psnr "
-                "1."
+                "How long to search for fewer bytes; by default 3, or 1 with --max-bytes or "
+                "--min-psnr."
             ),
         ),
     ] = None,
@@ -79,13 +79,13 @@ def compress(
         bool,
         typer.Option(
             help=(
-                "Give an image a better coding if it comes out worse than -q gives for images like "
-                "those the model was trained on."
+                "Give an image a better coding if it comes out much worse than -q gives for images "
+                "like those that the model was trained on."
             )
         ),
     ] = True,
     separate: Annotated[
-        bool, typer.Option("--separate", help="One file an image, also for a directory.")
+        bool, typer.Option("--separate", help="One file for each image, also of a directory.")
     ] = False,
     embed_model: Annotated[
         bool,
@@ -111,7 +111,7 @@ def compress(
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be written where; write nothing.")
+        bool, typer.Option("--dry-run", help="Only say what would be written, and where.")
     ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,

@@ -34,7 +34,7 @@ def decompress(
     index: Annotated[
         str | None,
         typer.Option(
-            "--index", metavar="0,5,10-20", help="Only these images, in this order, from 0."
+            "--index", metavar="0,5,10-20", help="Only these images, in this order; the first is 0."
         ),
     ] = None,
     model: opt.Foreign = None,
@@ -45,9 +45,9 @@ def decompress(
 ) -> None:
     """Restore images, directory trees and arrays.
 
-    INPUT is .aez files, or directories of them. A single image and images with names become .png
-    files, others one .npy. What is damaged is named and left out, all that is intact is written,
-    and the exit code is 4.
+    INPUT is .aez files or directories of them. A single image and images with names become .png
+    files, others one .npy. If something is damaged, it is named and left out, everything intact is
+    written, and the exit code is 4. The figures of --json are of what was written.
     """
     screen = Screen(quiet)
     ranges = opt.ranges(index)

@@ -74,7 +74,8 @@ Foreign = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="See `aez models`.")
+    str,
+    typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="`aez models` lists them."),
 ]
 Jobs = Annotated[
     int | None,

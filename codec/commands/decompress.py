@@ -82,7 +82,7 @@ def decompress(
     asked = _Asked(format, index, model, jobs, force)
     sources = yield from find_streams(inputs)
     if (exact or out == "-") and len(sources) > 1:
-        raise UsageError(f"OUT {out} is one file, but there are {len(sources)} inputs")
+        raise UsageError(f"OUT {out} is one file, but there are {len(sources)} streams")
     first = places_of(inputs)[0]
     alone = len(inputs) == 1 and (first.path is None or not first.is_directory())
     by_stem: dict[str, list[tuple[Input, Destination]]] = {}

@@ -113,7 +113,9 @@ class Encoder:
         files = [model.stream for model in self.models]
         size = sum(map(len, files))
         if size + 8 * len(files) + 8 > MAX_EXTENSION_BYTES:
-            raise UsageError(f"models of {size} bytes are too large to embed: name one of them")
+            raise UsageError(
+                f"models of {size} bytes together are too large to embed: choose one of them"
+            )
         return files
 
     def _draft(self, pixels: U8, *, as_block: bool) -> Draft:

@@ -124,9 +124,9 @@ def _check(pixels: U8, qualities: Sequence[int], efforts: Sequence[int]) -> None
         raise UsageError("no images to measure")
     if not qualities or any(not 0 <= quality < LOSSLESS_QUALITY for quality in qualities):
         given = ", ".join(map(str, qualities)) or "missing"
-        raise UsageError(f"qualities are {given}; give some of 0 .. 99")
+        raise UsageError(f"qualities are {given}: give some from 0 to 99")
     if not efforts:
-        raise UsageError("efforts are missing; give some of 1 .. 9")
+        raise UsageError("efforts are missing: give some from 1 to 9")
 
 
 # The settings of aez
