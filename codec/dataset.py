@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from codec import api, parallel
 from codec.arrays import I64, Integers
-from codec.collection.reader import Collection
+from codec.collection.reader import Collection, no_image
 from codec.errors import UsageError
 
 
@@ -61,12 +61,12 @@ class AezDataset:
         labels: Sequence[int] | Integers | None = None,
         return_latents: bool = False,
         preload: bool = False,
-        model: str | None = None,
+        model: str | Path | None = None,
     ) -> None:
         if not isinstance(source, str | Path | bytes):
             raise UsageError(
-                f"source is {type(source).__name__}, wanted a path, a URL or bytes: each worker "
-                "opens it"
+                f"source is of type {type(source).__name__}: give a path, a URL or bytes, which "
+                "each worker can open"
             )
         self.source, self.transform, self.target_transform = source, transform, target_transform
         self.return_latents, self.model = return_latents, model
@@ -83,7 +83,7 @@ class AezDataset:
             self.targets = np.asarray(labels)
             found, wanted = f"{self.targets.dtype} {self.targets.shape}", (self._count,)
             if self.targets.shape != wanted or not np.issubdtype(self.targets.dtype, np.integer):
-                raise UsageError(f"labels are {found}, wanted integers {wanted}")
+                raise UsageError(f"labels are {found}: give integers {wanted}, one an image")
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
         self._decoded = self._decode(slice(None)) if preload else None
 
@@ -113,10 +113,9 @@ class AezDataset:
             parallel.use_cores(None)
             parallel.use_cores(max(1, parallel.num_cores() // worker.num_workers))
         wanted = np.array([operator.index(i) for i in indexes], np.int64)
-        if wanted.size and not (-self._count <= wanted.min() and wanted.max() < self._count):
-            raise IndexError(
-                f"images {wanted.min()} to {wanted.max()} of a collection of {self._count}"
-            )
+        outside = wanted[(wanted < -self._count) | (wanted >= self._count)]
+        if outside.size:
+            raise no_image(int(outside[0]), self._count)
         if self._decoded is None:
             arrays = self._decode(wanted.tolist())
         else:
@@ -155,7 +154,7 @@ def _folders(collection: Collection) -> tuple[list[str], I64 | None]:
     if "" in numbers:
         at = found.index(numbers[""])
         raise UsageError(
-            f"image {at}, {collection.name(at)!r}, is in no folder, but others are: give labels"
+            f"image {at}, {collection.name(at)!r}, is in no folder, but others are: give `labels`"
         )
     classes = sorted(numbers)
     ranks = {numbers[name]: rank for rank, name in enumerate(classes)}

@@ -268,11 +268,15 @@ def test_damaged_collection_is_not_merged(stream: bytes, at: int, tmp_path: Path
 
 
 def test_merge_refuses_what_makes_no_sense(stream: bytes, tmp_path: Path) -> None:
-    assert merge(tmp_path, stream).exit_code == 2
+    alone = merge(tmp_path, stream)
+    assert (alone.exit_code, "give at least two collections" in alone.output) == (2, True)
+    twice = aez("merge", tmp_path / "0.aez", tmp_path / "0.aez", "-o", tmp_path / "m.aez")
+    said = f"{tmp_path / '0.aez'} is given twice: it would have two images 0.png"
+    assert (twice.exit_code, said in twice.output) == (2, True), twice.output
     assert merge(tmp_path, stream, stream, out="m.npy").exit_code == 2
     single = merge(tmp_path, stream, api.compress(helpers.drawn(1)[0]))
     assert single.exit_code == 4
-    assert "a single image, a collection wanted" in single.output
+    assert ": this is a single image, not a collection" in single.output
     (tmp_path / "m.aez").write_bytes(b"there")
     assert merge(tmp_path, stream, stream).exit_code == 2
     assert (tmp_path / "m.aez").read_bytes() == b"there"

@@ -118,7 +118,7 @@ def test_interrupted_upload_leaves_nothing_and_is_resumed(
     assert not store.exists("/out") or store.ls("/out") == []
     again = compress(tree, out="memory://out/d.aez")
     assert (again.images, again.exit_code) == (9, 0)
-    assert "memory://out/d.aez: resuming after block 1 of 1" in again.notes
+    assert "memory://out/d.aez: resuming, 1 of 1 block is finished" in again.notes
 
 
 def test_existing_and_impossible_outputs_are_refused(
@@ -129,8 +129,8 @@ def test_existing_and_impossible_outputs_are_refused(
     assert report.exit_code == 1
     assert "exists" in report.failed[0][1]
     for inputs, out, message in [
-        ([tree], "memory://out", r"must name one \.aez file"),
-        ([tree], str(tmp_path), r"must be an \.aez file"),
+        ([tree], "memory://out", r"must name an \.aez file"),
+        ([tree], str(tmp_path), r"give an \.aez file as OUT"),
         ([tree, tree + "2"], None, "must be the only input"),
     ]:
         with pytest.raises(UsageError, match=message):

@@ -8,6 +8,7 @@ import typer
 
 from codec.cli import options as opt
 from codec.cli.printing import Screen, images, where
+from codec.errors import UsageError
 
 if TYPE_CHECKING:
     from codec.commands.events import Result
@@ -30,7 +31,8 @@ def compress(
         typer.Option(
             "-q",
             "--quality",
-            callback=opt.quality_in_range,
+            parser=str,
+            callback=opt.whole(0, 100),
             metavar="0..100",
             help="Higher is better, 100 is lossless; by default 75.",
         ),
@@ -42,18 +44,20 @@ def compress(
         int | None,
         typer.Option(
             "--max-bytes",
-            min=0,
+            parser=str,
+            callback=opt.whole(0),
             metavar="N",
-            help="The best quality at which no image takes more bytes (of payload).",
+            help="The best quality at which no image takes more than N bytes (of payload).",
         ),
     ] = None,
     min_psnr: Annotated[
         float | None,
         typer.Option(
             "--min-psnr",
-            min=0,
+            parser=str,
+            callback=opt.real(0, 200),
             metavar="DB",
-            help="The fewest bytes at which every image has at least this many dB.",
+            help="The fewest bytes at which every image has at least DB decibels.",
         ),
     ] = None,
     effort: Annotated[
@@ -61,12 +65,12 @@ def compress(
         typer.Option(
             "-e",
             "--effort",
-            min=1,
-            max=9,
+            parser=str,
+            callback=opt.whole(1, 9),
             metavar="1..9",
             help=(
-                "How long to search for fewer bytes; by default 3, with --max-bytes or --min-psnr "
-                "1."
+                "How long to search for fewer bytes; by default 3, or 1 with --max-bytes or "
+                "--min-psnr."
             ),
         ),
     ] = None,
@@ -75,13 +79,13 @@ def compress(
         bool,
         typer.Option(
             help=(
-                "Give an image a better coding if it comes out worse than -q gives for images like "
-                "those the model was trained on."
+                "Give an image a better coding if it comes out much worse than -q gives for images "
+                "like those that the model was trained on."
             )
         ),
     ] = True,
     separate: Annotated[
-        bool, typer.Option("--separate", help="One file an image, also for a directory.")
+        bool, typer.Option("--separate", help="One file for each image, also of a directory.")
     ] = False,
     embed_model: Annotated[
         bool,
@@ -107,7 +111,7 @@ def compress(
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be written where; write nothing.")
+        bool, typer.Option("--dry-run", help="Only say what would be written, and where.")
     ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -144,19 +148,13 @@ def _check_goal(
     quality: int | None, lossless: bool, max_bytes: int | None, min_psnr: float | None
 ) -> None:
     if lossless and quality not in (None, 100):
-        raise typer.BadParameter(
-            f"{quality} contradicts --lossless, which is quality 100", param_hint="-q"
-        )
+        raise UsageError(f"-q {quality} contradicts --lossless, which is quality 100")
     if max_bytes is not None and min_psnr is not None:
-        raise typer.BadParameter(
-            "contradicts --min-psnr: give one of the two", param_hint="--max-bytes"
-        )
+        raise UsageError("give either --max-bytes or --min-psnr, not both")
     for name, value in (("--max-bytes", max_bytes), ("--min-psnr", min_psnr)):
         if value is not None and (lossless or quality is not None):
-            raise typer.BadParameter(
-                f"chooses the quality: leave {'--lossless' if lossless else '-q'} out",
-                param_hint=name,
-            )
+            other = "--lossless" if lossless else "-q"
+            raise UsageError(f"{name} chooses the quality itself: leave out {other}")
 
 
 def _figures(result: Result, encoding: Any) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,12 +11,6 @@ from codec.cli.printing import Screen, images, where
 
 if TYPE_CHECKING:
     from codec.commands.decompress import Format
-
-
-class ArrayFormat(enum.StrEnum):
-    png = "png"
-    npy = "npy"
-    idx = "idx"
 
 
 def decompress(
@@ -29,15 +22,19 @@ def decompress(
         ),
     ] = None,
     format: Annotated[
-        ArrayFormat | None,
+        str | None,
         typer.Option(
-            "--format", help="Default: png for images with names and single ones, npy for others."
+            "--format",
+            parser=str,
+            callback=opt.one_of("png", "npy", "idx"),
+            metavar="png|npy|idx",
+            help="By default png for images with names and single ones, npy for others.",
         ),
     ] = None,
     index: Annotated[
         str | None,
         typer.Option(
-            "--index", metavar="0,5,10-20", help="Only these images, in this order, from 0."
+            "--index", metavar="0,5,10-20", help="Only these images, in this order; the first is 0."
         ),
     ] = None,
     model: opt.Foreign = None,
@@ -48,21 +45,20 @@ def decompress(
 ) -> None:
     """Restore images, directory trees and arrays.
 
-    INPUT is .aez files, or directories of them. A single image and images with names become .png
-    files, others one .npy. What is damaged is named and left out, all that is intact is written,
-    and the exit code is 4.
+    INPUT is .aez files or directories of them. A single image and images with names become .png
+    files, others one .npy. If something is damaged, it is named and left out, everything intact is
+    written, and the exit code is 4. The figures of --json are of what was written.
     """
     screen = Screen(quiet)
     ranges = opt.ranges(index)
     out = opt.output(inputs, out, as_json)
     from codec.commands import decompress as command
 
-    chosen: Format | None = format.value if format else None
     result = screen.run(
         command.decompress(
             inputs,
             out,
-            format=chosen,
+            format=cast("Format | None", format),
             index=ranges,
             model=model,
             jobs=opt.cores(jobs),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
+from codec.errors import counted
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -35,7 +37,7 @@ def say(line: str) -> None:
 
 def images(number: int) -> str:
     """`1 image`, `2 images`."""
-    return f"{number} image{'' if number == 1 else 's'}"
+    return counted(number, "image")
 
 
 def where(outputs: Sequence[str]) -> str:
@@ -86,7 +88,7 @@ class Screen:
 
         match event:
             case Failed():
-                say(f"{event.name}: {event.reason}")
+                say(str(event))
             case Note():
                 self.note(event.text)
             case Progress():

@@ -14,6 +14,7 @@ import builtins
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from codec.arrays import SIDE
 from codec.collection.models import installed
@@ -29,7 +30,7 @@ from codec.model import registry
 
 
 def open_stream(
-    source: Source, *, model: str | None = None, recover: bool = False
+    source: Source, *, model: str | Path | None = None, recover: bool = False
 ) -> Collection | SingleImage:
     """Open a stream: one image or a collection.
 
@@ -47,7 +48,7 @@ def open_stream(
 
 
 def open_collection(
-    source: Source, *, model: str | None = None, recover: bool = False
+    source: Source, *, model: str | Path | None = None, recover: bool = False
 ) -> Collection:
     """As `open_stream`, but raises BitstreamError for a single image."""
     find_model = installed(model)

@@ -30,7 +30,7 @@ from codec.commands.events import Done, Events, Failed, guarded
 from codec.commands.inputs import Input, find_streams, places_of
 from codec.commands.stream import Found, Restoration, Stream, open_stream
 from codec.commands.tree import Tree
-from codec.errors import UsageError
+from codec.errors import UsageError, counted
 from codec.files import images
 from codec.files.atomic import size_of
 from codec.files.place import STANDARD, Place, below, place
@@ -82,7 +82,7 @@ def decompress(
     asked = _Asked(format, index, model, jobs, force)
     sources = yield from find_streams(inputs)
     if (exact or out == "-") and len(sources) > 1:
-        raise UsageError(f"OUT {out} is one file, but there are {len(sources)} inputs")
+        raise UsageError(f"OUT {out} is one file, but there are {len(sources)} streams")
     first = places_of(inputs)[0]
     alone = len(inputs) == 1 and (first.path is None or not first.is_directory())
     by_stem: dict[str, list[tuple[Input, Destination]]] = {}
@@ -165,7 +165,8 @@ def _check_index(index: Sequence[range] | None, num_images: int) -> None:
     for part in index or ():
         if part[-1] >= num_images:
             raise UsageError(
-                f"--index {part[-1]} is out of range: {num_images} images, the first is 0"
+                f"--index {part[-1]} is out of range: there {'is' if num_images == 1 else 'are'} "
+                f"{counted(num_images, 'image')}, the first is 0"
             )
 
 

@@ -214,7 +214,8 @@ class Stream:
         if self.collection is not None and verdict.images.size:
             where = f"block {number}"
             if lost:
-                where += f", images {names.ranges(verdict.images[lost].tolist())}"
+                plural = "s" if len(lost) > 1 else ""
+                where += f", image{plural} {names.ranges(verdict.images[lost].tolist())}"
             if lost and known:
                 some = ", ".join(known[i] for i in lost[:MAX_NAMED])
                 where += f" ({some}{', ...' * (len(lost) > MAX_NAMED)})"

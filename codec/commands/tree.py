@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from codec.commands.events import Done, Event, Events, Failed, Note, Progress
 from codec.commands.processes import spread
-from codec.commands.resume import Journal, noting
+from codec.commands.resume import Journal, finished, noting
 from codec.commands.stream import Restoration, Stream, WriteTask, write_block
 from codec.errors import AezError, UsageError
 from codec.files import names
@@ -102,13 +102,16 @@ class Tree:
         self._waiting: deque[Event] = deque()  # events that came up while tasks were made
         if (path := root.path) is not None:
             if path.exists() and not path.is_dir():
-                raise UsageError(f"output directory {path} is a file")
+                raise UsageError(f"output {path} is a file, not a directory")
             journal = path / f".{place(stream.label).name[:40]}.restored"
             if pins is not None:
                 self._journal = (journal, pins, path)
             begun = pins is not None and Journal.begun(journal, pins)
             if not (force or given or begun) and path.is_dir() and _holds_more_than(path, journal):
-                raise UsageError(f"output directory {path} exists and is not empty (-o or -f)")
+                raise UsageError(
+                    f"output directory {path} exists and is not empty: give -o DIR, or -f to "
+                    "overwrite its files"
+                )
             self._folder = _Folder(path)
 
     def write(self, blocks: Iterable[Restoration], jobs: int, num_tasks: int = 1) -> Events:
@@ -130,7 +133,7 @@ class Tree:
                 yield from noting(
                     self._write(journal, blocks, jobs, num_tasks, picked),
                     lambda error: (
-                        f"{self._root}: {len(journal.entries)} blocks are finished"
+                        f"{self._root}: {finished(len(journal.entries))}"
                         if journal.is_kept(error)
                         else None
                     ),
@@ -153,11 +156,11 @@ class Tree:
         picked: bool,
     ) -> Events:
         under_way: deque[_UnderWay] = deque()
-        finished = _finished(journal)
+        there = _finished(journal)
         self._folder.resumed = again = journal is not None and journal.is_resumed
-        if finished:
-            yield Note(f"{self._root}: resuming, {len(finished)} blocks are finished")
-        tasks = self._tasks(blocks, finished, under_way, again)
+        if there:
+            yield Note(f"{self._root}: resuming, {finished(len(there))}")
+        tasks = self._tasks(blocks, there, under_way, again)
         with closing(spread(write_block, tasks, jobs, num_tasks)) as results:
             for verdict, written in results:
                 number, called, labels = under_way.popleft()
@@ -182,7 +185,7 @@ class Tree:
     def _tasks(
         self,
         blocks: Iterable[Restoration],
-        finished: dict[int, int],
+        there: dict[int, int],
         under_way: deque[_UnderWay],
         again: bool,
     ) -> Iterator[WriteTask]:
@@ -191,9 +194,9 @@ class Tree:
             called = block.names or [f"{image:0{self._digits}}" for image in numbers]
             labels = [f"{self._stream.label}: {name}" for name in called]
             paths = [self._path_of(*image) for image in zip(called, numbers, labels, strict=True)]
-            if number in finished and finished[number] == _bytes_of(paths):
+            if number in there and there[number] == _bytes_of(paths):
                 self._num_images += len(paths)
-                self._num_bytes += finished[number]
+                self._num_bytes += there[number]
                 self._waiting.append(Progress(len(paths)))
                 continue
             under_way.append(_UnderWay(number, block.names, labels))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 
-from codec.encoder.goal import AtLeastPsnr, AtMostBytes, Goal
+from codec.encoder.goal import NO_ERROR_DB, AtLeastPsnr, AtMostBytes, Goal
 from codec.errors import UsageError
 from codec.format.constants import LOSSLESS_QUALITY
 from codec.model.ladder_search import MAX_EFFORT
+from codec.model.registry import AUTO, name_or_file
 
-AUTO = "auto"  # the name that stands for all shipped models
 DEFAULT_QUALITY = 75
 DEFAULT_EFFORT = 3
 
@@ -21,12 +22,15 @@ class Choices(TypedDict, total=False):
     """The keyword arguments of `compress`; see there."""
 
     quality: int | None
-    model: str
+    model: str | Path | None
     lossless: bool
     max_bytes: int | None
     min_psnr: float | None
     effort: int | None
     guard: bool
+
+
+OPTIONS = tuple(Choices.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -47,37 +51,40 @@ class Options:
     def of(
         cls,
         quality: int | None = None,
-        model: str = AUTO,
+        model: str | Path | None = AUTO,
         lossless: bool = False,
         max_bytes: int | None = None,
         min_psnr: float | None = None,
         effort: int | None = None,
         guard: bool = True,
+        **unknown: Any,
     ) -> Options:
-        """Check choices, and fill in the defaults.  Raises UsageError."""
+        """Check choices, and fill in the defaults.  Raises UsageError, TypeError (unknown ones)."""
+        for name in unknown:
+            raise TypeError(f"unknown option {name!r}; the options are {', '.join(OPTIONS)}")
         goal: Goal | None = None
         if max_bytes is not None:
-            goal = AtMostBytes(max_bytes)
+            goal = AtMostBytes(whole("max_bytes", max_bytes, 0))
         if min_psnr is not None:
             if goal is not None:
-                raise UsageError("give max_bytes or min_psnr, not both")
-            goal = AtLeastPsnr(min_psnr)
+                raise UsageError("give either max_bytes or min_psnr, not both")
+            goal = AtLeastPsnr(_decibels("min_psnr", min_psnr))
         if goal is not None and (quality is not None or lossless):
             raise UsageError(
-                "max_bytes and min_psnr choose the quality: leave out quality and lossless"
+                "max_bytes and min_psnr choose the quality themselves: leave out quality and "
+                "lossless"
             )
         if effort is None:
             effort = DEFAULT_EFFORT if goal is None else 1
-        if not isinstance(effort, int | np.integer) or not 1 <= effort <= MAX_EFFORT:
-            raise UsageError(f"effort {effort!r}, wanted a whole number from 1 to {MAX_EFFORT}")
-        return cls(_checked_quality(quality, lossless), model, goal, int(effort), guard)
+        effort = whole("effort", effort, 1, MAX_EFFORT)
+        return cls(_checked_quality(quality, lossless), name_or_file(model), goal, effort, guard)
 
     def check_embedding(self) -> None:
         """Raise UsageError if models may be used that are not embedded."""
         if self.goal is not None and self.goal.lossless_keeps:
             raise UsageError(
                 "min_psnr may need a lossless model as well, which embed_model does not embed: "
-                "leave one of the two out"
+                "leave out one of the two"
             )
 
     @property
@@ -89,8 +96,23 @@ class Options:
 def _checked_quality(quality: int | None, lossless: bool) -> int:
     if quality is None:
         return LOSSLESS_QUALITY if lossless else DEFAULT_QUALITY
-    if not isinstance(quality, int | np.integer) or not 0 <= quality <= LOSSLESS_QUALITY:
-        raise UsageError(f"quality {quality!r}, wanted a whole number from 0 to {LOSSLESS_QUALITY}")
+    quality = whole("quality", quality, 0, LOSSLESS_QUALITY)
     if lossless and quality != LOSSLESS_QUALITY:
         raise UsageError(f"quality {quality} is not lossless: leave out quality or lossless=True")
-    return int(quality)
+    return quality
+
+
+def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """The value of an option that is a whole number, of Python or numpy.  Raises UsageError."""
+    is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if is_number and low <= value and (high is None or value <= high):
+        return int(value)
+    allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+    raise UsageError(f"{name} is {value!r}: give a whole number {allowed}")
+
+
+def _decibels(name: str, value: Any) -> float:
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    if is_number and not isinstance(value, bool) and 0 <= value < NO_ERROR_DB:
+        return float(value)
+    raise UsageError(f"{name} is {value!r}: give a number of dB from 0 to {NO_ERROR_DB:g}")

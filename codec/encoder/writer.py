@@ -13,12 +13,12 @@ from codec.collection.writer import Writer
 from codec.encoder.encode import Encoder
 from codec.encoder.options import Choices, Options
 from codec.encoder.stats import CompressStats
-from codec.errors import ImageError, UsageError
+from codec.errors import ImageError, UsageError, counted
 from codec.format.constants import MAX_BLOCK_IMAGES
 
 
 def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
-    """The array, if it holds images: uint8 (28, 28) or (N, 28, 28).
+    """The array in C order, if it holds images: uint8 (28, 28) or (N, 28, 28), of any strides.
 
     ndims: the allowed numbers of axes. Raises ImageError.
     """
@@ -26,8 +26,23 @@ def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
     good = pixels.dtype == np.uint8 and pixels.ndim in ndims
     if not good or pixels.shape[-2:] != (SIDE, SIDE):
         wanted = " or ".join({2: "(28, 28)", 3: "(N, 28, 28)"}[n] for n in ndims)
-        raise ImageError(f"pixels are {pixels.dtype} {pixels.shape}, wanted uint8 {wanted}")
-    return pixels
+        raise ImageError(f"pixels are {pixels.dtype} {pixels.shape}; give uint8 {wanted}")
+    return np.ascontiguousarray(pixels)  # kernels and zstd read its memory
+
+
+def check_names(names: Any, count: int) -> list[str]:
+    """The names of `count` images as a list, if they are texts without NUL.  Raises UsageError."""
+    if isinstance(names, str):
+        raise UsageError(f"names is {names!r}: give a list with a name for each image")
+    found = list(names)
+    for i, name in enumerate(found):
+        if not isinstance(name, str):
+            raise UsageError(f"name {i} is {name!r}, not a text")
+        if "\0" in name:
+            raise UsageError(f"name {i}, {name!r}, contains NUL")
+    if len(found) != count:
+        raise UsageError(f"{counted(len(found), 'name')} for {counted(count, 'image')}")
+    return found
 
 
 class CollectionWriter:
@@ -50,6 +65,8 @@ class CollectionWriter:
         block_images: int = MAX_BLOCK_IMAGES,
         **choices: Unpack[Choices],
     ) -> None:
+        if not hasattr(file, "write"):
+            raise TypeError(f"a collection is written to a binary file, not to {file!r}")
         self._encoder = Encoder(Options.of(**choices))
         self._writer = Writer(file, self._encoder.model_files() if embed_model else None)
         self._block_images = block_images
@@ -62,12 +79,9 @@ class CollectionWriter:
     def write(self, pixels: U8, names: list[str] | None = None) -> None:
         """Append uint8 (N, 28, 28), any N.  Raises ImageError, UsageError."""
         pixels = check_pixels(pixels, (3,))
-        if names is not None and len(names) != len(pixels):
-            raise UsageError(f"{len(names)} names for {len(pixels)} images")
+        names = None if names is None else check_names(names, len(pixels))
         if self._named not in (None, names is not None):
             raise UsageError("some images of the collection have names and some have none")
-        if any("\0" in name for name in names or ()):
-            raise UsageError("a name contains NUL")
         self._named = names is not None
         if len(pixels):
             self._pixels.append(pixels)

@@ -53,10 +53,10 @@ def fault_of(header: BlockHeader, block: bytes, offset: int) -> BitstreamError |
     header: its header, which gives its size; offset: of the block in the file, for messages.
     """
     if len(block) < header.block_bytes:
-        found = f"{len(block)} of {header.block_bytes} bytes"
+        found = f"{len(block)} of its {header.block_bytes} bytes are there"
         return Truncated(f"the stream ends inside this block: {found}", offset)
     if _checksum(block[: BLOCK.size], block[BLOCK.size :]) != header.checksum:
-        return ChecksumMismatch("bytes of this block were changed", offset)
+        return ChecksumMismatch("this block is damaged", offset)
     return None
 
 
