@@ -42,7 +42,9 @@ def safe_parts(name: str) -> tuple[str, ...]:
         fault = "is empty"
     elif "\0" in name or "\\" in name:
         fault = "holds a NUL or a backslash"
-    elif re.match(r"[A-Za-z]:", name) or name.startswith("/"):
+    elif re.match(r"[A-Za-z]:", name):
+        fault = f"starts with a drive letter, {name[:2]}"
+    elif name.startswith("/"):
         fault = "is absolute"
     elif any(part in ("", ".", "..") for part in parts):
         fault = "has an empty, '.' or '..' component"
@@ -129,7 +131,8 @@ class Claims:
             try:
                 self._claim(name, files, folders)
             except UsageError as error:
-                raise UsageError(f"name {at}, {name[:80]!r}: {error}") from None
+                number = f" {at}," if len(names) > 1 else ""
+                raise UsageError(f"name{number} {name[:80]!r}: {error}") from None
         self._files |= files
         self._folders |= folders
 
