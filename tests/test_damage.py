@@ -256,7 +256,8 @@ def test_merged_collection_holds_the_blocks_as_they_were(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["3.png"], "would both be restored as one file"),
+        (["3.png"], "1.aez: 3.png would both be restored as 3.png"),
+        (["3.png/x"], "1.aez: 3.png/x would be restored as 3.png and as a file below it"),
         (["3.jpg"], "would both be restored"),
         (None, "have none"),
     ],
