@@ -27,13 +27,15 @@ from codec.encoder.options import DEFAULT_QUALITY, Choices, Options
 from codec.encoder.stats import CompressStats
 from codec.encoder.writer import CollectionWriter, check_pixels
 from codec.errors import ImageError, UsageError
+from codec.labels import Given
 from codec.model import registry
 
 
 def compress(
     pixels: U8,
     *,
-    names: list[str] | None = None,
+    names: Sequence[str] | None = None,
+    labels: Given | None = None,
     embed_model: bool = False,
     **choices: Unpack[Choices],
 ) -> bytes:
@@ -51,7 +53,9 @@ def compress(
     1 with max_bytes or min_psnr.
     guard: bool, by default True: an image that comes out 3 dB worse than images like the model's
     training images do falls back to a better coding.
-    names: of the images of a collection. embed_model: put the model into the collection.
+    names: of the images of a collection, as relative paths; no two may be restored as one file.
+    labels: of the images of a collection: ints from 0 to 2**32 - 1, or strs of at most 255 bytes.
+    embed_model: put the model into the collection.
 
     Raises ImageError, UsageError, ModelNotFound, EncoderNotFound, BadModel; TypeError for an option
     that does not exist.
@@ -62,11 +66,11 @@ def compress(
     if pixels.ndim == 3:
         file = io.BytesIO()
         with CollectionWriter(file, embed_model=embed_model, **choices) as writer:
-            writer.write(pixels, names)
+            writer.write(pixels, names, labels)
         return file.getvalue()
-    if names is not None or embed_model:
+    if names is not None or labels is not None or embed_model:
         raise UsageError(
-            "a single image cannot have a name or a model in it: "
+            "a single image cannot have a name, a label or a model in it: "
             "give pixels of shape (1, 28, 28) for a collection of one image"
         )
     return compress_image(pixels, **choices)[0]

@@ -30,26 +30,28 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import api, parallel
-from codec.arrays import I64, Integers
+from codec.arrays import I64
 from codec.collection.reader import Collection, no_image
 from codec.errors import UsageError
+from codec.labels import Given, Labels, checked
 
 
 class AezDataset:
     """The images of a collection, by index: `(image, label)`, or only the image without labels.
 
-    image: torch.uint8 (1, 28, 28). label: the number of the folder that the image's name starts
-    with, as torchvision's ImageFolder counts them: `7/00001.png` is of class "7". A collection
-    whose names have no folders has no labels. source: path or URL of a collection, or its bytes.
-    transform, target_transform: applied to image and label. labels: one integer for each image,
-    instead of folders. return_latents: items are `(image, latents, label)`, latents: torch.int16
-    (K,), see `codec.latents`. preload: decode all images now, 784 bytes of memory each (and 2 K of
-    latents). model: as for `codec.open`.
+    image: torch.uint8 (1, 28, 28). label: an int: the collection's label, if it is an integer, as
+    torchvision's MNIST has it; if it is a text, its number among the sorted ones. In a collection
+    without labels, the number of the folder that the image's name starts with, as torchvision's
+    ImageFolder counts them: `7/00001.png` is of class "7". Without folders there are no labels.
+    source: path or URL of a collection, or its bytes. transform, target_transform: applied to image
+    and label. labels: others, an int or a str for each image. return_latents: items are `(image,
+    latents, label)`, latents: torch.int16 (K,), see `codec.latents`. preload: decode all images
+    now, 784 bytes of memory each (and 2 K of latents). model: as for `codec.open`.
     Raises BitstreamError, ModelNotFound, BadModel; UsageError unless there is one label for each
     image, or if there are no latents.
 
-    classes: names of the classes, sorted; class_to_idx: their numbers; targets: int64 (N,), the
-    labels, None if there are none.
+    classes: sorted: the texts, the folders, or the integers that occur as texts; class_to_idx: the
+    label of each; targets: int64 (N,), the labels, None if there are none.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class AezDataset:
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         *,
-        labels: Sequence[int] | Integers | None = None,
+        labels: Given | None = None,
         return_latents: bool = False,
         preload: bool = False,
         model: str | Path | None = None,
@@ -75,16 +77,11 @@ class AezDataset:
         self._count = len(collection)
         # of one image, level by level
         self.latent_shapes = collection.latent_shapes if return_latents else ()
-        self.classes: list[str] = []
-        self.targets: I64 | None = None
-        if labels is None:
-            self.classes, self.targets = _folders(collection)
-        else:
-            self.targets = np.asarray(labels)
-            found, wanted = f"{self.targets.dtype} {self.targets.shape}", (self._count,)
-            if self.targets.shape != wanted or not np.issubdtype(self.targets.dtype, np.integer):
-                raise UsageError(f"labels are {found}: give integers {wanted}, one an image")
-        self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
+        found = collection.labels if labels is None else _given(labels, self._count)
+        if found is None:
+            found = _folders(collection)
+        self.class_to_idx, self.targets = _classes(found)
+        self.classes = list(self.class_to_idx)
         self._decoded = self._decode(slice(None)) if preload else None
 
     def _collection(self) -> Collection:
@@ -140,22 +137,42 @@ class AezDataset:
         return list(collection.with_latents(index)) if self.return_latents else [collection[index]]
 
 
-def _folders(collection: Collection) -> tuple[list[str], I64 | None]:
-    """The folders in names, sorted, and the number of each image's folder; None: no folders."""
+def _given(labels: Any, count: int) -> Labels:
+    """Labels that the caller gives: texts, or any integers, such as -1 for an unknown class."""
+    array = np.asarray(labels)
+    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+        if array.shape == (count,) and array.dtype.kind in "OU":
+            return checked(array.tolist())
+        found = f"{array.dtype} {array.shape}"
+        raise UsageError(f"labels are {found}: give integers or texts ({count},), one an image")
+    return array.astype(np.int64)
+
+
+def _folders(collection: Collection) -> list[str] | None:
+    """The folder that the name of each image starts with; None: there are no folders."""
     if not collection.has_names:
-        return [], None
-    numbers: dict[str, int] = {}  # in order of appearance
+        return None
+    once: dict[str, str] = {}  # a folder is kept once, not once an image
     found = [
-        numbers.setdefault(name.partition("/")[0] if "/" in name else "", len(numbers))
+        once.setdefault(folder, folder)
         for name in collection.each_name()
+        for folder in (name.partition("/")[0] if "/" in name else "",)
     ]
-    if set(numbers) == {""}:
-        return [], None
-    if "" in numbers:
-        at = found.index(numbers[""])
+    if set(once) == {""}:
+        return None
+    if "" in once:
+        at = found.index("")
         raise UsageError(
             f"image {at}, {collection.name(at)!r}, is in no folder, but others are: give `labels`"
         )
-    classes = sorted(numbers)
-    ranks = {numbers[name]: rank for rank, name in enumerate(classes)}
-    return classes, np.array([ranks[number] for number in found], np.int64)
+    return found
+
+
+def _classes(labels: Labels | None) -> tuple[dict[str, int], I64 | None]:
+    """Class -> its number, sorted, and the number of each image."""
+    if labels is None:
+        return {}, None
+    if isinstance(labels, list):
+        ranks = {text: rank for rank, text in enumerate(sorted(set(labels)))}
+        return ranks, np.array([ranks[text] for text in labels], np.int64)
+    return {str(label): label for label in np.unique(labels).tolist()}, labels

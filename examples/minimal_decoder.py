@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from hashlib import blake2b, sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from minimal_models import Group, find_model, require, unstored, unzstd
@@ -183,8 +184,17 @@ def parts_of(index: Cursor, model_hash: bytes, quality: int, count: int) -> list
     return [(hashes[0], quality, left), *parts]
 
 
-def blocks_of(stream: bytes) -> Iterator[tuple[int, bytes | None, list[tuple[Part, list[bytes]]]]]:
-    """Number of images, names area or None, and parts with their messages of each block (3)."""
+class Block(NamedTuple):
+    """Number of images, the frames of labels and names or None, and parts with their messages."""
+
+    count: int
+    labels: bytes | None
+    names: bytes | None
+    parts: list[tuple[Part, list[bytes]]]
+
+
+def blocks_of(stream: bytes) -> Iterator[Block]:
+    """The blocks of a collection (3)."""
     at = extension(stream, 4)[1]  # a Model_Hash means nothing here (2.2)
     header = stream[:3] + stream[4:at]
     require(stream[3] == crc8(header), "the check of the collection header differs")
@@ -195,7 +205,7 @@ def blocks_of(stream: bytes) -> Iterator[tuple[int, bytes | None, list[tuple[Par
         _, model_hash, quality, flags, count, *areas, _, checksum = struct.unpack_from(
             "<4s8sBBHIHI4s16s", block
         )
-        require(flags <= 3 and quality <= 100, "a block uses reserved flags or qualities")
+        require(flags <= 7 and quality <= 100, "a block uses reserved flags or qualities")
         require(1 <= count <= 4096 and count == images, "a block has a wrong number of images")
         limited = areas[0] <= 1 << 24 and areas[2] <= -(-count // 16) << 20
         require(limited and 46 + sum(areas) == len(block), "a block has a wrong length")
@@ -212,7 +222,12 @@ def blocks_of(stream: bytes) -> Iterator[tuple[int, bytes | None, list[tuple[Par
             coded.append((part, list(map(payload.take, lengths_of(index, part[1], groups)))))
         ends = index.at == payload_at and payload.at == len(block)
         require(ends, "the index does not fit the block")
-        yield count, block[46:index_at] if flags & 1 else None, coded
+        labels, area = None, Cursor(block[:index_at], 46)
+        if flags & 4:  # BLOCK_FLAG_LABELS
+            labels = area.take(area.varint())
+            require(flags & 1 or area.at == index_at, "bytes follow the labels")
+        names = block[area.at : index_at] if flags & 1 else None  # BLOCK_FLAG_NAMES
+        yield Block(count, labels, names, coded)
 
 
 def names(stream: bytes) -> list[str | None]:
@@ -222,15 +237,49 @@ def names(stream: bytes) -> list[str | None]:
     if not is_collection(stream):
         return [None]
     found: list[str | None] = []
-    for count, area, _ in blocks_of(stream):
-        if area is None:
+    for count, _, frame, _ in blocks_of(stream):
+        if frame is None:
             found += [None] * count
             continue
-        text = unzstd(area, 1, 1 << 24)
+        text = unzstd(frame, 1, 1 << 24)
         fits = text.count(b"\0") == count and text[-1:] == b"\0"
         require(fits, "the number of names is not the number of images")
         found += [name.decode("utf-8", "surrogateescape") for name in text[:-1].split(b"\0")]
     return found
+
+
+def labels(stream: bytes) -> list[int | str | None]:
+    """The label of each image, None for those without (3.7)."""
+    if not is_collection(stream):
+        return [None]
+    found: list[int | str | None] = []
+    for count, frame, _, _ in blocks_of(stream):
+        found += [None] * count if frame is None else labels_of(frame, count)
+    return found
+
+
+def labels_of(frame: bytes, count: int) -> list[int] | list[str]:
+    """The labels of a block."""
+    content = Cursor(unzstd(frame, 1, 1 << 21, allow_extra_data=False))
+    require(len(frame) <= 1 << 21 and bool(frame[4] & 4), "labels are too long or have no checksum")
+    kind = content.take(1)[0]
+    width, texts = kind & 0x07, []
+    require(kind & 0x78 == 0 and width in (1, 2, 4), "labels are of an unknown kind")
+    if kind & 0x80:
+        number = content.varint(3)
+        require(1 <= number <= count, "labels have no texts, or too many")
+        for _ in range(number):
+            size = content.data.find(b"\0", content.at) - content.at
+            require(1 <= size <= 255, "the text of a label is empty, too long or cut off")
+            texts.append(content.take(size).decode())
+            content.take(1)
+    planes = np.frombuffer(content.take(count * width), np.uint8).reshape(width, count)
+    require(content.at == len(content.data), "bytes follow the labels")
+    numbers = [int.from_bytes(bytes(column), "little") for column in planes.T]
+    if not kind & 0x80:
+        return numbers
+    require(max(numbers) < len(texts), "a label has no text")
+    return [texts[number] for number in numbers]
 
 
 def decode(stream: bytes, weights: Path) -> np.ndarray:
@@ -240,7 +289,7 @@ def decode(stream: bytes, weights: Path) -> np.ndarray:
     if not is_collection(stream):
         return decode_image(stream, weights)
     pixels, embedded = [np.zeros((0, 28, 28), np.uint8)], embedded_models(stream)
-    for count, _, parts in blocks_of(stream):
+    for count, _, _, parts in blocks_of(stream):
         block = np.zeros((count, 28, 28), np.uint8)
         for (model_hash, quality, images), messages in parts:
             model = find_model(model_hash, weights, embedded.get(model_hash, b""))[1]

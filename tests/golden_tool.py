@@ -17,16 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 
 from codec import api
 from codec.files.images import read_image
+from codec.format.footer import Footer
 from codec.format.headers import (
     BLOCK,
     ImageHeader,
+    pack_collection_header,
     pack_image,
     unpack_block_header,
     unpack_image_header,
 )
+from codec.format.primitives import checksum, pack_varint
 from codec.model import registry
 
 HERE = Path(__file__).resolve().parent
@@ -46,7 +50,7 @@ def sources() -> tuple[np.ndarray, list[str]]:
 
 def recipes() -> dict[str, dict[str, Any]]:
     """Name -> how to make it: which images (slice bounds, or one number), quality, model, whether
-    with names.
+    with names, with which labels.
     """
     wanted: dict[str, dict[str, Any]] = {}
     for model_hash in registry.MODEL_IDS.values():
@@ -75,6 +79,20 @@ def recipes() -> dict[str, dict[str, Any]]:
         }
         wanted[f"{tag}-plain17-q85.aez"] = {"images": [20, 37], "quality": 85, "model": model.name}
         wanted[f"{tag}-parts40.aez"] = {"images": [0, 40], "max_bytes": 64, "model": model.name}
+        if model.name == "mnist":
+            wanted[f"{tag}-labels40-q60.aez"] = {
+                "images": [0, 40],
+                "quality": 60,
+                "model": model.name,
+                "names": True,
+                "labels": "integers",
+            }
+            wanted[f"{tag}-texts17-q30.aez"] = {
+                "images": [20, 37],
+                "quality": 30,
+                "model": model.name,
+                "labels": "texts",
+            }
     wanted["empty-collection.aez"] = {"images": [0, 0], "quality": 50, "model": "auto"}
     return wanted
 
@@ -95,7 +113,18 @@ def make(recipe: dict[str, Any]) -> bytes:
     if isinstance(recipe["images"], int):
         return api.compress(pixels[recipe["images"]], **options)
     part = slice(*recipe["images"])
-    return api.compress(pixels[part], names=names[part] if recipe.get("names") else None, **options)
+    named = names[part] if recipe.get("names") else None
+    return api.compress(pixels[part], names=named, labels=labels(recipe), **options)
+
+
+def labels(recipe: dict[str, Any]) -> list[int] | list[str] | None:
+    """The labels of a recipe: integers of two bytes, or texts that repeat; None without any."""
+    kind, bounds = recipe.get("labels"), recipe["images"]
+    if kind is None:
+        return None
+    if kind == "integers":
+        return [i * i for i in range(*bounds)]
+    return [("digit", "letter", "Zahlzeichen 数字")[i * i % 3] for i in range(*bounds)]
 
 
 def error_streams() -> dict[str, bytes]:
@@ -133,7 +162,25 @@ def error_streams() -> dict[str, bytes]:
         "CorruptPayload-image.aez": corrupt_payload(single),
         "CorruptPayload-lossless-of-a-lossy-model.aez": other_quality(single, 100),
         "CorruptPayload-stored.aez": pack_image(ImageHeader(0, 101), bytes(783), b""),
+        "ReservedBitsSet-width-of-labels.aez": labelled("03 07 00 00 00 00 00"),
+        "CorruptPayload-label-without-a-text.aez": labelled("81 02 61 00 62 00 00 02"),
+        "TrailingData-after-labels.aez": labelled("01 07 00", after=b"\0"),
+        "LimitExceeded-labels.aez": labelled("01 07 00", claimed=1 << 22),
     }
+
+
+def labelled(content: str, *, after: bytes = b"", claimed: int | None = None) -> bytes:
+    """A collection of two images with these bytes as labels."""
+    pixels = sources()[0][:2]
+    plain = api.compress(pixels, quality=50, model="mnist", effort=1)
+    header = unpack_block_header(plain[4:], 4)
+    frame = zstandard.ZstdCompressor(write_checksum=True).compress(bytes.fromhex(content))
+    area = pack_varint(len(frame) if claimed is None else claimed) + frame + after
+    body = area + plain[4 + BLOCK.size : 4 + header.block_bytes]
+    changed = replace(header, has_labels=True, names_bytes=len(area))
+    changed = replace(changed, checksum=checksum(changed.pack()[:30], body))
+    footer = Footer(((changed.block_bytes, 2),))
+    return pack_collection_header() + changed.pack() + body + footer.pack()
 
 
 def corrupt_payload(single: bytes) -> bytes:

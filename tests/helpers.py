@@ -20,10 +20,11 @@ import numpy as np
 
 from codec.coding import rans
 from codec.collection.block import Decoded, Verdict
-from codec.collection.open import open_stream
+from codec.collection.open import open_collection, open_stream
 from codec.collection.writer import Writer
 from codec.format.block import pack_block
 from codec.format.index import Part
+from codec.labels import Labels
 from codec.model import pixels as pixel_model
 from codec.model import pixels_parts
 from codec.model.ladder import Ladder
@@ -68,10 +69,15 @@ INKS = (121, 200, 255)  # of strokes that are drawn, and what it expects
 
 def minimal_decode(stream: bytes, weights: Path) -> np.ndarray:
     """What the second decoder, written from FORMAT.md, makes of a stream."""
+    return minimal_decoder().decode(stream, weights)
+
+
+def minimal_decoder() -> Any:
+    """The second decoder, as a module."""
     examples = str(Path(__file__).resolve().parents[1] / "examples")
     if examples not in sys.path:
         sys.path.append(examples)
-    return importlib.import_module("minimal_decoder").decode(stream, weights)
+    return importlib.import_module("minimal_decoder")
 
 
 # ---- the tiny model
@@ -650,9 +656,10 @@ def collect(
     quality: int = 40,
     block_images: int = 4096,
     pixels: np.ndarray | None = None,
+    labels: Labels | None = None,
 ) -> bytes:
     """`drawn(count)`, or other pixels, as a collection of tiny model 0 at effort 1, in blocks of so
-    many images.
+    many images.  names, labels: whatever they are, they are not checked.
     """
     pixels = drawn(count) if pixels is None else pixels
     file = io.BytesIO()
@@ -662,7 +669,20 @@ def collect(
         encoded = tiny_model().encode(some, quality, effort=1)
         part = Part(tiny_model().hash, quality, np.arange(len(some)))
         named = None if names is None else names[at : at + block_images]
-        writer.write(pack_block([(part, encoded.messages)], named), len(some))
+        labelled = None if labels is None else labels[at : at + block_images]
+        writer.write(pack_block([(part, encoded.messages)], named, labelled), len(some))
+    writer.finish()
+    return file.getvalue()
+
+
+def joined(*streams: bytes) -> bytes:
+    """Collections as one, whatever they hold."""
+    file = io.BytesIO()
+    writer = Writer(file)
+    for stream in streams:
+        with open_collection(stream) as collection:
+            for block in collection.blocks:
+                writer.write(block.read(), block.count)
     writer.finish()
     return file.getvalue()
 

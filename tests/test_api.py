@@ -636,7 +636,7 @@ def test_a_writer_copies_each_image_a_fixed_number_of_times(
     copied = 0
     real = np.concatenate
 
-    def block(encoder: Encoder, some: np.ndarray, names: Any) -> Packed:
+    def block(encoder: Encoder, some: np.ndarray, names: Any, labels: Any) -> Packed:
         blocks.append((some, names))
         return Packed(b"block", CompressStats())
 

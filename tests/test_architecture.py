@@ -22,6 +22,7 @@ PACKAGE = Path(codec.__file__).parent
 FLOORS = {
     "errors": 0,
     "arrays": 0,
+    "labels": 1,
     "metrics": 1,
     "kernels": 1,
     "files": 1,
@@ -43,6 +44,7 @@ FLOORS = {
 TOP_FILES = {
     "errors",
     "arrays",
+    "labels",
     "metrics",
     "parallel",
     "api",

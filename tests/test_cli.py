@@ -31,7 +31,8 @@ COMPRESS_FIELDS = (
     "fallback_images seconds failed"
 ).split()
 INFO_FIELDS = (
-    "format_version images width height model model_hash quality lossless bytes payload_bytes"
+    "format_version images width height model model_hash quality lossless bytes payload_bytes "
+    "labels label_kind"
 ).split()
 ROOT = Path(codec.__file__).parents[1]
 COMMANDS = ["compress", "decompress", "info", "test", "merge", "models", "train", "bench"]

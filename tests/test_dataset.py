@@ -149,8 +149,40 @@ def test_without_folders_there_are_no_labels_unless_they_are_given(names: list[s
 
 def test_labels_must_be_integers_one_for_each_image() -> None:
     for labels in ([1, 2], [0.5] * COUNT, np.zeros((COUNT, 1), int)):
-        with pytest.raises(UsageError, match=r"give integers \(50,\), one an image"):
+        with pytest.raises(UsageError, match=r"give integers or texts \(50,\), one an image"):
             AezDataset(collect(None), labels=labels)  # type: ignore[arg-type]
+
+
+def test_labels_of_a_collection_are_the_targets_as_mnist_has_them() -> None:
+    labels = [(7, 0, 260)[i % 3] for i in range(COUNT)]
+    stream = codec.compress(helpers.drawn(COUNT), quality=40, effort=1, names=NAMES, labels=labels)
+    dataset = AezDataset(stream)
+    assert dataset.targets is not None
+    assert dataset.targets.tolist() == labels
+    assert dataset.classes == ["0", "7", "260"]
+    assert dataset.class_to_idx == {"0": 0, "7": 7, "260": 260}
+    assert [dataset[i][1] for i in (0, 2, -1)] == [7, 260, labels[-1]]
+    assert AezDataset(stream, labels=LABELS)[0][1] == LABELS[0]
+
+
+def test_labels_that_are_texts_are_numbered_in_their_order() -> None:
+    labels = [FOLDERS[i % 3] for i in range(COUNT)]
+    stream = codec.compress(helpers.drawn(COUNT), quality=40, effort=1, labels=labels)
+    for dataset in (AezDataset(stream), AezDataset(collect(), labels=labels)):
+        assert dataset.classes == ["1", "Two", "seven"]
+        assert dataset.class_to_idx == {"1": 0, "Two": 1, "seven": 2}
+        assert dataset.targets is not None
+        assert dataset.targets.tolist() == LABELS
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert (copy.classes, copy[4][1]) == (dataset.classes, LABELS[4])
+
+
+def test_a_collection_of_which_a_part_has_labels_needs_others() -> None:
+    streams = [helpers.collect(20, labels=np.arange(20)), helpers.collect(20)]
+    mixed = helpers.joined(*streams)
+    with pytest.raises(UsageError, match="image 20 has no label, but others have one"):
+        AezDataset(mixed)
+    assert AezDataset(mixed, labels=range(40))[30][1] == 30
 
 
 def test_an_image_outside_all_folders_is_an_error_that_names_it() -> None:

@@ -24,6 +24,7 @@ import pytest
 import codec
 import codec.coding
 import codec.format
+import codec.labels
 import codec.model
 from codec.encoder import goal
 from codec.errors import (
@@ -136,7 +137,7 @@ def test_constants_of_document_and_code_agree() -> None:
         importlib.import_module(f"{package.__name__}.{found.name}")
         for package in (codec.format, codec.coding, codec.model)
         for found in pkgutil.iter_modules(package.__path__)
-    ]
+    ] + [codec.labels]
     documented = rows("Appendix A", "Constant")
     assert len(documented) > 30
     for name, value, _ in documented:
@@ -841,7 +842,7 @@ def flagged(flags: int) -> bytes:
         (GOOD.pack()[:-1], Truncated, 1000),
         (b"aezF" + GOOD.pack()[4:], BadMagic, 1000),
         (replace(GOOD, quality=101).pack(), ReservedBitsSet, 1012),  # stored: single images only
-        (flagged(0x04), ReservedBitsSet, 1013),
+        (flagged(0x08), ReservedBitsSet, 1013),
         (flagged(0x81), ReservedBitsSet, 1013),
         (replace(GOOD, image_count=0).pack(), LimitExceeded, 1014),
         (replace(GOOD, image_count=4097).pack(), LimitExceeded, 1014),

@@ -63,6 +63,16 @@ def test_minimal_decoder_agrees_with_codec_in_plain_int64(name):
     assert sha256(pixels) == GOLDEN[name]["pixels_sha256"]
 
 
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_stream_has_the_labels_of_its_recipe_for_both_decoders(name):
+    stream, wanted = (golden_tool.GOLDEN / name).read_bytes(), golden_tool.labels(GOLDEN[name])
+    count = 1 if isinstance(GOLDEN[name]["images"], int) else GOLDEN[name]["shape"][0]
+    assert helpers.minimal_decoder().labels(stream) == (wanted or [None] * count)
+    if GOLDEN[name].get("labels"):
+        found = api.open(stream).labels
+        assert (found if isinstance(found, list) else found.tolist()) == wanted
+
+
 @pytest.mark.parametrize(("threads", "chunk"), [(1, 1), (1, 256), (2, 7)])
 @pytest.mark.parametrize("core_type", CORE_TYPES)
 def test_decoding_is_exact_on_every_kernel(core_type, threads, chunk):
@@ -111,6 +121,19 @@ def test_error_stream_raises_the_error_it_is_named_for(name):
             api.info(stream)
     with pytest.raises(errors.BitstreamError):
         raise_faults(stream)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_minimal_decoder_rejects_error_streams(name):
+    """It looks at labels only when it is asked for them."""
+    stream, decoder = (golden_tool.ERRORS / name).read_bytes(), helpers.minimal_decoder()
+
+    def read_all() -> None:
+        decoder.decode(stream, golden_tool.HERE.parent / "weights")
+        decoder.labels(stream)
+
+    with pytest.raises(ValueError, match=r".+"):
+        read_all()
 
 
 def test_every_bitstream_error_has_a_golden_stream():

@@ -28,10 +28,11 @@ def extract(
     jobs: int = 1,
     block_images: int = 4096,
 ) -> Result:
-    """Restore a collection with these names, all of one image, into tmp_path/`out`."""
+    """Restore a collection with these names, which no writer of ours would take, into
+    tmp_path/`out`.
+    """
     stream = tmp_path / "x.aez"
-    with stream.open("wb") as file, api.CollectionWriter(file, block_images=block_images) as writer:
-        writer.write(helpers.drawn(len(called)), called)
+    stream.write_bytes(helpers.collect(len(called), called, block_images=block_images))
     return Result.of(
         decompress.decompress([str(stream)], str(tmp_path / out), force=force, jobs=jobs)
     )

@@ -218,10 +218,30 @@ def test_block_of_files_leaves_out_what_cannot_be_read_and_says_what(tmp_path: P
     encoder = Encoder(Options(60), [helpers.tiny_model()])
     block, stats = encoder.block(helpers.drawn(4)[[0, 3]], ["0", "3"])
     assert (result.block, result.stats) == (block, stats)
-    assert [at for at, _ in result.failed] == [1, 2]
+    assert [(unread.at, unread.name) for unread in result.failed] == [(1, "1"), (2, "2")]
     assert result.bytes_in == sum(Path(paths[i]).stat().st_size for i in (0, 3))
     nothing = work.encode_block(BlockTask(None, paths[1:3], names[1:3], Options(60), refs))
     assert (nothing.block, nothing.stats.images, len(nothing.failed)) == (b"", 0, 2)
+
+
+def test_block_of_files_in_memory_has_the_names_and_labels_of_those_that_are_images() -> None:
+    contents: list[bytes | Exception] = [images.pack_png(pixels) for pixels in helpers.drawn(4)]
+    contents[1], contents[2] = b"no image", ImageError("the archive is cut short")
+    names, labels = ["a/0", "a/1", "b/2", "b/3"], ["a", "a", "b", "b"]
+    refs = (work.model_ref(helpers.tiny_model()),)
+    task = BlockTask(None, (), names, Options(60), refs, labels, contents)
+    result = work.encode_block(task)
+    encoder = Encoder(Options(60), [helpers.tiny_model()])
+    some = helpers.drawn(4)[[0, 3]]
+    assert result.block == encoder.block(some, ["a/0", "b/3"], ["a", "b"]).data
+    assert [(unread.at, unread.name) for unread in result.failed] == [(1, "a/1"), (2, "b/2")]
+    assert str(result.failed[1].error) == "the archive is cut short"
+    assert result.inputs == ""  # the container is what can change
+    assert isinstance(contents[0], bytes)
+    assert result.bytes_in == sum(len(contents[i]) for i in (0, 3))
+    numbered = work.encode_block(task._replace(names=None, labels=np.arange(4)))
+    assert numbered.block == encoder.block(some, None, np.array([0, 3])).data
+    assert [unread.name for unread in numbered.failed] == ["image 1", "image 2"]
 
 
 def test_cores_are_counted_and_limited() -> None:

@@ -42,9 +42,15 @@ def _line(stream: StreamInfo) -> str:
     return (
         f"{images(stream.images)} {stream.width}x{stream.height}, {_model(stream)}, "
         f"{'lossless' if stream.lossless else f'quality {stream.quality}'}, "
-        f"{stream.bytes} bytes ({stream.payload_bytes} payload{bpp}), "
+        f"{_labels(stream)}{stream.bytes} bytes ({stream.payload_bytes} payload{bpp}), "
         f"format {stream.format_version}"
     )
+
+
+def _labels(stream: StreamInfo) -> str:
+    if stream.labels is None:
+        return ""
+    return f"{stream.labels} different label{'s' * (stream.labels > 1)}, "
 
 
 def _model(stream: StreamInfo) -> str:

@@ -1,4 +1,4 @@
-"""Reading streams: blocks, random access, names, and salvage of damaged ones.
+"""Reading streams: blocks, random access, names, labels, and salvage of damaged ones.
 
     with open_stream(source) as stream:      # a path, URL, bytes or file -> Collection, SingleImage
         stream.pixels()                      # everything, or an error

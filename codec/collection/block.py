@@ -23,7 +23,10 @@ from codec.format.block import fault_of, unpack_block
 from codec.format.constants import BLOCK_QUALITY_AT
 from codec.format.headers import BLOCK, BlockHeader, unpack_block_header
 from codec.format.index import Index, Part, only_part, unpack_index
+from codec.format.labels import labels_span, unpack_labels
 from codec.format.names import unpack_names
+from codec.format.primitives import MAX_VARINT_BYTES
+from codec.labels import Labels, picked
 
 Read = Callable[[int, int], bytes]  # (offset in the block, size) -> bytes, fewer only at the end
 
@@ -33,13 +36,15 @@ class Verdict:
     """Which of some images of a stream are intact.
 
     images: their numbers in the stream, int64 (N,), rising; lost: which of them do not decode, bool
-    (N,); names: one each, empty if they have none; fault: what is wrong, None: nothing. There can
-    be a fault without a lost image: in names, footer, or bytes whose change was harmless.
+    (N,); names: one each, empty if they have none; labels: one each, None if they have none; fault:
+    what is wrong, None: nothing. There can be a fault without a lost image: in names, labels,
+    footer, or bytes whose change was harmless.
     """
 
     images: I64
     lost: Bools
     names: list[str] = field(default_factory=list)
+    labels: Labels | None = None
     fault: BitstreamError | None = None
 
     def pick(self, which: Bools) -> Self:
@@ -51,6 +56,8 @@ class Verdict:
         }
         if self.names:
             changes["names"] = [self.names[i] for i in np.flatnonzero(which)]
+        if self.labels is not None:
+            changes["labels"] = picked(self.labels, which)
         return replace(self, **changes)
 
 
@@ -66,7 +73,13 @@ class Decoded(Verdict):
     @property
     def verdict(self) -> Verdict:
         """The same without the pixels: what a worker process has to send."""
-        return Verdict(images=self.images, lost=self.lost, names=self.names, fault=self.fault)
+        return Verdict(
+            images=self.images,
+            lost=self.lost,
+            names=self.names,
+            labels=self.labels,
+            fault=self.fault,
+        )
 
 
 def all_lost(images: I64, fault: BitstreamError) -> Decoded:
@@ -144,6 +157,10 @@ class Block:
         """Names of its images, empty if they have none."""
         return self._names(self._read)
 
+    def labels(self) -> Labels | None:
+        """Labels of its images, None if they have none."""
+        return self._labels(self._read)
+
     def names_or_numbers(self) -> list[str]:
         """As `names`; damaged ones are replaced by `nameless-` and the number of the image."""
         try:
@@ -186,8 +203,13 @@ class Block:
             names = self._names(read)
         except BitstreamError as error:
             fault, names = error, self._numbered()
+        labels = None
+        try:
+            labels = self._labels(read)
+        except BitstreamError as error:
+            fault = error
         decoded = self._decode(read, index, None, False)
-        return replace(decoded, names=names, fault=fault or decoded.fault)
+        return replace(decoded, names=names, labels=labels, fault=fault or decoded.fault)
 
     # The body of the block; read: reads from the file, or from the block in memory
 
@@ -203,8 +225,22 @@ class Block:
     def _names(self, read: Read) -> list[str]:
         if not self.header.has_names:
             return []
-        frame = self._area(read, BLOCK.size, self.header.names_bytes)
-        return unpack_names(frame, self.count, self.offset + BLOCK.size)
+        at, end = sum(self._labels_span(read)), BLOCK.size + self.header.names_bytes
+        return unpack_names(self._area(read, at, end - at), self.count, self.offset + at)
+
+    def _labels(self, read: Read) -> Labels | None:
+        if not self.header.has_labels:
+            return None
+        at, size = self._labels_span(read)
+        return unpack_labels(self._area(read, at, size), self.count, self.offset + at)
+
+    def _labels_span(self, read: Read) -> tuple[int, int]:
+        """Where the frame of the labels lies, and its size; names follow."""
+        if not self.header.has_labels:
+            return BLOCK.size, 0
+        start = self._area(read, BLOCK.size, min(MAX_VARINT_BYTES, self.header.names_bytes))
+        at, size = labels_span(start, self.header, self.offset + BLOCK.size)
+        return BLOCK.size + at, size
 
     def _index(self, read: Read) -> Index:
         at = BLOCK.size + self.header.names_bytes

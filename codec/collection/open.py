@@ -88,7 +88,8 @@ class StreamInfo:
 
     model, model_hash: several are joined by commas; model is None if none of them is installed.
     quality: None if there are several; 101 for a stored image, which has no model and no
-    model_hash. bytes: the whole stream; payload_bytes: its entropy-coded part.
+    model_hash. bytes: the whole stream; payload_bytes: its entropy-coded part. labels: how many
+    different ones there are, label_kind: "integers" or "texts"; None if there are none.
     """
 
     format_version: int
@@ -101,10 +102,12 @@ class StreamInfo:
     lossless: bool
     bytes: int
     payload_bytes: int
+    labels: int | None = None
+    label_kind: str | None = None
 
 
 def info(source: Source) -> StreamInfo:
-    """Read the headers of a stream, never its payload.
+    """Read the headers and labels of a stream, never its payload.
 
     source: a path or URL, the bytes, or a seekable binary file. Raises BitstreamError.
 
@@ -116,6 +119,8 @@ def info(source: Source) -> StreamInfo:
         codings = stream.codings
         hashes = list(dict.fromkeys(model_hash for model_hash, _ in codings))
         qualities = sorted({quality for _, quality in codings})
+        labels = stream.distinct_labels() if isinstance(stream, Collection) else set()
+        kinds = sorted({"texts" if isinstance(label, str) else "integers" for label in labels})
         return StreamInfo(
             format_version=VERSION,
             images=len(stream),
@@ -127,6 +132,8 @@ def info(source: Source) -> StreamInfo:
             lossless=all(quality >= LOSSLESS_QUALITY for quality in qualities),
             bytes=stream.num_bytes,
             payload_bytes=stream.payload_bytes,
+            labels=len(labels) or None,
+            label_kind=", ".join(kinds) or None,
         )
 
 

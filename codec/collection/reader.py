@@ -1,4 +1,4 @@
-"""Many images in one file: random access, names.  FORMAT.md 3, 4 and 9.
+"""Many images in one file: random access, names, labels.  FORMAT.md 3, 4 and 9.
 
 READ ME FIRST
 - A collection is a header, blocks, a footer. A block names its model, quality and sizes, so blocks
@@ -6,7 +6,7 @@ READ ME FIRST
 - A group of neighbours shares one coder state (`constants.group_images` says how many); it is the
   unit of random access and of damage.
 - Nothing is read before it is needed: for an image, the header and index of its block and the
-  message of its group; for a name, the names of its block.
+  message of its group; for a name or label, the names or labels of its block.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from codec.collection.models import FindModel, Models, read_start
 from codec.collection.source import ByteSource, Source
 from codec.errors import BitstreamError, UsageError
 from codec.format.headers import is_intact, unpack_collection_header
+from codec.labels import Labels, joined, kind_of, picked
 
-KEPT_NAMES = 4  # blocks whose names stay in memory
+KEPT_NAMES = 4  # blocks whose names, and labels, stay in memory
 # decoded groups that stay in memory, 12.5 KB each: the next image is often a neighbour
 KEPT_GROUPS = 64
 
@@ -42,7 +43,7 @@ def no_image(index: int, count: int) -> IndexError:
 
 class Collection:
     """A collection opened for reading: `len`, indexing by integer, slice or list, iteration,
-    `names`, `find`.
+    `names`, `find`, `labels`.
 
     source: path or URL, bytes, or seekable binary file. Headers are read when first needed; an
     image is decoded only with the others of its group. Threads can share it; if it was opened from
@@ -85,6 +86,7 @@ class Collection:
     def _forget(self) -> None:
         # by number of a block, and of a group in it
         self._names: Recent[int, list[str]] = Recent(KEPT_NAMES)
+        self._labels: Recent[int, Labels | None] = Recent(KEPT_NAMES)
         self._groups: Recent[tuple[int, int], Decoded] = Recent(self._kept_groups)
 
     def __getstate__(self) -> dict[str, object]:
@@ -252,6 +254,78 @@ class Collection:
             if self.name(image) == name:
                 return image
         raise KeyError(name)
+
+    # Labels
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any image has a label."""
+        return any(block.header.has_labels for block in self.blocks)
+
+    @property
+    def labels(self) -> Labels | None:
+        """Labels of all images: int64 (N,), or a list of N texts; None if no image has a label.
+
+        Raises UsageError if only some images have one, or some are integers and some texts.
+        """
+        return self.labels_at(slice(None))
+
+    def label(self, index: int) -> int | str:
+        """Label of one image; reads only the labels of its block.
+
+        Raises IndexError; UsageError if it has none.
+        """
+        labels = self.labels_at([operator.index(index)])
+        if labels is None:
+            raise UsageError(f"image {index} has no label, and no other image has one")
+        label = labels[0]
+        return label if isinstance(label, str) else int(label)
+
+    def labels_at(self, index: int | slice | list[int]) -> Labels | None:
+        """Labels of some images, as `labels` has those of all; reads only those of their blocks.
+
+        Raises IndexError, TypeError; UsageError as `labels` does.
+        """
+        numbers, _ = self._wanted(index)
+        blocks = self._blocks_of(numbers)
+        order = np.argsort(blocks, kind="stable")  # block by block, whatever the order
+        in_order, starts = np.unique(blocks[order], return_index=True)
+        pieces: list[Labels] = []
+        for number, at in zip(in_order.tolist(), np.split(order, starts[1:]), strict=False):
+            wanted = numbers[at]
+            labels = self._labels_of(number)
+            if labels is None and not self.has_labels:
+                return None
+            if labels is None:
+                raise UsageError(f"image {wanted[0]} has no label, but others have one")
+            if pieces and kind_of(pieces[0]) != kind_of(labels):
+                raise UsageError(
+                    "some labels are integers and some are texts: "
+                    "ask for them one by one, with label(index)"
+                )
+            pieces.append(picked(labels, wanted - self.blocks[number].first))
+        if not pieces and not self.has_labels:
+            return None
+        return picked(joined(pieces), np.argsort(order))
+
+    @property
+    def label_kinds(self) -> list[str]:
+        """What the labels of the blocks are: "integers", "texts", "no labels", each once."""
+        return list(dict.fromkeys(kind_of(labels) for labels in self._each_labels()))
+
+    def distinct_labels(self) -> set[int | str]:
+        """The labels that occur."""
+        found: set[int | str] = set()
+        for labels in self._each_labels():
+            if labels is not None:
+                found.update(labels if isinstance(labels, list) else np.unique(labels).tolist())
+        return found
+
+    def _each_labels(self) -> Iterator[Labels | None]:
+        return map(self._labels_of, range(len(self.blocks)))
+
+    def _labels_of(self, block: int) -> Labels | None:
+        return self._labels.get(block, self.blocks[block].labels)
 
     # Images
 

@@ -36,6 +36,7 @@ from codec.errors import BitstreamError, ModelError, UsageError, counted
 from codec.files import images
 from codec.files.place import STANDARD, Place, place
 from codec.format.constants import MAX_BLOCK_IMAGES
+from codec.labels import digest_of
 from codec.model.bundle import Model
 
 S = TypeVar("S")
@@ -167,7 +168,7 @@ def _single(image: Input, output: Place, result: EachResult, options: CompressOp
     stats = result.stats
     yield Done(image.label, str(output), 1, result.bytes_in, stats.bytes_out, stats)
     if options.remove:
-        _remove([image], output, 1, options, [result.pixels_digest])
+        _remove([image], output, 1, options, [(result.pixels_digest, "")])
 
 
 # Collections
@@ -176,13 +177,15 @@ def _single(image: Input, output: Place, result: EachResult, options: CompressOp
 class Blocks(ABC):
     """The inputs of a collection, block by block.
 
-    inputs: a digest of their names; named: whether images have names; private: no other process can
-    read the inputs; bytes_in: their size, if that of a block is not known.
+    inputs: a digest of their names; named: whether images have names; labels: a digest of all
+    labels, or of where they come from; private: no other process can read the inputs; bytes_in:
+    their size, if that of a block is not known.
     """
 
     inputs: str
     num_blocks: int
     named = False
+    labels = ""
     private = False
     bytes_in = 0
 
@@ -276,7 +279,7 @@ class _Account:
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
         self.stats, self.bytes_in = CompressStats(), blocks.bytes_in
-        self.digests: list[str] = []
+        self.digests: list[tuple[str, str]] = []  # of the pixels and labels of each block
         self.unread: set[str] = set()
 
     def add(self, number: int, entry: Entry) -> Events:
@@ -287,7 +290,7 @@ class _Account:
         self.stats += CompressStats(**entry["stats"])
         self.bytes_in += entry["bytes_in"]
         if entry["pixels"]:
-            self.digests.append(entry["pixels"])
+            self.digests.append((entry["pixels"], entry["labels"]))
         yield Progress(len(files) or entry["images"])
 
 
@@ -351,6 +354,7 @@ def _pins(
         "block_images": options.block_images,
         "inputs": blocks.inputs,
         "named": blocks.named,
+        "labels": blocks.labels,
         "encoding": repr(options.encoding),
         "models": [model.hash.hex() for model in models],
         "encoders": [(model.encoder_hash or b"").hex() for model in models],
@@ -381,9 +385,10 @@ def _entry(result: BlockResult, files: list[Input]) -> Entry:
         "images": result.stats.images,
         "stats": dataclasses.asdict(result.stats),
         "bytes_in": result.bytes_in,
-        "failed": [(at, _reason(files[at], error)) for at, error in result.failed],
+        "failed": [(at, _reason(files[at], error)) for at, _, error in result.failed],
         "inputs": result.inputs,
         "pixels": result.pixels_digest,
+        "labels": result.labels_digest,
     }
 
 
@@ -397,24 +402,29 @@ def _remove(
     output: Place,
     num_images: int,
     options: CompressOptions,
-    wanted: list[str],
+    wanted: list[tuple[str, str]],
 ) -> None:
     """Delete inputs whose output is on the disk, once it has decoded in full.
 
-    wanted: BLAKE2b of the pixels of each block, which a lossless output must have.
+    wanted: of each block the digest of its pixels, which a lossless output must have, and of its
+    labels.
     """
-    num_decoded, exact = 0, True
+    num_decoded, exact, labelled = 0, True, True
     with open_stream(Input(str(output), output.name), options.encoding.model) as stream:
         for number, block in enumerate(stream.decoded(options.jobs)):
             if block.fault is not None:
                 raise block.fault
             num_decoded += len(block.images)
-            exact &= work.digest_of(block.pixels) == wanted[number]
+            pixels, labels = wanted[number]
+            exact &= work.digest_of(block.pixels) == pixels
+            labelled &= digest_of(block.labels) == labels
     if num_decoded != num_images:
         raise BitstreamError(
             f"{output} holds {counted(num_decoded, 'image')}, not {num_images}; the inputs are kept"
         )
     if options.encoding.lossless and not exact:
         raise BitstreamError(f"{output} does not hold the pixels of its inputs, which are kept")
+    if not labelled:
+        raise BitstreamError(f"{output} does not hold the labels of its inputs, which are kept")
     for source in files:
         Path(source.label).unlink()

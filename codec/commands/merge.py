@@ -18,7 +18,8 @@ from codec.files.place import Place, given, place
 def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
     """Join collections, in this order: their blocks are verified by their Checksum and copied.
 
-    All must have names or none; if two images would be restored as one file, nothing is written.
+    All must have names or none, and labels of one kind or none; if two images would be restored as
+    one file, nothing is written.
     Raises UsageError; a damaged input is a failure.
     """
     output = given(out)
@@ -31,15 +32,20 @@ def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
         raise UsageError("give at least two collections")
     with ExitStack() as stack:
         joined: list[tuple[str, Collection]] = []
+        labelled: list[tuple[str, str]] = []
         for label in inputs:
             try:
                 collection = stack.enter_context(api.open(label))
-                deque(collection.each_name() if collection.has_names else (), 0)  # are they intact?
+                # are they intact?
+                deque(collection.each_name() if collection.has_names else (), 0)
+                kinds = collection.label_kinds
             except (BitstreamError, OSError) as error:
                 yield Failed.by(label, error)
                 return
             joined.append((label, collection))
+            labelled += [(label, kind) for kind in kinds]
         _check_names(joined)
+        _check_labels(labelled)
         yield from _write(joined, output, force)
 
 
@@ -72,6 +78,17 @@ def _write(joined: list[tuple[str, Collection]], output: Place, force: bool) -> 
     )
 
 
+def _check_labels(labelled: list[tuple[str, str]]) -> None:
+    """Raise UsageError if not all labels are of one kind.  labelled: inputs, kinds in each."""
+    for label, kind in labelled:
+        first, other = labelled[0]
+        if kind != other:
+            raise UsageError(
+                f"the labels of all images must be of one kind: {first} has {other}, "
+                f"{label} has {kind}"
+            )
+
+
 def _check_names(joined: list[tuple[str, Collection]]) -> None:
     """Raise UsageError if some images have names and others none, or two would be one file."""
     named = {label: collection.has_names for label, collection in joined if len(collection)}
@@ -81,8 +98,8 @@ def _check_names(joined: list[tuple[str, Collection]]) -> None:
         )
         raise UsageError(f"the images of {one} have names, those of {other} have none")
 
-    def restored() -> Iterator[str]:
-        return (names.restored(name) for _, collection in joined for name in collection.each_name())
+    def each_name() -> Iterator[str]:
+        return (name for _, collection in joined for name in collection.each_name())
 
     def called(number: int) -> tuple[str, str]:
         for label, collection in joined:
@@ -91,10 +108,11 @@ def _check_names(joined: list[tuple[str, Collection]]) -> None:
             number -= len(collection)
         raise AssertionError
 
-    for later, earlier in names.collisions(restored) if any(named.values()) else ():
+    if any(named.values()) and (clash := names.clash(each_name)) is not None:
+        earlier, later, why = clash
         (label, name), (other, same) = called(later), called(earlier)
         if label != other and place(label).full() == place(other).full():
             label = other
         if label == other and name == same:
             raise UsageError(f"{label} is given twice: it would have two images {name}")
-        raise UsageError(f"{other}: {same} and {label}: {name} would both be restored as one file")
+        raise UsageError(f"{other}: {same} and {label}: {name} {why}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -28,6 +28,8 @@ from codec.errors import AezError, BadModel, ImageError, ModelNotFound
 from codec.files import images
 from codec.files.place import Place, place, read_many
 from codec.format.constants import MODEL_HASH_BYTES
+from codec.labels import Labels, picked
+from codec.labels import digest_of as labels_digest
 from codec.model import registry
 from codec.model.bundle import Model
 
@@ -85,13 +87,21 @@ def read_images(paths: Sequence[str]) -> list[ReadImage | Exception]:
 
 
 def _read_image(where: Place, content: bytes | Exception | None) -> ReadImage | Exception:
+    if content is not None:
+        return _decoded(content, str(where))
+    assert where.path is not None
+    try:
+        return ReadImage(images.read_image(where.path), where.size())
+    except (AezError, OSError) as error:
+        return error
+
+
+def _decoded(content: bytes | Exception, name: str) -> ReadImage | Exception:
+    """An image file in memory -> its image, or why there is none."""
     if isinstance(content, Exception):
         return content
     try:
-        if content is not None:
-            return ReadImage(images.read_image(io.BytesIO(content), name=str(where)), len(content))
-        assert where.path is not None
-        return ReadImage(images.read_image(where.path), where.size())
+        return ReadImage(images.read_image(io.BytesIO(content), name=name), len(content))
     except (AezError, OSError) as error:
         return error
 
@@ -117,55 +127,77 @@ def digest_of(pixels: U8) -> str:
 
 
 class BlockTask(NamedTuple):
-    """One block to make, of `pixels`, uint8 (N, 28, 28), or of `paths`, image files."""
+    """One block to make, of `pixels`, uint8 (N, 28, 28), or of `paths`, image files, or of
+    `contents`, image files in memory or why they could not be read.
+    """
 
     pixels: U8 | None
     paths: Sequence[str]
     names: Sequence[str] | None
     options: Options
     models: tuple[ModelRef, ...]
+    labels: Labels | None = None
+    contents: Sequence[bytes | Exception] | None = None
+
+
+class Unread(NamedTuple):
+    """An image of a task that could not be read: its position, its name (path, if it has none)."""
+
+    at: int
+    name: str
+    error: Exception
 
 
 @dataclass
 class BlockResult:
     """A block, b"" if none of its images could be read.
 
-    failed: position in the task and reason; inputs: `identity` of the files; pixels_digest: BLAKE2b
-    of the encoded pixels.
+    failed: the images that could not be read; inputs: `identity` of the files; pixels_digest:
+    BLAKE2b of the encoded pixels; labels_digest: of their labels.
     """
 
     block: bytes = b""
     stats: CompressStats = field(default_factory=CompressStats)
-    failed: list[tuple[int, Exception]] = field(default_factory=list)
+    failed: list[Unread] = field(default_factory=list)
     bytes_in: int = 0
     inputs: str = ""
     pixels_digest: str = ""
+    labels_digest: str = ""
 
 
 def encode_block(task: BlockTask) -> BlockResult:
     """Read, if need be, and encode.  Raises ModelNotFound, BadModel."""
     result = BlockResult()
-    pixels, names = task.pixels, task.names
+    pixels, names, labels = task.pixels, task.names, task.labels
     if pixels is None:
-        # before reading: a file that changes meanwhile must not look unchanged later
-        result.inputs = identity(task.paths)
-        good: list[U8] = []
-        kept: list[str] = []
-        for i, read in enumerate(read_images(task.paths)):
+        if task.contents is None:
+            # before reading: a file that changes meanwhile must not look unchanged later
+            result.inputs = identity(task.paths)
+        good: dict[int, ReadImage] = {}
+        for i, (called, read) in enumerate(_read(task)):
             if isinstance(read, Exception):
-                result.failed.append((i, read))
-                continue
-            good.append(read.pixels)
-            result.bytes_in += read.size_bytes
-            if names is not None:
-                kept.append(names[i])
+                result.failed.append(Unread(i, called, read))
+            else:
+                good[i] = read
         if not good:
             return result
-        pixels, names = np.stack(good), kept if names is not None else None
+        result.bytes_in = sum(image.size_bytes for image in good.values())
+        pixels = np.stack([image.pixels for image in good.values()])
+        names = None if names is None else [names[i] for i in good]
+        labels = None if labels is None else picked(labels, list(good))
     encoder = Encoder(task.options, [model_of(ref) for ref in task.models])
-    result.block, result.stats = encoder.block(pixels, None if names is None else list(names))
-    result.pixels_digest = digest_of(pixels)
+    named = None if names is None else list(names)
+    result.block, result.stats = encoder.block(pixels, named, labels)
+    result.pixels_digest, result.labels_digest = digest_of(pixels), labels_digest(labels)
     return result
+
+
+def _read(task: BlockTask) -> Iterator[tuple[str, ReadImage | Exception]]:
+    """What the images of a task without pixels are called, and each image, or why there is none."""
+    if task.contents is None:
+        return zip(task.names or task.paths, read_images(task.paths), strict=True)
+    called = task.names or [f"image {i}" for i in range(len(task.contents))]
+    return zip(called, map(_decoded, task.contents, called), strict=True)
 
 
 class EachTask(NamedTuple):

@@ -6,7 +6,7 @@
     code(draft, quality, effort, seen)              #   symbols, all at one quality
     guard(draft, quality, effort, exact)            #   what came out badly falls back
     parts = pack(draft)                             # draft: images of one coder and quality
-    block = pack_block(parts, names)                # or each image as a stream of its own
+    block = pack_block(parts, names, labels)        # or each image as a stream of its own
 
 With a goal (`goal`: a limit of bytes, or of dB), `meet` replaces `code` and `guard`: it gives each
 image the quality that keeps the goal (`search`). `writer` collects images for the blocks of a

@@ -1,8 +1,8 @@
 """Images -> streams and blocks.
 
 encoder = Encoder(Options.of(quality=75))
-encoder.images(pixels)          # each image becomes a stream
-encoder.block(pixels, names)    # all of them become one block of a collection
+encoder.images(pixels)                  # each image becomes a stream
+encoder.block(pixels, names, labels)    # all of them become one block of a collection
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from codec.format import headers, index
 from codec.format.block import pack_block
 from codec.format.constants import LOSSLESS_QUALITY, MAX_EXTENSION_BYTES, STORED_QUALITY
 from codec.format.headers import ImageHeader
+from codec.labels import Labels
 from codec.model import registry
 from codec.model.base import Coder
 from codec.model.bundle import Model
@@ -73,8 +74,10 @@ class Encoder:
                 found[i] = packed
         return [found[i] for i in range(len(pixels))]
 
-    def block(self, pixels: U8, names: list[str] | None = None) -> Packed:
-        """uint8 (N, 28, 28), N >= 1 -> a block.
+    def block(
+        self, pixels: U8, names: list[str] | None = None, labels: Labels | None = None
+    ) -> Packed:
+        """uint8 (N, 28, 28), N >= 1 -> a block.  names, labels: checked, one for each image.
 
         Raises ImageError, naming an image that cannot be coded as wanted.
         """
@@ -98,7 +101,7 @@ class Encoder:
                 sum(map(len, part.messages)),
                 int(np.count_nonzero(fell_back[images])),
             )
-        block = pack_block(parts, names)
+        block = pack_block(parts, names, labels)
         stats.bytes_out = len(block)
         stats.fallback_images = np.flatnonzero(fell_back)[:MAX_LISTED].tolist()
         return Packed(block, stats)

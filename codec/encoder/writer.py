@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self, Unpack
 
@@ -14,7 +15,9 @@ from codec.encoder.encode import Encoder
 from codec.encoder.options import Choices, Options
 from codec.encoder.stats import CompressStats
 from codec.errors import ImageError, UsageError, counted
+from codec.files.names import Claims
 from codec.format.constants import MAX_BLOCK_IMAGES
+from codec.labels import Given, checked, kind_of
 
 
 def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
@@ -32,7 +35,7 @@ def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
 
 def check_names(names: Any, count: int) -> list[str]:
     """The names of `count` images as a list, if they are texts without NUL.  Raises UsageError."""
-    if isinstance(names, str):
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
         raise UsageError(f"names is {names!r}: give a list with a name for each image")
     found = list(names)
     for i, name in enumerate(found):
@@ -49,12 +52,13 @@ class CollectionWriter:
     """Writes images to a collection in a binary file, keeping no more than one block in memory.
 
         with CollectionWriter(file, quality=60) as writer:
-            writer.write(pixels, names)
+            writer.write(pixels, names, labels)
 
     Leaving the `with` block without an exception writes the footer. All images have names, or none
-    has. embed_model: put the models that may be used into the file, so that it can be read where
-    they are not installed. All other options are those of `compress`. stats: figures of all blocks
-    written so far. block_images: images in a block; less than MAX_BLOCK_IMAGES is for tests.
+    has; all have labels of one kind, or none has. embed_model: put the models that may be used into
+    the file, so that it can be read where they are not installed. All other options are those of
+    `compress`. stats: figures of all blocks written so far. block_images: images in a block; less
+    than MAX_BLOCK_IMAGES is for tests.
     """
 
     def __init__(
@@ -72,20 +76,45 @@ class CollectionWriter:
         self._block_images = block_images
         self._pixels: deque[U8] = deque()  # images that wait for their block to be full
         self._names: deque[str] = deque()
+        self._labels: deque[int | str] = deque()
         self._waiting = 0
+        self._claims = Claims()
         self._named: bool | None = None
+        self._label_kind: str | None = None
         self.stats = CompressStats()
 
-    def write(self, pixels: U8, names: list[str] | None = None) -> None:
-        """Append uint8 (N, 28, 28), any N.  Raises ImageError, UsageError."""
+    def write(
+        self,
+        pixels: U8,
+        names: Sequence[str] | None = None,
+        labels: Given | None = None,
+    ) -> None:
+        """Append uint8 (N, 28, 28), any N, and the name and label of each, if they have any.
+
+        Nothing is appended if one of them is at fault. Raises ImageError, UsageError.
+        """
         pixels = check_pixels(pixels, (3,))
-        names = None if names is None else check_names(names, len(pixels))
-        if self._named not in (None, names is not None):
+        called = None if names is None else check_names(names, len(pixels))
+        if self._named not in (None, called is not None):
             raise UsageError("some images of the collection have names and some have none")
-        self._named = names is not None
+        found = None if labels is None else checked(labels, len(pixels))
+        kind = kind_of(found)
+        if len(pixels) and self._label_kind not in (None, kind):
+            raise UsageError(
+                f"earlier images of the collection have {self._label_kind} as labels, these have "
+                f"{kind}"
+                if "no labels" not in (kind, self._label_kind)
+                else "some images of the collection have labels and some have none"
+            )
+        self._claims.add(called or ())
+        self._named = called is not None
         if len(pixels):
             self._pixels.append(pixels)
-        self._names += names or []
+            self._label_kind = kind
+        self._names += called or ()
+        self._labels += (
+            () if found is None else found if isinstance(found, list) else found.tolist()
+        )
         self._waiting += len(pixels)
         while self._waiting >= self._block_images:
             self._write_block(self._block_images)
@@ -108,7 +137,10 @@ class CollectionWriter:
     def _write_block(self, count: int) -> None:
         pixels = self._take(count)
         names = [self._names.popleft() for _ in range(count)] if self._named else None
-        block, stats = self._encoder.block(pixels, names)
+        labels = None
+        if self._labels:
+            labels = checked([self._labels.popleft() for _ in range(count)])
+        block, stats = self._encoder.block(pixels, names, labels)
         self._writer.write(block, len(pixels))
         self.stats += stats
 

@@ -17,6 +17,7 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def safe_parts(name: str) -> tuple[str, ...]:
         fault = "is empty"
     elif "\0" in name or "\\" in name:
         fault = "holds a NUL or a backslash"
-    elif re.match(r"[A-Za-z]:", name) or name.startswith("/"):
+    elif re.match(r"[A-Za-z]:", name):
+        fault = f"starts with a drive letter, {name[:2]}"
+    elif name.startswith("/"):
         fault = "is absolute"
     elif any(part in ("", ".", "..") for part in parts):
         fault = "has an empty, '.' or '..' component"
@@ -107,6 +110,69 @@ def collisions(keys: Callable[[], Iterable[str]]) -> Iterator[tuple[int, int]]:
         for at, key in enumerate(keys()):
             if hash(key) in repeated and first.setdefault(key, at) != at:
                 yield at, first[key]
+
+
+def clash(called: Callable[[], Iterable[str]]) -> tuple[int, int, str] | None:
+    """Positions of two names that cannot both be restored, and what the two would be.
+
+    called: gives the same names at each call.
+    """
+    for later, earlier in collisions(lambda: map(restored, called())):
+        path = restored(next(islice(called(), later, None)))
+        return earlier, later, f"would both be restored as {path}"
+    folders: dict[str, int] = {}  # those with the name of a restored file, and who is in them
+    for at, name in enumerate(called()):
+        if ".png/" in name:
+            parts = name.split("/")
+            for depth in range(1, len(parts)):
+                folders.setdefault("/".join(parts[:depth]), at)
+    for at, name in enumerate(called() if folders else ()):
+        path = restored(name)
+        if path in folders:
+            return at, folders[path], f"would be restored as {path} and as a file below it"
+    return None
+
+
+class Claims:
+    """The files that images will be restored as: two must not be one, nor one the other's folder.
+
+    Only hashes are kept.
+    """
+
+    def __init__(self) -> None:
+        self._files: set[int] = set()
+        self._folders: set[int] = set()
+
+    def add(self, names: Sequence[str]) -> None:
+        """Add the names of more images, all or, if one is at fault, none of them.
+
+        Raises UsageError for a name that is not safe, or that cannot be restored beside the others.
+        """
+        files, folders = set[int](), set[int]()
+        for at, name in enumerate(names):
+            try:
+                self._claim(name, files, folders)
+            except UsageError as error:
+                number = f" {at}," if len(names) > 1 else ""
+                raise UsageError(f"name{number} {name[:80]!r}: {error}") from None
+        self._files |= files
+        self._folders |= folders
+
+    def _claim(self, name: str, files: set[int], folders: set[int]) -> None:
+        *above, _ = safe_parts(name)
+        path = restored(name)
+        key = hash(path)
+        if key in self._files or key in files:
+            raise UsageError(f"another image would also be restored as {path}")
+        if key in self._folders or key in folders:
+            raise UsageError(f"{path} is the folder of another image")
+        for depth, part in enumerate(above, 1):
+            if part.endswith(".png"):  # as all files are called
+                folder = "/".join(above[:depth])
+                if hash(folder) in self._files or hash(folder) in files:
+                    raise UsageError(f"its folder {folder} is the file of another image")
+                folders.add(hash(folder))
+        files.add(key)
 
 
 def folds_case(directory: Path) -> bool:

@@ -24,6 +24,7 @@ from codec.errors import (
     UnsupportedVersion,
 )
 from codec.format.constants import (
+    BLOCK_FLAG_LABELS,
     BLOCK_FLAG_NAMES,
     BLOCK_FLAG_PARTS,
     BLOCK_MAGIC,
@@ -278,7 +279,10 @@ def is_intact(stream: bytes) -> bool:
 
 @dataclass(frozen=True)
 class BlockHeader:
-    """Header of a block: what its body holds and in how many bytes."""
+    """Header of a block: what its body holds and in how many bytes.
+
+    names_bytes: of labels and names together.
+    """
 
     model_hash: bytes
     quality: int
@@ -289,10 +293,11 @@ class BlockHeader:
     payload_bytes: int
     checksum: bytes = bytes(CHECKSUM_BYTES)
     has_parts: bool = False
+    has_labels: bool = False
 
     @property
     def body_bytes(self) -> int:
-        """Bytes of names, index and payload."""
+        """Bytes of labels, names, index and payload."""
         return self.names_bytes + self.index_bytes + self.payload_bytes
 
     @property
@@ -303,6 +308,7 @@ class BlockHeader:
     def pack(self) -> bytes:
         """-> BLOCK.size bytes."""
         flags = BLOCK_FLAG_NAMES * self.has_names | BLOCK_FLAG_PARTS * self.has_parts
+        flags |= BLOCK_FLAG_LABELS * self.has_labels
         sizes = self.names_bytes, self.index_bytes, self.payload_bytes
         fields = BLOCK_MAGIC, self.model_hash, self.quality, flags, self.image_count, *sizes
         start = BLOCK.pack(*fields, b"", b"")[:_BLOCK_START]
@@ -332,7 +338,7 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
     if checksum(stream[:_BLOCK_START], size=4) != header_check:
         raise ChecksumMismatch("this block header is damaged", offset)
     _check_quality(quality, LOSSLESS_QUALITY, offset + BLOCK_QUALITY_AT)
-    if reserved := flags & ~(BLOCK_FLAG_NAMES | BLOCK_FLAG_PARTS):
+    if reserved := flags & ~(BLOCK_FLAG_NAMES | BLOCK_FLAG_PARTS | BLOCK_FLAG_LABELS):
         raise ReservedBitsSet(f"reserved block flags 0x{reserved:02x} are set", offset + 13)
     header = BlockHeader(
         model_hash,
@@ -342,6 +348,7 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
         *(names_bytes, index_bytes, payload_bytes),
         body_checksum,
         bool(flags & BLOCK_FLAG_PARTS),
+        bool(flags & BLOCK_FLAG_LABELS),
     )
     if not 1 <= count <= MAX_BLOCK_IMAGES:
         raise LimitExceeded(

@@ -8,6 +8,8 @@ import struct
 from codec.errors import LimitExceeded, Truncated
 from codec.format.constants import CHECKSUM_BYTES
 
+MAX_VARINT_BYTES = 5
+
 
 def layout_of(fields: tuple[tuple[str, str], ...]) -> struct.Struct:
     """The struct of a table of (Field_Name, struct code)."""
@@ -61,7 +63,7 @@ def pack_varint(value: int) -> bytes:
 
 
 def unpack_varint(
-    stream: bytes, offset: int, *, max_bytes: int = 5, base: int = 0
+    stream: bytes, offset: int, *, max_bytes: int = MAX_VARINT_BYTES, base: int = 0
 ) -> tuple[int, int]:
     """-> (value, offset after it).  `base`: where `stream` lies in the file, for messages.
 
