@@ -115,6 +115,14 @@ def picked(labels: Labels, which: Sequence[int] | I64 | Bools) -> Labels:
     return [labels[i] for i in numbers.tolist()]
 
 
+def one_by_one(labels: Labels) -> Sequence[int | str]:
+    """Labels as ints or strs of Python."""
+    if isinstance(labels, list):
+        return labels
+    numbers: list[int] = labels.tolist()
+    return numbers
+
+
 def joined(pieces: Sequence[Labels]) -> Labels:
     """The labels of several runs of images, all of one kind."""
     texts = [label for piece in pieces if isinstance(piece, list) for label in piece]

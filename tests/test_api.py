@@ -13,6 +13,7 @@ import pytest
 
 import codec
 from codec import api, metrics
+from codec.collection.open import ModelUse
 from codec.encoder.encode import Encoder, Packed
 from codec.encoder.options import DEFAULT_EFFORT
 from codec.encoder.stats import CompressStats
@@ -525,7 +526,9 @@ def test_info_of_a_single_image_reads_no_payload(shipped: Ladder) -> None:
     header = ImageHeader(1, 33).pack()
     info = api.info(header + b"garbage!")
     assert info == api.StreamInfo(
-        1, 1, 28, 28, "tiny0", shipped.hash.hex(), 33, False, len(header) + 8, 8
+        *(1, 1, 28, 28, "tiny0", shipped.hash.hex(), 33, False, len(header) + 8, 8),
+        qualities={33: 1},
+        models=[ModelUse("tiny0", shipped.hash.hex(), 1, 8)],
     )
     assert api.info(io.BytesIO(header + b"garbage!")) == info
     with pytest.raises(AezError):

@@ -332,9 +332,12 @@ def test_full_disk_fails_by_name_and_leaves_all_as_it_was(
             [str(tree)], separate=separate, options=compress.CompressOptions(force=True)
         )
     )
-    assert [reason for _, reason in report.failed] == ["No space left on device"] * (
-        4 if separate else 1
-    )
+    names = ("a", "b/10", "b/2", "é/1.jpg")
+    outputs = {f"{tree}/{name}.png": f"{tree}/{name}.aez" for name in names}
+    assert report.failed == [
+        (name, f"cannot write {output}: No space left on device")
+        for name, output in (outputs if separate else {str(tree): f"{tree}.aez"}).items()
+    ]
     assert (report.exit_code, report.images, report.stats.images) == (1, 0, 0)
     assert existing.read_bytes() == b"before"
     assert not debris(tree.parent)

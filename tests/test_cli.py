@@ -32,10 +32,10 @@ COMPRESS_FIELDS = (
 ).split()
 INFO_FIELDS = (
     "format_version images width height model model_hash quality lossless bytes payload_bytes "
-    "labels label_kind"
+    "labels label_kind names qualities models model_number"
 ).split()
 ROOT = Path(codec.__file__).parents[1]
-COMMANDS = ["compress", "decompress", "info", "test", "merge", "models", "train", "bench"]
+COMMANDS = ["compress", "decompress", "info", "ls", "test", "merge", "models", "train", "bench"]
 
 
 def aez(*args: str | Path, stdin: bytes | None = None) -> Any:

@@ -666,6 +666,39 @@ def test_without_a_footer_blocks_after_a_damaged_header_are_found_again() -> Non
     assert isinstance(blocks[-1].fault, Truncated)
 
 
+@pytest.mark.parametrize(
+    "junk", [b"\n", b"0123456789", b"aezE", b"aezE" * 15, bytes(65_000)], ids=len
+)
+def test_bytes_after_the_end_are_counted_and_cost_no_image(junk: bytes) -> None:
+    stream = small(40)
+    number = "1 byte" if len(junk) == 1 else f"{len(junk)} bytes"
+    said = f"^byte {len(stream)}: {number} after the end of the collection$"
+    with pytest.raises(TrailingData, match=said):
+        api.decompress(stream + junk)
+    blocks = helpers.salvage(stream + junk)
+    assert [len(block.images) for block in blocks] == [20, 20, 0]
+    assert isinstance(blocks[-1].fault, TrailingData)
+    assert not any(block.lost.any() for block in blocks)
+
+
+def test_of_two_collections_in_one_file_the_second_comes_after_the_end() -> None:
+    stream = small(40)
+    with pytest.raises(TrailingData, match=f"^byte {len(stream)}: {len(stream)} bytes after the"):
+        api.decompress(stream + stream)
+
+
+def test_a_collection_that_is_cut_short_has_nothing_after_its_end() -> None:
+    """Not even if a magic stands where it was cut, or it ends in many of them."""
+    stream = small(40)
+    for damaged in (
+        stream[:-1],
+        stream[:-30] + b"aezE" + bytes(5),
+        stream[:-4] + b"aezE" * 20 + b"-",
+    ):
+        with pytest.raises(Truncated, match="cut short"):
+            api.decompress(damaged)
+
+
 def test_bytes_between_blocks_are_no_silent_loss() -> None:
     stream = small(40)
     first_end = parts_of(stream)["payload"][1]

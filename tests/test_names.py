@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import helpers
@@ -91,6 +92,20 @@ def test_processes_refuse_the_same_names(tmp_path: Path, tiny_weights: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("c:colon.png", "starts with 'c:', which Windows takes for a drive"),
+        ("/x.png", "is absolute: it starts with '/'"),
+        ("", "is empty"),
+        ("a/../b", "has an empty, '.' or '..' component"),
+    ],
+)
+def test_message_says_what_is_wrong_with_a_name(name: str, fault: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(f'unsafe name: it {fault}')}$"):
+        names.safe_parts(name)
+
+
 def test_nul_cannot_be_in_a_name() -> None:
     """It ends a name in a stream; so one with NUL is two, and their number gives it away."""
     with pytest.raises(UsageError, match="NUL"):
@@ -102,7 +117,9 @@ def test_nul_cannot_be_in_a_name() -> None:
 def test_name_too_deep_for_the_system_fails_by_name(tmp_path: Path) -> None:
     report = extract(tmp_path, ["/".join(["d" * 200] * 30) + "/x.png", "good.png"])
     assert written(tmp_path) == {"out/good.png"}
-    assert [reason for _, reason in report.failed] == ["File name too long"]
+    path = tmp_path / "out" / "/".join(["d" * 200] * 30) / "x.png"
+    reason = f"cannot write {path}: File name too long"
+    assert [reason for _, reason in report.failed] == [reason]
 
 
 def test_file_in_the_place_of_a_directory_fails_by_name(tmp_path: Path) -> None:

@@ -490,7 +490,8 @@ def test_full_disk_in_the_middle_keeps_what_is_finished(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert report.exit_code == 1
-    assert report.failed[-1] == (str(tree), os.strerror(errno.EFBIG))
+    said = f"cannot write {tree}.aez: {os.strerror(errno.EFBIG)}"
+    assert report.failed[-1] == (str(tree), said)
     assert "run the same command again to resume" in report.notes[-1]
     assert not tree.with_name("d.aez").exists()
     encoded = cut_short(monkeypatch, 99, KeyboardInterrupt())

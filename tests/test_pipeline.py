@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import helpers
 import numpy as np
 import pytest
 
 from codec import parallel
-from codec.commands import work
+from codec.commands import processes, work
 from codec.commands.processes import spread
 from codec.commands.work import BlockTask
 from codec.encoder.encode import Encoder
 from codec.encoder.options import Options
 from codec.errors import AezError, BadModel, EncoderNotFound, ImageError
 from codec.files import images
+from codec.files.atomic import atomic
 from codec.model import registry
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def double(number: int) -> int:
@@ -123,7 +130,137 @@ def test_workers_end_at_once_when_nobody_wants_results_any_more() -> None:
     workers = multiprocessing.active_children()
     results.close()
     assert children() == 0
-    assert [worker.exitcode for worker in workers] == [-signal.SIGTERM] * 2  # amid their tasks
+    assert [worker.exitcode for worker in workers] == [processes.ENDED] * 2  # amid their tasks
+
+
+def write_slowly(path: Path) -> None:
+    """Write an output, whose temporary file is there for a long time."""
+    with atomic(path) as file:
+        file.write(b"half")
+        file.flush()
+        time.sleep(0 if path.name == "0" else 60)
+
+
+def outputs(folder: Path) -> list[str]:
+    """The files in a directory, temporary ones as tmp."""
+    return sorted(path.suffix or path.name for path in folder.iterdir())
+
+
+def wait_for(folder: Path, wanted: list[str]) -> None:
+    deadline = time.monotonic() + 30
+    while outputs(folder) != wanted:
+        assert time.monotonic() < deadline, outputs(folder)
+        time.sleep(0.02)
+
+
+def test_workers_that_are_ended_leave_no_temporary_file(tmp_path: Path) -> None:
+    results = spread(write_slowly, [tmp_path / str(number) for number in range(8)], 2, 8)
+    next(results)
+    wait_for(tmp_path, [".tmp", ".tmp", "0"])
+    results.close()
+    assert outputs(tmp_path) == ["0"]
+
+
+PARENT = """
+import sys
+from pathlib import Path
+import test_pipeline
+from codec.commands.processes import spread
+if __name__ == "__main__":
+    paths = [Path(sys.argv[1], str(number)) for number in range(8)]
+    list(spread(test_pipeline.write_slowly, paths, 2, 8))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_of_a_parent_that_ends_leave_no_temporary_file(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    script, folder = tmp_path / "parent.py", tmp_path / "out"
+    script.write_text(PARENT)
+    folder.mkdir()
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    command = [sys.executable, str(script), str(folder)]
+    parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(folder, [".tmp", ".tmp", "0"])
+    finally:
+        parent.send_signal(number)
+    parent.wait(30)
+    wait_for(folder, ["0"])
+
+
+class Stubborn:
+    """A worker that does not end when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: self.calls.append(name) or True
+
+
+def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PATIENCE_S", 0)
+    worker = Stubborn()
+    processes._end({worker})
+    assert worker.calls == ["terminate", "join", "is_alive", "kill"]
+
+
+# Without shared memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EROFS, "Read-only file system"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.ENOSYS, "Function not implemented"),
+        ImportError("This platform lacks a functioning sem_open implementation"),
+    ],
+    ids=str,
+)
+def test_without_semaphores_all_is_done_here_on_all_cores(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import multiprocessing.synchronize
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+    assert list(spread(os_process, range(4), 2, 4)) == [os.getpid()] * 4
+    assert list(spread(cores, range(4), 5, 4)) == [5] * 4
+    assert children() == 0
+
+
+def os_process(_: int) -> int:
+    return os.getpid()
+
+
+def may_mount() -> bool:
+    mount = ["unshare", "-m", "mount", "-t", "tmpfs", "-o", "ro", "none", "/dev/shm"]
+    return (
+        shutil.which("unshare") is not None
+        and not subprocess.run(mount, capture_output=True).returncode
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not may_mount(), reason="this user cannot mount")
+def test_a_read_only_dev_shm_changes_no_byte(tmp_path: Path) -> None:
+    """13,000 images are enough blocks for two processes."""
+    np.save(tmp_path / "x.npy", np.tile(helpers.drawn(8), (1625, 1, 1)))
+    mount = 'mount -t tmpfs -o ro none /dev/shm && ! touch /dev/shm/x && exec "$@"'
+    command = [sys.executable, "-m", "codec", "compress", "-e", "1", "-q", "20", "--no-guard"]
+    command += ["-j", "2", "-m", "mnist", str(tmp_path / "x.npy"), "-o"]
+    for prefix, output in ([], "a.aez"), (["unshare", "-m", "sh", "-c", mount, "sh"], "b.aez"):
+        run = [*prefix, *command, str(tmp_path / output)]
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.aez").read_bytes() == (tmp_path / "b.aez").read_bytes()
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])

@@ -114,7 +114,8 @@ def test_interrupted_upload_leaves_nothing_and_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(type(store), "mv", fail)
         report = compress(tree, out="memory://out/d.aez")
-    assert report.failed == [(tree, "Connection reset by peer")]
+    said = "cannot write memory://out/d.aez: Connection reset by peer"
+    assert report.failed == [(tree, said)]
     assert not store.exists("/out") or store.ls("/out") == []
     again = compress(tree, out="memory://out/d.aez")
     assert (again.images, again.exit_code) == (9, 0)

@@ -14,7 +14,7 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 
-from codec.cli.printing import say
+from codec.cli.printing import say, stdout_error
 from codec.errors import AezError, BitstreamError, UsageError
 
 # In the order of the help; each verb is a function in a module, both of this name.
@@ -22,6 +22,7 @@ VERBS = {
     "compress": "compress",
     "decompress": "decompress",
     "info": "info",
+    "ls": "ls",
     "test": "check",
     "merge": "merge",
     "models": "models",
@@ -65,18 +66,34 @@ class Group(TyperGroup):
             try:
                 return super().invoke(ctx)
             finally:
-                sys.stdout.flush()
+                _flush()
         except BrokenPipeError:  # `aez info ... | head`: the reader has what it wanted
-            # or the flush at exit would fail
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             say("interrupted")
             raise typer.Exit(130) from None
         except (AezError, OSError) as error:
-            say(str(error))
+            say(_said(error))
             usage, damaged = isinstance(error, UsageError), isinstance(error, BitstreamError)
             raise typer.Exit(2 if usage else 4 if damaged else 1) from None
+
+
+def _flush() -> None:
+    """Write what is buffered for stdout, if it is open.  Raises OSError."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            # or the flush at exit would fail as well
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise stdout_error(error) from error
+
+
+def _said(error: Exception) -> str:
+    """An error in words, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 app = typer.Typer(
@@ -129,9 +146,21 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)  # unwinds, so that temporary files go
 
 
+def _occupy_standard_streams() -> None:
+    """Open the null device for standard streams that are closed.  Else the next file that is opened
+    would get the number of one, and what a library writes to stderr.  In Python they stay None.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def main() -> None:
     """Entry point of `aez`."""
     signal.signal(signal.SIGTERM, _terminate)
+    _occupy_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from codec.cli import options as opt
-from codec.cli.printing import Screen, images, shown
+from codec.cli.printing import Screen, images, is_terminal, put, shown
 from codec.errors import UsageError
 
 FILES = ("results.json", "report.html")
@@ -126,12 +126,12 @@ def _print_tables(results: dict[str, Any]) -> None:
 
     from codec.measure import page
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if is_terminal(sys.stdout) else 140)
     models = " and ".join(name for name in results["models"].values() if name)
     processor = results["machine"]["processor"]
     title = f"{images(results['images'])}, model {models}, one core of {processor}"
     for text in (title, page.work_done_by(results)):
-        typer.echo(shown(text))
+        put(shown(text))
     below = f"Bytes of aez, effort {results['main_effort']}, at equal PSNR (BD-rate, PCHIP)"
     for caption, (heads, rows) in (
         ("", page.table(results["rows"])),
@@ -151,4 +151,4 @@ def _print_tables(results: dict[str, Any]) -> None:
         if rows:
             console.print(table)
     for text in results["not_measured"]:
-        typer.echo(shown(f"not measured: {text}"))
+        put(shown(f"not measured: {text}"))

@@ -184,7 +184,7 @@ def _figures(result: Result, encoding: Any) -> dict[str, Any]:
 def _summary(result: Result) -> list[str]:
     stats = result.stats
     if not stats.images:
-        return []
+        return [f"no images -> {where(result.outputs)}"] if result.outputs else []
     ratio = result.bytes_in / result.bytes_out
     seen = "lossless" if stats.psnr_db is None else f"{stats.psnr_db:.1f} dB"
     lines = [

@@ -31,12 +31,7 @@ def decompress(
             help="By default png for images with names and single ones, npy for others.",
         ),
     ] = None,
-    index: Annotated[
-        str | None,
-        typer.Option(
-            "--index", metavar="0,5,10-20", help="Only these images, in this order; the first is 0."
-        ),
-    ] = None,
+    index: opt.Index = None,
     model: opt.Foreign = None,
     jobs: opt.Jobs = None,
     force: opt.Force = False,

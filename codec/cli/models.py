@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import typer
-
 from codec.cli import options as opt
-from codec.cli.printing import shown
+from codec.cli.printing import put, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +25,11 @@ def models(as_json: opt.Json = False) -> None:
     found = api.models()
     if as_json:
         listed = [dataclasses.asdict(model) for model in found]
-        typer.echo(json.dumps({"models": listed}, default=str))
+        put(json.dumps({"models": listed}, default=str))
         return
     for model in found:
         for line in _lines(model):
-            typer.echo(shown(line))
+            put(shown(line))
 
 
 def _lines(model: ModelInfo) -> Iterator[str]:

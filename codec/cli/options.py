@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from codec.cli.printing import is_terminal
 from codec.errors import UsageError
 
 
@@ -63,6 +64,10 @@ Inputs = Annotated[
 ]
 Streams = Annotated[
     list[str], typer.Argument(metavar="FILE", help=".aez files, directories of them, or -.")
+]
+Index = Annotated[
+    str | None,
+    typer.Option("--index", metavar="0,5,10-20", help="Only these images, in this order, from 0."),
 ]
 Foreign = Annotated[
     str | None,
@@ -132,7 +137,7 @@ def output(inputs: Sequence[str], out: str | None, as_json: bool) -> str | None:
         out = "-"
     if out == "-" and as_json:
         raise UsageError("--json and the output would both go to stdout: give -o FILE")
-    if out == "-" and sys.stdout.isatty():
+    if out == "-" and is_terminal(sys.stdout):
         raise UsageError("the output would go to the terminal: give -o FILE, or redirect it")
     return out
 

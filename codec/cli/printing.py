@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
@@ -26,18 +26,42 @@ Step = Callable[[str, int, int], None]  # the next step, how many steps are done
 
 def shown(text: str) -> str:
     """Escape control characters, as names come from untrusted files and streams."""
+    if text.isprintable():  # most are
+        return text
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
 
 
+def put(text: str, nl: bool = True) -> None:
+    """Write to stdout, if it is open.  Raises OSError."""
+    try:
+        typer.echo(text, nl=nl)
+    except OSError as error:
+        raise stdout_error(error) from error
+
+
+def stdout_error(error: OSError) -> OSError:
+    """An error of stdout that says so.  If nobody reads any more, that is no error to be told."""
+    if error.errno is None or isinstance(error, BrokenPipeError):
+        return error
+    return OSError(error.errno, f"cannot write to stdout: {error.strerror}")
+
+
 def say(line: str) -> None:
-    typer.echo(f"aez: {shown(line)}", err=True)
+    """Write a message to stderr, if it can be written to."""
+    with contextlib.suppress(OSError):
+        typer.echo(f"aez: {shown(line)}", err=True)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a standard stream, None if it is closed, is a terminal."""
+    return stream is not None and stream.isatty()
 
 
 def images(number: int) -> str:
-    """`1 image`, `2 images`."""
-    return counted(number, "image")
+    """`no images`, `1 image`, `2 images`."""
+    return counted(number, "image") if number else "no images"
 
 
 def where(outputs: Sequence[str]) -> str:
@@ -49,24 +73,36 @@ class Screen:
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet, self._started = quiet, time.perf_counter()
-        self._live = sys.stderr.isatty() and not quiet
+        self._live = is_terminal(sys.stderr) and not quiet
         self._counter: Step | None = None
         self._images = 0
 
-    def run(self, events: Generator[Event, None, Any], result: Result | None = None) -> Result:
-        """Run a command, and print its events as they come."""
+    def run(
+        self,
+        events: Generator[Event, None, Any],
+        result: Result | None = None,
+        show: Callable[[Event], None] | None = None,
+    ) -> Result:
+        """Run a command, and print its events as they come; `show` prints those of its own."""
         from codec.commands.events import Result
 
         result = Result() if result is None else result
-        self.value_of(events, result)
+        self.value_of(events, result, show)
         return result
 
-    def value_of(self, events: Generator[Event, None, T], result: Result) -> T:
+    def value_of(
+        self,
+        events: Generator[Event, None, T],
+        result: Result,
+        show_more: Callable[[Event], None] | None = None,
+    ) -> T:
         """As `run`: add the events to a result, and return what the generator returns."""
 
         def show(event: Event) -> None:
             result.add(event)
             self._show(event, stack)
+            if show_more is not None:
+                show_more(event)
 
         with contextlib.ExitStack() as stack:
             stack.callback(events.close)
@@ -118,10 +154,10 @@ class Screen:
         if as_json:
             figures["seconds"] = round(time.perf_counter() - self._started, 3)
             figures["failed"] = failures(result)
-            typer.echo(json.dumps(figures))
+            put(json.dumps(figures))
         elif not self._quiet:
             for line in summary:
-                typer.echo(shown(line))
+                put(shown(line))
         raise typer.Exit(result.exit_code)
 
 
@@ -147,7 +183,7 @@ def progress_bar(*, counts: bool = False) -> Iterator[Step]:
         ]
     )
     # On a terminal, lines on stdout appear above the bar; else stdout can be the output itself.
-    console, to_terminal = Console(stderr=True), sys.stdout.isatty()
+    console, to_terminal = Console(stderr=True), is_terminal(sys.stdout)
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=to_terminal
     ) as progress:

@@ -10,6 +10,6 @@
                                              # the messages of its groups -> model.decode
 
 source (random reads) -> models (which model) -> block -> salvage (finding blocks) -> memory (what
-is kept) -> reader (Collection); single (one image); open (which of the two); writer (blocks -> a
-collection).
+is kept) -> reader (Collection); single (one image); open (which of the two); listing (what images
+are, without pixels); writer (blocks -> a collection).
 """

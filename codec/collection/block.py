@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -29,6 +29,15 @@ from codec.format.primitives import MAX_VARINT_BYTES
 from codec.labels import Labels, picked
 
 Read = Callable[[int, int], bytes]  # (offset in the block, size) -> bytes, fewer only at the end
+
+
+class Use(NamedTuple):
+    """What a model has coded at a quality: how many images, and the bytes of their messages."""
+
+    model_hash: bytes
+    quality: int
+    images: int
+    payload_bytes: int
 
 
 @dataclass(kw_only=True, eq=False)
@@ -152,6 +161,17 @@ class Block:
     def parts(self) -> list[Part]:
         """Its parts.  The header describes the only part of most blocks: no more is read then."""
         return self.index.parts if self.header.has_parts else [only_part(self.header)]
+
+    def uses(self) -> list[Use]:
+        """Its parts, in figures; of most blocks the header has them all."""
+        if not self.header.has_parts:
+            sizes = [self.header.payload_bytes]
+        else:
+            sizes = self.index.part_bytes()
+        return [
+            Use(part.model_hash, part.quality, len(part.images), size)
+            for part, size in zip(self.parts, sizes, strict=True)
+        ]
 
     def names(self) -> list[str]:
         """Names of its images, empty if they have none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.collection.source import ByteSource
-from codec.errors import ModelNotFound
+from codec.errors import BadModel, BitstreamError, ModelNotFound
 from codec.format.constants import FLAG_EXTENDED, MAX_EXTENSION_BYTES
 from codec.format.headers import COLLECTION, unpack_models
 from codec.format.primitives import unpack_varint
@@ -38,6 +39,12 @@ def read_start(source: ByteSource) -> bytes:
     return start
 
 
+def name_of(model_hash: bytes) -> str | None:
+    """Name of an installed model, from its file name; None: it is not installed."""
+    path = registry.path_of(model_hash) if model_hash else None
+    return registry.name_of(path) if path else None
+
+
 class Models:
     """Finds the models of a collection, each only once.
 
@@ -57,6 +64,20 @@ class Models:
         """The model files embedded in the collection.  Raises BitstreamError."""
         return unpack_models(read_start(self._source)) if self._has_header else []
 
+    def name_of(self, model_hash: bytes) -> str | None:
+        """Name of a model that is installed or embedded; None: it is neither."""
+        if name := name_of(model_hash):
+            return name
+        with contextlib.suppress(BadModel, BitstreamError):
+            if stream := self._embedded(model_hash):
+                return registry.unpack_model(stream).name
+        return None
+
+    def _embedded(self, model_hash: bytes) -> bytes | None:
+        return next(
+            (s for s in self.embedded if hashlib.sha256(s).digest().startswith(model_hash)), None
+        )
+
     def __call__(self, model_hash: bytes) -> Model:
         """The model of a hash.  Raises ModelNotFound, BadModel."""
         if model_hash not in self._found:
@@ -67,7 +88,6 @@ class Models:
         try:
             return self._find_model(model_hash)
         except ModelNotFound:
-            for stream in self.embedded:
-                if hashlib.sha256(stream).digest().startswith(model_hash):
-                    return registry.unpack_model(stream)
+            if stream := self._embedded(model_hash):
+                return registry.unpack_model(stream)
             raise

@@ -10,14 +10,13 @@ With `recover` a collection opens even if its first bytes are damaged.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from codec.arrays import SIDE
-from codec.collection.models import installed
+from codec.collection.models import installed, name_of
 from codec.collection.reader import Collection
 from codec.collection.salvage import first_block
 from codec.collection.single import SingleImage
@@ -26,7 +25,6 @@ from codec.errors import BitstreamError
 from codec.format.constants import END_MAGIC, LOSSLESS_QUALITY, MAX_IMAGE_STREAM_BYTES, VERSION
 from codec.format.footer import SMALLEST_COLLECTION
 from codec.format.headers import COLLECTION, is_collection
-from codec.model import registry
 
 
 def open_stream(
@@ -83,13 +81,30 @@ def _is_collection(source: ByteSource, recover: bool) -> bool:
 
 
 @dataclass
+class ModelUse:
+    """What a model has coded in a stream.
+
+    name: None if the model is neither installed nor embedded; hash: hexadecimal; payload_bytes: of
+    the messages of its images.
+    """
+
+    name: str | None
+    hash: str
+    images: int
+    payload_bytes: int
+
+
+@dataclass
 class StreamInfo:
     """What the headers of a stream say.
 
-    model, model_hash: several are joined by commas; model is None if none of them is installed.
-    quality: None if there are several; 101 for a stored image, which has no model and no
+    model, model_hash: several are joined by commas; model is None if none of them is installed or
+    embedded. quality: None if there are several; 101 for a stored image, which has no model and no
     model_hash. bytes: the whole stream; payload_bytes: its entropy-coded part. labels: how many
-    different ones there are, label_kind: "integers" or "texts"; None if there are none.
+    different ones there are, label_kind: "integers" or "texts"; None if there are none. names:
+    whether images have names. qualities: how many images have which, rising; models: the same by
+    model, in order of appearance. model_number: of a single image, if this version does not know
+    the number that names its model, which then has no hash.
     """
 
     format_version: int
@@ -104,6 +119,10 @@ class StreamInfo:
     payload_bytes: int
     labels: int | None = None
     label_kind: str | None = None
+    names: bool = False
+    qualities: dict[int, int] = field(default_factory=dict)
+    models: list[ModelUse] = field(default_factory=list)
+    model_number: int | None = None
 
 
 def info(source: Source) -> StreamInfo:
@@ -116,28 +135,39 @@ def info(source: Source) -> StreamInfo:
     75
     """
     with open_stream(source) as stream:
-        codings = stream.codings
-        hashes = list(dict.fromkeys(model_hash for model_hash, _ in codings))
-        qualities = sorted({quality for _, quality in codings})
         labels = stream.distinct_labels() if isinstance(stream, Collection) else set()
         kinds = sorted({"texts" if isinstance(label, str) else "integers" for label in labels})
+        models, qualities = _shares(stream)
         return StreamInfo(
             format_version=VERSION,
             images=len(stream),
             width=SIDE,
             height=SIDE,
-            model=", ".join(filter(None, map(_name_of, hashes))) or None,
-            model_hash=", ".join(model_hash.hex() for model_hash in hashes),
-            quality=qualities[0] if len(qualities) == 1 else None,
+            model=", ".join(model.name for model in models if model.name) or None,
+            model_hash=", ".join(model.hash for model in models),
+            quality=next(iter(qualities)) if len(qualities) == 1 else None,
             lossless=all(quality >= LOSSLESS_QUALITY for quality in qualities),
             bytes=stream.num_bytes,
             payload_bytes=stream.payload_bytes,
             labels=len(labels) or None,
             label_kind=", ".join(kinds) or None,
+            names=isinstance(stream, Collection) and stream.has_names,
+            qualities=qualities,
+            models=models,
+            model_number=stream.unknown_model if isinstance(stream, SingleImage) else None,
         )
 
 
-def _name_of(model_hash: builtins.bytes) -> str | None:
-    """Name of an installed model, from its file name."""
-    path = registry.path_of(model_hash) if model_hash else None
-    return registry.name_of(path) if path else None
+def _shares(stream: Collection | SingleImage) -> tuple[list[ModelUse], dict[int, int]]:
+    """What each model has coded, and how many images have each quality."""
+    models: dict[bytes, ModelUse] = {}
+    qualities: dict[int, int] = {}
+    find = name_of if isinstance(stream, SingleImage) else stream.model.name_of
+    for model_hash, quality, images, payload_bytes in stream.uses():
+        qualities[quality] = qualities.get(quality, 0) + images
+        if model_hash:
+            if model_hash not in models:
+                models[model_hash] = ModelUse(find(model_hash), model_hash.hex(), 0, 0)
+            models[model_hash].images += images
+            models[model_hash].payload_bytes += payload_bytes
+    return list(models.values()), dict(sorted(qualities.items()))

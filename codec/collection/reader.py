@@ -21,7 +21,7 @@ import numpy as np
 
 from codec.arrays import I16, I64, SIDE, U8, Integers
 from codec.collection import salvage
-from codec.collection.block import Block, Decoded, all_lost
+from codec.collection.block import Block, Decoded, Use, all_lost
 from codec.collection.memory import NameIndex, Recent
 from codec.collection.models import FindModel, Models, read_start
 from codec.collection.source import ByteSource, Source
@@ -189,6 +189,15 @@ class Collection:
         """Hash of the model and quality of all parts, each pair once, in order of appearance."""
         parts = (part for block in self.blocks for part in block.parts)
         return list(dict.fromkeys((part.model_hash, part.quality) for part in parts))
+
+    def uses(self) -> list[Use]:
+        """What each model has coded at each quality, in order of appearance."""
+        found: dict[tuple[bytes, int], Use] = {}
+        for use in (use for block in self.blocks for use in block.uses()):
+            before = found.get(use[:2], Use(*use[:2], 0, 0))
+            images = before.images + use.images
+            found[use[:2]] = Use(*use[:2], images, before.payload_bytes + use.payload_bytes)
+        return list(found.values())
 
     @property
     def payload_bytes(self) -> int:

@@ -6,15 +6,17 @@ Block_Magic after damage, so that every intact block is found.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from codec.collection.source import ByteSource
-from codec.errors import BitstreamError
-from codec.format.constants import BLOCK_MAGIC
+from codec.errors import BitstreamError, TrailingData
+from codec.format.constants import BLOCK_MAGIC, END_MAGIC
 from codec.format.footer import FOOTER_END, Footer, unpack_footer, unpack_footer_end
 from codec.format.headers import BLOCK, COLLECTION, BlockHeader, unpack_block_header
 
 WINDOW_BYTES = 1 << 20  # searched at a time
+TRAILING_BYTES, MAX_ENDS = 1 << 16, 16  # searched for an earlier end; ends tried
 
 
 def read_footer(source: ByteSource, start: int | None) -> tuple[Footer, int]:
@@ -22,11 +24,37 @@ def read_footer(source: ByteSource, start: int | None) -> tuple[Footer, int]:
 
     Raises BitstreamError.
     """
-    tail = source.read(max(0, source.size - FOOTER_END.size), FOOTER_END.size)
-    footer_bytes = unpack_footer_end(tail, source.size)
-    at = source.size - footer_bytes
+    try:
+        return _footer_that_ends_at(source.size, source, start)
+    except BitstreamError as error:
+        raise _trailing_data(source, start) or error from None
+
+
+def _footer_that_ends_at(end: int, source: ByteSource, start: int | None) -> tuple[Footer, int]:
+    tail_at = max(0, end - FOOTER_END.size)
+    footer_bytes = unpack_footer_end(source.read(tail_at, end - tail_at), end)
+    at = end - footer_bytes
     blocks_bytes = None if start is None else at - start
     return unpack_footer(source.read(at, footer_bytes), at, blocks_bytes), at
+
+
+def _trailing_data(source: ByteSource, start: int | None) -> TrailingData | None:
+    """The error of a collection that is whole, but does not end with the file."""
+    searched_at = max(0, source.size - TRAILING_BYTES)
+    searched = source.read(searched_at, TRAILING_BYTES)
+    end = len(searched) - 1
+    for _ in range(MAX_ENDS):
+        at = searched.rfind(END_MAGIC, 0, end)
+        if at < 0:
+            break
+        end = at + len(END_MAGIC) - 1  # the next one lies before
+        last = searched_at + at + len(END_MAGIC)
+        with contextlib.suppress(BitstreamError):
+            _footer_that_ends_at(last, source, start)
+            number = source.size - last
+            plural = "s" if number > 1 else ""
+            return TrailingData(f"{number} byte{plural} after the end of the collection", last)
+    return None
 
 
 def first_block(source: ByteSource) -> int | None:

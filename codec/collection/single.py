@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from codec.arrays import I16, SIDE, U8
-from codec.collection.block import Decoded, all_lost
+from codec.collection.block import Decoded, Use, all_lost
 from codec.collection.models import FindModel
 from codec.errors import ChecksumMismatch, CorruptPayload
 from codec.format.constants import STORED_QUALITY
@@ -69,6 +69,22 @@ class SingleImage:
         known = bytes.fromhex(registry.MODEL_IDS.get(self.header.model_id, ""))
         return [(self.header.model_hash or known, self.header.quality)]
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the image is kept as it is, without a model."""
+        return self.header.quality == STORED_QUALITY
+
+    @property
+    def unknown_model(self) -> int | None:
+        """The number of its model, if this version does not know it."""
+        model_id = self.header.model_id
+        return model_id if model_id and model_id not in registry.MODEL_IDS else None
+
+    def uses(self) -> list[Use]:
+        """As `Collection.uses`."""
+        (model_hash, quality), *_ = self.codings
+        return [Use(model_hash, quality, 1, self.payload_bytes)]
+
     @cached_property
     def model(self) -> Coder:
         """Its model, or `STORED`.  The Check of the stream is verified.
@@ -76,7 +92,7 @@ class SingleImage:
         Raises ChecksumMismatch, CorruptPayload, ModelNotFound, BadModel.
         """
         header = self.header
-        if header.quality == STORED_QUALITY:
+        if self.is_stored:
             model: Coder = STORED
         elif header.model_hash:
             model = self._find_model(header.model_hash)

@@ -11,7 +11,7 @@
 
 - `events`: what commands yield, and `Result`, which adds it up.
 - `inputs`, `jobs`: what to read, and what to write.
-- `compress`, `decompress`, `tree`, `check`, `merge`: the commands.
+- `compress`, `decompress`, `tree`, `check`, `listing`, `merge`: the commands.
 - `stream`, `work`: read, decode and encode blocks, here and in worker processes.
 - `processes`, `cluster`: where the work is done.
 - `resume`: the journal of finished work.

@@ -34,6 +34,7 @@ from codec.encoder.options import Options
 from codec.encoder.stats import CompressStats
 from codec.errors import BitstreamError, ModelError, UsageError, counted
 from codec.files import images
+from codec.files.atomic import remove
 from codec.files.place import STANDARD, Place, place
 from codec.format.constants import MAX_BLOCK_IMAGES
 from codec.labels import digest_of
@@ -427,4 +428,4 @@ def _remove(
     if not labelled:
         raise BitstreamError(f"{output} does not hold the labels of its inputs, which are kept")
     for source in files:
-        Path(source.label).unlink()
+        remove(Path(source.label))

@@ -26,11 +26,11 @@ from codec import __version__, parallel
 from codec.arrays import SIDE
 from codec.collection.block import Decoded
 from codec.commands import work
-from codec.commands.events import Done, Events, Failed, guarded
+from codec.commands.events import Done, Events, Existing, Failed, guarded
 from codec.commands.inputs import Input, find_streams, places_of
 from codec.commands.stream import Found, Restoration, Stream, open_stream
 from codec.commands.tree import Tree
-from codec.errors import UsageError, counted
+from codec.errors import UsageError
 from codec.files import images
 from codec.files.atomic import size_of
 from codec.files.place import STANDARD, Place, below, place
@@ -89,6 +89,7 @@ def decompress(
     for source in sources:
         destination = _destination(source, out, exact, alone)
         by_stem.setdefault(destination.stem.full(), []).append((source, destination))
+    existing = Existing()
     for group in by_stem.values():
         for source, destination in group:
             others = [other for other, _ in group if other is not source]
@@ -97,7 +98,10 @@ def decompress(
                 yield Failed(source.label, said)
                 continue
             with parallel.cores(jobs):
-                yield from guarded(source.label, _decompress_one(source, destination, asked))
+                yield from guarded(
+                    source.label, _decompress_one(source, destination, asked), existing
+                )
+    yield from existing.told(len(sources))
 
 
 def _checked_format(out: str | None, format: Format | None) -> tuple[Format | None, bool]:
@@ -136,10 +140,11 @@ def _bare(name: str) -> str:
 
 def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> Events:
     with open_stream(source, asked.model) as stream:
-        _check_index(asked.index, stream.num_images)
+        stream.check_index(asked.index)
         format, to_file = asked.format, destination.stem.is_standard or destination.exact
         if stream.collection is None:
             output = destination.file(format or "png")
+            output.check_free(asked.force)  # before decoding
             found = stream.intact(stream.decoded())
             yield from _write_single(found, stream, output, format or "png", asked.force)
             return
@@ -159,15 +164,6 @@ def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> E
             found = stream.pick(numbers, named=False)
         write = _write_single if format == "png" else _write_array
         yield from write(found, stream, destination.file(format), format, asked.force)
-
-
-def _check_index(index: Sequence[range] | None, num_images: int) -> None:
-    for part in index or ():
-        if part[-1] >= num_images:
-            raise UsageError(
-                f"--index {part[-1]} is out of range: there {'is' if num_images == 1 else 'are'} "
-                f"{counted(num_images, 'image')}, the first is 0"
-            )
 
 
 def _write_tree(

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypeVar
 
 from codec.api import CompressStats, StreamInfo
+from codec.collection.listing import Entry
 from codec.errors import AezError, BitstreamError
+from codec.files.atomic import OutputExists
 
 T = TypeVar("T")
+MAX_NAMED_OUTPUTS = 3  # that exist
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,15 @@ class Described:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Some images of a stream, one by one.  num_images: of the whole stream."""
+
+    input: str
+    num_images: int
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
 class Failed:
     """An input, an output or an image failed; damaged: because a stream is damaged; named: the
     reason names it already.
@@ -95,7 +108,7 @@ class Progress:
     images: int
 
 
-Event = Done | Planned | Checked | Described | Failed | Note | Progress
+Event = Done | Planned | Checked | Described | Listed | Failed | Note | Progress
 Events = Generator[Event, None, None]
 
 
@@ -103,18 +116,58 @@ def reason_of(name: str, error: Exception) -> str:
     """Why `name` failed, without the name."""
     # str() would repeat the name, or name a temporary file
     if isinstance(error, OSError) and error.strerror:
+        tried, _, reason = error.strerror.partition(f" {name}: ")
+        if tried in ("cannot write", "cannot delete") and reason:
+            return f"cannot be {'written' if tried == 'cannot write' else 'deleted'}: {reason}"
         return error.strerror
     return str(error).removeprefix(f"{name}: ")
 
 
-def guarded(name: str, events: Iterable[Event]) -> Events:
-    """The events of one input; an error becomes a failure, so that other inputs continue."""
+class Existing:
+    """Outputs that exist: a few are named, many are counted in one failure.
+
+    So a command that is run again, after it was interrupted, does not print a page of messages.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._named: list[Failed] = []
+        self._least = self._most = ""  # in the order of texts: all others share what these two do
+
+    def take(self, name: str, error: Exception) -> list[Failed]:
+        """The failure of an input; none if its output exists, as `told` tells that."""
+        failure = Failed.by(name, error)
+        if not isinstance(error, OutputExists):
+            return [failure]
+        self._least = min(self._least or error.output, error.output)
+        self._most = max(self._most, error.output)
+        self._count += 1
+        if self._count <= MAX_NAMED_OUTPUTS:
+            self._named.append(failure)
+        return []
+
+    def told(self, num_outputs: int) -> list[Failed]:
+        """What is in the way.  num_outputs: how many the command has in all."""
+        if self._count <= MAX_NAMED_OUTPUTS:
+            return self._named
+        letters = zip(self._least, self._most, strict=False)
+        shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], letters))
+        folder = shared.rpartition("/")[0]
+        said = f"{self._count:,} of {num_outputs:,} outputs exist already; -f replaces them"
+        return [Failed(folder or ".", said)]
+
+
+def guarded(name: str, events: Iterable[Event], existing: Existing | None = None) -> Events:
+    """The events of one input; an error becomes a failure, so that other inputs continue.
+
+    existing: takes the failure of an output that exists.
+    """
     try:
         yield from events
     except BrokenPipeError:  # nobody reads stdout any more: not a fault of this input
         raise
     except (AezError, OSError) as error:
-        yield Failed.by(name, error)
+        yield from [Failed.by(name, error)] if existing is None else existing.take(name, error)
 
 
 @dataclass
@@ -122,8 +175,8 @@ class Result:
     """What a command did, and what failed.
 
     images, bytes_in, bytes_out: of the inputs that became outputs, and of these. outputs: written,
-    or found intact by `test`, or, in a dry run, planned. failed: names and reasons. whole: streams
-    that `test` found intact, with the number of their images; described: by `info`.
+    or found intact by `test`, or listed, or, in a dry run, planned. failed: names and reasons.
+    whole: streams that `test` found intact, with the number of their images; described: by `info`.
     """
 
     images: int = 0
@@ -166,6 +219,10 @@ class Result:
             case Described():
                 self.outputs.append(event.input)
                 self.described.append((event.input, event.info))
+            case Listed():
+                self.images += len(event.entries)
+                if self.outputs[-1:] != [event.input]:
+                    self.outputs.append(event.input)
             case Failed():
                 self.failed.append((event.name, event.reason))
                 self.damaged |= event.damaged

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from codec.commands.events import Event, Failed, Note
+from codec.commands.events import Event, Existing, Failed, Note
 from codec.commands.inputs import Input, Inputs, base_of, images_in, places_of, relative
 from codec.errors import AezError, UsageError
 from codec.files import images, names
@@ -269,7 +269,7 @@ def refuse(jobs: list[Job], force: bool) -> Planning:
         others.setdefault(earlier, later)
     involved = set(others.values())
     labels = {number: label for number, (label, _) in enumerate(outputs()) if number in involved}
-    free: list[bool] = []
+    free, existing = list[bool](), Existing()
     for number, (label, output) in enumerate(outputs()):
         try:
             if number in others:
@@ -277,8 +277,9 @@ def refuse(jobs: list[Job], force: bool) -> Planning:
             output.check_free(force)
             free.append(True)
         except (AezError, OSError) as error:
-            yield Failed.by(label, error)
+            yield from existing.take(label, error)
             free.append(False)
+    yield from existing.told(len(free))
     kept: list[Job] = []
     is_free = iter(free)
     for job in [job for job in jobs if job.keep(is_free)]:

@@ -19,15 +19,15 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from codec.collection.writer import Writer
 from codec.commands.events import Events, Note
 from codec.errors import BitstreamError, ImageError, ModelError, UsageError, counted
+from codec.files.atomic import make_folder, naming, open_log, open_output, temporary_file
 from codec.files.place import Place
 from codec.format.block import unpack_block
 from codec.format.headers import pack_collection_header
@@ -70,9 +70,9 @@ class Journal:
     def __init__(self, path: Path, pins: dict[str, Any], output: Path) -> None:
         self.path = path
         self._made_folder = not path.parent.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         # unbuffered: a line is written at once, or cut off
-        self._file = open(path, "a+b", buffering=0, opener=_no_link)
+        self._file = open_log(path, output, _no_link)
         try:
             _lock(self._file, path, output)
             self._read(_first_line(pins))
@@ -207,15 +207,17 @@ class Partial:
         output.check_free(force)
         spool = output.spool()
         if spool is None:
-            self._file = cast(BinaryIO, tempfile.TemporaryFile())
+            self._file = temporary_file()
             return
         self._path, journal_path = (
             spool.with_name(f".{spool.name}.{kind}") for kind in ("partial", "journal")
         )
         self._journal = Journal(journal_path, pins, spool)
         try:
-            self._path.touch()
-            self._file = open(self._path, "r+b")
+            shown = self._path if output.path is None else output
+            with naming(f"cannot write {shown}"):
+                self._path.touch()
+            self._file = open_output(self._path, "r+", shown)
             self.finished = self._intact(self._journal.entries)
         except BaseException:
             self._journal.close()

@@ -24,7 +24,7 @@ from codec.collection.single import SingleImage
 from codec.commands.events import Failed, Progress
 from codec.commands.inputs import Input
 from codec.commands.processes import spread
-from codec.errors import AezError, BitstreamError
+from codec.errors import AezError, BitstreamError, UsageError, counted
 from codec.files import images, names
 from codec.files.place import place
 
@@ -94,40 +94,52 @@ class Restoration(NamedTuple):
 
 
 class Stream:
-    """An open stream.  label: in messages; collection: None if it is a single image."""
+    """An open stream: a `collection` or a `single` image; the other is None.  label: in
+    messages.
+    """
 
     def __init__(self, source: Input, opened: Collection | SingleImage) -> None:
         self.label, self.num_bytes, self._opened = source.label, opened.num_bytes, opened
         self._is_shared = source.place.path is not None  # workers can open it
         self.collection = opened if isinstance(opened, Collection) else None
+        self.single = opened if isinstance(opened, SingleImage) else None
 
     @property
     def num_images(self) -> int:
         """Images in it, those of damaged blocks included."""
-        return 1 if self.collection is None else sum(block.count for block in self._blocks())
+        return 1 if self.collection is None else sum(block.count for block in self.blocks())
 
     @property
     def has_names(self) -> bool:
         """Whether images have names, by the first block with an intact header."""
-        for block in self._blocks():
+        for block in self.blocks():
             with contextlib.suppress(BitstreamError):
                 return block.header.has_names
         return False
 
+    def check_index(self, index: Sequence[range] | None) -> None:
+        """Raise UsageError if one of these images is not there."""
+        for part in index or ():
+            if part[-1] >= (number := self.num_images):
+                there = "is" if number == 1 else "are"
+                has = f"{counted(number, 'image')}, the first is 0" if number else "no images"
+                raise UsageError(f"--index {part[-1]} is out of range: there {there} {has}")
+
     def num_tasks(self, jobs: int) -> int:
         """How many blocks worker processes can decode; 1 if they cannot open the stream."""
-        return sum(1 for _ in self._blocks()) if self._is_shared and jobs > 1 else 1
+        return sum(1 for _ in self.blocks()) if self._is_shared and jobs > 1 else 1
 
-    def _blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Block]:
+        """The blocks of a collection, those that can be found if its footer is damaged."""
         return iter(()) if self.collection is None else self.collection.intact_blocks()
 
-    def _fault(self) -> Iterator[Decoded]:
+    def faults(self) -> Iterator[Decoded]:
         """What is wrong with header or footer, as a `Decoded` without images."""
         if self.collection is not None and self.collection.fault is not None:
             yield all_lost(np.empty(0, np.int64), self.collection.fault)
 
     def _by(self, work: Callable[[Block], V], jobs: int) -> Iterator[V]:
-        with closing(spread(work, self._blocks(), jobs, self.num_tasks(jobs))) as results:
+        with closing(spread(work, self.blocks(), jobs, self.num_tasks(jobs))) as results:
             yield from results
 
     def decoded(self, jobs: int = 1) -> Iterator[Decoded]:
@@ -138,7 +150,7 @@ class Stream:
             yield from self._opened.salvage()
             return
         yield from self._by(decode_block, jobs)
-        yield from self._fault()
+        yield from self.faults()
 
     def verdicts(self, jobs: int = 1) -> Iterator[Verdict]:
         """As `decoded`, without pixels."""
@@ -146,13 +158,13 @@ class Stream:
             yield from self._opened.salvage()
             return
         yield from self._by(check_block, jobs)
-        yield from self._fault()
+        yield from self.faults()
 
     def restorations(self) -> Iterator[Restoration]:
         """The blocks of a collection, to decode and write."""
-        for block in self._blocks():
+        for block in self.blocks():
             yield Restoration(block, block.names_or_numbers())
-        yield from (Restoration(fault, ()) for fault in self._fault())
+        yield from (Restoration(fault, ()) for fault in self.faults())
 
     def intact(
         self, blocks: Iterable[V], wanted: I64 | None = None

@@ -17,13 +17,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from codec.commands.events import Done, Event, Events, Failed, Note, Progress
+from codec.commands.events import Done, Event, Events, Existing, Note, Progress
 from codec.commands.processes import spread
 from codec.commands.resume import Journal, finished, noting
 from codec.commands.stream import Restoration, Stream, WriteTask, write_block
 from codec.errors import AezError, UsageError
 from codec.files import names
-from codec.files.atomic import debris
+from codec.files.atomic import OutputExists, debris
 from codec.files.place import Place, below, place
 
 
@@ -65,7 +65,7 @@ class _Remote:
 
     def admit(self, path: str, force: bool) -> None:
         if not force and place(path).exists():
-            raise UsageError(f"output {path} exists (-f overwrites it)")
+            raise OutputExists(path)
 
 
 class _UnderWay(NamedTuple):
@@ -125,7 +125,8 @@ class Tree:
     def _run(
         self, blocks: Iterable[Restoration], jobs: int, num_tasks: int, *, picked: bool
     ) -> Events:
-        self._num_images = self._num_bytes = 0
+        self._num_images = self._num_bytes = self._num_paths = 0
+        self._existing = Existing()
         if self._journal is None:
             yield from self._write(None, blocks, jobs, num_tasks, picked)
         else:
@@ -170,13 +171,14 @@ class Tree:
                     yield Progress(len(verdict.images))
                 for label, result in zip(labels, written, strict=True):
                     if isinstance(result, Exception):
-                        yield Failed.by(label, result)
+                        yield from self._existing.take(label, result)
                 sizes = [result for result in written if isinstance(result, int)]
                 self._num_images += len(sizes)
                 self._num_bytes += sum(sizes)
                 if journal is not None and verdict.fault is None and len(sizes) == len(written) > 0:
                     journal.add({"block": number, "bytes": sum(sizes)})
         yield from self._waited()
+        yield from self._existing.told(self._num_paths)
 
     def _waited(self) -> Iterator[Event]:
         while self._waiting:
@@ -194,6 +196,7 @@ class Tree:
             called = block.names or [f"{image:0{self._digits}}" for image in numbers]
             labels = [f"{self._stream.label}: {name}" for name in called]
             paths = [self._path_of(*image) for image in zip(called, numbers, labels, strict=True)]
+            self._num_paths += len(paths)
             if number in there and there[number] == _bytes_of(paths):
                 self._num_images += len(paths)
                 self._num_bytes += there[number]
@@ -217,7 +220,7 @@ class Tree:
             self._folder.admit(path, self._force)
             return path
         except (AezError, OSError) as error:
-            self._waiting.append(Failed.by(label, error))
+            self._waiting += self._existing.take(label, error)
             return None
 
 

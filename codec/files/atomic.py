@@ -3,16 +3,103 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from codec.errors import UsageError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+Opener = Callable[[str, int], int]
+
 _TEMPORARY = re.compile(r"\.(.{1,40})\.[0-9a-f]{8}\.tmp", re.DOTALL)  # see `atomic`
+
+
+class OutputExists(UsageError):
+    """There is a file in the place of an output, a path or URL."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(f"output {output} exists (-f overwrites it)")
+        self.output = output
+
+    def __reduce__(self) -> tuple[type[OutputExists], tuple[str]]:
+        return type(self), (self.output,)
+
+
+@contextlib.contextmanager
+def naming(tried: str) -> Iterator[None]:
+    """Let OSErrors of the block say what was tried, as in "cannot write x.aez: ...".
+
+    A command calls a failure by its input, and the reason alone would be taken for that of the
+    input.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{tried}: {error.strerror}") from error
+
+
+class _OutputFile(io.FileIO):
+    """A file whose errors in writing name the output that it becomes."""
+
+    def __init__(
+        self, file: Path | int, mode: str, output: object, opener: Opener | None = None
+    ) -> None:
+        self._tried = f"cannot write {output}"
+        with naming(self._tried):
+            super().__init__(file, mode, opener=opener)
+
+    def write(self, content: ReadableBuffer, /) -> int:
+        with naming(self._tried):
+            return super().write(content)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        with naming(self._tried):
+            return super().truncate(size)
+
+
+def open_output(path: Path, mode: str, output: object) -> BinaryIO:
+    """Open a file in mode "x+" or "r+"; OSErrors, also of later writes, name the output."""
+    return io.BufferedRandom(_OutputFile(path, mode, output))
+
+
+def open_log(path: Path, output: object, opener: Opener) -> BinaryIO:
+    """Open a file to append to it, unbuffered; OSErrors, also of later writes, name the output."""
+    return cast(BinaryIO, _OutputFile(path, "a+", output, opener))
+
+
+def temporary_file() -> BinaryIO:
+    """A file without a name, in the system's directory for such files, which OSErrors name."""
+    output = f"a temporary file in {tempfile.gettempdir()}"
+    with naming(f"cannot write {output}"), tempfile.TemporaryFile(buffering=0) as file:
+        descriptor = os.dup(file.fileno())
+    return io.BufferedRandom(_OutputFile(descriptor, "r+", output))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a directory for outputs, and those above it.  Raises UsageError, OSError."""
+    try:
+        with naming(f"cannot make the directory {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        what = "is a file" if there.is_file() else "is no directory"
+        raise UsageError(f"output directory {there} {what}") from None
+
+
+def remove(path: Path) -> None:
+    """Delete an input.  Raises OSError."""
+    with naming(f"cannot delete {path}"):
+        path.unlink()
 
 
 @contextlib.contextmanager
@@ -23,29 +110,37 @@ def atomic(path: Path, *, force: bool = False, durable: bool = False) -> Iterato
     little; for small files it takes seven eighths of the speed. Raises UsageError, OSError.
     """
     refuse_existing(path, force)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # 40 characters of the name, as file systems allow 255 bytes.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "x+b") as file:
+        with open_output(temporary, "x+", path) as file:
             yield file
             if durable:
-                sync(file)
-        refuse_existing(path, force)
-        os.replace(temporary, path)
+                sync(file, path)
+        publish(temporary, path, force)
     except BaseException:  # KeyboardInterrupt too: leave no debris
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     if durable:
         sync_directory(path.parent)
 
 
+def publish(temporary: Path, path: Path, force: bool) -> None:
+    """Give a finished file its name.  Raises UsageError, OSError."""
+    refuse_existing(path, force)
+    with naming(f"cannot write {path}"):
+        os.replace(temporary, path)
+
+
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise UsageError if an output exists, unless it may be replaced; a directory never is."""
-    if path.is_dir():
-        raise UsageError(f"output {path} is a directory")
-    if not force and os.path.lexists(path):
-        raise UsageError(f"output {path} exists (-f overwrites it)")
+    with naming(f"cannot write {path}"):
+        if path.is_dir():
+            raise UsageError(f"output {path} is a directory")
+        if not force and os.path.lexists(path):
+            raise OutputExists(str(path))
 
 
 def debris(folder: str) -> dict[str, list[str]]:
@@ -65,17 +160,19 @@ def size_of(file: BinaryIO) -> int:
     return file.seek(0, os.SEEK_END)
 
 
-def sync(file: BinaryIO) -> None:
-    """Wait until a file is on the disk."""
+def sync(file: BinaryIO, output: object) -> None:
+    """Wait until a file, which becomes this output, is on the disk."""
     file.flush()
-    os.fsync(file.fileno())
+    with naming(f"cannot write {output}"):
+        os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:
     """Wait until the names in a directory are on the disk, where systems do not see to that."""
     if os.name == "posix":
-        directory = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        with naming(f"cannot write into {path}"):
+            directory = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)

@@ -43,10 +43,10 @@ def safe_parts(name: str) -> tuple[str, ...]:
         fault = "is empty"
     elif "\0" in name or "\\" in name:
         fault = "holds a NUL or a backslash"
-    elif re.match(r"[A-Za-z]:", name):
-        fault = f"starts with a drive letter, {name[:2]}"
     elif name.startswith("/"):
-        fault = "is absolute"
+        fault = "is absolute: it starts with '/'"
+    elif re.match(r"[A-Za-z]:", name):
+        fault = f"starts with {name[:2]!r}, which Windows takes for a drive"
     elif any(part in ("", ".", "..") for part in parts):
         fault = "has an empty, '.' or '..' component"
     elif ON_WINDOWS and any(map(_refused_by_windows, parts)):

@@ -25,11 +25,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from codec.errors import UsageError
 from codec.files import urls
-from codec.files.atomic import atomic, refuse_existing, sync, sync_directory
+from codec.files.atomic import (
+    OutputExists,
+    atomic,
+    naming,
+    open_output,
+    publish,
+    refuse_existing,
+    sync,
+    sync_directory,
+    temporary_file,
+)
 
 MAX_NAME_BYTES = 200  # of an output whose unfinished files bear its name: 255 with what is added
 
@@ -191,10 +201,9 @@ class Local(Place):
 
     def receive(self, file: BinaryIO, path: Path | None, *, force: bool = False) -> None:
         assert path is not None
-        sync(file)
+        sync(file, self)
         file.close()
-        self.check_free(force)
-        os.replace(path, self.path)
+        publish(path, self.path, force)
         sync_directory(self.path.parent)
 
     def spool(self) -> Path:
@@ -260,16 +269,18 @@ class Url(Place):
         self.check_free(force)
         with tempfile.TemporaryDirectory(prefix="aez-") as folder:
             spool = Path(folder, "spool")
-            with open(spool, "x+b") as file:
+            with open_output(spool, "x+", spool) as file:
                 yield file
             self.check_free(force)
-            urls.put(spool, self.url)
+            with naming(f"cannot write {self.url}"):
+                urls.put(spool, self.url)
 
     def receive(self, file: BinaryIO, path: Path | None, *, force: bool = False) -> None:
         assert path is not None
         file.close()
         self.check_free(force)
-        urls.put(path, self.url)
+        with naming(f"cannot write {self.url}"):
+            urls.put(path, self.url)
         path.unlink()
 
     def spool(self) -> Path:
@@ -280,13 +291,14 @@ class Url(Place):
 
     def write(self, content: bytes, *, force: bool = False) -> None:
         """In one request, which every store does as a whole; `force` is not checked again."""
-        urls.write(self.url, content)
+        with naming(f"cannot write {self.url}"):
+            urls.write(self.url, content)
 
     def check_free(self, force: bool) -> None:
         if self.is_directory():
             raise UsageError(f"output {self.url} is a directory")
         if not force and self.exists():
-            raise UsageError(f"output {self.url} exists (-f overwrites it)")
+            raise OutputExists(self.url)
 
 
 @dataclass(frozen=True)
@@ -311,6 +323,8 @@ class Standard(Place):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
+        if sys.stdin is None:
+            raise UsageError("stdin is closed")
         yield io.BytesIO(sys.stdin.buffer.read())
 
     def size(self) -> int:
@@ -324,20 +338,24 @@ class Standard(Place):
 
     @contextlib.contextmanager
     def replace(self, *, force: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
-        with tempfile.TemporaryFile() as spool:
-            yield cast(BinaryIO, spool)
-            self.receive(cast(BinaryIO, spool), None)
+        self.check_free(force)
+        with temporary_file() as spool:
+            yield spool
+            self.receive(spool, None)
 
     def receive(self, file: BinaryIO, path: Path | None, *, force: bool = False) -> None:
         file.seek(0)
-        shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        with naming("cannot write to stdout"):
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
 
     def spool(self) -> None:
         return None
 
     def check_free(self, force: bool) -> None:
-        """Nothing is ever here."""
+        """Nothing is ever here, but stdout can be closed."""
+        if sys.stdout is None:
+            raise UsageError("stdout is closed")
 
     def below(self, name: str) -> Place:
         return self

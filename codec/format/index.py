@@ -19,7 +19,7 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from codec.arrays import I64
+from codec.arrays import F64, I64
 from codec.coding.signed import from_codes, to_codes
 from codec.errors import ChecksumMismatch, LimitExceeded, ReservedBitsSet, TrailingData, Truncated
 from codec.format.constants import (
@@ -200,6 +200,21 @@ class Index:
         """The message of a group: its offset in the payload, and its size in bytes."""
         start = int(self._ends[group])
         return start, int(self._ends[group + 1]) - start
+
+    def part_bytes(self) -> list[int]:
+        """Bytes of the messages of each part."""
+        sizes: list[int] = np.diff(self._ends[self._firsts]).tolist()
+        return sizes
+
+    def shares(self) -> F64:
+        """Bytes of each image of the block: its share of the message of its group, float64 (N,)."""
+        sizes = np.diff(self._ends)
+        shares = np.empty(sum(len(part.images) for part in self.parts))
+        for part, groups, images in self.by_part():
+            counts = np.full(len(groups), part.group_images)
+            counts[-1] -= part.group_images * len(groups) - len(images)  # the last is not full
+            shares[images] = np.repeat(sizes[np.asarray(groups)] / counts, counts)
+        return shares
 
     def groups_of(self, images: I64) -> I64:
         """The group of each image; both int64 (N,), numbered in the block."""
