@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 class ArrayFormat(enum.StrEnum):
     png = "png"
     npy = "npy"
+    npz = "npz"
     idx = "idx"
+    csv = "csv"
+    folders = "folders"
 
 
 def decompress(
@@ -25,13 +28,19 @@ def decompress(
     out: Annotated[
         str | None,
         typer.Option(
-            "-o", metavar="OUT", help="A .png, .npy or .idx file, else a directory. -: stdout."
+            "-o",
+            metavar="OUT",
+            help="A .png, .npy, .npz, .idx or .csv file, else a directory. -: stdout.",
         ),
     ] = None,
     format: Annotated[
         ArrayFormat | None,
         typer.Option(
-            "--format", help="Default: png for images with names and single ones, npy for others."
+            "--format",
+            help=(
+                "Default: png for images with names and single ones, npz for others with labels, "
+                "else npy. folders: PNG files, in a folder for each label."
+            ),
         ),
     ] = None,
     index: opt.Index = None,
@@ -44,8 +53,9 @@ def decompress(
     """Restore images, directory trees and arrays.
 
     INPUT is .aez files, or directories of them. A single image and images with names become .png
-    files, others one .npy. What is damaged is named and left out, all that is intact is written,
-    and the exit code is 4.
+    files, others one .npz or .npy. IDX with labels becomes two files, x.idx and x-labels.idx. What
+    a format does not hold, of names and labels, is said. What is damaged is named and left out, all
+    that is intact is written, and the exit code is 4.
     """
     screen = Screen(quiet)
     ranges = opt.ranges(index)

@@ -191,6 +191,8 @@ class Tree:
         for number, block in enumerate(blocks):
             numbers = block.block.images.tolist()
             called = block.names or [f"{image:0{self._digits}}" for image in numbers]
+            if block.folders:
+                called = [f"{folder}/{n}" for folder, n in zip(block.folders, called, strict=True)]
             labels = [f"{self._stream.label}: {name}" for name in called]
             paths = [self._path_of(*image) for image in zip(called, numbers, labels, strict=True)]
             self._num_paths += len(paths)
