@@ -162,15 +162,6 @@ def test_ranges_are_shown_briefly() -> None:
     assert names.ranges([]) == ""
 
 
-@pytest.mark.parametrize("format", ["npy", "idx"])
-@pytest.mark.parametrize("n", [0, 1, 60_000])
-def test_array_header_is_that_of_the_packers(format: decompress.Format, n: int) -> None:
-    pixels = np.zeros((n, 28, 28), np.uint8)
-    packed = (images.pack_npy if format == "npy" else images.pack_idx)(pixels)
-    assert packed[: -pixels.nbytes or None] == decompress._array_header(format, n)
-    assert len(decompress._array_header(format, n)) == len(decompress._array_header(format, 0))
-
-
 def test_directory_becomes_one_collection_in_code_point_order(tree: Path) -> None:
     assert plan([tree]) == {str(tree) + ".aez": ["a.png", "b/10.png", "b/2.png", "é/1.jpg.png"]}
 

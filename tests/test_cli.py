@@ -226,7 +226,7 @@ def test_lossless_idx_gz_comes_back_byte_for_byte(tmp_path: Path) -> None:
     assert (
         aez("decompress", "--format", "idx", tmp_path / "t10k-images-idx3-ubyte.aez").exit_code == 0
     )
-    assert (tmp_path / "t10k-images-idx3-ubyte.idx").read_bytes() == idx
+    assert (tmp_path / "t10k-images-idx3-ubyte").read_bytes() == idx
     packed = aez("compress", "--lossless", "-", stdin=source.read_bytes())
     assert packed.stdout_bytes == (tmp_path / "t10k-images-idx3-ubyte.aez").read_bytes()
     assert aez("decompress", "-", "--format", "idx", stdin=packed.stdout_bytes).stdout_bytes == idx
@@ -423,7 +423,8 @@ def test_restoring_never_mixes_with_what_is_there(tree: Path, stream: Path) -> N
     assert (result.exit_code, snapshot(tree)) == (1, before)
     assert "exists and is not empty" in result.stderr
     result = aez("decompress", stream, "-o", tree)
-    assert (result.exit_code, snapshot(tree), result.stderr.count("exists")) == (1, before, 4)
+    assert (result.exit_code, snapshot(tree)) == (1, before)
+    assert result.stderr == f"aez: {tree}: 4 of 4 outputs exist already; -f replaces them\n"
     assert aez("decompress", stream, "-f").exit_code == 0
 
 
@@ -770,7 +771,7 @@ def test_a_wrong_option_is_answered_by_one_sentence(png: Path, args: list[str], 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--format", "gif"], "--format gif: give png, npy or idx"),
+        (["--format", "gif"], "--format gif: give png, npy, npz, idx, csv or folders"),
         (["--index", "0,a"], "--index 0,a: 'a' is neither a number nor a range like 10-20"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -18,7 +18,9 @@ def decompress(
     out: Annotated[
         str | None,
         typer.Option(
-            "-o", metavar="OUT", help="A .png, .npy or .idx file, else a directory. -: stdout."
+            "-o",
+            metavar="OUT",
+            help="A .png, .npy, .npz, .idx or .csv file, else a directory. -: stdout.",
         ),
     ] = None,
     format: Annotated[
@@ -26,9 +28,12 @@ def decompress(
         typer.Option(
             "--format",
             parser=str,
-            callback=opt.one_of("png", "npy", "idx"),
-            metavar="png|npy|idx",
-            help="By default png for images with names and single ones, npy for others.",
+            callback=opt.one_of("png", "npy", "npz", "idx", "csv", "folders"),
+            metavar="png|npy|npz|idx|csv|folders",
+            help=(
+                "By default png for images with names and single ones, npz for others with labels, "
+                "else npy. folders: PNG files, in a folder for each label."
+            ),
         ),
     ] = None,
     index: opt.Index = None,
@@ -40,9 +45,11 @@ def decompress(
 ) -> None:
     """Restore images, directory trees and arrays.
 
-    INPUT is .aez files or directories of them. A single image and images with names become .png
-    files, others one .npy. If something is damaged, it is named and left out, everything intact is
-    written, and the exit code is 4. The figures of --json are of what was written.
+    INPUT is .aez files, or directories of them. A single image and images with names become .png
+    files, others one .npz or .npy. IDX with labels becomes two files, x.idx and x-labels.idx. What
+    a format does not hold, of names and labels, is said. What is damaged is named and left out, all
+    that is intact is written, and the exit code is 4. The figures of --json are of what was
+    written.
     """
     screen = Screen(quiet)
     ranges = opt.ranges(index)

@@ -65,7 +65,8 @@ def images(number: int) -> str:
 
 
 def where(outputs: Sequence[str]) -> str:
-    return outputs[0] if len(outputs) == 1 else f"{len(outputs)} files"
+    """`x.idx and x-labels.idx`, `3 files`."""
+    return " and ".join(outputs) if 0 < len(outputs) < 3 else f"{len(outputs)} files"
 
 
 class Screen:

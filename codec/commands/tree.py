@@ -102,7 +102,7 @@ class Tree:
         self._waiting: deque[Event] = deque()  # events that came up while tasks were made
         if (path := root.path) is not None:
             if path.exists() and not path.is_dir():
-                raise UsageError(f"output {path} is a file, not a directory")
+                raise UsageError(f"output directory {path} is a file")
             journal = path / f".{place(stream.label).name[:40]}.restored"
             if pins is not None:
                 self._journal = (journal, pins, path)
@@ -194,6 +194,8 @@ class Tree:
         for number, block in enumerate(blocks):
             numbers = block.block.images.tolist()
             called = block.names or [f"{image:0{self._digits}}" for image in numbers]
+            if block.folders:
+                called = [f"{folder}/{n}" for folder, n in zip(block.folders, called, strict=True)]
             labels = [f"{self._stream.label}: {name}" for name in called]
             paths = [self._path_of(*image) for image in zip(called, numbers, labels, strict=True)]
             self._num_paths += len(paths)
