@@ -3,7 +3,7 @@
     stream = codec.compress(pixels, quality=75)      # uint8 (28, 28) or (N, 28, 28) -> bytes
     pixels = codec.decompress(stream)                # the shape that was compressed
     with codec.open("digits.aez") as c:              # random access
-        len(c), c[17], c[[3, 1, 4]], c.names
+        len(c), c[17], c[[3, 1, 4]], c.names, c.labels
 
 Modules are loaded when first used: `aez --help` and `aez --version` start without numpy.
 
@@ -56,65 +56,47 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from codec.errors import (
+    AezError,
+    BadMagic,
+    BadModel,
+    BitstreamError,
+    ChecksumMismatch,
+    CorruptPayload,
+    EncoderNotFound,
+    ImageError,
+    LimitExceeded,
+    ModelError,
+    ModelNotFound,
+    ReservedBitsSet,
+    TrailingData,
+    Truncated,
+    UnsupportedVersion,
+    UsageError,
+)
+
 __version__ = "0.1.0"
 
-_HOME = {
-    "codec.api": (
-        "compress",
-        "decompress",
-        "info",
-        "latents",
-        "models",
-        "open",
-        "CollectionWriter",
-    ),
-    "codec.collection.reader": ("Collection",),
-    "codec.pillow_plugin": ("register",),
-    "codec.errors": (
-        "AezError",
-        "BitstreamError",
-        "BadMagic",
-        "UnsupportedVersion",
-        "ReservedBitsSet",
-        "Truncated",
-        "TrailingData",
-        "LimitExceeded",
-        "ChecksumMismatch",
-        "CorruptPayload",
-        "ModelError",
-        "ModelNotFound",
-        "EncoderNotFound",
-        "BadModel",
-        "ImageError",
-        "UsageError",
-    ),
+# Loaded when first used; a type checker wants the same as imports.
+_MODULE_OF = {
+    "Collection": "codec.collection.reader",
+    "CollectionWriter": "codec.api",
+    "compress": "codec.api",
+    "decompress": "codec.api",
+    "info": "codec.api",
+    "latents": "codec.api",
+    "models": "codec.api",
+    "open": "codec.api",
+    "register": "codec.pillow_plugin",
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-
-__all__ = sorted(_MODULE_OF)
-
 if TYPE_CHECKING:
     from codec.api import CollectionWriter, compress, decompress, info, latents, models, open
     from codec.collection.reader import Collection
-    from codec.errors import (
-        AezError,
-        BadMagic,
-        BadModel,
-        BitstreamError,
-        ChecksumMismatch,
-        CorruptPayload,
-        EncoderNotFound,
-        ImageError,
-        LimitExceeded,
-        ModelError,
-        ModelNotFound,
-        ReservedBitsSet,
-        TrailingData,
-        Truncated,
-        UnsupportedVersion,
-        UsageError,
-    )
     from codec.pillow_plugin import register
+
+_imported = list(vars().items())
+_errors = [name for name, x in _imported if isinstance(x, type) and issubclass(x, AezError)]
+__all__ = sorted([*_MODULE_OF, *_errors])
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
@@ -41,11 +42,12 @@ def compress(
     """Compress one image, uint8 (28, 28), or a collection, uint8 (N, 28, 28).
 
     quality: int, 0 (smallest) to 99 (best), or 100: lossless; by default 75.
-    model: "auto", the default, picks the cheapest of the shipped models; or a name, or a file.
+    model: "auto", the default, picks the cheapest of the shipped models; or a name, or the path of
+    a file.
     lossless: bool, keep every pixel, the same as quality 100.
     max_error: int, 1 to 64: no pixel differs by more (near-lossless); instead of a quality.
     max_bytes: int, the best quality at which each image takes no more bytes of payload (in a
-    collection: as if it were a file).
+    collection: as many as it would take as a file).
     min_psnr: float, the fewest bytes for which each image has at least so many dB; lossless if no
     quality is good enough.
     effort: int, 1 (fastest) to 9: how long to search for fewer bytes and more dB; by default 3;
@@ -56,7 +58,8 @@ def compress(
     labels: of the images of a collection: ints from 0 to 2**32 - 1, or strs of at most 255 bytes.
     embed_model: put the model into the collection.
 
-    Raises ImageError, UsageError, ModelNotFound, EncoderNotFound, BadModel.
+    Raises ImageError, UsageError, ModelNotFound, EncoderNotFound, BadModel; TypeError for an option
+    that does not exist.
 
     >>> stream = compress(np.zeros((28, 28), np.uint8))
     """
@@ -68,8 +71,8 @@ def compress(
         return file.getvalue()
     if names is not None or labels is not None or embed_model:
         raise UsageError(
-            "a single image has no name, no label and no embedded model: "
-            "give an array of one image, (1, 28, 28), for a collection"
+            "a single image cannot have a name, a label or a model in it: "
+            "give pixels of shape (1, 28, 28) for a collection of one image"
         )
     return compress_image(pixels, **choices)[0]
 
@@ -94,7 +97,7 @@ def compress_images(pixels: U8, **choices: Unpack[Choices]) -> tuple[list[bytes]
     return streams, stats
 
 
-def decompress(stream: Source, *, model: str | None = None) -> U8:
+def decompress(stream: Source, *, model: str | Path | None = None) -> U8:
     """Inverse of `compress`: uint8 (28, 28) or (N, 28, 28).
 
     stream: its bytes, a path or URL (by fsspec), or a seekable binary file. model: name or file of
@@ -108,7 +111,7 @@ def decompress(stream: Source, *, model: str | None = None) -> U8:
         return opened.pixels()
 
 
-def decompress_images(streams: Sequence[bytes], *, model: str | None = None) -> U8:
+def decompress_images(streams: Sequence[bytes], *, model: str | Path | None = None) -> U8:
     """Inverse of `compress_images`: N single-image streams -> uint8 (N, 28, 28), as one batch.
 
     Raises what `decompress` raises, for the first stream that is at fault.
@@ -118,10 +121,16 @@ def decompress_images(streams: Sequence[bytes], *, model: str | None = None) -> 
 
 
 @overload
-def latents(stream: Source, *, model: str | None = None, levels: Literal[False] = False) -> I16: ...
+def latents(
+    stream: Source, *, model: str | Path | None = None, levels: Literal[False] = False
+) -> I16: ...
 @overload
-def latents(stream: Source, *, model: str | None = None, levels: Literal[True]) -> list[I16]: ...
-def latents(stream: Source, *, model: str | None = None, levels: bool = False) -> I16 | list[I16]:
+def latents(
+    stream: Source, *, model: str | Path | None = None, levels: Literal[True]
+) -> list[I16]: ...
+def latents(
+    stream: Source, *, model: str | Path | None = None, levels: bool = False
+) -> I16 | list[I16]:
     """The latents of a lossy stream, from which its pixels are computed: features of the images.
 
     int16 (K,) for one image, (N, K) for a collection, level after level. levels: one array for each
@@ -145,7 +154,7 @@ def latents(stream: Source, *, model: str | None = None, levels: bool = False) -
     ]
 
 
-def open(source: Source, *, model: str | None = None, recover: bool = False) -> Collection:
+def open(source: Source, *, model: str | Path | None = None, recover: bool = False) -> Collection:
     """Open a collection for random access: `len(c)`, `c[17]`, `c[[3, 1, 4]]`, `c.names`,
     `c.find("0/1.png")`.
 

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from codec import api, parallel
 from codec.arrays import I64
-from codec.collection.reader import Collection
+from codec.collection.reader import Collection, no_image
 from codec.errors import UsageError
 from codec.labels import Given, Labels, checked
 
@@ -63,12 +63,12 @@ class AezDataset:
         labels: Given | None = None,
         return_latents: bool = False,
         preload: bool = False,
-        model: str | None = None,
+        model: str | Path | None = None,
     ) -> None:
         if not isinstance(source, str | Path | bytes):
             raise UsageError(
-                f"source is {type(source).__name__}, wanted a path, a URL or bytes: each worker "
-                "opens it"
+                f"source is of type {type(source).__name__}: give a path, a URL or bytes, which "
+                "each worker can open"
             )
         self.source, self.transform, self.target_transform = source, transform, target_transform
         self.return_latents, self.model = return_latents, model
@@ -110,10 +110,9 @@ class AezDataset:
             parallel.use_cores(None)
             parallel.use_cores(max(1, parallel.num_cores() // worker.num_workers))
         wanted = np.array([operator.index(i) for i in indexes], np.int64)
-        if wanted.size and not (-self._count <= wanted.min() and wanted.max() < self._count):
-            raise IndexError(
-                f"images {wanted.min()} to {wanted.max()} of a collection of {self._count}"
-            )
+        outside = wanted[(wanted < -self._count) | (wanted >= self._count)]
+        if outside.size:
+            raise no_image(int(outside[0]), self._count)
         if self._decoded is None:
             arrays = self._decode(wanted.tolist())
         else:
@@ -145,7 +144,7 @@ def _given(labels: Any, count: int) -> Labels:
         if array.shape == (count,) and array.dtype.kind in "OU":
             return checked(array.tolist())
         found = f"{array.dtype} {array.shape}"
-        raise UsageError(f"labels are {found}, wanted integers or texts, ({count},)")
+        raise UsageError(f"labels are {found}: give integers or texts ({count},), one an image")
     return array.astype(np.int64)
 
 
@@ -164,7 +163,7 @@ def _folders(collection: Collection) -> list[str] | None:
     if "" in once:
         at = found.index("")
         raise UsageError(
-            f"image {at}, {collection.name(at)!r}, is in no folder, but others are: give labels"
+            f"image {at}, {collection.name(at)!r}, is in no folder, but others are: give `labels`"
         )
     return found
 

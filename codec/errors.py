@@ -17,10 +17,15 @@
     ├── ImageError (also ValueError): unsupported size, mode, depth or file
     └── UsageError (also ValueError): a request that cannot be met, such as an output that exists
 
-A message says what was found, what was wanted, and where: `byte 2: version 7, this reader knows 1`.
+A message says where and what was found, and what to do: `byte 2: version 7, this reader knows 1`.
 """
 
 from __future__ import annotations
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`: for messages."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class AezError(Exception):
@@ -28,10 +33,11 @@ class AezError(Exception):
 
 
 class BitstreamError(AezError, ValueError):
-    """The bytes of a stream are at fault; offset: where, in bytes from the start, None: unknown."""
+    """The bytes of a stream are at fault; offset: where, in bytes, None: all of it."""
 
     def __init__(self, message: str, offset: int | None = None) -> None:
-        super().__init__(message if offset is None else f"byte {offset}: {message}")
+        # "byte 0" says nothing: what is wrong there is wrong with the whole stream
+        super().__init__(f"byte {offset}: {message}" if offset else message)
         self.message = message
         self.offset = offset
 

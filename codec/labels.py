@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from codec.arrays import I64, Bools, Integers
-from codec.errors import UsageError
+from codec.errors import UsageError, counted
 
 Labels = I64 | list[str]
 Given = Sequence[int] | Sequence[str] | Integers  # what `checked` takes
@@ -33,7 +33,7 @@ def checked(labels: Any, count: int | None = None) -> Labels:
     """
     found = _from_array(labels) if hasattr(labels, "__array__") else _from_sequence(labels)
     if count is not None and len(found) != count:
-        raise UsageError(f"{len(found)} labels for {count} images")
+        raise UsageError(f"{counted(len(found), 'label')} for {counted(count, 'image')}")
     return found
 
 

@@ -2,10 +2,9 @@
 
     import codec.pillow_plugin         # or codec.register(); nothing else in aez imports it
 
-    image.save("x.aez", quality=80)    # also lossless=, max_error=, model=, effort=, max_bytes=,
-                                       # min_psnr=
+    image.save("x.aez", quality=80)    # and all other options of `codec.compress`
     first.save("all.aez", save_all=True, append_images=rest, names=names)  # a collection
-                                       # names= and embed_model= only if wanted
+                                       # names=, labels= and embed_model= only if wanted
     for frame in ImageSequence.Iterator(Image.open("all.aez")): ...
 
 READ ME FIRST
@@ -13,13 +12,13 @@ READ ME FIRST
   formats and then raises UnidentifiedImageError. A frame is decoded when its pixels are first used,
   with the others of its group; if they are damaged, or their model is not installed, that raises
   OSError, whose `__cause__` is the codec's own error.
-- A collection is an image of several frames; `info["name"]` is the name of the frame that has been
-  loaded. An empty collection is not an image. A collection that is damaged at its start or end does
-  not open: `aez decompress` restores the rest.
+- A collection is an image of several frames; `info["name"]` and `info["label"]` are name and label
+  of the frame that has been loaded. An empty collection is not an image. A collection that is
+  damaged at its start or end does not open: `aez decompress` restores the rest.
 - Nothing is converted. Saving an image that is not 28x28, 8-bit and grey raises OSError, as other
   formats do, whose `__cause__` is the ImageError; so does a goal that cannot be kept (`max_bytes`).
-  Wrong options raise UsageError, which is a ValueError. Pillow ignores options that a format does
-  not have, and so misspelt ones.
+  Wrong options raise UsageError, which is a ValueError; so do options that do not exist here, as
+  one of them may be misspelt.
 - Pillow empties an existing file before a format writes it. So overwrite a file only with frames
   that are loaded, and never a collection with itself.
 - Pickling and copying keep only the current frame.
@@ -38,12 +37,15 @@ from codec.arrays import SIDE, U8
 from codec.collection.open import open_stream
 from codec.collection.reader import Collection
 from codec.collection.single import SingleImage
+from codec.encoder.options import OPTIONS
+from codec.encoder.writer import check_names
 from codec.errors import AezError, BitstreamError, ImageError, ModelError, UsageError
 from codec.files import images
 from codec.format.constants import MAGIC
+from codec.labels import checked
 
 FORMAT, EXTENSION, MIME_TYPE = "AEZ", ".aez", "image/x-aez"
-OPTIONS = ("quality", "lossless", "max_error", "model", "effort", "max_bytes", "min_psnr")
+_OF_COLLECTIONS = ("names", "labels", "embed_model", "append_images")
 
 
 class AezImageFile(ImageFile.ImageFile):
@@ -89,9 +91,13 @@ class AezImageFile(ImageFile.ImageFile):
         assert self._stream is not None
         pixels = self._stream[self._frame]
         self.info.pop("name", None)
+        self.info.pop("label", None)
         with contextlib.suppress(BitstreamError):  # of damaged names; the pixels are intact
             if name := self._stream.name(self._frame):
                 self.info["name"] = name
+        with contextlib.suppress(BitstreamError, UsageError):  # UsageError: it has none
+            if isinstance(self._stream, Collection):
+                self.info["label"] = self._stream.label(self._frame)
         if not self.is_animated:
             self._release()
         return pixels
@@ -131,8 +137,14 @@ def _as_os_errors() -> Iterator[None]:
 
 
 def _options(image: Image.Image, *more: str) -> dict[str, Any]:
-    info: dict[str, Any] = image.encoderinfo
-    return {option: info[option] for option in (*OPTIONS, *more) if option in info}
+    """The options given to `save`, of OPTIONS and `more`.  Raises UsageError for any other one."""
+    options, allowed = dict(image.encoderinfo), (*OPTIONS, *more)
+    for option in options:
+        if option in _OF_COLLECTIONS and not more:
+            raise UsageError(f"option {option!r} is for collections: add save_all=True")
+        if option not in allowed:
+            raise UsageError(f"unknown option {option!r}; the options are {', '.join(allowed)}")
+    return options
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
@@ -144,20 +156,22 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 def _save_all(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """All frames of the image and of `append_images` as a collection, even if there is only one."""
-    names: list[str] | None = image.encoderinfo.get("names")
-    position, count = image.tell(), 0
-    options = _options(image, "embed_model")
+    options = _options(image, *_OF_COLLECTIONS)
+    every = [image, *options.pop("append_images", ())]
+    count = sum(getattr(each, "n_frames", 1) for each in every)
+    names, labels = options.pop("names", None), options.pop("labels", None)
+    names = None if names is None else check_names(names, count)
+    labels = None if labels is None else checked(labels, count)
+    position, at = image.tell(), 0
     try:
         with _as_os_errors(), api.CollectionWriter(cast(BinaryIO, fp), **options) as collection:
-            for each in (image, *image.encoderinfo.get("append_images", ())):
+            for each in every:
                 for frame in ImageSequence.Iterator(each):
-                    pixels = images.pixels_of(frame, f"frame {count}")
-                    collection.write(
-                        pixels[None], None if names is None else names[count : count + 1]
-                    )
-                    count += 1
-            if names is not None and len(names) != count:
-                raise UsageError(f"{len(names)} names for {count} frames")
+                    pixels = images.pixels_of(frame, f"frame {at}")
+                    name = None if names is None else names[at : at + 1]
+                    label = None if labels is None else labels[at : at + 1]
+                    collection.write(pixels[None], name, label)
+                    at += 1
     finally:
         image.seek(position)
 

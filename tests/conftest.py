@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import helpers
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from codec.model import registry
+from codec.model.bundle import Model
 from codec.model.ladder import Ladder
 from codec.model.pixels import Pixels
 
@@ -45,36 +46,52 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+Ship = Callable[[dict[int, Model]], None]
+
+
 @pytest.fixture
-def foreign(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Ladder:
+def ship(monkeypatch: pytest.MonkeyPatch) -> Ship:
+    """Makes models, by number, the registry of this test.
+
+    The one place where the registry is replaced. It is not a parameter: the number of a model means
+    the same to every function and process, and only a test has another registry.
+    """
+
+    def ship(models: dict[int, Model]) -> None:
+        numbers = {number: model.hash.hex() for number, model in models.items()}
+        monkeypatch.setattr(registry, "MODEL_IDS", numbers)
+
+    return ship
+
+
+@pytest.fixture
+def foreign(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, ship: Ship) -> Ladder:
     """Tiny model 0, installed by $AEZ_WEIGHTS but in no registry: streams name it by its hash."""
     monkeypatch.setenv("AEZ_WEIGHTS", str(tiny_weights))
-    monkeypatch.setattr(registry, "MODEL_IDS", {})
+    ship({})
     return helpers.tiny_model(0)
 
 
 @pytest.fixture
-def shipped(foreign: Ladder, monkeypatch: pytest.MonkeyPatch) -> Ladder:
+def shipped(foreign: Ladder, ship: Ship) -> Ladder:
     """Tiny model 0, as if it were the one shipped model: number 1 of the registry."""
-    monkeypatch.setattr(registry, "MODEL_IDS", {1: foreign.hash.hex()})
+    ship({1: foreign})
     return foreign
 
 
 @pytest.fixture
-def shipped_lossless(shipped: Ladder, monkeypatch: pytest.MonkeyPatch) -> Pixels:
+def shipped_lossless(shipped: Ladder, ship: Ship) -> Pixels:
     """Tiny lossless model 0 as number 3 of the registry, beside tiny model 0 as number 1."""
     model = helpers.tiny_pixel_model()
-    monkeypatch.setattr(registry, "MODEL_IDS", {1: shipped.hash.hex(), 3: model.hash.hex()})
+    ship({1: shipped, 3: model})
     return model
 
 
 @pytest.fixture
-def two_shipped(shipped: Ladder, monkeypatch: pytest.MonkeyPatch) -> list[Ladder]:
+def two_shipped(shipped: Ladder, ship: Ship) -> list[Ladder]:
     """Tiny models 0 and 1 as numbers 1 and 2 of the registry."""
     models = [shipped, helpers.tiny_model(1)]
-    monkeypatch.setattr(
-        registry, "MODEL_IDS", {i + 1: model.hash.hex() for i, model in enumerate(models)}
-    )
+    ship(dict(enumerate(models, 1)))
     return models
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,58 @@ def test_a_single_image_costs_six_bytes_over_its_payload() -> None:
 @pytest.mark.usefixtures("shipped")
 def test_names_are_for_collections() -> None:
     assert api.open(api.compress(helpers.drawn(1), names=["a"])).names == ["a"]
-    with pytest.raises(UsageError, match="a single image has no name"):
+    with pytest.raises(UsageError, match="a single image cannot have a name"):
         api.compress(helpers.drawn(1)[0], names=["a"])
     with pytest.raises(UsageError, match="2 names for 3 images"):
         api.compress(helpers.drawn(3), names=["a", "b"])
+    with pytest.raises(UsageError, match=r"^1 name for 3 images$"):
+        api.compress(helpers.drawn(3), names=["a"])
     with pytest.raises(UsageError, match="NUL"):
         api.compress(helpers.drawn(1), names=["a\0"])
+
+
+@pytest.mark.usefixtures("shipped")
+def test_names_are_a_list_of_texts() -> None:
+    for wrong, said in (
+        ([1, 2], "name 0 is 1, not a text"),
+        (["a", None], "name 1 is None, not a text"),
+        ("ab", "names is 'ab': give a list with a name for each image"),
+    ):
+        with pytest.raises(UsageError, match=f"^{said}$"):
+            api.compress(helpers.drawn(2), names=wrong)  # type: ignore[arg-type]
+    for good in (("a", "b"), np.array(["a", "b"]), iter(["a", "b"])):
+        assert api.open(api.compress(helpers.drawn(2), names=good)).names == ["a", "b"]  # type: ignore[arg-type]
+
+
+NOISE = np.random.default_rng(5).integers(0, 256, (3, 28, 28)).astype(np.uint8)
+
+
+@pytest.mark.usefixtures("shipped_lossless")
+@pytest.mark.parametrize(
+    "strided",
+    [
+        NOISE.transpose(0, 2, 1),
+        NOISE[:, :, ::-1],
+        NOISE[::-1, ::-1],
+        np.asfortranarray(NOISE),
+        np.broadcast_to(NOISE[:1], (3, 28, 28)),
+        np.repeat(np.repeat(NOISE, 2, 1), 2, 2)[:, ::2, ::2],
+    ],
+    ids=["transposed", "mirrored", "reversed", "fortran", "broadcast", "every second"],
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"lossless": True}, {"max_bytes": 999}, {"min_psnr": 90}], ids=str
+)
+def test_strides_of_an_array_do_not_matter(strided: np.ndarray, options: dict[str, Any]) -> None:
+    plain = strided.copy(order="C")
+    assert api.compress(strided, **options) == api.compress(plain, **options)
+    assert api.compress(strided[0], **options) == api.compress(plain[0], **options)
+
+
+@pytest.mark.parametrize("file", [None, "x.aez"])
+def test_a_writer_needs_a_file(file: Any) -> None:
+    with pytest.raises(TypeError, match=f"is written to a binary file, not to {file!r}"):
+        api.CollectionWriter(file)
 
 
 @pytest.mark.usefixtures("shipped")
@@ -162,9 +209,7 @@ def test_a_writer_left_by_an_exception_writes_no_footer() -> None:
     ],
 )
 def test_pixels_of_another_type_or_shape_are_an_image_error(pixels: Any) -> None:
-    with pytest.raises(
-        ImageError, match=r"pixels are .*, wanted uint8 \(28, 28\) or \(N, 28, 28\)"
-    ):
+    with pytest.raises(ImageError, match=r"pixels are .*; give uint8 \(28, 28\) or \(N, 28, 28\)"):
         api.compress(pixels)
     with pytest.raises(ImageError, match="pixels are"):
         api.compress_image(pixels)
@@ -175,7 +220,7 @@ def test_pixels_of_another_type_or_shape_are_an_image_error(pixels: Any) -> None
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("quality", [-1, 101, 1000, 75.0, 0.5, "75"])
 def test_a_quality_out_of_range_is_a_usage_error(quality: Any) -> None:
-    with pytest.raises(UsageError, match="wanted a whole number from 0 to 100"):
+    with pytest.raises(UsageError, match="give a whole number from 0 to 100"):
         api.compress(helpers.drawn(1)[0], quality=quality)
     with pytest.raises(UsageError):
         api.compress(helpers.drawn(1), quality=quality)
@@ -306,7 +351,7 @@ def test_a_given_model_is_not_forced_on_a_stream_of_another(two_shipped: list[La
 
 
 def test_a_missing_or_damaged_model_is_a_model_error(shipped: Ladder, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"no model is called 'nist'; installed: .*tiny0"):
+    with pytest.raises(ModelNotFound, match=r"no model is called 'nist' \(installed: .*tiny0"):
         api.compress(helpers.drawn(1), model="nist")
     with pytest.raises(ModelNotFound, match="No such file"):
         api.compress(helpers.drawn(1), model=str(tmp_path / "none.safetensors"))
@@ -371,12 +416,12 @@ def test_a_single_image_that_no_model_makes_smaller_is_stored_in_at_most_790_byt
 
 
 def test_a_stored_image_needs_no_model(
-    shipped_lossless: Pixels, monkeypatch: pytest.MonkeyPatch
+    shipped_lossless: Pixels, monkeypatch: pytest.MonkeyPatch, ship: Callable[..., None]
 ) -> None:
     noise = helpers.drawn(16)[2]
     stream = api.compress(noise, lossless=True)
     monkeypatch.delenv("AEZ_WEIGHTS")
-    monkeypatch.setattr(api.registry, "MODEL_IDS", {})
+    ship({})
     decoded_noise = api.decompress(stream)
     np.testing.assert_array_equal(decoded_noise, noise)
     assert decoded_noise.flags.writeable
@@ -414,7 +459,7 @@ def test_a_quality_that_the_model_cannot_have_is_corrupt(shipped_lossless: Pixel
         stream = pack_image(ImageHeader(number, quality), b"", model.sha256)
         with pytest.raises(
             CorruptPayload,
-            match=f"quality {quality} with model {model.name}, which is {model.kind}",
+            match=f"the quality is {quality}, but model {model.name} is {model.kind}",
         ) as caught:
             api.decompress(stream)
         assert caught.value.offset == 4
@@ -425,11 +470,9 @@ def test_a_request_that_contradicts_itself_is_a_usage_error() -> None:
     for pixels in (helpers.drawn(1), helpers.drawn(1)[0]):
         with pytest.raises(UsageError, match="quality 75 is not lossless"):
             api.compress(pixels, quality=75, lossless=True)
-        with pytest.raises(
-            UsageError, match="model tiny0-lossless is lossless, a lossy one is wanted"
-        ):
+        with pytest.raises(UsageError, match="model tiny0-lossless is lossless; give a lossy one"):
             api.compress(pixels, model="tiny0-lossless")
-        with pytest.raises(UsageError, match="model tiny1 is lossy, a lossless one is wanted"):
+        with pytest.raises(UsageError, match="model tiny1 is lossy; give a lossless one"):
             api.compress(pixels, model="tiny1", lossless=True)
 
 
@@ -440,14 +483,15 @@ def test_lossless_without_a_shipped_model_says_so() -> None:
 
 
 def test_auto_takes_the_smaller_of_two_lossless_models(
-    shipped_lossless: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shipped_lossless: Pixels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ship: Callable[..., None],
 ) -> None:
     models = [shipped_lossless, helpers.tiny_pixel_model(1)]
     monkeypatch.setenv("AEZ_WEIGHTS", str(helpers.install(tmp_path, 0, lossless=True).parent))
     helpers.install(tmp_path, 1, lossless=True)
-    monkeypatch.setattr(
-        api.registry, "MODEL_IDS", {3 + i: model.hash.hex() for i, model in enumerate(models)}
-    )
+    ship(dict(enumerate(models, 3)))
     pixels = helpers.drawn(24)
     sizes = np.array([[len(m) for m in model.encode(pixels, group=1).messages] for model in models])
     streams, _ = api.compress_images(pixels, lossless=True)
@@ -463,11 +507,11 @@ def test_auto_takes_the_smaller_of_two_lossless_models(
 
 @pytest.mark.usefixtures("shipped_lossless")
 def test_decompress_takes_a_lossless_model_by_name_or_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ship: Callable[..., None]
 ) -> None:
     path = helpers.install(tmp_path, lossless=True)
     monkeypatch.delenv("AEZ_WEIGHTS")
-    monkeypatch.setattr(api.registry, "MODEL_IDS", {})
+    ship({})
     pixels = helpers.drawn(20)
     stream = api.compress(pixels, lossless=True, model=str(path))
     with pytest.raises(ModelNotFound):

@@ -238,7 +238,7 @@ def test_a_lossless_model_alone_is_measured_alone(shipped_lossless):
     assert [row["setting"] for row in results["rows"] if row["codec"] == "aez"] == ["lossless"]
     assert results["models"]["lossy"] is None
     assert results["not_measured"] == [
-        "aez, lossy: model tiny0-lossless is lossless, a lossy one is wanted"
+        "aez, lossy: model tiny0-lossless is lossless; give a lossy one"
     ]
 
 
@@ -514,7 +514,7 @@ def test_bench_wants_a_directory(folder, tmp_path):
     (tmp_path / "file").write_text("mine")
     result = aez(folder, "-o", tmp_path / "file")
     assert result.exit_code == 2
-    assert "is a file, a directory is wanted" in result.stderr
+    assert "is a file: give a directory" in result.stderr
 
 
 def test_bench_goes_on_without_what_it_cannot_read(folder, tmp_path):
@@ -545,9 +545,9 @@ def test_bench_without_images_says_so(tmp_path, shipped):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["-q", "50,100"], "'100' is not a whole number in the range 0..99"),
-        (["-n", "0"], "--images"),
-        (["-e", "x"], "'x' is not a whole number in the range 1..9"),
+        (["-q", "50,100"], "'100' is not a whole number from 0 to 99"),
+        (["-n", "0"], "-n 0: give a whole number from 1 to 100000"),
+        (["-e", "x"], "'x' is not a whole number from 1 to 9"),
         (["--quiet"], "would show nothing"),
     ],
 )

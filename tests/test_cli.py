@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import stat
 import struct
 import subprocess
@@ -26,12 +27,12 @@ from codec.files import images
 from codec.model import registry
 
 COMPRESS_FIELDS = (
-    "images bytes_in bytes_out payload_bytes bpp psnr_db lossless quality model models fallback "
-    "fallback_images seconds failed"
+    "images bytes_in bytes_out payload_bytes bpp psnr_db lossless quality max_error model models "
+    "fallback fallback_images seconds failed"
 ).split()
 INFO_FIELDS = (
     "format_version images width height model model_hash quality lossless bytes payload_bytes "
-    "labels label_kind names qualities models model_number"
+    "max_error labels label_kind names qualities models model_number"
 ).split()
 ROOT = Path(codec.__file__).parents[1]
 COMMANDS = ["compress", "decompress", "info", "ls", "test", "merge", "models", "train", "bench"]
@@ -225,7 +226,7 @@ def test_lossless_idx_gz_comes_back_byte_for_byte(tmp_path: Path) -> None:
     assert (
         aez("decompress", "--format", "idx", tmp_path / "t10k-images-idx3-ubyte.aez").exit_code == 0
     )
-    assert (tmp_path / "t10k-images-idx3-ubyte.idx").read_bytes() == idx
+    assert (tmp_path / "t10k-images-idx3-ubyte").read_bytes() == idx
     packed = aez("compress", "--lossless", "-", stdin=source.read_bytes())
     assert packed.stdout_bytes == (tmp_path / "t10k-images-idx3-ubyte.aez").read_bytes()
     assert aez("decompress", "-", "--format", "idx", stdin=packed.stdout_bytes).stdout_bytes == idx
@@ -339,9 +340,9 @@ def test_lossless_takes_a_model_by_name_and_refuses_a_lossy_one(png: Path, tmp_p
     )
     assert (images.read_image(tmp_path / "back.png") == images.read_image(png)).all()
     result = aez("compress", "--lossless", "-m", "tiny1", png)
-    assert (result.exit_code, "a lossless one is wanted" in result.stderr) == (2, True)
+    assert (result.exit_code, "give a lossless one" in result.stderr) == (2, True)
     result = aez("compress", "-m", "tiny0-lossless", png)
-    assert (result.exit_code, "a lossy one is wanted" in result.stderr) == (2, True)
+    assert (result.exit_code, "give a lossy one" in result.stderr) == (2, True)
 
 
 @pytest.mark.usefixtures("shipped")
@@ -422,7 +423,8 @@ def test_restoring_never_mixes_with_what_is_there(tree: Path, stream: Path) -> N
     assert (result.exit_code, snapshot(tree)) == (1, before)
     assert "exists and is not empty" in result.stderr
     result = aez("decompress", stream, "-o", tree)
-    assert (result.exit_code, snapshot(tree), result.stderr.count("exists")) == (1, before, 4)
+    assert (result.exit_code, snapshot(tree)) == (1, before)
+    assert result.stderr == f"aez: {tree}: 4 of 4 outputs exist already; -f replaces them\n"
     assert aez("decompress", stream, "-f").exit_code == 0
 
 
@@ -582,11 +584,21 @@ def test_empty_name_is_not_the_current_directory(
     assert snapshot(tree.parent) == before
 
 
+CHOOSES = "{} chooses the quality itself: leave out {}"
+
+
 def test_missing_model_is_named(png: Path) -> None:
     result = aez("compress", png, "-m", "no-such-model", "--json")
     assert result.exit_code == 1
-    assert "no-such-model" in result.stderr
-    assert json.loads(result.stdout)["failed"]
+    assert re.fullmatch(
+        r"aez: no model is called 'no-such-model' \(installed: .*\)\. "
+        "For a model file, give its path\n",
+        result.stderr,
+    )
+    (failed,) = json.loads(result.stdout)["failed"]
+    assert failed["name"] == "no-such-model"
+    assert "no model is called 'no-such-model'" in failed["reason"]
+    assert aez("compress", png, "-m", "").stderr.startswith("aez: the name of the model is empty (")
     assert not png.with_suffix(".aez").exists()
 
 
@@ -723,6 +735,58 @@ def test_wrong_options_of_compress_are_usage_errors(png: Path, args: list[str]) 
     before = snapshot(png.parent)
     assert aez("compress", png, *args).exit_code == 2
     assert snapshot(png.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["-q", "abc"], "-q abc: give a whole number from 0 to 100"),
+        (["--quality", "101"], "-q 101: give a whole number from 0 to 100"),
+        (["-q", "7.5"], "-q 7.5: give a whole number from 0 to 100"),
+        (["-e", "x"], "-e x: give a whole number from 1 to 9"),
+        (["-j", "0"], "-j 0: give a whole number of at least 1"),
+        (["--max-bytes", "-1"], "--max-bytes -1: give a whole number of at least 0"),
+        (["--min-psnr", "nan"], "--min-psnr nan: give a number from 0 to 200"),
+        (["--min-psnr", "x"], "--min-psnr x: give a number from 0 to 200"),
+        (["--max-bytes", "9", "--lossless"], CHOOSES.format("--max-bytes", "--lossless")),
+        (["--max-bytes", "9", "-q", "9"], CHOOSES.format("--max-bytes", "-q")),
+        (["--min-psnr", "9", "-q", "9"], CHOOSES.format("--min-psnr", "-q")),
+        (
+            ["--min-psnr", "9", "--max-bytes", "9"],
+            "give either --max-bytes or --min-psnr, not both",
+        ),
+        (["-q", "9", "--lossless"], "-q 9 contradicts --lossless, which is quality 100"),
+        (
+            ["-o", "-", "--json"],
+            "--json and the output would both go to stdout: give -o FILE",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_option_is_answered_by_one_sentence(png: Path, args: list[str], said: str) -> None:
+    result = aez("compress", png, *args)
+    assert (result.exit_code, result.stderr) == (2, f"aez: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--format", "gif"], "--format gif: give png, npy, npz, idx, csv or folders"),
+        (["--index", "0,a"], "--index 0,a: 'a' is neither a number nor a range like 10-20"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_option_of_decompress_is_answered_by_one_sentence(
+    stream: Path, args: list[str], said: str
+) -> None:
+    result = aez("decompress", stream, *args)
+    assert (result.exit_code, result.stderr) == (2, f"aez: {said}\n")
+
+
+def test_the_help_says_what_each_verb_does_in_whole_lines() -> None:
+    result = aez("-h")
+    assert "train       Train a model for your own images.\n" in result.stdout
+    assert "..." not in result.stdout.replace("[ARGS]...", "")
 
 
 @pytest.mark.parametrize(

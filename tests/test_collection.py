@@ -254,13 +254,19 @@ def test_an_index_gives_what_the_whole_would(count: int) -> None:
     assert collection[[]].shape == (0, 28, 28)
 
 
+@pytest.mark.parametrize("wanted", [3, "a.png", np.zeros((28, 28), np.uint8)], ids=str)
+def test_whether_an_image_is_in_a_collection_is_no_question(wanted: object) -> None:
+    with pytest.raises(TypeError, match=r"ask `name in collection\.names`"):
+        assert wanted in api.open(small(2))
+
+
 def test_an_index_out_of_range_is_an_index_error() -> None:
     collection = api.open(small(41))
     wrong: list[Any] = [41, -42, 10**12, [0, 41], [-42, 3]]
     for index in wrong:
-        with pytest.raises(IndexError, match="of a collection of 41"):
+        with pytest.raises(IndexError, match=r"^image -?\d+ of 41, the first is 0$"):
             collection[index]
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="image 0 of an empty collection"):
         api.open(small(0))[0]
 
 
@@ -749,7 +755,7 @@ def test_a_block_whose_quality_its_model_cannot_have_is_lost_and_the_others_are_
     assert intact.fault is None
     np.testing.assert_array_equal(intact.pixels, pixels_of(20))
     with pytest.raises(
-        CorruptPayload, match="quality 49 with model tiny0-lossless, which is lossless"
+        CorruptPayload, match="the quality is 49, but model tiny0-lossless is lossless"
     ):
         api.open(file.getvalue())[3]
 
@@ -809,12 +815,12 @@ def footer_of(
 @pytest.mark.parametrize(
     ("footer", "error", "message"),
     [
-        (footer_of(0, [], size=2**32 - 1), LimitExceeded, "a footer of 4294967295 bytes"),
-        (footer_of(0, [], size=0), LimitExceeded, "a footer of 0 bytes"),
+        (footer_of(0, [], size=2**32 - 1), LimitExceeded, "the footer claims 4294967295 bytes"),
+        (footer_of(0, [], size=0), LimitExceeded, "the footer claims 0 bytes"),
         (footer_of(0, [], count=2**32 - 1), LimitExceeded, "4294967295 blocks do not fit"),
-        (footer_of(2**64 - 1, []), LimitExceeded, "18446744073709551615 images claimed"),
-        (footer_of(1, [(2**32 - 1, 1)]), Truncated, "blocks of 4294967295 bytes listed"),
-        (footer_of(0, [(0, 0)] * 3), TrailingData, "blocks of 0 bytes listed"),
+        (footer_of(2**64 - 1, []), LimitExceeded, "claims 18446744073709551615 images"),
+        (footer_of(1, [(2**32 - 1, 1)]), Truncated, "but the footer lists 4294967295"),
+        (footer_of(0, [(0, 0)] * 3), TrailingData, "but the footer lists 0"),
         (footer_of(0, [])[:-1] + b"X", Truncated, "cut short"),
     ],
 )
@@ -828,9 +834,9 @@ def test_a_footer_with_absurd_claims_is_refused(
 @pytest.mark.parametrize(
     ("header", "body", "error", "message"),
     [
-        (block_header(image_count=0), b"\0", LimitExceeded, "0 images in a block"),
-        (block_header(image_count=4097), b"\0", LimitExceeded, "4097 images in a block"),
-        (block_header(image_count=65535), b"\0", LimitExceeded, "65535 images in a block"),
+        (block_header(image_count=0), b"\0", LimitExceeded, "a block has 0 images"),
+        (block_header(image_count=4097), b"\0", LimitExceeded, "a block has 4097 images"),
+        (block_header(image_count=65535), b"\0", LimitExceeded, "a block has 65535 images"),
         (
             block_header(payload_bytes=2**32 - 1),
             b"\0",
@@ -848,29 +854,29 @@ def test_a_footer_with_absurd_claims_is_refused(
             block_header(quality=100),
             b"\0",
             CorruptPayload,
-            "quality 100 with model tiny0, which is lossy",
+            "the quality is 100, but model tiny0 is lossy",
         ),
         (
             block_header(index_bytes=3, payload_bytes=9),
             b"\0\1\x80" + bytes(9),
             LimitExceeded,
-            "groups of 0 bytes in a payload",
+            "the groups have 0 bytes, the payload",
         ),
-        (block_header(index_bytes=3), b"\0\2\xc0", LimitExceeded, "a group of -1 bytes"),
+        (block_header(index_bytes=3), b"\0\2\xc0", LimitExceeded, "a group claims -1 bytes"),
         (block_header(index_bytes=6), b"\0\xff\xff\xff\xff\x0f", Truncated, "inside a list"),
         (block_header(index_bytes=0), b"", Truncated, "inside a number"),
         (
             block_header(index_bytes=3),
             b"\xff\xff\xff",
             LimitExceeded,
-            "a number of more than 3 bytes",
+            "a number has more than 3 bytes",
         ),
         (block_header(index_bytes=4), b"\0\1\x80\0", TrailingData, "1 bytes follow the index"),
         (
             block_header(index_bytes=3, payload_bytes=1),
             b"\5\1\x80x",
             LimitExceeded,
-            "groups of 5 bytes in a payload of 1",
+            "the groups have 5 bytes, the payload 1",
         ),
     ],
 )
@@ -888,10 +894,10 @@ def test_footer_and_block_that_disagree_are_refused() -> None:
     refuse(
         hand_made(block, Footer(((len(block), 3),))),
         LimitExceeded,
-        "disagree about the block's size",
+        "disagree about the size of this block",
     )
     two = Footer(((len(block) + 1, 2), (len(block) - 1, 2)))
-    refuse(hand_made(block + block, two), LimitExceeded, "disagree about the block's size")
+    refuse(hand_made(block + block, two), LimitExceeded, "disagree about the size of this block")
 
 
 def test_a_block_of_many_blank_images_from_few_bytes_is_bounded() -> None:
@@ -947,7 +953,7 @@ def test_a_start_that_is_no_collection_is_refused(
 
 
 def test_open_refuses_a_single_image() -> None:
-    with pytest.raises(BadMagic, match="a single image, a collection wanted"):
+    with pytest.raises(BadMagic, match="this is a single image, not a collection"):
         api.open(api.compress(helpers.drawn(1)[0]))
 
 

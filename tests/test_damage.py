@@ -100,14 +100,27 @@ def check_everything(damaged: bytes, whole: np.ndarray, folder: Path) -> tuple[s
     return back, lost
 
 
+@pytest.mark.parametrize("labelled", [False, True])
 @settings(max_examples=60)
 @given(data=st.data())
 def test_flipped_byte_anywhere_costs_what_is_named_and_no_more(
-    data: st.DataObject, stream: bytes, whole: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+    data: st.DataObject,
+    labelled: bool,
+    stream: bytes,
+    whole: np.ndarray,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """With a footer that holds, every image is either back or named; with none, images are found
     again by the walk.
     """
+    if labelled:
+        stream = helpers.collect(
+            COUNT,
+            api.open(stream).names,
+            labels=np.arange(COUNT) % 10,
+            quality=QUALITY,
+            block_images=BLOCK_IMAGES,
+        )
     at = data.draw(
         st.one_of(
             st.integers(0, len(stream) - 1),
@@ -243,7 +256,8 @@ def test_merged_collection_holds_the_blocks_as_they_were(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["3.png"], "would both be restored as one file"),
+        (["3.png"], "1.aez: 3.png would both be restored as 3.png"),
+        (["3.png/x"], "1.aez: 3.png/x would be restored as 3.png and as a file below it"),
         (["3.jpg"], "would both be restored"),
         (None, "have none"),
     ],
@@ -268,11 +282,15 @@ def test_damaged_collection_is_not_merged(stream: bytes, at: int, tmp_path: Path
 
 
 def test_merge_refuses_what_makes_no_sense(stream: bytes, tmp_path: Path) -> None:
-    assert merge(tmp_path, stream).exit_code == 2
+    alone = merge(tmp_path, stream)
+    assert (alone.exit_code, "give at least two collections" in alone.output) == (2, True)
+    twice = aez("merge", tmp_path / "0.aez", tmp_path / "0.aez", "-o", tmp_path / "m.aez")
+    said = f"{tmp_path / '0.aez'} is given twice: it would have two images 0.png"
+    assert (twice.exit_code, said in twice.output) == (2, True), twice.output
     assert merge(tmp_path, stream, stream, out="m.npy").exit_code == 2
     single = merge(tmp_path, stream, api.compress(helpers.drawn(1)[0]))
     assert single.exit_code == 4
-    assert "a single image, a collection wanted" in single.output
+    assert ": this is a single image, not a collection" in single.output
     (tmp_path / "m.aez").write_bytes(b"there")
     assert merge(tmp_path, stream, stream).exit_code == 2
     assert (tmp_path / "m.aez").read_bytes() == b"there"

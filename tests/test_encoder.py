@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import helpers
@@ -74,12 +76,12 @@ def test_a_stored_image_is_its_bytes_and_comes_back() -> None:
     STORED.check_quality(101, 0)
     with pytest.raises(CorruptPayload):
         STORED.check_quality(100, 4)
-    with pytest.raises(UsageError, match="a stored image has no latents"):
+    with pytest.raises(UsageError, match="this is a stored image, and only lossy streams"):
         STORED.decode_latents(messages, 10, 101)
 
 
 def test_a_coder_that_has_no_latents_says_so() -> None:
-    with pytest.raises(UsageError, match="tiny0-lossless is lossless: only lossy streams"):
+    with pytest.raises(UsageError, match="tiny0-lossless is lossless, and only lossy streams"):
         helpers.tiny_pixel_model().decode_latents([b""], 1, 100)
 
 
@@ -197,7 +199,7 @@ def test_what_fell_back_is_what_has_another_quality_than_asked(shipped_lossless:
 
 def test_models_that_may_be_joined_by_others_are_not_embedded(shipped: Ladder) -> None:
     assert Encoder(Options()).model_files() == [shipped.stream]
-    with pytest.raises(UsageError, match="leave one of the two out"):
+    with pytest.raises(UsageError, match="leave out one of the two"):
         Encoder(Options.of(min_psnr=20)).model_files()
 
 
@@ -211,15 +213,55 @@ def test_options_are_what_the_choices_mean() -> None:
     assert Options.of(max_bytes=9) == Options(75, "auto", AtMostBytes(9), 1, True)
     assert Options.of(min_psnr=9, effort=4).effort == 4
     assert not Options.of(min_psnr=9).lossless
-    assert str(Options.of(min_psnr=30.5).goal) == "at least 30.5 dB"
-    assert str(Options.of(max_bytes=30).goal) == "at most 30 bytes"
+    assert str(Options.of(min_psnr=30.5).goal) == "min_psnr asks for 30.5 dB"
+    assert str(Options.of(max_bytes=30).goal) == "max_bytes allows 30"
+    assert Options.of(model=None) == Options.of()
+    assert Options.of(model=Path("mine")).model == os.path.join(".", "mine")  # a file
+    assert Options.of(model=Path("d", "mine")).model == os.path.join("d", "mine")
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"quality": True}, "quality is True: give a whole number from 0 to 100"),
+        ({"quality": 75.0}, "quality is 75.0: give a whole number from 0 to 100"),
+        ({"effort": True}, "effort is True: give a whole number from 1 to 9"),
+        ({"max_bytes": 20.5}, "max_bytes is 20.5: give a whole number of at least 0"),
+        ({"max_bytes": "20"}, "max_bytes is '20': give a whole number of at least 0"),
+        ({"max_bytes": True}, "max_bytes is True: give a whole number of at least 0"),
+        ({"max_bytes": -1}, "max_bytes is -1: give a whole number of at least 0"),
+        ({"min_psnr": "30"}, "min_psnr is '30': give a number of dB from 0 to 200"),
+        ({"min_psnr": True}, "min_psnr is True: give a number of dB from 0 to 200"),
+        ({"min_psnr": 200}, "min_psnr is 200: give a number of dB from 0 to 200"),
+        ({"model": 3}, "model is 3: give the name of a model or the path of its file"),
+        ({"max_bytes": 9, "min_psnr": 9}, "give either max_bytes or min_psnr, not both"),
+        (
+            {"max_bytes": 9, "quality": 9},
+            "max_bytes and min_psnr choose the quality themselves: leave out quality and lossless",
+        ),
+    ],
+    ids=str,
+)
+def test_a_choice_that_cannot_be_is_a_usage_error_that_says_what_can(
+    choices: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        Options.of(**choices)
+    assert str(caught.value) == said
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert Options.of(quality=np.int64(30)) == Options.of(quality=30)  # type: ignore[arg-type]
+    assert Options.of(max_bytes=np.uint8(30)) == Options.of(max_bytes=30)  # type: ignore[arg-type]
+    assert Options.of(min_psnr=np.float32(30)) == Options.of(min_psnr=30)  # type: ignore[arg-type]
 
 
 def test_every_choice_is_an_argument_of_options_and_of_compress(shipped: Ladder) -> None:
     choices: Choices = {"quality": 30, "model": "tiny0", "effort": 1, "guard": False}
-    assert {*choices, "lossless", "max_bytes", "min_psnr"} == set(Choices.__annotations__)
+    assert {*choices, "lossless", "max_error", "max_bytes", "min_psnr"} == set(Choices.__annotations__)
     one = codec.compress(helpers.drawn(1)[0], **choices)
     assert one[4] == 30
     assert unpack_image_header(one)[0].model_id == 1
-    with pytest.raises(TypeError, match="qualitty"):
-        codec.compress(helpers.drawn(1), qualitty=30)  # type: ignore[call-arg]
+    for pixels in (helpers.drawn(1), helpers.drawn(1)[0]):
+        with pytest.raises(TypeError, match=r"unknown option 'qualitty'; the options are quality,"):
+            codec.compress(pixels, qualitty=30)  # type: ignore[call-arg]

@@ -136,7 +136,7 @@ def test_on_a_processor_without_avx2_the_baseline_runs(
     assert kernels.description() == "native sse2"
     monkeypatch.setenv("AEZ_ENGINE", "native-avx2")
     with pytest.raises(
-        UsageError, match="AEZ_ENGINE is 'native-avx2', but this processor has sse2"
+        UsageError, match="AEZ_ENGINE is 'native-avx2', but this processor only has sse2"
     ):
         kernels.active()
 

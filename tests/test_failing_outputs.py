@@ -78,6 +78,8 @@ COMMANDS: dict[str, tuple[Callable[[], Events], dict[str, str]]] = {
         lambda: decompress.decompress(["t.aez"], "out"),
         {"t.aez: a.png": "out/a.png", "t.aez: b.png": "out/b.png"},
     ),
+    "npz": (lambda: decompress.decompress(["x.aez"], "out.npz"), {"x.aez": "out.npz"}),
+    "csv": (lambda: decompress.decompress(["x.aez"], "out.csv"), {"x.aez": "out.csv"}),
     "restored": (lambda: decompress.decompress(["x.aez"], "out.npy"), {"x.aez": "out.npy"}),
 }
 

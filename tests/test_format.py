@@ -38,6 +38,7 @@ from codec.errors import (
     UnsupportedVersion,
 )
 from codec.format import constants, footer, headers
+from codec.format.block import pack_block, unpack_block
 from codec.format.footer import (
     FOOTER_END_FIELDS,
     FOOTER_ENTRY_FIELDS,
@@ -66,7 +67,7 @@ from codec.format.headers import (
     unpack_image_header,
     unpack_models,
 )
-from codec.format.index import only_part, pack_index, unpack_index
+from codec.format.index import Part, only_part, pack_index, unpack_index
 from codec.format.primitives import _CRC8, checksum, crc8, pack_varint, unpack_varint
 from codec.model import pixels as pixel_model
 from codec.model import registry, stored
@@ -652,12 +653,41 @@ def test_lossy_index_has_exact_bytes() -> None:
 # Errors: class and offset of each
 
 
-def fault(error: type[BitstreamError], offset: int, function: object, *args: object) -> None:
+def fault(error: type[BitstreamError], offset: int | None, function: object, *args: object) -> None:
     """Assert that the call raises exactly this class at this offset."""
     with pytest.raises(BitstreamError) as caught:
         function(*args)  # type: ignore[operator]
     assert type(caught.value) is error, repr(caught.value)
     assert caught.value.offset == offset, repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stream", "said"),
+    [
+        (b"", "the stream is empty"),
+        (b"\x89PNG\r\n", "not an .aez file: it begins with 89 50, not ae 5a"),
+        (bytes.fromhex("ae5a 10"), "this is a single image, not a collection"),
+        (bytes.fromhex("ae5a 18"), "byte 3: the stream ends inside its header"),
+        (bytes.fromhex("ae5a 70"), "byte 2: version 7, this reader knows 1"),
+    ],
+)
+def test_messages_say_what_is_wrong_and_only_where_that_helps(stream: bytes, said: str) -> None:
+    with pytest.raises(BitstreamError) as caught:
+        unpack_collection_header(stream)
+    assert str(caught.value) == said
+
+
+def test_messages_about_the_end_of_a_collection_and_about_a_block() -> None:
+    with pytest.raises(Truncated) as caught:
+        unpack_footer_end(end(40, b"aezF"), 500)
+    assert str(caught.value) == (
+        "the file does not end as a collection does: it is cut short or its end is damaged"
+    )
+    block = bytearray(pack_block([(Part(bytes(8), 75, np.arange(2)), [b"abc"])], None))
+    block[-1] ^= 1
+    with pytest.raises(ChecksumMismatch) as damaged:
+        unpack_block(bytes(block), 4)
+    assert str(damaged.value) == "byte 4: this block is damaged"
 
 
 def image(start: str, rest: bytes = b"") -> bytes:
@@ -716,7 +746,7 @@ def test_unpack_extension_raises(area: str, error: type[BitstreamError], offset:
     ],
 )
 def test_start_of_any_stream_raises(
-    unpack: object, stream: str, error: type[BitstreamError], offset: int
+    unpack: object, stream: str, error: type[BitstreamError], offset: int | None
 ) -> None:
     fault(error, offset, unpack, bytes.fromhex(stream))
 
@@ -724,7 +754,7 @@ def test_start_of_any_stream_raises(
 @pytest.mark.parametrize(
     ("stream", "error", "offset"),
     [
-        (image("ae 5a 18 46"), BadMagic, 2),
+        (image("ae 5a 18 46"), BadMagic, None),
         (image("ae 5a 10"), Truncated, 3),
         (image("ae 5a 10 01 4b"), Truncated, 5),
         (image("ae 5a 10 01 4b 00", bytes(65531)), LimitExceeded, 0),
@@ -782,7 +812,7 @@ def test_block_header_takes_the_quality_of_lossless_blocks() -> None:
 @pytest.mark.parametrize(
     ("stream", "error", "offset"),
     [
-        ("ae 5a 10 01 4b 00", BadMagic, 2),
+        ("ae 5a 10 01 4b 00", BadMagic, None),
         ("ae 5a 18", Truncated, 3),
         ("ae 5a 18 47", ChecksumMismatch, 3),
         ("ae 5a 1c 46", Truncated, 4),
@@ -791,7 +821,7 @@ def test_block_header_takes_the_quality_of_lossless_blocks() -> None:
     ],
 )
 def test_unpack_collection_header_raises(
-    stream: str, error: type[BitstreamError], offset: int
+    stream: str, error: type[BitstreamError], offset: int | None
 ) -> None:
     fault(error, offset, unpack_collection_header, bytes.fromhex(stream))
 
@@ -851,13 +881,15 @@ def end(footer_bytes: int, magic: bytes = b"aezE") -> bytes:
     ("tail", "error", "offset"),
     [
         (end(40)[1:], Truncated, 500),
-        (end(40, b"aezF"), Truncated, 496),
+        (end(40, b"aezF"), Truncated, None),
         (end(39), LimitExceeded, 492),
         (end(497), LimitExceeded, 492),
         (end(2**32 - 1), LimitExceeded, 492),
     ],
 )
-def test_unpack_footer_end_raises(tail: bytes, error: type[BitstreamError], offset: int) -> None:
+def test_unpack_footer_end_raises(
+    tail: bytes, error: type[BitstreamError], offset: int | None
+) -> None:
     fault(error, offset, unpack_footer_end, tail, 500)
 
 

@@ -5,7 +5,7 @@ pixels unnoticed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import helpers
 import numpy as np
@@ -19,7 +19,6 @@ from codec.format.constants import CHECKSUM_BYTES, MAGIC
 from codec.format.footer import Footer
 from codec.format.headers import BlockHeader, ImageHeader, pack_collection_header, pack_image
 from codec.format.primitives import checksum
-from codec.model import registry
 
 pytestmark = pytest.mark.usefixtures("shipped")
 QUALITY = 75
@@ -32,7 +31,9 @@ def single() -> bytes:
 
 @pytest.fixture
 def collection() -> bytes:
-    return api.compress(helpers.drawn(3), quality=QUALITY, names=["a", "b", "c"])
+    return api.compress(
+        helpers.drawn(3), quality=QUALITY, names=["a", "b", "c"], labels=[7, 0, 258]
+    )
 
 
 def refused(streams: Iterable[bytes]) -> int:
@@ -54,9 +55,9 @@ def test_every_bit_flip_of_a_single_image_is_refused(single: bytes) -> None:
 
 
 def test_every_bit_flip_and_truncation_of_a_foreign_single_image_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
+    ship: Callable[..., None],
 ) -> None:
-    monkeypatch.setattr(registry, "MODEL_IDS", {})
+    ship({})
     stream = api.compress(helpers.drawn(1)[0], quality=QUALITY, model="tiny0")
     assert stream[3] == 0
     assert refused(helpers.cuts(stream)) + refused(helpers.flips(stream)) == 9 * len(stream)

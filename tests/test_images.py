@@ -327,9 +327,9 @@ def test_pack_idx_gives_back_the_bytes_of_a_data_set(name: str) -> None:
 
 IDX = pack_idx(PIXELS)
 ARRAYS_REFUSED = {
-    "is truncated: claims 3920 bytes of pixels, at most 3919 are there": IDX[:-1],
-    "is truncated: claims 3920 bytes of pixels, 3919 are there": gzip.compress(IDX[:-1]),
-    "is truncated: 10 bytes of an IDX header of 16": IDX[:10],
+    "is truncated: claims 3920 bytes of pixels, but has at most 3919": IDX[:-1],
+    "is truncated: claims 3920 bytes of pixels, but has 3919": gzip.compress(IDX[:-1]),
+    "is truncated: has 10 of the 16 bytes of an IDX header": IDX[:10],
     "is truncated: claims 3367254359280 bytes": idx_header(2**32 - 1, 28, 28) + IDX[16:],
     "is truncated: claims 3367254359280 byte": gzip.compress(
         idx_header(2**32 - 1, 28, 28) + IDX[16:]
@@ -346,7 +346,7 @@ ARRAYS_REFUSED = {
     "is truncated or damaged: ": npz(x=PIXELS)[:-9],
     "is truncated or damaged: EOF": npy(PIXELS)[:40],
     "is truncated or damaged: NPY version (4, 0)": b"\x93NUMPY\4\0" + npy(PIXELS)[8:],
-    "IDX labels, not images": idx_header(5, magic=0x801) + bytes(5),
+    "holds IDX labels, not images": idx_header(5, magic=0x801) + bytes(5),
     "IDX with magic 0x00000d03, aez takes images, 0x00000803": idx_header(5, 28, 28, magic=0xD03)
     + bytes(5 * 784 * 4),
     "32x30 pixels, aez takes 28x28": idx_header(1, 30, 32) + bytes(960),
@@ -358,15 +358,15 @@ ARRAYS_REFUSED = {
     "dtype object, aez takes uint8": npy(np.array([GREY, None], object)),
     "shape (5, 32, 32), aez takes (N, 28, 28)": npy(np.zeros((5, 32, 32), np.uint8)),
     "shape (784,), aez takes (N, 28, 28)": npy(np.zeros(784, np.uint8)),
-    "0 arrays of images, aez takes one uint8 (N, 28, 28); it holds y int64 (5,)": npz(
+    "has no array of images, aez takes one, uint8 (N, 28, 28); it holds y int64 (5,)": npz(
         y=np.arange(5)
     ),
     (
-        "2 arrays of images, aez takes one uint8 (N, 28, 28); it holds a uint8 (5, 28, 28), b "
+        "has 2 arrays of images, aez takes one, uint8 (N, 28, 28); it holds a uint8 (5, 28, 28), b "
         "uint8 "
         "(28, 28)"
     ): npz(a=PIXELS, b=GREY),
-    "0 arrays of images, aez takes one uint8 (N, 28, 28); it holds nothing": npz(),
+    "has no array of images, aez takes one, uint8 (N, 28, 28); it holds nothing": npz(),
 }
 
 

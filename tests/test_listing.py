@@ -125,7 +125,7 @@ def test_index_picks_lines_in_order_with_repeats_and_reads_each_block_once(
     assert read == [9]
     result = aez("ls", mixed, "--index", "0,13")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "--index 13 is out of range: 13 images, the first is 0" in result.stderr
+    assert "--index 13 is out of range: there are 13 images, the first is 0" in result.stderr
     assert aez("ls", mixed, "--index", "5-3").exit_code == 2
 
 
@@ -321,5 +321,5 @@ def test_out_of_range_is_a_usage_error_of_the_stream(mixed: Path) -> None:
 
     with open_stream(Input(str(mixed), mixed.name)) as stream:
         stream.check_index([range(12, 13)])
-        with pytest.raises(UsageError, match="--index 13 is out of range: 13 images"):
+        with pytest.raises(UsageError, match="--index 13 is out of range: there are 13 images"):
             stream.check_index([range(0, 2), range(5, 14)])

@@ -152,8 +152,8 @@ def test_pillow_saves_it() -> None:
     ("choices", "said"),
     [
         ({"max_error": 0}, "lossless=True"),
-        ({"max_error": 65}, "1 to 64"),
-        ({"max_error": -1}, "1 to 64"),
+        ({"max_error": 65}, "from 1 to 64"),
+        ({"max_error": -1}, "from 1 to 64"),
         ({"max_error": 1.5}, "whole number"),
         ({"max_error": True}, "whole number"),
         ({"max_error": 4, "quality": 80}, "leave out"),
@@ -176,11 +176,11 @@ def test_the_command_line_takes_it_and_says_what_is_wrong(tmp_path: Path) -> Non
     assert farthest(pixels, api.decompress((tmp_path / "a.aez").read_bytes())) <= 4
     for wrong, said in (
         (["0"], "--lossless"),
-        (["65"], "between 1 and 64"),
-        (["-1"], "between 1 and 64"),
-        (["4", "-q", "80"], "leave -q out"),
-        (["4", "--lossless"], "leave --lossless out"),
-        (["4", "--max-bytes", "80"], "leave --max-error out"),
+        (["65"], "from 1 to 64"),
+        (["-1"], "from 1 to 64"),
+        (["4", "-q", "80"], "leave out -q"),
+        (["4", "--lossless"], "leave out --lossless"),
+        (["4", "--max-bytes", "80"], "leave out --max-error"),
     ):
         refused = aez("compress", str(path), "-f", "--max-error", *wrong)
         assert refused.exit_code == 2

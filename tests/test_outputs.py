@@ -256,7 +256,7 @@ def test_stopped_command_takes_its_workers_along_and_the_next_one_resumes(
         command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "resuming after block" in done.stderr
+    assert "resuming, " in done.stderr
     whole = tmp_path / "whole.aez"
     encoding = Options(model=model_file(tiny_weights, 0))
     at_once = batch.CompressOptions(encoding, block_images=100)
@@ -352,7 +352,7 @@ def test_interrupted_run_keeps_finished_blocks_and_the_same_command_makes_only_t
     encoded = cut_short(monkeypatch, 99, KeyboardInterrupt())
     report = run(tree, options)
     assert len(encoded) == 3
-    assert report.notes == [f"{tree}.aez: resuming after block 3 of 6"]
+    assert report.notes == [f"{tree}.aez: resuming, 3 of 6 blocks are finished"]
     assert (report.images, report.stats.images, report.stats.bytes_out) == (44, 44, len(wanted))
     # What failed in the first run is not forgotten in the second.
     assert [name for name, _ in report.failed] == [str(tree / "1" / "16.png")]
@@ -632,15 +632,20 @@ def test_two_runs_never_write_one_journal_where_locks_are_those_of_windows(
     assert position > 1_000_000  # the locked byte is none of the journal's
 
 
+@pytest.mark.parametrize("done", [0, 3])
 def test_interrupted_tree_keeps_finished_blocks_and_the_same_command_resumes(
-    tree: Path, options: batch.CompressOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: int,
+    tree: Path,
+    options: batch.CompressOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(tree, options)
     tree.rename(tmp_path / "original")
     write, written = stream.write_block, []
 
     def write_block(task: stream.WriteTask) -> stream.Written:
-        if len(written) == 3:
+        if len(written) == done:
             raise KeyboardInterrupt
         written.append(task)
         return write(task)
@@ -655,12 +660,12 @@ def test_interrupted_tree_keeps_finished_blocks_and_the_same_command_resumes(
         patch.setattr(tree_of_files, "write_block", write_block)
         with pytest.raises(KeyboardInterrupt):
             decompress()
-    said = f"{tree}: 3 blocks are finished; run the same command again to resume"
-    assert told[-1] == Note(said)
+    said = "3 blocks are finished" if done else "no block is finished yet"
+    assert told[-1] == Note(f"{tree}: {said}; run the same command again to resume")
     assert left(tree) == {".d.aez.restored"}
     told.clear()
     decompress()
-    assert told[0] == Note(f"{tree}: resuming, 3 blocks are finished")
+    assert (told[0] == Note(f"{tree}: resuming, 3 blocks are finished")) == bool(done)
     assert isinstance(told[-1], Done)
     assert (told[-1].images, left(tree)) == (44, set())
 

@@ -173,13 +173,26 @@ def test_what_cannot_be_kept_is_an_os_error_and_a_senseless_option_a_value_error
             saved(grey(helpers.drawn(3)[2]), **options)
         assert isinstance(caught.value.__cause__, cause)
     for options in ({"quality": 101}, {"quality": 30, "lossless": True}, {"effort": 0}):
-        with pytest.raises(ValueError, match=r"wanted|not lossless") as wrong:
+        with pytest.raises(ValueError, match=r"give a whole number|not lossless") as wrong:
             saved(grey(ONE), **options)
         assert isinstance(wrong.value, UsageError)
 
 
-def test_options_of_other_formats_are_ignored() -> None:
-    assert saved(grey(ONE), optimize=True, compress_level=9) == saved(grey(ONE))
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"qualty": 30}, "unknown option 'qualty'; the options are quality, "),
+        ({"optimize": True}, "unknown option 'optimize'; "),
+        ({"names": ["a"]}, "option 'names' is for collections: add save_all=True"),
+        ({"append_images": []}, "option 'append_images' is for collections: add save_all=True"),
+        ({"save_all": True, "names": [7]}, "name 0 is 7, not a text"),
+        ({"save_all": True, "nams": ["a"]}, "unknown option 'nams'; .*, names, "),
+    ],
+    ids=str,
+)
+def test_an_option_without_effect_is_an_error(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=f"^{said}"):
+        saved(grey(ONE), **options)
 
 
 def test_a_single_image_has_no_second_frame() -> None:
@@ -271,9 +284,32 @@ def test_save_without_all_takes_the_frame_at_hand() -> None:
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], []])
 def test_names_must_be_as_many_as_frames(names: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\d names for"):
-        grey(ONE).save(tmp_path / "x.aez", save_all=True, append_images=[grey(ONE)], names=names)
+    for what, given in (("names", names), ("labels", [7] * len(names))):
+        with pytest.raises(UsageError, match=rf"^{len(names)} {what[:-1]}s? for 2 images$"):
+            grey(ONE).save(
+                tmp_path / "x.aez", save_all=True, append_images=[grey(ONE)], **{what: given}
+            )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("labels", [[7, 0, 7], ["seven", "zero", "seven"]])
+def test_labels_are_saved_and_come_back_with_their_frames(labels: list[int] | list[str]) -> None:
+    images = [grey(pixels) for pixels in helpers.drawn(3)]
+    options = {"names": ("a", "b", "c"), "labels": labels}
+    stream = saved(images[0], save_all=True, append_images=images[1:], **options)
+    assert stream == codec.compress(helpers.drawn(3), **options)
+    found = []
+    for frame in ImageSequence.Iterator(Image.open(io.BytesIO(stream))):
+        frame.load()
+        found.append((frame.info["name"], frame.info["label"]))
+    assert found == list(zip("abc", labels, strict=True))
+    plain = Image.open(io.BytesIO(collection(3)))
+    plain.load()
+    assert "label" not in plain.info
+    with pytest.raises(UsageError, match=r"label 1 is 0.5, wanted an integer"):
+        saved(images[0], save_all=True, append_images=images[1:], labels=[0, 0.5, 1])
+    with pytest.raises(UsageError, match="names is 'abc': give a list"):
+        saved(images[0], save_all=True, append_images=images[1:], names="abc")
 
 
 def test_a_bad_frame_is_named_and_leaves_no_file(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_an_image_that_does_not_fit_at_quality_0_is_an_error_that_names_it(shipp
     worst = int(np.argmax(sizes))
     limit = max(size for i, size in enumerate(sizes) if i != worst)
     assert limit < sizes[worst]
-    message = f"{sizes[worst]} bytes at quality 0, at most {limit} bytes wanted"
+    message = f"takes {sizes[worst]} bytes even at quality 0; max_bytes allows {limit}"
     with pytest.raises(ImageError, match=f"image {worst}: {message}"):
         codec.compress(pixels, max_bytes=limit)
     with pytest.raises(ImageError, match=f"image {worst}: {message}"):
@@ -415,7 +415,7 @@ def test_the_command_line_searches_each_file_and_reports_qualities(
     figures = json.loads(result.stdout)
     worst = int(np.argmax(sizes))
     assert [failed["name"] for failed in figures["failed"]] == [str(tmp_path / f"{worst}.png")]
-    assert f"at most {limit} bytes wanted" in figures["failed"][0]["reason"]
+    assert f"max_bytes allows {limit}" in figures["failed"][0]["reason"]
     assert sum(figures["qualities"].values()) == 7
     for i in set(range(8)) - {worst}:
         stream = (tmp_path / f"{i}.aez").read_bytes()

@@ -81,7 +81,8 @@ def test_collection_at_a_url_is_restored_to_disk_and_to_a_url(
         png = (tmp_path / "d" / f"{i % 2}" / f"{i}.png").read_bytes()
         assert store.cat_file(f"/out/tree/{i % 2}/{i}.png") == png
     again = decompress("memory://out/d.aez", out="memory://out/tree")
-    assert (again.images, len(again.failed), again.exit_code) == (0, 9, 1)
+    said = "9 of 9 outputs exist already; -f replaces them"
+    assert (again.images, again.failed, again.exit_code) == (0, [("memory://out/tree", said)], 1)
     assert decompress("memory://out/d.aez", out="memory://out/tree", force=True).exit_code == 0
     assert decompress("memory://out/d.aez", out="memory://out/d.npy").exit_code == 0
     assert len(np.load(urls.open_file("memory://out/d.npy"))) == 9
@@ -119,7 +120,7 @@ def test_interrupted_upload_leaves_nothing_and_is_resumed(
     assert not store.exists("/out") or store.ls("/out") == []
     again = compress(tree, out="memory://out/d.aez")
     assert (again.images, again.exit_code) == (9, 0)
-    assert "memory://out/d.aez: resuming after block 1 of 1" in again.notes
+    assert "memory://out/d.aez: resuming, 1 of 1 block is finished" in again.notes
 
 
 def test_existing_and_impossible_outputs_are_refused(
@@ -130,8 +131,8 @@ def test_existing_and_impossible_outputs_are_refused(
     assert report.exit_code == 1
     assert "exists" in report.failed[0][1]
     for inputs, out, message in [
-        ([tree], "memory://out", r"must name one \.aez file"),
-        ([tree], str(tmp_path), r"must be an \.aez file"),
+        ([tree], "memory://out", r"must name an \.aez file"),
+        ([tree], str(tmp_path), r"give an \.aez file as OUT"),
         ([tree, tree + "2"], None, "must be the only input"),
     ]:
         with pytest.raises(UsageError, match=message):

@@ -246,7 +246,7 @@ def test_the_model_may_be_given_by_name(
             "the name of an encoder file must end in .encoder.safetensors",
         ),
         (["-o", "OLD"], 1, "exists, and a model is never overwritten"),
-        (["--of", "mnist-lossless"], 2, "is lossless, a lossy one is wanted"),
+        (["--of", "mnist-lossless"], 2, "is lossless; give a lossy one"),
         (["--resume"], 2, "no such checkpoint to resume from"),
     ],
 )

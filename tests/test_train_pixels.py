@@ -20,7 +20,7 @@ import codec  # noqa: E402
 from codec.errors import BadModel, UsageError  # noqa: E402
 from codec.model.bundle import unpack_bundle  # noqa: E402
 from codec.model.pixels import Pixels, Step  # noqa: E402
-from codec.model.pixels_parts import choose_palettes  # noqa: E402
+from codec.model.pixels_parts import LOGIT_UNIT, choose_palettes  # noqa: E402
 from codec.train import command  # noqa: E402
 from codec.train.loop import save  # noqa: E402
 from codec.train.lossless import export, palettes, warm_start  # noqa: E402
@@ -325,11 +325,21 @@ def test_a_trainer_learns_and_goes_on_from_its_checkpoint(tmp_path: Path) -> Non
     assert '"estimated_bytes"' in (tmp_path / "log").read_text()
 
 
+def palettes_of(stream: bytes) -> palettes.Palettes:
+    """The palettes of a lossless model."""
+    tensors = unpack_bundle(stream)[1]
+    return palettes.Palettes(
+        (tensors["palette.logits.table"] / LOGIT_UNIT).astype(np.float32),
+        tensors["palette.costs.table"].astype(np.int16),
+        tensors["palette.freq"].astype(np.int32),
+    )
+
+
 def test_a_network_from_a_bundle_is_the_one_that_was_exported() -> None:
     """To a tenth of a percent: activations are the only thing that was finer."""
     net, pixels = random_net(4), helpers.drawn(30)
     stream = export.export(net, {"name": "any-lossless"})
-    tables = warm_start.palettes_of(stream)
+    tables = palettes_of(stream)
     back = PixelNet(warm_start.config_of(stream), tables)
     warm_start.fill(back, stream)
     assert back.config == CONFIG

@@ -100,7 +100,7 @@ app = typer.Typer(
     name="aez",
     cls=Group,
     help=(
-        "A learned codec for 28x28 grey images: a few bytes an image, the same pixels on every "
+        "A learned codec for 28x28 grey images: a few bytes per image, the same pixels on every "
         "machine."
     ),
     no_args_is_help=True,

@@ -31,20 +31,20 @@ def bench(
     qualities: Annotated[
         str | None,
         typer.Option(
-            "-q", "--qualities", metavar="Q,Q,...", help="Of aez, 0..99; by default 10,40,70,95."
+            "-q", "--qualities", metavar="Q,Q,...", help="Of aez, 0 to 99; by default 10,40,70,95."
         ),
     ] = None,
     efforts: Annotated[
         str | None,
-        typer.Option("-e", "--efforts", metavar="E,E,...", help="Of aez, 1..9; by default 1,3."),
+        typer.Option("-e", "--efforts", metavar="E,E,...", help="Of aez, 1 to 9; by default 1,3."),
     ] = None,
     max_images: Annotated[
         int,
         typer.Option(
             "-n",
             "--images",
-            min=1,
-            max=100_000,
+            parser=str,
+            callback=opt.whole(1, 100_000),
             metavar="N",
             help="Measure at most N images, evenly spread.",
         ),
@@ -61,7 +61,7 @@ def bench(
     screen = Screen(quiet)
     settings = opt.numbers(qualities, 0, 99, "-q"), opt.numbers(efforts, 1, 9, "-e")
     if quiet and out is None and not as_json:
-        raise UsageError("--quiet without -o or --json would show nothing")
+        raise UsageError("--quiet would show nothing: add -o DIR or --json")
     from codec.commands.events import Result
     from codec.measure import bench as ruler
     from codec.measure.inputs import read
@@ -99,7 +99,7 @@ def _check_free(out: Path | None, force: bool) -> None:
 
     if out is not None:
         if out.exists() and not out.is_dir():
-            raise UsageError(f"output {out} is a file, a directory is wanted")
+            raise UsageError(f"output {out} is a file: give a directory")
         for name in FILES:
             refuse_existing(out / name, force)
 

@@ -12,7 +12,7 @@ def check(
     jobs: opt.Jobs = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Decode all, check all, write nothing.
+    """Decode and check everything, write nothing.
 
     Exit code 4: something is damaged, and stderr says what.
     """

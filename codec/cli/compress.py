@@ -8,6 +8,7 @@ import typer
 
 from codec.cli import options as opt
 from codec.cli.printing import Screen, images, where
+from codec.errors import UsageError
 
 if TYPE_CHECKING:
     from codec.commands.events import Result
@@ -16,12 +17,11 @@ MAX_SHOWN_FALLBACKS = 4
 MAX_ERROR = 64  # as in the format, which takes longer to import
 
 
-def _error_in_range(max_error: int | None) -> int | None:
-    if max_error == 0:
-        raise typer.BadParameter("0 would keep every pixel: that is --lossless")
-    if max_error is not None and not 1 <= max_error <= MAX_ERROR:
-        raise typer.BadParameter(f"{max_error} is not between 1 and {MAX_ERROR}")
-    return max_error
+def _bound(param: typer.CallbackParam, value: str | None) -> int | None:
+    if value == "0":
+        raise UsageError("--max-error 0 would keep every pixel: that is --lossless")
+    found: int | None = opt.whole(1, MAX_ERROR)(param, value)
+    return found
 
 
 def compress(
@@ -39,7 +39,8 @@ def compress(
         typer.Option(
             "-q",
             "--quality",
-            callback=opt.quality_in_range,
+            parser=str,
+            callback=opt.whole(0, 100),
             metavar="0..100",
             help="Higher is better, 100 is lossless; by default 75.",
         ),
@@ -51,7 +52,8 @@ def compress(
         int | None,
         typer.Option(
             "--max-error",
-            callback=_error_in_range,
+            parser=str,
+            callback=_bound,
             metavar="1..64",
             help="Near-lossless: no pixel of any image is off by more than this.",
         ),
@@ -60,18 +62,20 @@ def compress(
         int | None,
         typer.Option(
             "--max-bytes",
-            min=0,
+            parser=str,
+            callback=opt.whole(0),
             metavar="N",
-            help="The best quality at which no image takes more bytes (of payload).",
+            help="The best quality at which no image takes more than N bytes (of payload).",
         ),
     ] = None,
     min_psnr: Annotated[
         float | None,
         typer.Option(
             "--min-psnr",
-            min=0,
+            parser=str,
+            callback=opt.real(0, 200),
             metavar="DB",
-            help="The fewest bytes at which every image has at least this many dB.",
+            help="The fewest bytes at which every image has at least DB decibels.",
         ),
     ] = None,
     effort: Annotated[
@@ -79,12 +83,12 @@ def compress(
         typer.Option(
             "-e",
             "--effort",
-            min=1,
-            max=9,
+            parser=str,
+            callback=opt.whole(1, 9),
             metavar="1..9",
             help=(
-                "How long to search for fewer bytes; by default 3, with --max-bytes or --min-psnr "
-                "1."
+                "How long to search for fewer bytes; by default 3, or 1 with --max-bytes or "
+                "--min-psnr."
             ),
         ),
     ] = None,
@@ -93,13 +97,13 @@ def compress(
         bool,
         typer.Option(
             help=(
-                "Give an image a better coding if it comes out worse than -q gives for images like "
-                "those the model was trained on."
+                "Give an image a better coding if it comes out much worse than -q gives for images "
+                "like those that the model was trained on."
             )
         ),
     ] = True,
     separate: Annotated[
-        bool, typer.Option("--separate", help="One file an image, also for a directory.")
+        bool, typer.Option("--separate", help="One file for each image, also of a directory.")
     ] = False,
     embed_model: Annotated[
         bool,
@@ -125,7 +129,7 @@ def compress(
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be written where; write nothing.")
+        bool, typer.Option("--dry-run", help="Only say what would be written, and where.")
     ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -166,23 +170,17 @@ def _check_goal(
     min_psnr: float | None,
 ) -> None:
     if lossless and quality not in (None, 100):
-        raise typer.BadParameter(
-            f"{quality} contradicts --lossless, which is quality 100", param_hint="-q"
-        )
+        raise UsageError(f"-q {quality} contradicts --lossless, which is quality 100")
     if max_bytes is not None and min_psnr is not None:
-        raise typer.BadParameter(
-            "contradicts --min-psnr: give one of the two", param_hint="--max-bytes"
-        )
+        raise UsageError("give either --max-bytes or --min-psnr, not both")
     others = {"--lossless": lossless or None, "-q": quality, "--max-error": max_error}
     for name, value in (("--max-bytes", max_bytes), ("--min-psnr", min_psnr)):
         for other, given in others.items():
             if value is not None and given is not None:
-                raise typer.BadParameter(f"chooses the quality: leave {other} out", param_hint=name)
+                raise UsageError(f"{name} chooses the quality itself: leave out {other}")
     for other in ("--lossless", "-q"):
         if max_error is not None and others[other] is not None:
-            raise typer.BadParameter(
-                f"stands for a quality: leave {other} out", param_hint="--max-error"
-            )
+            raise UsageError(f"--max-error stands for a quality: leave out {other}")
 
 
 def _figures(result: Result, encoding: Any) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,24 +13,27 @@ if TYPE_CHECKING:
     from codec.commands.decompress import Format
 
 
-class ArrayFormat(enum.StrEnum):
-    png = "png"
-    npy = "npy"
-    idx = "idx"
-
-
 def decompress(
     inputs: opt.Inputs,
     out: Annotated[
         str | None,
         typer.Option(
-            "-o", metavar="OUT", help="A .png, .npy or .idx file, else a directory. -: stdout."
+            "-o",
+            metavar="OUT",
+            help="A .png, .npy, .npz, .idx or .csv file, else a directory. -: stdout.",
         ),
     ] = None,
     format: Annotated[
-        ArrayFormat | None,
+        str | None,
         typer.Option(
-            "--format", help="Default: png for images with names and single ones, npy for others."
+            "--format",
+            parser=str,
+            callback=opt.one_of("png", "npy", "npz", "idx", "csv", "folders"),
+            metavar="png|npy|npz|idx|csv|folders",
+            help=(
+                "By default png for images with names and single ones, npz for others with labels, "
+                "else npy. folders: PNG files, in a folder for each label."
+            ),
         ),
     ] = None,
     index: opt.Index = None,
@@ -44,20 +46,21 @@ def decompress(
     """Restore images, directory trees and arrays.
 
     INPUT is .aez files, or directories of them. A single image and images with names become .png
-    files, others one .npy. What is damaged is named and left out, all that is intact is written,
-    and the exit code is 4.
+    files, others one .npz or .npy. IDX with labels becomes two files, x.idx and x-labels.idx. What
+    a format does not hold, of names and labels, is said. What is damaged is named and left out, all
+    that is intact is written, and the exit code is 4. The figures of --json are of what was
+    written.
     """
     screen = Screen(quiet)
     ranges = opt.ranges(index)
     out = opt.output(inputs, out, as_json)
     from codec.commands import decompress as command
 
-    chosen: Format | None = format.value if format else None
     result = screen.run(
         command.decompress(
             inputs,
             out,
-            format=chosen,
+            format=cast("Format | None", format),
             index=ranges,
             model=model,
             jobs=opt.cores(jobs),

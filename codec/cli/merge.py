@@ -21,7 +21,7 @@ def merge(
 ) -> None:
     """Join collections into one without encoding anything again.
 
-    All must have names, or none. Two images with one name are an error.
+    Either all images have names, or none has. Two images with the same name are an error.
     """
     screen = Screen(quiet)
     from codec.commands import merge as command

@@ -45,4 +45,4 @@ def _lines(model: ModelInfo) -> Iterator[str]:
         quality, num_bytes, psnr_db = (point.get(key) for key in ("quality", "bytes", "psnr_db"))
         seen = "lossless" if quality == 100 else f"quality {quality}"
         dist = "" if psnr_db is None else f", {psnr_db} dB"
-        yield f"    {seen}: {num_bytes} bytes an image{dist}"
+        yield f"    {seen}: {num_bytes} bytes per image{dist}"

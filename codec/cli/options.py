@@ -3,13 +3,61 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from codec.cli.printing import is_terminal
 from codec.errors import UsageError
+
+
+def _number(
+    kind: type[int] | type[float], unit: str, low: float, high: float | None
+) -> Callable[[typer.CallbackParam, Any], Any]:
+    """A callback that turns the text of an option into a number and checks it.
+
+    Options with it have `parser=str`: the messages of typer depend on its version, and some are for
+    programmers.
+    """
+    allowed = f"{unit} of at least {low}" if high is None else f"{unit} from {low} to {high}"
+
+    def parse(param: typer.CallbackParam, value: Any) -> Any:
+        if value is None or not isinstance(value, str):  # the default
+            return value
+        try:
+            number = kind(value)
+        except ValueError:
+            number = None
+        if number is None or not low <= number or (high is not None and number > high):
+            raise UsageError(f"{param.opts[0]} {value}: give {allowed}")
+        return number
+
+    return parse
+
+
+def whole(low: int, high: int | None = None) -> Any:
+    """A callback for a whole number; see `_number`."""
+    return _number(int, "a whole number", low, high)
+
+
+def real(low: int, high: int | None = None) -> Any:
+    """A callback for any number; see `_number`."""
+    return _number(float, "a number", low, high)
+
+
+def one_of(*words: str) -> Any:
+    """A callback for one of some words; see `_number`."""
+
+    def parse(param: typer.CallbackParam, value: str | None) -> str | None:
+        if value not in (None, *words):
+            raise UsageError(
+                f"{param.opts[0]} {value}: give {', '.join(words[:-1])} or {words[-1]}"
+            )
+        return value
+
+    return parse
+
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT", help="Files, directories, or - for stdin.")
@@ -24,15 +72,27 @@ Index = Annotated[
 Foreign = Annotated[
     str | None,
     typer.Option(
-        "-m", "--model", metavar="NAME|FILE", help="The model, if the stream's is not installed."
+        "-m",
+        "--model",
+        metavar="NAME|FILE",
+        help="The model of the stream, if it is not installed.",
     ),
 ]
 Model = Annotated[
-    str, typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="See `aez models`.")
+    str,
+    typer.Option("-m", "--model", metavar="auto|NAME|FILE", help="`aez models` lists them."),
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option("-j", "--jobs", min=1, metavar="N", help="Cores to use.", show_default="all"),
+    typer.Option(
+        "-j",
+        "--jobs",
+        parser=str,
+        callback=whole(1),
+        metavar="N",
+        help="Cores to use.",
+        show_default="all",
+    ),
 ]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite outputs that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -40,12 +100,6 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", help="No progress, no notes, no summary; failures are still named."),
 ]
-
-
-def quality_in_range(quality: int | None) -> int | None:
-    if quality is not None and not 0 <= quality <= 100:
-        raise typer.BadParameter(f"{quality} is not in the range 0..100")
-    return quality
 
 
 def ranges(text: str | None) -> list[range] | None:
@@ -58,9 +112,7 @@ def ranges(text: str | None) -> list[range] | None:
         if not (first.isdecimal() and (last.isdecimal() if dash else True)) or (
             dash and int(last) < int(first)
         ):
-            raise typer.BadParameter(
-                f"{part!r} is neither a number nor a range such as 10-20", param_hint="--index"
-            )
+            raise UsageError(f"--index {text}: {part!r} is neither a number nor a range like 10-20")
         found.append(range(int(first), int(last if dash else first) + 1))
     return found
 
@@ -71,8 +123,8 @@ def numbers(text: str | None, low: int, high: int, option: str) -> tuple[int, ..
         return None
     for part in text.split(","):
         if not part.strip().isdecimal() or not low <= int(part) <= high:
-            raise typer.BadParameter(
-                f"{part!r} is not a whole number in the range {low}..{high}", param_hint=option
+            raise UsageError(
+                f"{option} {text}: {part!r} is not a whole number from {low} to {high}"
             )
     return tuple(dict.fromkeys(map(int, text.split(","))))
 
@@ -80,13 +132,13 @@ def numbers(text: str | None, low: int, high: int, option: str) -> tuple[int, ..
 def output(inputs: Sequence[str], out: str | None, as_json: bool) -> str | None:
     """OUT, by default "-" for stdin.  Raises UsageError if it cannot be written."""
     if out == "":
-        raise UsageError("the name of OUT is empty")
+        raise UsageError("the name after -o is empty")
     if "-" in inputs and out is None:
         out = "-"
     if out == "-" and as_json:
-        raise UsageError("--json and the output would both go to stdout")
+        raise UsageError("--json and the output would both go to stdout: give -o FILE")
     if out == "-" and is_terminal(sys.stdout):
-        raise UsageError("the output would go to the terminal: give -o OUT, or redirect it")
+        raise UsageError("the output would go to the terminal: give -o FILE, or redirect it")
     return out
 
 

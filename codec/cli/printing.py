@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
+from codec.errors import counted
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -59,11 +61,12 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def images(number: int) -> str:
     """`no images`, `1 image`, `2 images`."""
-    return f"{number or 'no'} image{'' if number == 1 else 's'}"
+    return counted(number, "image") if number else "no images"
 
 
 def where(outputs: Sequence[str]) -> str:
-    return outputs[0] if len(outputs) == 1 else f"{len(outputs)} files"
+    """`x.idx and x-labels.idx`, `3 files`."""
+    return " and ".join(outputs) if 0 < len(outputs) < 3 else f"{len(outputs)} files"
 
 
 class Screen:
@@ -122,7 +125,7 @@ class Screen:
 
         match event:
             case Failed():
-                say(f"{event.name}: {event.reason}")
+                say(str(event))
             case Note():
                 self.note(event.text)
             case Progress():

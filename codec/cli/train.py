@@ -26,8 +26,8 @@ def train(
         int | None,
         typer.Option(
             "--hidden",
-            min=8,
-            max=512,
+            parser=str,
+            callback=opt.whole(8, 512),
             metavar="N",
             help="Width of a lossless model.",
             show_default=False,
@@ -37,10 +37,10 @@ def train(
         int | None,
         typer.Option(
             "--palettes",
-            min=1,
-            max=256,
+            parser=str,
+            callback=opt.whole(1, 256),
             metavar="N",
-            help="Most palettes in it.",
+            help="Palettes of a lossless model, at most.",
             show_default=False,
         ),
     ] = None,
@@ -62,26 +62,37 @@ def train(
         float | None,
         typer.Option(
             "--minutes",
-            min=0,
+            parser=str,
+            callback=opt.real(0),
             metavar="N",
-            help="Stop after this time, if not before.",
+            help="Stop after this time at the latest.",
             show_default="24",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed",
+            parser=str,
+            callback=opt.whole(0),
+            metavar="N",
+            help="Another number gives another model.",
+        ),
+    ] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the last checkpoint.")
     ] = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Train a model of your own images: 10,000 are plenty, half an hour is enough.
+    """Train a model for your own images.
 
-    A twelfth of them is held out, and the model is measured on it, against PNG and WebP, as it
-    trains; training ends early when it no longer gets better. Lossless compression has a model of
-    its own: --lossless. Needs torch: pip install "aez[train]".
+    10,000 images are plenty, and half an hour is enough. A twelfth of them is held out, and the
+    model is measured on it, against PNG and WebP, as it trains; training ends early when it no
+    longer gets better. Lossless compression has a model of its own: --lossless. Needs torch:
+    pip install "aez[train]".
     """
     if out.exists() and not resume:
-        raise AezError(f"output {out} exists, and a model is never overwritten")
+        raise AezError(f"output {out} exists, and a model is never overwritten: give another -o")
     try:
         from codec.train.command import train_command
     except ModuleNotFoundError as error:

@@ -147,7 +147,9 @@ class Block:
 
     def _checked(self, header: BlockHeader) -> BlockHeader:
         if header.image_count != self.count or header.block_bytes != self.size:
-            raise LimitExceeded("block and footer disagree about the block's size", self.offset)
+            raise LimitExceeded(
+                "block and footer disagree about the size of this block", self.offset
+            )
         return header
 
     @cached_property

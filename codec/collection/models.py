@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from codec.collection.source import ByteSource
@@ -19,12 +20,13 @@ from codec.model.bundle import Model
 FindModel = Callable[[bytes], Model]  # from its hash; raises ModelNotFound, BadModel
 
 
-def installed(model: str | None) -> FindModel:
-    """Finds installed models, and the one of this name or file; None, "auto": only installed ones.
+def installed(model: str | Path | None) -> FindModel:
+    """Finds installed models, and the one of this name or file; None, AUTO: only installed ones.
 
-    Raises ModelNotFound, BadModel.
+    Raises ModelNotFound, BadModel, UsageError.
     """
-    extra = None if model is None or model == "auto" else registry.by_name(model, None)
+    name = registry.name_or_file(model)
+    extra = None if name == registry.AUTO else registry.by_name(name, None)
     return partial(registry.by_hash, extra=extra)
 
 

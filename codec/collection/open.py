@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from codec.arrays import SIDE
 from codec.collection.models import installed, name_of
@@ -32,7 +33,7 @@ from codec.format.headers import COLLECTION, is_collection
 
 
 def open_stream(
-    source: Source, *, model: str | None = None, recover: bool = False
+    source: Source, *, model: str | Path | None = None, recover: bool = False
 ) -> Collection | SingleImage:
     """Open a stream: one image or a collection.
 
@@ -50,7 +51,7 @@ def open_stream(
 
 
 def open_collection(
-    source: Source, *, model: str | None = None, recover: bool = False
+    source: Source, *, model: str | Path | None = None, recover: bool = False
 ) -> Collection:
     """As `open_stream`, but raises BitstreamError for a single image."""
     find_model = installed(model)

@@ -34,6 +34,13 @@ KEPT_NAMES = 4  # blocks whose names, and labels, stay in memory
 KEPT_GROUPS = 64
 
 
+def no_image(index: int, count: int) -> IndexError:
+    """The error of a number that is none of an image."""
+    if not count:
+        return IndexError(f"image {index} of an empty collection")
+    return IndexError(f"image {index} of {count}, the first is 0")
+
+
 class Collection:
     """A collection opened for reading: `len`, indexing by integer, slice or list, iteration,
     `names`, `find`, `labels`.
@@ -319,7 +326,8 @@ class Collection:
         """The labels that occur."""
         found: set[int | str] = set()
         for labels in self._each_labels():
-            found.update(() if labels is None else np.unique(labels).tolist())
+            if labels is not None:
+                found.update(labels if isinstance(labels, list) else np.unique(labels).tolist())
         return found
 
     def _each_labels(self) -> Iterator[Labels | None]:
@@ -343,6 +351,12 @@ class Collection:
             return self._image(operator.index(index))
         return self._decode(self._wanted(index)[0])
 
+    def __contains__(self, wanted: object) -> bool:
+        """Raises TypeError: an image has a number and may have a name, so it is not clear what
+        would be looked for.
+        """
+        raise TypeError("`in` does not work with a collection: ask `name in collection.names`")
+
     def __iter__(self) -> Iterator[U8]:
         for block in self.blocks:
             yield from self[block.first : block.first + block.count]
@@ -351,7 +365,7 @@ class Collection:
         """One image (28, 28), faster than by `_decode`.  Raises IndexError."""
         n = len(self)
         if not -n <= index < n:
-            raise IndexError(f"image {index} of a collection of {n}")
+            raise no_image(index, n)
         image = np.array(index % n)
         number = int(self._blocks_of(image))
         group = int(self.blocks[number].index.groups_of(image - self.blocks[number].first))
@@ -388,8 +402,8 @@ class Collection:
         wanted = np.asarray(index) if several else np.array([operator.index(cast(int, index))])
         if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
             raise TypeError(
-                f"images are picked by integer, slice or list of integers, not by {wanted.dtype} "
-                f"{wanted.shape}"
+                "images are picked by an integer, a slice or a list of integers, not by an array "
+                f"of {wanted.dtype} {wanted.shape}"
             )
         return self._numbers(wanted), several
 
@@ -398,7 +412,7 @@ class Collection:
         wanted, n = wanted.astype(np.int64), len(self)
         outside = wanted[(wanted < -n) | (wanted >= n)]
         if outside.size:
-            raise IndexError(f"image {outside[0]} of a collection of {n}")
+            raise no_image(int(outside[0]), n)
         return np.where(wanted < 0, wanted + n, wanted)
 
     # Latents
@@ -414,8 +428,8 @@ class Collection:
         for model in models:
             if not model.latent_shapes:
                 raise UsageError(
-                    f"model {model.name} is {model.kind}: only lossy streams have latents; "
-                    "guard=False keeps all images lossy"
+                    f"model {model.name} is {model.kind}, and only lossy streams have latents; "
+                    "compress with guard=False to keep all images lossy"
                 )
         if len(models) > 1:
             raise UsageError(

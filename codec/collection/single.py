@@ -56,7 +56,7 @@ class SingleImage:
 
     def _check_index(self, index: int) -> None:
         if index not in (0, -1):
-            raise IndexError(f"image {index} of a stream of one")
+            raise IndexError(f"image {index} of a stream of one image, which is 0")
 
     @property
     def payload_bytes(self) -> int:
@@ -99,7 +99,7 @@ class SingleImage:
         else:
             model = registry.by_id(header.model_id)
         if image_check(model.sha256, self._stream) != header.check:
-            found = "the stream is damaged: its bytes do not match its check"
+            found = "the stream is damaged: its Check does not match its bytes"
             raise ChecksumMismatch(found, IMAGE.size - 1)
         model.check_quality(header.quality, QUALITY_AT)
         return model

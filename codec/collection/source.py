@@ -39,13 +39,13 @@ class ByteSource:
             if self._path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "is a directory, not a stream", str(source))
             self.size = self._path.stat().st_size
-        elif hasattr(source, "seek"):
+        elif hasattr(source, "seek") and not isinstance(source, io.TextIOBase):
             self._file = cast(BinaryIO, source)
         else:
             try:
                 self._file = io.BytesIO(memoryview(cast(bytes, source)))
             except TypeError:
-                wanted = "bytes, a path, a URL or an open file"
+                wanted = "bytes, a path, a URL or an open binary file"
                 raise TypeError(f"a stream is {wanted}, not {type(source).__name__}") from None
         if self._file is not None:
             self.size = self._file.seek(0, os.SEEK_END)

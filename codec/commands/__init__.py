@@ -12,6 +12,7 @@
 - `events`: what commands yield, and `Result`, which adds it up.
 - `inputs`, `jobs`: what to read, and what to write.
 - `compress`, `decompress`, `tree`, `check`, `listing`, `merge`: the commands.
+- `sinks`: arrays and tables that decompress writes.
 - `stream`, `work`: read, decode and encode blocks, here and in worker processes.
 - `processes`, `cluster`: where the work is done.
 - `resume`: the journal of finished work.

@@ -26,13 +26,13 @@ from codec.commands import processes, work
 from codec.commands.events import Done, Events, Failed, Note, Planned, Progress, guarded, reason_of
 from codec.commands.inputs import Input, Inputs
 from codec.commands.jobs import Array, Collecting, Images, Job, Singles, Stdin, plan, refuse
-from codec.commands.resume import Entry, Partial, noting
+from codec.commands.resume import Entry, Partial, finished, noting
 from codec.commands.stream import open_stream
 from codec.commands.work import BlockResult, BlockTask, EachResult, EachTask
 from codec.encoder.encode import Encoder
 from codec.encoder.options import Options
 from codec.encoder.stats import CompressStats
-from codec.errors import BitstreamError, ModelError, UsageError
+from codec.errors import BitstreamError, ModelError, UsageError, counted
 from codec.files import images
 from codec.files.atomic import remove
 from codec.files.place import STANDARD, Place, place
@@ -113,7 +113,7 @@ def compress(
                 yield from _run(job, options)
     except ModelError as error:
         # nothing more can be done without the model, but finished outputs count
-        yield Failed.by(options.encoding.model, error)
+        yield Failed(options.encoding.model, str(error), named=True)
 
 
 def _gridless(models: Sequence[Model]) -> Iterator[Note]:
@@ -320,7 +320,7 @@ def _write_collection(job: Collecting, blocks: Blocks, options: CompressOptions)
         yield from noting(
             made,
             lambda error: (
-                f"{output}: {len(partial.finished)} of {blocks.num_blocks} blocks are kept"
+                f"{output}: {finished(len(partial.finished), blocks.num_blocks)}"
                 if partial.is_kept(error)
                 else None
             ),
@@ -383,7 +383,7 @@ def _resume(partial: Partial, output: Place, blocks: Blocks) -> Generator[Note, 
         yield Note(f"{output}: inputs have changed since the interrupted run; starting over")
         start = 0
     elif start:
-        yield Note(f"{output}: resuming after block {start} of {blocks.num_blocks}")
+        yield Note(f"{output}: resuming, {finished(start, blocks.num_blocks)}")
     partial.keep(start)
     return start
 
@@ -429,7 +429,7 @@ def _remove(
             labelled &= digest_of(block.labels) == labels
     if num_decoded != num_images:
         raise BitstreamError(
-            f"{output} holds {num_decoded} images, not {num_images}; the inputs are kept"
+            f"{output} holds {counted(num_decoded, 'image')}, not {num_images}; the inputs are kept"
         )
     if options.encoding.lossless and not exact:
         raise BitstreamError(f"{output} does not hold the pixels of its inputs, which are kept")

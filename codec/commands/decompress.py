@@ -2,7 +2,8 @@
 
     for source in find_streams(inputs):
         with open_stream(source) as stream:
-            a single image -> PNG;  images with names -> a tree of PNGs (`tree`);  else an array
+            a single image -> PNG;  images with names -> a tree of PNGs (`tree`)
+            images with labels -> NPZ;  else an array (`sinks`)
 
 READ ME FIRST
 - Intact images are restored, damaged ones are reported (`stream`).
@@ -11,31 +12,28 @@ READ ME FIRST
 
 from __future__ import annotations
 
-import io
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, cast
 
-import numpy as np
-
 from codec import __version__, parallel
-from codec.arrays import SIDE
 from codec.collection.block import Decoded
 from codec.commands import work
-from codec.commands.events import Done, Events, Existing, Failed, guarded
+from codec.commands.events import Done, Events, Existing, Failed, Note, guarded
 from codec.commands.inputs import Input, find_streams, places_of
-from codec.commands.stream import Found, Restoration, Stream, open_stream
+from codec.commands.sinks import SINKS, write_array
+from codec.commands.stream import Found, Restoration, Stream, folders_of, open_stream
 from codec.commands.tree import Tree
 from codec.errors import UsageError
 from codec.files import images
-from codec.files.atomic import size_of
 from codec.files.place import STANDARD, Place, below, place
 
-Format = Literal["png", "npy", "idx"]
+Format = Literal["png", "npy", "npz", "idx", "csv", "folders"]
+FILE_FORMATS = ("png", "npy", "npz", "idx", "csv")  # and their suffixes
+IDX_ENDING = "-idx3-ubyte"  # of names of IDX files that have no suffix
 
 
 class Destination(NamedTuple):
@@ -50,7 +48,23 @@ class Destination(NamedTuple):
     tree_given: bool = False
 
     def file(self, suffix: str) -> Place:
-        return self.stem if self.exact else self.stem.with_suffix(f".{suffix}")
+        if self.exact or (suffix == "idx" and self.stem.name.endswith(IDX_ENDING)):
+            return self.stem
+        return self.stem.with_suffix(f".{suffix}")
+
+
+def labels_place(images_place: Place) -> Place:
+    """Where the labels of an IDX file go: `t10k-images-idx3-ubyte` -> `t10k-labels-idx1-ubyte`,
+    `x.idx` -> `x-labels.idx`.
+    """
+    name = images_place.name
+    head = str(images_place).removesuffix(name)
+    before, found, after = name.rpartition("images")
+    if not found:
+        at = name.rfind(IDX_ENDING)
+        at = name.rfind(".") if at < 0 else at
+        before, after = name[:at] + "-", name[at:]
+    return place(f"{head}{before}labels{after.replace('idx3', 'idx1')}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ def decompress(
     asked = _Asked(format, index, model, jobs, force)
     sources = yield from find_streams(inputs)
     if (exact or out == "-") and len(sources) > 1:
-        raise UsageError(f"OUT {out} is one file, but there are {len(sources)} inputs")
+        raise UsageError(f"OUT {out} is one file, but there are {len(sources)} streams")
     first = places_of(inputs)[0]
     alone = len(inputs) == 1 and (first.path is None or not first.is_directory())
     by_stem: dict[str, list[tuple[Input, Destination]]] = {}
@@ -109,12 +123,15 @@ def _checked_format(out: str | None, format: Format | None) -> tuple[Format | No
     suffix = "" if out is None else PurePosixPath(out).suffix
     if suffix == ".aez":
         raise UsageError(f"OUT is {out}: decompress writes images and arrays, not .aez files")
-    if suffix in (".png", ".npy", ".idx"):
-        if format not in (None, suffix[1:]):
+    implied = "idx" if suffix == ".idx3" or suffix.endswith("idx3-ubyte") else suffix[1:]
+    if out is not None and out.endswith(IDX_ENDING):
+        implied = "idx"
+    if implied in FILE_FORMATS:
+        if format not in (None, implied):
             raise UsageError(f"--format {format} contradicts OUT {out}")
-        return cast(Format, suffix[1:]), True
+        return cast(Format, implied), True
     if out is not None and images.is_array_file(Path(out)) and not place(out).is_directory():
-        raise UsageError(f"OUT is {out}: arrays are written as .npy or .idx")
+        raise UsageError(f"OUT is {out}: arrays are written as .npy, .npz, .idx or .csv")
     return format, False
 
 
@@ -141,55 +158,97 @@ def _bare(name: str) -> str:
 def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> Events:
     with open_stream(source, asked.model) as stream:
         stream.check_index(asked.index)
-        format, to_file = asked.format, destination.stem.is_standard or destination.exact
-        if stream.collection is None:
-            output = destination.file(format or "png")
-            output.check_free(asked.force)  # before decoding
-            found = stream.intact(stream.decoded())
-            yield from _write_single(found, stream, output, format or "png", asked.force)
-            return
-        if format is None:
-            format = "png" if not destination.stem.is_standard and stream.has_names else "npy"
+        to_file = destination.stem.is_standard or destination.exact
+        format = asked.format or _default_format(stream, destination)
         numbers = None if asked.index is None else list(chain.from_iterable(asked.index))
-        if format == "png" and not to_file:
-            yield from _write_tree(stream, destination, numbers, asked, source)
+        if stream.collection is not None and format in ("png", "folders") and not to_file:
+            yield from _write_tree(stream, destination, format, numbers, asked, source)
             return
+        if format == "folders":
+            raise UsageError("--format folders needs a directory as OUT, and images with labels")
         if format == "png" and (stream.num_images if numbers is None else len(numbers)) != 1:
             raise UsageError(
                 "one PNG holds one image: pick it with --index, or give a directory or array as OUT"
             )
-        if numbers is None:
-            found = stream.intact(stream.decoded(asked.jobs))
+        output = destination.file(format)
+        outputs = [output]
+        if format == "idx" and stream.has_labels and not output.is_standard:
+            outputs.append(labels_place(output))
+        for each in outputs:
+            each.check_free(asked.force)  # before decoding
+        keeps = SINKS[format].keeps if format != "png" else ("names", "labels")
+        lacking = [what for what in stream.texts if what not in keeps]
+        if format == "idx" and len(outputs) == 1 and stream.has_labels:
+            lacking.append("labels")
+        if lacking:
+            yield _not_restored(stream, lacking, str(output))
+        found = _found(stream, numbers, keeps, asked.jobs)
+        if format == "png" or (format == "npy" and stream.single is not None):
+            yield from _write_single(found, stream, output, format, asked.force)
         else:
-            found = stream.pick(numbers, named=False)
-        write = _write_single if format == "png" else _write_array
-        yield from write(found, stream, destination.file(format), format, asked.force)
+            expected = stream.num_images if numbers is None else len(numbers)
+            yield from write_array(found, stream, outputs, format, expected, asked.force)
+
+
+def _default_format(stream: Stream, destination: Destination) -> Format:
+    if stream.single is not None or (stream.has_names and not destination.stem.is_standard):
+        return "png"
+    return "npz" if stream.has_labels else "npy"
+
+
+def _found(
+    stream: Stream, numbers: list[int] | None, keeps: Sequence[str], jobs: int
+) -> Iterator[Found]:
+    """The intact images, all or those of these numbers, with the names and labels to keep."""
+    labelled = stream.has_labels and "labels" in keeps
+    if numbers is not None and stream.collection is not None:
+        return stream.pick(numbers, named="names" in keeps, labelled=labelled)
+    found = stream.intact(stream.decoded(jobs))
+    return stream.labelled(found) if labelled else found
+
+
+def _not_restored(stream: Stream, lacking: list[str], output: str) -> Note:
+    """What of a stream is not in an output, and how to get it."""
+    if lacking == ["names"]:
+        ways = "npz or png"
+    else:
+        ways = "npz" if "names" in lacking else "npz, csv or folders"
+    what = " and ".join(lacking)
+    return Note(f"{stream.label}: {what} are not in {output}; --format {ways} restores them")
 
 
 def _write_tree(
     stream: Stream,
     destination: Destination,
+    format: Format,
     numbers: list[int] | None,
     asked: _Asked,
     source: Input,
 ) -> Events:
-    pins = _pins(source, asked.force) if numbers is None else None
+    in_folders = format == "folders"
+    if in_folders:
+        stream.check_folders(destination.tree)
+    pins = _pins(source, format, asked.force) if numbers is None else None
     tree = Tree(
         destination.tree, stream, given=destination.tree_given, force=asked.force, pins=pins
     )
+    if stream.has_labels and not in_folders:
+        yield _not_restored(stream, ["labels"], f"{destination.tree}/")
     if numbers is None:
-        yield from tree.write(stream.restorations(), asked.jobs, stream.num_tasks(asked.jobs))
+        blocks = stream.restorations(in_folders)
+        yield from tree.write(blocks, asked.jobs, stream.num_tasks(asked.jobs))
         return
     picked: list[Restoration] = []
-    for item in stream.pick(numbers, named=True):
+    for item in stream.pick(numbers, named=True, labelled=in_folders):
         if isinstance(item, Decoded):
-            picked.append(Restoration(item, item.names))
+            folders = folders_of(item.labels, len(item.images)) if in_folders else ()
+            picked.append(Restoration(item, item.names, folders))
         else:
             yield item
     yield from tree.write_picked(picked, asked.jobs)
 
 
-def _pins(source: Input, force: bool) -> dict[str, object] | None:
+def _pins(source: Input, format: Format, force: bool) -> dict[str, object] | None:
     """Everything that the files of a tree depend on; None if the stream cannot be read again."""
     path = source.place.path
     if path is None:
@@ -198,71 +257,21 @@ def _pins(source: Input, force: bool) -> dict[str, object] | None:
         "aez": __version__,
         "stream": os.path.abspath(path),
         "identity": work.identity([str(path)]),
+        "format": format,
         "force": force,
     }
 
 
 def _write_single(
-    found: Iterator[Found],
-    stream: Stream,
-    output: Place,
-    format: Format,
-    force: bool,
+    found: Iterator[Found], stream: Stream, output: Place, format: Format, force: bool
 ) -> Events:
+    """Write one image, of the shape (28, 28), as it was compressed."""
     for item in found:
         if not isinstance(item, Decoded):
             yield item
             continue
-        pixels = item.pixels
-        if format == "idx":
-            packed = images.pack_idx(pixels)
-        else:  # of the shape (28, 28), as it was compressed
-            packed = (images.pack_png if format == "png" else images.pack_npy)(pixels[0])
+        pack = images.pack_png if format == "png" else images.pack_npy
+        packed = pack(item.pixels[0])
         with output.replace(force=force) as file:
             file.write(packed)
         yield Done(stream.label, str(output), 1, stream.num_bytes, len(packed))
-
-
-def _write_array(
-    found: Iterator[Found],
-    stream: Stream,
-    output: Place,
-    format: Format,
-    force: bool,
-) -> Events:
-    """Write .npy or IDX block by block, and in the end the header with the number of images.
-
-    Nothing is written if nothing is intact.
-    """
-    num_images, failed = 0, False
-    first: Decoded | None = None
-    for item in found:
-        if isinstance(item, Decoded):
-            first = item
-            break
-        failed |= isinstance(item, Failed)
-        yield item
-    if first is None and failed:
-        return
-    with output.replace(force=force, durable=True) as file:
-        file.write(_array_header(format, 0))
-        for item in found if first is None else chain([first], found):
-            if not isinstance(item, Decoded):
-                yield item
-                continue
-            file.write(item.pixels.tobytes())
-            num_images += len(item.pixels)
-        file.seek(0)
-        file.write(_array_header(format, num_images))
-        size_bytes = size_of(file)
-    yield Done(stream.label, str(output), num_images, stream.num_bytes, size_bytes)
-
-
-def _array_header(format: Format, num_images: int) -> bytes:
-    """Header of uint8 (num_images, 28, 28), of the same length for any number (numpy pads it)."""
-    if format == "idx":
-        return struct.pack(">4B3I", 0, 0, 8, 3, num_images, SIDE, SIDE)
-    header = io.BytesIO()
-    fields = {"descr": "|u1", "fortran_order": False, "shape": (num_images, SIDE, SIDE)}
-    np.lib.format.write_array_header_1_0(header, fields)
-    return header.getvalue()

@@ -77,11 +77,17 @@ class Listed:
 
 @dataclass(frozen=True)
 class Failed:
-    """An input, an output or an image failed; damaged: because a stream is damaged."""
+    """An input, an output or an image failed; damaged: because a stream is damaged; named: the
+    reason names it already.
+    """
 
     name: str
     reason: str
     damaged: bool = False
+    named: bool = False
+
+    def __str__(self) -> str:
+        return self.reason if self.named else f"{self.name}: {self.reason}"
 
     @staticmethod
     def by(name: str, error: Exception) -> Failed:
@@ -168,9 +174,9 @@ def guarded(name: str, events: Iterable[Event], existing: Existing | None = None
 class Result:
     """What a command did, and what failed.
 
-    outputs: written, or found intact by `test`, or listed, or, in a dry run, planned. failed: names
-    and reasons. whole: streams that `test` found intact, with the number of their images;
-    described: by `info`.
+    images, bytes_in, bytes_out: of the inputs that became outputs, and of these. outputs: written,
+    or found intact by `test`, or listed, or, in a dry run, planned. failed: names and reasons.
+    whole: streams that `test` found intact, with the number of their images; described: by `info`.
     """
 
     images: int = 0

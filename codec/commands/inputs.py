@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from codec.commands.events import Event, Failed, Note
-from codec.errors import ImageError, UsageError
+from codec.errors import ImageError, UsageError, counted
 from codec.files import images
 from codec.files.place import STANDARD, Local, Place, below, given, place
 
@@ -118,11 +118,11 @@ def images_in(top: Place) -> Generator[Event, None, list[str]]:
     found, num_others, unread = top.walk(images.is_image_file)
     yield from (Failed.by(name, error) for name, error in unread)
     if not found:
-        fault = ImageError(f"no images in this directory (files of other kinds: {num_others})")
+        others = f", only {counted(num_others, 'other file')}" if num_others else ""
+        fault = ImageError(f"no images in this directory{others}")
         yield Failed.by(str(top), fault)
     elif num_others:
-        plural = "s" if num_others > 1 else ""
-        yield Note(f"{top}: skipped {num_others} file{plural} of other kinds")
+        yield Note(f"{top}: skipped {counted(num_others, 'file')} of other kinds")
     return found
 
 

@@ -155,15 +155,15 @@ def plan(inputs: Sequence[str], out: str | None = None, separate: bool = False) 
     one_file = given(out) if out == "-" or (out is not None and out.endswith(".aez")) else None
     folder = place(out) if out is not None and one_file is None else None
     if separate and one_file is not None:
-        raise UsageError("--separate writes one file an image: OUT must be a directory")
+        raise UsageError("--separate writes a file for each image: give a directory as OUT")
     if folder is not None and folder.path is None:
-        raise UsageError(f"OUT is {out}: a URL must name one .aez file")
+        raise UsageError(f"OUT is {out}: a URL as OUT must name an .aez file")
     places = places_of(inputs)
     if places[0] is STANDARD:
         return [Stdin(one_file or (folder and folder.below("stdin.aez")) or STANDARD, "stdin")]
     if places[0].path is None:
         if separate or folder is not None:
-            raise UsageError(f"{places[0]} becomes one file: OUT must be an .aez file")
+            raise UsageError(f"{places[0]} becomes one file: give an .aez file as OUT")
         return (yield from _plan_url(places[0], one_file))
     paths: list[Path] = []
     for one in places:
@@ -176,7 +176,7 @@ def plan(inputs: Sequence[str], out: str | None = None, separate: bool = False) 
         raise AezError("nothing to compress")
     arrays = [path for path in paths if not path.is_dir() and images.is_array_file(path)]
     if arrays and separate:
-        raise UsageError(f"{arrays[0]} is an array: --separate is for images and directories")
+        raise UsageError(f"{arrays[0]} is an array: --separate is only for images and directories")
     if one_file is not None:
         return (yield from _plan_one(paths, arrays, one_file))
     return (yield from _plan_many(paths, arrays, folder, separate))
@@ -253,7 +253,7 @@ def _beside(folder: Path) -> Place:
     """`d` -> `d.aez`, for `.` and `..` as well."""
     named = Path(folder if folder.name not in ("", "..") else os.path.abspath(folder))
     if not named.name:
-        raise UsageError(f"{folder} has no name: give OUT")
+        raise UsageError(f"{folder} has no name: give one with -o")
     return Local(named.with_name(named.name + ".aez"))
 
 

@@ -12,7 +12,7 @@ from codec.collection.writer import Writer
 from codec.commands.events import Done, Events, Failed, Progress
 from codec.errors import BitstreamError, UsageError
 from codec.files import names
-from codec.files.place import Place, given
+from codec.files.place import Place, given, place
 
 
 def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
@@ -24,12 +24,12 @@ def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
     """
     output = given(out)
     if not (output.is_standard or out.endswith(".aez")):
-        raise UsageError(f"OUT is {out}: it must be an .aez file")
+        raise UsageError(f"OUT is {out}: give the name of an .aez file")
     output.check_free(force)
     if "-" in inputs:
         raise UsageError("merge reads files and URLs, not stdin")
     if len(inputs) < 2:
-        raise UsageError("there is nothing to join: give two collections or more")
+        raise UsageError("give at least two collections")
     with ExitStack() as stack:
         joined: list[tuple[str, Collection]] = []
         labelled: list[tuple[str, str]] = []
@@ -98,17 +98,21 @@ def _check_names(joined: list[tuple[str, Collection]]) -> None:
         )
         raise UsageError(f"the images of {one} have names, those of {other} have none")
 
-    def restored() -> Iterator[str]:
-        return (names.restored(name) for _, collection in joined for name in collection.each_name())
+    def each_name() -> Iterator[str]:
+        return (name for _, collection in joined for name in collection.each_name())
 
-    def called(number: int) -> str:
+    def called(number: int) -> tuple[str, str]:
         for label, collection in joined:
             if number < len(collection):
-                return f"{label}: {collection.name(number)}"
+                return label, collection.name(number)
             number -= len(collection)
         raise AssertionError
 
-    for later, earlier in names.collisions(restored) if any(named.values()) else ():
-        raise UsageError(
-            f"{called(earlier)} and {called(later)} would both be restored as one file"
-        )
+    if any(named.values()) and (clash := names.clash(each_name)) is not None:
+        earlier, later, why = clash
+        (label, name), (other, same) = called(later), called(earlier)
+        if label != other and place(label).full() == place(other).full():
+            label = other
+        if label == other and name == same:
+            raise UsageError(f"{label} is given twice: it would have two images {name}")
+        raise UsageError(f"{other}: {same} and {label}: {name} {why}")

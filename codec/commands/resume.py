@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 from codec.collection.writer import Writer
 from codec.commands.events import Events, Note
-from codec.errors import BitstreamError, ImageError, ModelError, UsageError
+from codec.errors import BitstreamError, ImageError, ModelError, UsageError, counted
 from codec.files.atomic import make_folder, naming, open_log, open_output, temporary_file
 from codec.files.place import Place
 from codec.format.block import unpack_block
@@ -49,6 +49,15 @@ def noting(events: Events, kept: Callable[[BaseException], str | None]) -> Event
         if what := kept(error):
             yield Note(f"{what}; run the same command again to resume")
         raise
+
+
+def finished(number: int, total: int | None = None) -> str:
+    """How far a run has come, for its notes; total: of blocks, if it is known."""
+    if not number:
+        return "no block is finished yet"
+    if total is None:
+        return f"{counted(number, 'block')} {'is' if number == 1 else 'are'} finished"
+    return f"{number} of {counted(total, 'block')} {'is' if number == 1 else 'are'} finished"
 
 
 class Journal:

@@ -24,9 +24,10 @@ from codec.collection.single import SingleImage
 from codec.commands.events import Failed, Progress
 from codec.commands.inputs import Input
 from codec.commands.processes import spread
-from codec.errors import AezError, BitstreamError, UsageError
+from codec.errors import AezError, BitstreamError, UsageError, counted
 from codec.files import images, names
-from codec.files.place import place
+from codec.files.place import Place, place
+from codec.labels import Labels, joined, one_by_one, picked
 
 V = TypeVar("V", bound=Verdict)
 
@@ -87,10 +88,21 @@ def _write_png(path: str, pixels: U8, force: bool, again: bool) -> int | Excepti
 
 
 class Restoration(NamedTuple):
-    """A block to restore, decoded or not, and the names of its images, empty if they have none."""
+    """A block to restore, decoded or not, the names of its images, empty if they have none, and the
+    folders that they go to, empty if they go to none.
+    """
 
     block: Block | Decoded
     names: Sequence[str]
+    folders: Sequence[str] = ()
+
+
+LABELLESS = "labelless"  # the folder of images whose labels are damaged
+
+
+def folders_of(labels: Labels | None, count: int) -> list[str]:
+    """The folder of each image by its label."""
+    return [LABELLESS] * count if labels is None else list(map(str, one_by_one(labels)))
 
 
 class Stream:
@@ -117,12 +129,52 @@ class Stream:
                 return block.header.has_names
         return False
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether images of any block with an intact header have labels."""
+        for block in self.blocks():
+            with contextlib.suppress(BitstreamError):
+                if block.header.has_labels:
+                    return True
+        return False
+
+    @property
+    def texts(self) -> list[str]:
+        """What images have beside pixels: "names", "labels"."""
+        return ["names"] * self.has_names + ["labels"] * self.has_labels
+
+    def check_folders(self, root: Place) -> None:
+        """Raise UsageError unless each label can be a folder below `root`."""
+        if not self.has_labels:
+            raise UsageError("--format folders needs labels, and the images have none")
+        labels: set[str] = set()
+        for block in self.blocks():
+            with contextlib.suppress(BitstreamError):
+                labels.update(folders_of(block.labels(), 0) if block.header.has_labels else ())
+        for label in sorted(labels):
+            try:
+                safe = len(names.safe_parts(f"{label}/x")) == 2
+            except UsageError:
+                safe = False
+            if not safe:
+                raise UsageError(
+                    f"label {label!r} cannot be the name of a folder: --format npz or csv restores "
+                    "it"
+                )
+        if root.path is not None and len(set(map(names.folded, labels))) < len(labels):
+            if names.folds_case(root.path):
+                raise UsageError(
+                    "two labels differ only in case, and would be one folder here: --format npz or "
+                    "csv restores them"
+                )
+
     def check_index(self, index: Sequence[range] | None) -> None:
         """Raise UsageError if one of these images is not there."""
         for part in index or ():
             if part[-1] >= (number := self.num_images):
-                has = f"{number} images, the first is 0" if number else "there are no images"
-                raise UsageError(f"--index {part[-1]} is out of range: {has}")
+                there = "is" if number == 1 else "are"
+                has = f"{counted(number, 'image')}, the first is 0" if number else "no images"
+                raise UsageError(f"--index {part[-1]} is out of range: there {there} {has}")
 
     def num_tasks(self, jobs: int) -> int:
         """How many blocks worker processes can decode; 1 if they cannot open the stream."""
@@ -159,10 +211,16 @@ class Stream:
         yield from self._by(check_block, jobs)
         yield from self.faults()
 
-    def restorations(self) -> Iterator[Restoration]:
-        """The blocks of a collection, to decode and write."""
+    def restorations(self, in_folders: bool = False) -> Iterator[Restoration]:
+        """The blocks of a collection, to decode and write.  in_folders: a folder a label."""
         for block in self.blocks():
-            yield Restoration(block, block.names_or_numbers())
+            folders: Sequence[str] = ()
+            if in_folders:
+                labels = None
+                with contextlib.suppress(BitstreamError):
+                    labels = block.labels()
+                folders = folders_of(labels, block.count)
+            yield Restoration(block, block.names_or_numbers(), folders)
         yield from (Restoration(fault, ()) for fault in self.faults())
 
     def intact(
@@ -187,13 +245,26 @@ class Stream:
         except (AezError, OSError) as error:
             yield Failed.by(self.label, error)
 
-    def pick(self, numbers: list[int], *, named: bool) -> Iterator[Found]:
+    def labelled(self, found: Iterable[Found]) -> Iterator[Found]:
+        """Only images that have labels; others are reported."""
+        for item in found:
+            if isinstance(item, Decoded) and item.labels is None:
+                yield self._left_out(item.images.tolist())
+            else:
+                yield item
+
+    def _left_out(self, numbers: list[int]) -> Failed:
+        said = f"images {names.ranges(numbers)} have no labels that can be read, and are left out"
+        return Failed(self.label, f"{said}; --format npy or png restores them")
+
+    def pick(self, numbers: list[int], *, named: bool, labelled: bool = False) -> Iterator[Found]:
         """Images of a collection in the order of `numbers`, which can repeat."""
         assert self.collection is not None
         wanted = np.array(numbers, np.int64)
         try:
             pixels = self.collection[numbers]  # reads only the groups of these images
             called = self.collection.names_at(numbers) if named else []
+            labels = self.collection.labels_at(numbers) if labelled else None
         except BitstreamError:  # block by block, to find what is lost
             found: dict[int, Decoded] = {}
             for item in self.intact(self.decoded(), wanted):
@@ -202,6 +273,10 @@ class Stream:
                     continue
                 found |= {number: item for number in item.images.tolist()}
             there = [(number, found[number]) for number in numbers if number in found]
+            bare = [number for number, block in there if labelled and block.labels is None]
+            if bare:
+                yield self._left_out(bare)
+            there = [(number, block) for number, block in there if number not in bare]
             if not there:
                 return
             at = [int(block.images.searchsorted(number)) for number, block in there]
@@ -210,8 +285,18 @@ class Stream:
             called = [
                 block.names[i] for i, (_, block) in zip(at, there, strict=True) if block.names
             ]
+            labels = None
+            if labelled:
+                labels = joined(
+                    [
+                        picked(block.labels, [i])
+                        for i, (_, block) in zip(at, there, strict=True)
+                        if block.labels is not None
+                    ]
+                )
         lost = np.zeros(len(wanted), np.bool_)
-        yield Decoded(images=wanted, lost=lost, names=called if any(called) else [], pixels=pixels)
+        called = called if any(called) else []
+        yield Decoded(images=wanted, lost=lost, names=called, labels=labels, pixels=pixels)
 
     def failures(
         self, verdict: Verdict, number: int, called: Sequence[str] = ()
@@ -225,7 +310,8 @@ class Stream:
         if self.collection is not None and verdict.images.size:
             where = f"block {number}"
             if lost:
-                where += f", images {names.ranges(verdict.images[lost].tolist())}"
+                plural = "s" if len(lost) > 1 else ""
+                where += f", image{plural} {names.ranges(verdict.images[lost].tolist())}"
             if lost and known:
                 some = ", ".join(known[i] for i in lost[:MAX_NAMED])
                 where += f" ({some}{', ...' * (len(lost) > MAX_NAMED)})"

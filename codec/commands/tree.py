@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from codec.commands.events import Done, Event, Events, Existing, Note, Progress
 from codec.commands.processes import spread
-from codec.commands.resume import Journal, noting
+from codec.commands.resume import Journal, finished, noting
 from codec.commands.stream import Restoration, Stream, WriteTask, write_block
 from codec.errors import AezError, UsageError
 from codec.files import names
@@ -108,7 +108,10 @@ class Tree:
                 self._journal = (journal, pins, path)
             begun = pins is not None and Journal.begun(journal, pins)
             if not (force or given or begun) and path.is_dir() and _holds_more_than(path, journal):
-                raise UsageError(f"output directory {path} exists and is not empty (-o or -f)")
+                raise UsageError(
+                    f"output directory {path} exists and is not empty: give -o DIR, or -f to "
+                    "overwrite its files"
+                )
             self._folder = _Folder(path)
 
     def write(self, blocks: Iterable[Restoration], jobs: int, num_tasks: int = 1) -> Events:
@@ -131,7 +134,7 @@ class Tree:
                 yield from noting(
                     self._write(journal, blocks, jobs, num_tasks, picked),
                     lambda error: (
-                        f"{self._root}: {len(journal.entries)} blocks are finished"
+                        f"{self._root}: {finished(len(journal.entries))}"
                         if journal.is_kept(error)
                         else None
                     ),
@@ -154,11 +157,11 @@ class Tree:
         picked: bool,
     ) -> Events:
         under_way: deque[_UnderWay] = deque()
-        finished = _finished(journal)
+        there = _finished(journal)
         self._folder.resumed = again = journal is not None and journal.is_resumed
-        if finished:
-            yield Note(f"{self._root}: resuming, {len(finished)} blocks are finished")
-        tasks = self._tasks(blocks, finished, under_way, again)
+        if there:
+            yield Note(f"{self._root}: resuming, {finished(len(there))}")
+        tasks = self._tasks(blocks, there, under_way, again)
         with closing(spread(write_block, tasks, jobs, num_tasks)) as results:
             for verdict, written in results:
                 number, called, labels = under_way.popleft()
@@ -184,19 +187,21 @@ class Tree:
     def _tasks(
         self,
         blocks: Iterable[Restoration],
-        finished: dict[int, int],
+        there: dict[int, int],
         under_way: deque[_UnderWay],
         again: bool,
     ) -> Iterator[WriteTask]:
         for number, block in enumerate(blocks):
             numbers = block.block.images.tolist()
             called = block.names or [f"{image:0{self._digits}}" for image in numbers]
+            if block.folders:
+                called = [f"{folder}/{n}" for folder, n in zip(block.folders, called, strict=True)]
             labels = [f"{self._stream.label}: {name}" for name in called]
             paths = [self._path_of(*image) for image in zip(called, numbers, labels, strict=True)]
             self._num_paths += len(paths)
-            if number in finished and finished[number] == _bytes_of(paths):
+            if number in there and there[number] == _bytes_of(paths):
                 self._num_images += len(paths)
-                self._num_bytes += finished[number]
+                self._num_bytes += there[number]
                 self._waiting.append(Progress(len(paths)))
                 continue
             under_way.append(_UnderWay(number, block.names, labels))

@@ -190,8 +190,8 @@ def meet(
     if goal.lossless_keeps:
         _fall_back(draft, images, exact)
     for i in np.flatnonzero(~draft.kept).tolist():
-        found = f"{draft.num_bytes[i]} bytes at quality {draft.quality[i]}"
-        draft.refused[i] = f"{found}, {goal} wanted"
+        found = f"{draft.num_bytes[i]} bytes even at quality {draft.quality[i]}"
+        draft.refused[i] = f"takes {found}; {goal}"
     _refine(draft, images[draft.kept], goals, effort)
 
 

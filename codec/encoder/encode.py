@@ -17,7 +17,7 @@ import numpy as np
 from codec.arrays import U8, Bools
 from codec.encoder.choose import SAMPLING, Sampling, choose, code, guard, meet
 from codec.encoder.draft import Draft, pack
-from codec.encoder.options import AUTO, Options
+from codec.encoder.options import Options
 from codec.encoder.stats import MAX_LISTED, CompressStats
 from codec.errors import ImageError, ModelNotFound, UsageError
 from codec.format import headers, index
@@ -115,7 +115,9 @@ class Encoder:
         files = [model.stream for model in self.models]
         size = sum(map(len, files))
         if size + 8 * len(files) + 8 > MAX_EXTENSION_BYTES:
-            raise UsageError(f"models of {size} bytes are too large to embed: name one of them")
+            raise UsageError(
+                f"models of {size} bytes together are too large to embed: choose one of them"
+            )
         return files
 
     def _draft(self, pixels: U8, *, as_block: bool) -> Draft:
@@ -157,7 +159,7 @@ class Encoder:
 
 def candidates(options: Options) -> list[Model]:
     """The models that an encoder with these options chooses from: see `Encoder`."""
-    if options.model == AUTO:
+    if options.model == registry.AUTO:
         return registry.shipped(options.by_pixels)
     return [registry.by_name(options.model, options.by_pixels)]
 

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from codec import metrics
 from codec.arrays import F64, I64, PIXELS, U8, Bools
-from codec.errors import UsageError
 from codec.format.constants import MAX_QUALITY
 from codec.model import card
 from codec.model.base import Coder
@@ -32,7 +31,7 @@ MOST_DB = 99.0  # more is as good for a guess
 
 
 class Goal(ABC):
-    """A limit that each image must keep.
+    """A limit that each image must keep; `str` says which, for messages.
 
     The *value* of an image, dB or octaves of bits, grows with its quality, evenly enough to guess
     the next quality from it. lossless_keeps: whether an image coded without loss keeps the goal;
@@ -92,12 +91,8 @@ class AtMostBytes(Goal):
     broken_above = True
     _a_quality = OCTAVES_A_QUALITY
 
-    def __post_init__(self) -> None:
-        if self.max_bytes < 0:
-            raise UsageError(f"max_bytes {self.max_bytes} is negative")
-
     def __str__(self) -> str:
-        return f"at most {self.max_bytes} bytes"
+        return f"max_bytes allows {self.max_bytes}"
 
     def holds(self, num_bytes: I64, psnr_db: F64) -> Bools:
         return np.asarray(num_bytes <= self.max_bytes)
@@ -130,12 +125,8 @@ class AtLeastPsnr(Goal):
     broken_above = False
     _a_quality = DB_A_QUALITY
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_psnr < NO_ERROR_DB:
-            raise UsageError(f"min_psnr is {self.min_psnr!r}, wanted 0 to {NO_ERROR_DB:g} dB")
-
     def __str__(self) -> str:
-        return f"at least {self.min_psnr:g} dB"
+        return f"min_psnr asks for {self.min_psnr:g} dB"
 
     def holds(self, num_bytes: I64, psnr_db: F64) -> Bools:
         return np.asarray(psnr_db >= self.min_psnr)

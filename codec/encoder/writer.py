@@ -14,14 +14,14 @@ from codec.collection.writer import Writer
 from codec.encoder.encode import Encoder
 from codec.encoder.options import Choices, Options
 from codec.encoder.stats import CompressStats
-from codec.errors import ImageError, UsageError
+from codec.errors import ImageError, UsageError, counted
 from codec.files.names import Claims
 from codec.format.constants import MAX_BLOCK_IMAGES
 from codec.labels import Given, checked, kind_of
 
 
 def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
-    """The array, if it holds images, in C order: uint8 (28, 28) or (N, 28, 28).
+    """The array in C order, if it holds images: uint8 (28, 28) or (N, 28, 28), of any strides.
 
     ndims: the allowed numbers of axes. Raises ImageError.
     """
@@ -29,20 +29,22 @@ def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
     good = pixels.dtype == np.uint8 and pixels.ndim in ndims
     if not good or pixels.shape[-2:] != (SIDE, SIDE):
         wanted = " or ".join({2: "(28, 28)", 3: "(N, 28, 28)"}[n] for n in ndims)
-        raise ImageError(f"pixels are {pixels.dtype} {pixels.shape}, wanted uint8 {wanted}")
-    return np.ascontiguousarray(pixels)
+        raise ImageError(f"pixels are {pixels.dtype} {pixels.shape}; give uint8 {wanted}")
+    return np.ascontiguousarray(pixels)  # kernels and zstd read its memory
 
 
 def check_names(names: Any, count: int) -> list[str]:
-    """Names, given as any sequence of str, one for each of `count` images.  Raises UsageError."""
+    """The names of `count` images as a list, if they are texts without NUL.  Raises UsageError."""
     if isinstance(names, str | bytes) or not isinstance(names, Iterable):
-        raise UsageError(f"names are of type {type(names).__name__}, wanted a list: one an image")
+        raise UsageError(f"names is {names!r}: give a list with a name for each image")
     found = list(names)
-    if len(found) != count:
-        raise UsageError(f"{len(found)} names for {count} images")
-    for at, name in enumerate(found):
+    for i, name in enumerate(found):
         if not isinstance(name, str):
-            raise UsageError(f"name {at} is {name!r}, wanted a str")
+            raise UsageError(f"name {i} is {name!r}, not a text")
+        if "\0" in name:
+            raise UsageError(f"name {i}, {name!r}, contains NUL")
+    if len(found) != count:
+        raise UsageError(f"{counted(len(found), 'name')} for {counted(count, 'image')}")
     return found
 
 
@@ -67,6 +69,8 @@ class CollectionWriter:
         block_images: int = MAX_BLOCK_IMAGES,
         **choices: Unpack[Choices],
     ) -> None:
+        if not hasattr(file, "write"):
+            raise TypeError(f"a collection is written to a binary file, not to {file!r}")
         self._encoder = Encoder(Options.of(**choices))
         self._writer = Writer(file, self._encoder.model_files() if embed_model else None)
         self._block_images = block_images

@@ -171,7 +171,7 @@ class ArrayFile:
                     there = at * PIXELS + len(chunk)
                     raise ImageError(
                         f"{self._name}: is truncated: claims {self.num_images * PIXELS} "
-                        f"bytes of pixels, {there} are there"
+                        f"bytes of pixels, but has {there}"
                     )
                 yield chunk
             # One byte more than wanted shows whether there is more, and makes gzip and zip
@@ -221,7 +221,7 @@ def _open_idx(file: BinaryIO | io.BufferedIOBase, max_bytes: int, name: str) -> 
     head = file.read(16)
     magic = int.from_bytes(head[:4], "big")
     if magic == IDX_LABELS:
-        raise ImageError(f"{name}: IDX labels, not images")
+        raise ImageError(f"{name}: holds IDX labels, not images")
     if len(head) < 4 or magic != IDX_IMAGES:
         if len(head) >= 4 and magic >> 16 == 0 and 0x08 <= magic >> 8 <= 0x0E:
             raise ImageError(
@@ -229,7 +229,7 @@ def _open_idx(file: BinaryIO | io.BufferedIOBase, max_bytes: int, name: str) -> 
             )
         raise ImageError(f"{name}: is not an NPY, NPZ or IDX file")
     if len(head) < 16:
-        raise ImageError(f"{name}: is truncated: {len(head)} bytes of an IDX header of 16")
+        raise ImageError(f"{name}: is truncated: has {len(head)} of the 16 bytes of an IDX header")
     num_images, height, width = struct.unpack(">3I", head[4:])
     if (width, height) != (SIDE, SIDE):
         raise ImageError(f"{name}: {width}x{height} pixels, aez takes {SIDE}x{SIDE}")
@@ -292,15 +292,16 @@ def _open_npz(file: BinaryIO, max_bytes: int, name: str, stack: ExitStack) -> Ar
             arrays.append(member)
     if len(arrays) != 1:
         listing = ", ".join(contents[:8]) + (", ..." if len(contents) > 8 else "") or "nothing"
-        wanted = f"aez takes one uint8 (N, {SIDE}, {SIDE})"
-        raise ImageError(f"{name}: {len(arrays)} arrays of images, {wanted}; it holds {listing}")
+        found = f"{len(arrays)} arrays" if arrays else "no array"
+        wanted = f"aez takes one, uint8 (N, {SIDE}, {SIDE})"
+        raise ImageError(f"{name}: has {found} of images, {wanted}; it holds {listing}")
     return _open_npy(stack.enter_context(archive.open(arrays[0])), max_bytes, name)  # type: ignore[arg-type]
 
 
 def _check_size(num_images: int, max_bytes: int, name: str) -> None:
     if num_images * PIXELS > max_bytes:
         claim = f"claims {num_images * PIXELS} bytes of pixels"
-        raise ImageError(f"{name}: is truncated: {claim}, at most {max_bytes} are there")
+        raise ImageError(f"{name}: is truncated: {claim}, but has at most {max_bytes}")
 
 
 def _read_exactly(file: BinaryIO | io.BufferedIOBase, num_bytes: int) -> bytearray:

@@ -33,6 +33,8 @@ def pack_block(
     texts = pack_labels_area(labels) + (pack_names(names) if names is not None else b"")
     if len(texts) > MAX_NAMES_BYTES:
         raise names_too_large(len(texts))
+    count = sum(len(part.images) for part, _ in parts)
+    assert all(len(each) == count for each in (names, labels) if each is not None)
     messages = [message for _, of_part in parts for message in of_part]
     index = pack_index([(part, [len(message) for message in of_part]) for part, of_part in parts])
     payload = b"".join(messages)
@@ -41,7 +43,7 @@ def pack_block(
         first.model_hash,
         first.quality,
         has_names=names is not None,
-        image_count=sum(len(part.images) for part, _ in parts),
+        image_count=count,
         names_bytes=len(texts),
         index_bytes=len(index),
         payload_bytes=len(payload),
@@ -62,10 +64,10 @@ def fault_of(header: BlockHeader, block: bytes, offset: int) -> BitstreamError |
     header: its header, which gives its size; offset: of the block in the file, for messages.
     """
     if len(block) < header.block_bytes:
-        found = f"{len(block)} of {header.block_bytes} bytes"
+        found = f"{len(block)} of its {header.block_bytes} bytes are there"
         return Truncated(f"the stream ends inside this block: {found}", offset)
     if _checksum(block[: BLOCK.size], block[BLOCK.size :]) != header.checksum:
-        return ChecksumMismatch("bytes of this block were changed", offset)
+        return ChecksumMismatch("this block is damaged", offset)
     return None
 
 

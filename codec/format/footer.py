@@ -45,11 +45,13 @@ def unpack_footer_end(tail: bytes, stream_bytes: int) -> int:
         raise Truncated("the collection ends before its footer", stream_bytes)
     _, footer_bytes, magic = FOOTER_END.unpack(tail[-FOOTER_END.size :])
     if magic != END_MAGIC:
-        found = f"{magic.hex(' ')} found at the end, {END_MAGIC.hex(' ')} wanted: cut short"
-        raise Truncated(found, stream_bytes - 4)
+        raise Truncated(
+            "the file does not end as a collection does: it is cut short or its end is damaged"
+        )
     if not FOOTER.size + FOOTER_END.size <= footer_bytes <= stream_bytes - COLLECTION.size:
         raise LimitExceeded(
-            f"a footer of {footer_bytes} bytes in a stream of {stream_bytes}", stream_bytes - 8
+            f"the footer claims {footer_bytes} bytes of a stream of {stream_bytes}",
+            stream_bytes - 8,
         )
     return int(footer_bytes)
 
@@ -62,22 +64,24 @@ def unpack_footer(footer: bytes, offset: int, blocks_bytes: int | None) -> Foote
     """
     magic, total, count = FOOTER.unpack_from(footer)
     if magic != FOOTER_MAGIC:
-        raise BadMagic(f"{magic.hex(' ')} found, a footer ({FOOTER_MAGIC.hex(' ')}) wanted", offset)
+        start = f"it begins with {magic.hex(' ')}, not {FOOTER_MAGIC.hex(' ')}"
+        raise BadMagic(f"there is no footer here: {start}", offset)
     if FOOTER.size + count * FOOTER_ENTRY.size + FOOTER_END.size != len(footer):
         raise LimitExceeded(
-            f"{count} blocks do not fit a footer of {len(footer)} bytes", offset + 12
+            f"{count} blocks do not fit into a footer of {len(footer)} bytes", offset + 12
         )
     if checksum(footer[: -FOOTER_END.size]) != footer[-FOOTER_END.size : -8]:
         raise ChecksumMismatch("the footer is damaged", offset)
     found = Footer(tuple(FOOTER_ENTRY.iter_unpack(footer[FOOTER.size : -FOOTER_END.size])))
     if found.total_images != total:
         raise LimitExceeded(
-            f"{total} images claimed, the blocks hold {found.total_images}", offset + 4
+            f"the footer claims {total} images, but its blocks hold {found.total_images}",
+            offset + 4,
         )
     claimed = sum(size for size, _ in found.blocks)
     if blocks_bytes is None:
         blocks_bytes = min(claimed, offset - COLLECTION.size)
     if claimed != blocks_bytes:
         error = TrailingData if claimed < blocks_bytes else Truncated
-        raise error(f"blocks of {claimed} bytes listed, {blocks_bytes} present", offset)
+        raise error(f"the blocks take {blocks_bytes} bytes, but the footer lists {claimed}", offset)
     return found

@@ -94,7 +94,7 @@ def unpack_extension(stream: bytes, offset: int) -> tuple[dict[int, bytes], int]
     size, offset = unpack_varint(stream, offset)
     if size > MAX_EXTENSION_BYTES:
         raise LimitExceeded(
-            f"an extension of {size} bytes, at most {MAX_EXTENSION_BYTES} are allowed", offset
+            f"the extension has {size} bytes, at most {MAX_EXTENSION_BYTES} are allowed", offset
         )
     end = offset + size
     if end > len(stream):
@@ -108,12 +108,12 @@ def unpack_extension(stream: bytes, offset: int) -> tuple[dict[int, bytes], int]
             raise Truncated(f"extension field 0x{kind:02x} runs past the extension", at)
         value, offset = stream[offset : offset + length], offset + length
         if kind == EXTENSION_MODEL_HASH and length != MODEL_HASH_BYTES:
-            raise LimitExceeded(f"a model hash of {length} bytes, wanted {MODEL_HASH_BYTES}", at)
+            raise LimitExceeded(f"a model hash has {length} bytes, not {MODEL_HASH_BYTES}", at)
         if kind in (EXTENSION_MODEL_HASH, EXTENSION_MODELS):
             known[kind] = value
         elif kind < 0x80:
             raise UnsupportedVersion(
-                f"extension field 0x{kind:02x} is needed and unknown to this reader", at
+                f"extension field 0x{kind:02x} is needed, but this reader does not know it", at
             )
     return known, end
 
@@ -121,9 +121,8 @@ def unpack_extension(stream: bytes, offset: int) -> tuple[dict[int, bytes], int]
 def _check_start(stream: bytes) -> int:
     """Check magic, version and reserved flags; return the flags."""
     if not MAGIC.startswith(stream[:2]):
-        raise BadMagic(
-            f"{stream[:2].hex(' ')} found, {MAGIC.hex(' ')} wanted: not an aez stream", 0
-        )
+        found = f"it begins with {stream[:2].hex(' ')}, not {MAGIC.hex(' ')}"
+        raise BadMagic(f"not an .aez file: {found}", 0)
     if len(stream) < 3:
         raise _cut_short(stream)
     version, flags = stream[2] >> 4, stream[2] & 15
@@ -136,7 +135,9 @@ def _check_start(stream: bytes) -> int:
 
 def _cut_short(stream: bytes) -> Truncated:
     size = len(stream)
-    return Truncated(f"the stream has {size} bytes and ends inside its header", size)
+    if not size:
+        return Truncated("the stream is empty", 0)
+    return Truncated("the stream ends inside its header", size)
 
 
 def is_collection(stream: bytes) -> bool:
@@ -186,12 +187,12 @@ def unpack_image_header(stream: bytes) -> tuple[ImageHeader, int]:
     """
     flags = _check_start(stream)
     if flags & FLAG_COLLECTION:
-        raise BadMagic("a collection, a single image wanted", 2)
+        raise BadMagic("this is a collection, not a single image")
     if len(stream) < IMAGE.size:
         raise _cut_short(stream)
     if len(stream) > MAX_IMAGE_STREAM_BYTES:
         raise LimitExceeded(
-            f"{len(stream)} bytes for one image, at most {MAX_IMAGE_STREAM_BYTES} are allowed", 0
+            f"one image has {len(stream)} bytes, at most {MAX_IMAGE_STREAM_BYTES} are allowed", 0
         )
     _, _, model_id, quality, check = IMAGE.unpack_from(stream)
     check_quality(quality, 4, highest=STORED_QUALITY)
@@ -201,7 +202,7 @@ def unpack_image_header(stream: bytes) -> tuple[ImageHeader, int]:
         model_hash = extension.get(EXTENSION_MODEL_HASH, b"")
     if quality == STORED_QUALITY:
         if model_id or model_hash:
-            raise ReservedBitsSet(f"a stored image with model {model_hash.hex() or model_id}", 3)
+            raise ReservedBitsSet(f"a stored image has model {model_hash.hex() or model_id}", 3)
     elif (model_id == 0) != bool(model_hash):
         has = "with" if model_hash else "without"
         raise ReservedBitsSet(f"model id {model_id} {has} a model hash", 3)
@@ -245,11 +246,11 @@ def unpack_models(stream: bytes) -> list[bytes]:
         size, at = unpack_varint(value, at)
         if size > MAX_MODEL_BYTES:
             raise LimitExceeded(
-                f"an embedded model of {size} bytes, at most {MAX_MODEL_BYTES} are allowed"
+                f"an embedded model has {size} bytes, at most {MAX_MODEL_BYTES} are allowed"
             )
         if at + size > len(value):
             left = len(value) - at
-            raise Truncated(f"an embedded model of {size} bytes, {left} are left of its field")
+            raise Truncated(f"an embedded model has {size} bytes, but only {left} are left for it")
         models.append(value[at : at + size])
         at += size
     return models
@@ -259,7 +260,7 @@ def unpack_collection_header(stream: bytes) -> int:
     """-> offset of the first block.  stream: at least the header.  Raises BitstreamError."""
     flags = _check_start(stream)
     if not flags & FLAG_COLLECTION:
-        raise BadMagic("a single image, a collection wanted", 2)
+        raise BadMagic("this is a single image, not a collection")
     if len(stream) < COLLECTION.size:
         raise _cut_short(stream)
     offset = COLLECTION.size
@@ -332,16 +333,18 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
     """
     if len(stream) < BLOCK.size:
         raise Truncated(
-            f"the stream ends inside a block header, {BLOCK.size - len(stream)} bytes early", offset
+            f"the stream ends inside a block header, which lacks {BLOCK.size - len(stream)} bytes",
+            offset,
         )
     magic, model_hash, quality, flags, count, *sizes, header_check, body_checksum = (
         BLOCK.unpack_from(stream)
     )
     names_bytes, index_bytes, payload_bytes = sizes
     if magic != BLOCK_MAGIC:
-        raise BadMagic(f"{magic.hex(' ')} found, a block ({BLOCK_MAGIC.hex(' ')}) wanted", offset)
+        found = f"it begins with {magic.hex(' ')}, not {BLOCK_MAGIC.hex(' ')}"
+        raise BadMagic(f"there is no block here: {found}", offset)
     if checksum(stream[:_BLOCK_START], size=4) != header_check:
-        raise ChecksumMismatch("a block header is damaged", offset)
+        raise ChecksumMismatch("this block header is damaged", offset)
     check_quality(quality, offset + BLOCK_QUALITY_AT)
     if reserved := flags & ~(BLOCK_FLAG_NAMES | BLOCK_FLAG_PARTS | BLOCK_FLAG_LABELS):
         raise ReservedBitsSet(f"reserved block flags 0x{reserved:02x} are set", offset + 13)
@@ -357,7 +360,7 @@ def unpack_block_header(stream: bytes, offset: int = 0) -> BlockHeader:
     )
     if not 1 <= count <= MAX_BLOCK_IMAGES:
         raise LimitExceeded(
-            f"{count} images in a block, 1 to {MAX_BLOCK_IMAGES} are allowed", offset + 14
+            f"a block has {count} images, 1 to {MAX_BLOCK_IMAGES} are allowed", offset + 14
         )
     most = -(-count // GROUP_IMAGES) * GROUP_IMAGES * MAX_IMAGE_STREAM_BYTES
     if names_bytes > MAX_NAMES_BYTES or payload_bytes > most:

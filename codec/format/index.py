@@ -84,8 +84,8 @@ def unpack_index(index: bytes, header: BlockHeader, offset: int) -> tuple[list[P
     if at != len(index):
         raise TrailingData(f"{len(index) - at} bytes follow the index", offset + at)
     if sum(lengths) != header.payload_bytes:
-        found = f"groups of {sum(lengths)} bytes in a payload of {header.payload_bytes}"
-        raise LimitExceeded(found, offset)
+        claim = f"the groups have {sum(lengths)} bytes, the payload {header.payload_bytes}"
+        raise LimitExceeded(claim, offset)
     return parts, lengths
 
 
@@ -110,11 +110,13 @@ def _unpack_lengths(part: Part, index: bytes, at: int, offset: int) -> tuple[lis
     mean, at = unpack_varint(index, at, max_bytes=3, base=offset)
     limit, at = unpack_varint(index, at, base=offset)
     if limit < part.num_groups:
-        raise LimitExceeded(f"{part.num_groups} lengths below a limit of {limit}", offset + at)
+        raise LimitExceeded(
+            f"{part.num_groups} lengths do not fit below their limit, {limit}", offset + at
+        )
     positions, at = unpack_rice(index, at, part.num_groups, limit, offset)
     found = mean + from_codes(np.diff(positions, prepend=-1) - 1)
     if found.min() < 0:
-        raise LimitExceeded(f"a group of {found.min()} bytes", offset + start)
+        raise LimitExceeded(f"a group claims {found.min()} bytes", offset + start)
     return found.tolist(), at
 
 
@@ -150,7 +152,7 @@ def _unpack(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part],
     num_models, at = unpack_varint(index, 0, max_bytes=3, base=offset)
     if num_models >= MAX_PART_MODELS:
         raise LimitExceeded(
-            f"{num_models} further models in a block, at most {MAX_PART_MODELS - 1} are allowed",
+            f"a block has {num_models} further models, at most {MAX_PART_MODELS - 1} are allowed",
             offset,
         )
     for _ in range(num_models):
@@ -159,7 +161,7 @@ def _unpack(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part],
     num_parts, at = unpack_varint(index, at, max_bytes=3, base=offset)
     if not 1 <= num_parts < MAX_PARTS:
         raise LimitExceeded(
-            f"{num_parts} further parts in a block, 1 to {MAX_PARTS - 1} are allowed", offset
+            f"a block has {num_parts} further parts, 1 to {MAX_PARTS - 1} are allowed", offset
         )
     left, parts = np.arange(header.image_count), []
     for _ in range(num_parts):
@@ -167,12 +169,15 @@ def _unpack(index: bytes, header: BlockHeader, offset: int) -> tuple[list[Part],
             raise Truncated("the index ends inside its parts", offset + at)
         number, quality = index[at], index[at + 1]
         if number >= len(hashes):
-            raise LimitExceeded(f"model {number} of a block of {len(hashes)} models", offset + at)
+            raise LimitExceeded(
+                f"a part has model {number}, but the block only {len(hashes)}, the first is 0",
+                offset + at,
+            )
         check_quality(quality, offset + at + 1)
         count, end = unpack_varint(index, at + 2, max_bytes=3, base=offset)
         if not 1 <= count < len(left):  # at least one image is left for the first part
             raise LimitExceeded(
-                f"{count} images in a part, 1 to {len(left) - 1} are possible", offset + at
+                f"a part has {count} images, 1 to {len(left) - 1} are possible", offset + at
             )
         positions, at = unpack_rice(index, end, count, len(left), offset)
         parts.append(Part(hashes[number], quality, left[positions]))

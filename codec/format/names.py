@@ -41,7 +41,7 @@ def unpack_names(frame: bytes, count: int, offset: int) -> list[str]:
         size = zstandard.get_frame_parameters(frame).content_size
         if size > MAX_NAMES_BYTES:  # also when the frame does not say
             raise LimitExceeded(
-                f"names of {size} bytes, at most {MAX_NAMES_BYTES} are allowed", offset
+                f"the names have {size} bytes, at most {MAX_NAMES_BYTES} are allowed", offset
             )
         joined = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
     except zstandard.ZstdError as error:

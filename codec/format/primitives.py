@@ -77,4 +77,4 @@ def unpack_varint(
         value |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
             return value, offset + i + 1
-    raise LimitExceeded(f"a number of more than {max_bytes} bytes", base + offset)
+    raise LimitExceeded(f"a number has more than {max_bytes} bytes", base + offset)

@@ -123,7 +123,7 @@ def active() -> Kernels | None:
     why_not = _load()
     kind, _, instruction_set = engine.partition("-")
     if kind not in ("", "native") or (engine and not kind):
-        raise UsageError(f"AEZ_ENGINE is {engine!r}, wanted {ENGINES}")
+        raise UsageError(f"AEZ_ENGINE is {engine!r}: set it to {ENGINES}")
     if why_not is not None:
         if engine:
             raise UsageError(
@@ -134,7 +134,9 @@ def active() -> Kernels | None:
     if not instruction_set:
         return next(iter(_loaded.values()))
     if instruction_set not in _loaded:
-        raise UsageError(f"AEZ_ENGINE is {engine!r}, but this processor has {', '.join(_loaded)}")
+        raise UsageError(
+            f"AEZ_ENGINE is {engine!r}, but this processor only has {', '.join(_loaded)}"
+        )
     return _loaded[instruction_set]
 
 

@@ -32,11 +32,10 @@ from codec.format.constants import LOSSLESS_QUALITY
 from codec.measure import codecs
 from codec.measure.codecs import Codec
 from codec.measure.page import Outcome
-from codec.measure.points import Point, bd_rate_percent
+from codec.measure.points import Point, Row, bd_rate_percent
 from codec.measure.timing import best_of, efficiency, machine, measured_by
 from codec.model import registry
 
-Row = dict[str, Any]
 Others = Callable[[U8, list[str]], Iterable[Codec]]
 Step = Callable[[str, int, int], None]
 
@@ -125,9 +124,9 @@ def _check(pixels: U8, qualities: Sequence[int], efforts: Sequence[int]) -> None
         raise UsageError("no images to measure")
     if not qualities or any(not 0 <= quality < LOSSLESS_QUALITY for quality in qualities):
         given = ", ".join(map(str, qualities)) or "missing"
-        raise UsageError(f"qualities are {given}; give some of 0 .. 99")
+        raise UsageError(f"qualities are {given}: give some from 0 to 99")
     if not efforts:
-        raise UsageError("efforts are missing; give some of 1 .. 9")
+        raise UsageError("efforts are missing: give some from 1 to 9")
 
 
 # The settings of aez

@@ -28,12 +28,10 @@ from codec.format.footer import Footer
 from codec.format.headers import pack_collection_header
 from codec.format.index import Part
 from codec.measure import tool
-from codec.measure.points import psnr_at
+from codec.measure.points import Row, psnr_at
 from codec.measure.timing import machine
 from codec.model import registry
 from codec.model.bundle import Model
-
-Row = dict[str, Any]
 
 TARGET_BYTES = (8, 16, 24, 40, 64)
 QUALITIES = "0,5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95,99"

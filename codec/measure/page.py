@@ -19,8 +19,7 @@ from codec.encoder.options import DEFAULT_EFFORT
 from codec.files.images import pack_png
 from codec.format.constants import LOSSLESS_QUALITY
 from codec.measure.plot import Series, colour, label, plot
-
-Row = dict[str, Any]
+from codec.measure.points import Row
 
 SHEET_IMAGES = 32
 SHEET_QUALITIES = 4

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+Row = dict[str, Any]  # figures of one measurement, as they become JSON
 Point = tuple[float, float]  # bytes, PSNR in dB
 Curve = Iterable[Mapping[str, Any]]  # rows with "bytes" and "psnr_db", None if there is no error
 

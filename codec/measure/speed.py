@@ -38,8 +38,9 @@ from codec.encoder.options import DEFAULT_EFFORT
 from codec.files.images import read_array
 from codec.format.constants import GROUP_IMAGES, LOSSLESS_QUALITY
 from codec.measure import codecs, tool, waits
+from codec.measure.points import Row
 from codec.measure.timing import best_of, efficiency, machine, products_per_s
-from codec.measure.waits import QUALITIES, Row, Size, core_counts, engines, per_s
+from codec.measure.waits import QUALITIES, Size, core_counts, engines, per_s
 from codec.model import registry
 
 Say = Callable[[Row], None]

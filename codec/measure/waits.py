@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,10 +23,9 @@ from codec import api, kernels, parallel
 from codec.arrays import U8
 from codec.errors import AezError
 from codec.files.images import pack_idx, pack_png
+from codec.measure.points import Row
 from codec.measure.reading import random_access_ms, write_pngs
 from codec.measure.timing import median_ms, seconds
-
-Row = dict[str, Any]
 
 QUALITIES = (25, 75)
 COLD_QUALITY = 75

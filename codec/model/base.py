@@ -75,7 +75,7 @@ class Coder(ABC):
         """
         if (quality >= LOSSLESS_QUALITY) != self.lossless:
             raise CorruptPayload(
-                f"quality {quality} with model {self.name}, which is {self.kind}", offset
+                f"the quality is {quality}, but model {self.name} is {self.kind}", offset
             )
 
     @property
@@ -125,7 +125,7 @@ class Coder(ABC):
 
         Raises UsageError for a coder that has none.
         """
-        raise UsageError(f"model {self.name} is {self.kind}: only lossy streams have latents")
+        raise UsageError(f"model {self.name} is {self.kind}, and only lossy streams have latents")
 
     def encode(
         self, pixels: U8, quality: int, *, group: int | None = None, effort: int = 1

@@ -166,7 +166,7 @@ def unpack_bundle(stream: bytes) -> tuple[str, dict[str, Integers], dict[str, An
         architecture, card = metadata["architecture"], json.loads(metadata["card"])
         name = card["name"]
     if not isinstance(name, str):
-        raise BadModel(f"the model's name is {name!r}, wanted a text")
+        raise BadModel(f"the model's name is {name!r}, not a text")
     for key, tensor in tensors.items():
         wanted = DTYPES.get(key.rsplit(".", 1)[-1], (np.int32,))
         if tensor.dtype not in wanted:

@@ -33,6 +33,7 @@ _HERE = Path(__file__).resolve().parents[1]
 SETTLED_NS = 2_000_000_000
 LOSSLESS = "-lossless"  # how the name of a lossless model ends
 ENCODER = ".encoder.safetensors"  # how the file name of an encoder ends
+AUTO = "auto"  # the name that stands for all shipped models
 GENERIC = "generic"  # the name of the model for images that the others do not know
 
 # Model_ID -> Model_Hash, hexadecimal.
@@ -188,6 +189,17 @@ def id_of(model: Coder) -> int:
     return next((i for i, h in MODEL_IDS.items() if h == model.hash.hex()), 0)
 
 
+def name_or_file(model: str | Path | None) -> str:
+    """What a caller calls a model, as `by_name` takes it; None is AUTO.  Raises UsageError."""
+    if model is None:
+        return AUTO
+    if isinstance(model, Path):  # a file, whatever it is called
+        return str(model) if os.sep in str(model) else os.path.join(".", model)
+    if not isinstance(model, str):
+        raise UsageError(f"model is {model!r}: give the name of a model or the path of its file")
+    return model
+
+
 def by_name(name: str, lossless: bool | None = False) -> Model:
     """A model by its name (`mnist`) or file, lossy or lossless as wanted; None: either.
 
@@ -204,16 +216,15 @@ def by_name(name: str, lossless: bool | None = False) -> Model:
     for candidate in candidates:
         if candidate in found:
             return _of_kind(load_cached(found[candidate]), name, lossless)
-    installed = ", ".join(sorted(found)) or "none"
-    raise ModelNotFound(
-        f"no model is called {name!r}; installed: {installed}; give a file as a path", name
-    )
+    what = f"no model is called {name!r}" if name else "the name of the model is empty"
+    installed = f"installed: {', '.join(sorted(found)) or 'none'}"
+    raise ModelNotFound(f"{what} ({installed}). For a model file, give its path", name)
 
 
 def _of_kind(model: Model, name: str, lossless: bool | None) -> Model:
     if lossless not in (None, model.lossless):
         raise UsageError(
-            f"model {name} is {model.kind}, a {'lossless' if lossless else 'lossy'} one is wanted"
+            f"model {name} is {model.kind}; give a {'lossless' if lossless else 'lossy'} one"
         )
     return model
 

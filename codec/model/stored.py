@@ -46,7 +46,7 @@ class Stored(Coder):
     def check_quality(self, quality: int, offset: int) -> None:
         """See Coder."""
         if quality != STORED_QUALITY:
-            raise CorruptPayload(f"a stored image of quality {quality}", offset)
+            raise CorruptPayload(f"a stored image has quality {quality}", offset)
 
     def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> StoredSymbols:
         """See Coder."""
@@ -72,7 +72,7 @@ class Stored(Coder):
         self, messages: list[bytes], count: int, quality: int, *, group: int | None = None
     ) -> tuple[U8, I16, Bools]:
         """Raise UsageError: see Coder."""
-        raise UsageError("a stored image has no latents: only lossy streams have latents")
+        raise UsageError("this is a stored image, and only lossy streams have latents")
 
 
 STORED: Final = Stored()
@@ -93,14 +93,14 @@ def stored_image(stored: bytes) -> U8:
     """Inverse of `stored_bytes`.  Raises CorruptPayload."""
     if len(stored) > PIXELS:
         raise CorruptPayload(
-            f"{len(stored)} bytes for a stored image, at most {PIXELS} are allowed"
+            f"a stored image has {len(stored)} bytes, at most {PIXELS} are allowed"
         )
     if len(stored) != PIXELS:
         import zstandard
 
         try:
             if zstandard.get_frame_parameters(stored).content_size != PIXELS:
-                raise CorruptPayload("a stored image has another size")
+                raise CorruptPayload(f"a stored image does not have {PIXELS} pixels")
             stored = zstandard.ZstdDecompressor().decompress(
                 stored, max_output_size=PIXELS, allow_extra_data=False
             )

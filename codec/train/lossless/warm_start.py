@@ -18,7 +18,6 @@ from codec.model.pixels import Pixels
 from codec.model.pixels_parts import LOGIT_UNIT, TABLE_BITS
 from codec.train.bundle import set_to
 from codec.train.layers import Layer
-from codec.train.lossless.palettes import Palettes
 from codec.train.lossless.pixels import PixelConfig, PixelNet
 
 SAME_COSTS = 2  # the costs of one palette may differ by this: clusters are found in floating point
@@ -35,17 +34,6 @@ def config_of(stream: bytes) -> PixelConfig:
         embedding=tensors["value.near.table"].shape[2],
         flag=tensors["flag.sums.ink.table"].shape[1],
         weight_bits=8 * tensors["head.weight"].dtype.itemsize,
-    )
-
-
-def palettes_of(stream: bytes) -> Palettes:
-    """The palettes of a bundle.  Raises BadModel."""
-    tensors = _tensors(stream)
-    logits = (tensors["palette.logits.table"] / LOGIT_UNIT).astype(np.float32)
-    return Palettes(
-        logits,
-        tensors["palette.costs.table"].astype(np.int16),
-        tensors["palette.freq"].astype(np.int32),
     )
 
 
