@@ -25,12 +25,13 @@ from codec.arrays import F64, I64, U8, Bools, spread
 from codec.coding.lanes import by
 from codec.encoder.draft import Draft
 from codec.encoder.goal import AtLeastPsnr, Goal, image_psnr_db, sizes
+from codec.encoder.scale import coding_of
 from codec.encoder.search import better, refine, search
-from codec.format.constants import LOSSLESS_QUALITY, STORED_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY, MAX_QUALITY, STORED_QUALITY
 from codec.model import card
 from codec.model.base import Coder
 from codec.model.ladder_parts import log2_lmbda
-from codec.model.registry import GENERIC
+from codec.model.registry import GENERIC, LOSSLESS
 from codec.model.stored import STORED
 
 GUARD_DB = 3.0
@@ -126,24 +127,31 @@ def costs(pixels: U8, decoded: U8, messages: list[bytes], quality: int) -> F64:
 # A quality for all
 
 
-def code(draft: Draft, quality: int, effort: int, seen: dict[int, Any]) -> None:
-    """Give all images a quality, and the symbols of their coders.
+def code(draft: Draft, quality: int, effort: int, seen: dict[int, Any], exact: Exact) -> None:
+    """Give all images the quality in the stream that a quality stands for, and the symbols of their
+    coders.
 
-    seen: symbols of all images at effort 1, by number of the coder, where they are known.
+    seen: symbols of all images at that quality and effort 1, by number of the coder, where they are
+    known.
     """
     for k, images in by(draft.coder):
-        coder = draft.coders[k]
-        if k in seen and min(effort, coder.max_effort) == 1:
+        coder, coded = draft.coders[k], coding_of(draft.coders[k], quality)
+        if quality <= MAX_QUALITY < coded:
+            partner = next((c for c in exact() if c.name == coder.name + LOSSLESS), None)
+            coder, coded = (coder, quality) if partner is None else (partner, coded)
+        if k in seen and coded == quality and min(effort, coder.max_effort) == 1:
             symbols = seen[k].of(images)
         else:
-            symbols = coder.analyze(draft.pixels[images], quality, effort)
-        draft.put(images, k, quality, symbols)
+            symbols = coder.analyze(draft.pixels[images], coded, effort)
+        draft.put(images, draft.number_of(coder), coded, symbols)
         draft.turn[images] = k - len(draft.coders)
+    draft.planned[:] = draft.quality
 
 
 def guard(draft: Draft, quality: int, effort: int, exact: Exact) -> None:
     """Find another quality or coder for the images that came out badly."""
-    floors = {k: floor_db(draft.coders, coder, quality) for k, coder in enumerate(draft.coders)}
+    rows = [min(coding_of(coder, quality), MAX_QUALITY) for coder in draft.coders]
+    floors = {k: floor_db(draft.coders, c, rows[k]) for k, c in enumerate(draft.coders)}
     used = np.unique(draft.coder).tolist()
     order = [*used, *(k for k in floors if k not in used)]
     goals: dict[int, Goal] = {
@@ -157,7 +165,7 @@ def guard(draft: Draft, quality: int, effort: int, exact: Exact) -> None:
     tried = {}
     if effort == 1:
         tried = {k: draft.symbols(images[at]) for k, at in by(draft.coder[images])}
-    _reach(draft, images, goals, quality, tried, FALLBACK_STEP)
+    _reach(draft, images, goals, rows, tried, FALLBACK_STEP)
     _fall_back(draft, images, exact, compare=True)
     _refine(draft, images, goals, effort)
 
@@ -186,7 +194,7 @@ def meet(
     images = np.arange(len(draft.pixels))
     goals = dict.fromkeys(range(len(draft.coders)), goal)
     tried = {k: seen[k].of(some) for k, some in by(draft.coder) if k in seen}
-    _reach(draft, images, goals, first, tried)
+    _reach(draft, images, goals, [first] * len(draft.coders), tried)
     if goal.lossless_keeps:
         _fall_back(draft, images, exact)
     for i in np.flatnonzero(~draft.kept).tolist():
@@ -199,27 +207,27 @@ def _reach(
     draft: Draft,
     images: I64,
     goals: dict[int, Goal],
-    first: int,
+    first: list[int],
     tried: dict[int, Any],
     step: int = 1,
 ) -> None:
     """Search for the quality at which each of some images keeps its goal; if its own coder fails,
     try the others.
 
-    goals: by number of the coder; first: the quality to try first; tried: symbols of the images of
-    a coder at that quality, where they are known. step: see `search`.
+    goals: by number of the coder; first: the quality to try first, by number of the coder; tried:
+    symbols of the images of a coder at that quality, where they are known. step: see `search`.
     """
     chosen = draft.coder.copy()
     for turn, (k, at) in enumerate(by(chosen[images])):
         some = images[at]
-        one = search(draft.coders[k], draft.pixels[some], goals[k], first, tried.get(k), step)
+        one = search(draft.coders[k], draft.pixels[some], goals[k], first[k], tried.get(k), step)
         draft.take(some, k, one)
         draft.turn[some] = turn
     for k, goal in goals.items():
         failed = images[~draft.kept[images] & (chosen[images] != k)]
         if not len(failed):
             continue
-        other = search(draft.coders[k], draft.pixels[failed], goal, first, None, step)
+        other = search(draft.coders[k], draft.pixels[failed], goal, first[k], None, step)
         moves = better(goal, draft.of(failed), other)
         moved = failed[moves]
         if len(moved):
@@ -256,9 +264,7 @@ def _fall_back(draft: Draft, images: I64, exact: Exact, *, compare: bool = False
 
 
 def _put_exact(draft: Draft, images: I64, coder: Coder, quality: int, symbols: Any) -> None:
-    if coder not in draft.coders:
-        draft.coders.append(coder)
-    draft.put(images, draft.coders.index(coder), quality, symbols)
+    draft.put(images, draft.number_of(coder), quality, symbols)
     draft.kept[images] = True
 
 

@@ -24,7 +24,8 @@ class Draft:
     """N images, column by column.
 
     pixels: uint8 (N, 28, 28).
-    coder: int (N,), the number of its coder in `coders`; quality: int (N,).
+    coder: int (N,), the number of its coder in `coders`; quality: int (N,), in the stream;
+    planned: int (N,), that quality before the guard.
     decoded: the decoded pixels, uint8 (N, 28, 28).
     tables: the symbols that each coder found; row: int (N,), the row of an image in the table of
     its coder.
@@ -39,6 +40,7 @@ class Draft:
     coders: list[Coder]
     coder: I64
     quality: I64
+    planned: I64
     row: I64
     turn: I64
     decoded: U8
@@ -52,10 +54,17 @@ class Draft:
     def blank(cls, pixels: U8, coders: list[Coder]) -> Draft:
         """An empty draft, in which all images have the first coder."""
         n = len(pixels)
-        coder, quality, row, turn, num_bytes = np.zeros((5, n), np.int64)
+        coder, quality, planned, row, turn, num_bytes = np.zeros((6, n), np.int64)
         kept = np.zeros(n, np.bool_)
         decoded, psnr_db = np.empty_like(pixels), np.zeros(n)
-        return cls(pixels, coders, coder, quality, row, turn, decoded, num_bytes, psnr_db, kept)
+        columns = (coder, quality, planned, row, turn, decoded, num_bytes, psnr_db, kept)
+        return cls(pixels, coders, *columns)
+
+    def number_of(self, coder: Coder) -> int:
+        """The number of a coder, which joins the others if it is new."""
+        if coder not in self.coders:
+            self.coders.append(coder)
+        return self.coders.index(coder)
 
     def put(self, images: I64, coder: int, quality: int | I64, symbols: Any) -> None:
         """Fill in the coder, the quality and the symbols of some images."""

@@ -18,11 +18,17 @@ from codec.arrays import U8, Bools
 from codec.encoder.choose import SAMPLING, Sampling, choose, code, guard, meet
 from codec.encoder.draft import Draft, pack
 from codec.encoder.options import Options
+from codec.encoder.scale import coding_of
 from codec.encoder.stats import MAX_LISTED, CompressStats
 from codec.errors import ImageError, ModelNotFound, UsageError
 from codec.format import headers, index
 from codec.format.block import pack_block
-from codec.format.constants import LOSSLESS_QUALITY, MAX_EXTENSION_BYTES, STORED_QUALITY
+from codec.format.constants import (
+    LOSSLESS_QUALITY,
+    MAX_EXTENSION_BYTES,
+    MAX_QUALITY,
+    STORED_QUALITY,
+)
 from codec.format.headers import ImageHeader
 from codec.labels import Labels
 from codec.model import registry
@@ -112,7 +118,9 @@ class Encoder:
         Raises UsageError if they are too large for its header, or if other models may be used.
         """
         self.options.check_embedding()
-        files = [model.stream for model in self.models]
+        near = [m.name for m in self.models if coding_of(m, self.options.quality) > MAX_QUALITY]
+        partners = [m for m in self._exact() if m.name.removesuffix(registry.LOSSLESS) in near]
+        files = [model.stream for model in (*self.models, *partners)]
         size = sum(map(len, files))
         if size + 8 * len(files) + 8 > MAX_EXTENSION_BYTES:
             raise UsageError(
@@ -129,7 +137,7 @@ class Encoder:
         if goal is not None:
             meet(draft, goal, quality, options.effort, seen, self._exact)
             return draft
-        code(draft, quality, options.effort, seen)
+        code(draft, quality, options.effort, seen, self._exact)
         if options.guard and not options.by_pixels:
             guard(draft, quality, options.effort, self._exact)
         return draft
@@ -137,8 +145,8 @@ class Encoder:
     def _fell_back(self, draft: Draft) -> Bools:
         """Which images fell back: to another quality, or, if there is a goal, to lossless."""
         if self.options.goal is not None:
-            return np.asarray(draft.quality >= LOSSLESS_QUALITY)
-        return np.asarray(draft.quality != self.options.quality)
+            return np.isin(draft.quality, (LOSSLESS_QUALITY, STORED_QUALITY))
+        return np.asarray(draft.quality != draft.planned)
 
     def _exact(self) -> list[Model]:
         """The lossless models that replace lossy ones: all shipped ones, and those with the names

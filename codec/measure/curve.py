@@ -23,7 +23,7 @@ from codec.encoder.encode import Encoder, Packed
 from codec.encoder.options import Options
 from codec.files.images import read_array
 from codec.format.block import pack_block
-from codec.format.constants import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES
+from codec.format.constants import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, NEAR_LOSSLESS
 from codec.format.footer import Footer
 from codec.format.headers import pack_collection_header
 from codec.format.index import Part
@@ -40,12 +40,14 @@ QUALITIES = "0,5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95,99"
 def curve(
     model: Model, pixels: U8, qualities: Iterable[int], effort: int = 1
 ) -> list[dict[str, Any]]:
-    """Measure uint8 (N, 28, 28) at each quality that the model has.
+    """Measure uint8 (N, 28, 28) at each quality that the model has; a lossless one also at those of
+    near-lossless.
 
     Each row: quality, bytes and ideal_bytes an image, psnr_db.
     """
     if model.lossless:
-        qualities = [LOSSLESS_QUALITY]
+        near = [quality for quality in qualities if quality > NEAR_LOSSLESS]
+        qualities = near or [LOSSLESS_QUALITY]
     return [_point(model, pixels, quality, effort) for quality in qualities]
 
 

@@ -30,5 +30,18 @@ def psnr_db(figures: dict[str, Any], quality: int) -> float | None:
     return float(np.interp(quality, qualities, values)) if len(qualities) else None
 
 
+def near_lossless(figures: dict[str, Any]) -> list[tuple[int, float, float]]:
+    """(largest error, bytes, dB) of each near-lossless coding by the lossless model with its name;
+    [] if the card has none.
+    """
+    rows = figures.get("near_lossless")
+    return [
+        (int(row["max_error"]), float(row["bytes"]), float(row["psnr_db"]))
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict)
+        and all(_is_number(row.get(key)) for key in ("max_error", "bytes", "psnr_db"))
+    ]
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
