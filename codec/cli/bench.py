@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from codec.cli import options as opt
-from codec.cli.printing import Screen, images, is_terminal, put, shown
+from codec.cli.printing import Screen, images, put, shown
+from codec.cli.progress import is_terminal
 from codec.errors import UsageError
 
 FILES = ("results.json", "report.html")

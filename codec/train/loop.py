@@ -227,7 +227,9 @@ class Trainer:
                     save(self.state(), checkpoint)
                     saved = time.monotonic()
                 if self.steps % 10 == 0:
-                    what = f"s, step {self.steps}, loss {np.mean(losses[-50:]):.2f}"
+                    rate = self.steps * self.batch / self.seconds
+                    what = f" s, step {self.steps:,}, {rate:,.0f} images/s"
+                    what += f", loss {np.mean(losses[-50:]):.2f}"
                     what += ", flat: cooling down" * (self.flat is not None)
                     progress(what, round(self.seconds), round(seconds))
         finally:
