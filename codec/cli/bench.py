@@ -80,7 +80,7 @@ def bench(
             model=model,
             qualities=settings[0] or ruler.QUALITIES,
             efforts=settings[1] or ruler.EFFORTS,
-            step=step,
+            step=lambda what, done, total: step(f" codecs, {what}", done, total),
         )
     results = {"data": [str(name) for name in inputs], "images_in_all": num_images, **done.results}
     result.images = len(pixels)

@@ -97,7 +97,7 @@ def bench(
         measured += settings_of_aez(models, sorted(set(qualities)), efforts, main_effort)
         _warm_up(models, pixels)
         for number, codec in enumerate(measured):
-            step(f" codecs, {codec.name} {codec.setting}", number, len(measured))
+            step(f"{codec.name} {codec.setting}", number, len(measured))
             row, outcome = measure(codec, pixels, enough_s)
             rows.append(row)
             if codec.quality is not None and outcome is not None:
