@@ -119,6 +119,30 @@ def test_bar_is_removed_when_the_command_is_interrupted() -> None:
     assert "━" not in seen[seen.index("Traceback") :]
 
 
+STEPS = """
+import time
+from codec.cli.printing import Screen
+with Screen().bar() as step:
+    step(" s, step 3, 12 images/s, [red]", 0, 40)
+    time.sleep(0.2)
+    step(" s, step 4, 12 images/s, [red]", 10, 40)
+    time.sleep(0.2)
+    step(" s, step 5, 13 images/s, [red]", 20, 40)
+    print("a table")
+    time.sleep(0.5)
+"""
+
+
+def test_bar_of_steps_says_what_is_done_in_them() -> None:
+    seen, code = in_terminal("-c", STEPS)
+    lines = re.split(r"[\r\n]+", seen)
+    assert code == 0
+    assert "a table" in lines
+    wanted = r"━+[╸╺]━+ 20 of 40 s, 0:0\d left, step 5, 13 images/s, \[red\]"
+    assert any(re.fullmatch(wanted, line) for line in lines)
+    assert "━" not in in_terminal("-c", STEPS, piped="stderr")[0]
+
+
 def test_bar_that_ends_while_rich_is_imported_does_not_appear(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

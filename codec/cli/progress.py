@@ -157,9 +157,11 @@ def step_bar() -> Iterator[Step]:
     """A bar of steps, and what is done in each."""
 
     def said(task: Task) -> str:
-        of = "" if task.total is None else f" of {int(task.total):,}"
+        if task.total is None:
+            return task.description
+        unit, comma, more = task.description.partition(",")  # the first word is the unit
         left = "" if task.time_remaining is None else f", {clock(task.time_remaining)} left"
-        return f"{int(task.completed):,}{of}{task.description}{left}"
+        return f"{int(task.completed):,} of {int(task.total):,}{unit}{left}{comma}{more}"
 
     # On a terminal, lines on stdout appear above the bar; else stdout can be the output itself.
     with _progress([_bar(), _column(said)], redirect_stdout=is_terminal(sys.stdout)) as progress:
