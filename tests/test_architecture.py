@@ -85,6 +85,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         for outer in ast.walk(tree)
         for node in ast.walk(outer)
         if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        or (isinstance(outer, ast.If) and ast.unparse(outer.test) == "TYPE_CHECKING")
     }
     for node in ast.walk(tree):
         found = []

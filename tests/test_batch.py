@@ -25,6 +25,7 @@ from codec.commands.events import (
     Checked,
     Done,
     Event,
+    Expected,
     Failed,
     Note,
     Planned,
@@ -567,7 +568,14 @@ def test_check_names_every_damaged_block(tmp_path: Path) -> None:
     write_damaged(tmp_path / "x.aez")
     for cores in (1, 4):
         *told, last = check.check([path], jobs=cores)
-        assert [type(event) for event in told] == [Progress, Failed, Progress, Failed, Progress]
+        assert told[:2] == [Expected(1), Expected(59)]
+        assert [type(event) for event in told[2:]] == [
+            Progress,
+            Failed,
+            Progress,
+            Failed,
+            Progress,
+        ]
         assert last == Checked(path, 35, whole=False)
         result = Result.of(check.check([path], jobs=cores))
         assert (result.exit_code, result.images, len(result.failed)) == (4, 35, 2)
@@ -582,11 +590,14 @@ def test_compress_tells_what_it_does_as_events(tree: Path) -> None:
     events = compress.compress([str(tree)], options=compress.CompressOptions(block_images=3))
     assert not tree.with_name("tree.aez").exists()
     *told, done = events
+    with api.open(tree.with_name("tree.aez")) as collection:
+        sizes = [block.size for block in collection.blocks]
     assert told == [
         Note(f"{tree}: skipped 1 file of other kinds"),
+        Expected(4),
         Failed(f"{tree}/b/2.png", "is not an image that Pillow can read"),
-        Progress(3),
-        Progress(1),
+        Progress(3, sizes[0]),
+        Progress(1, sizes[1]),
     ]
     assert isinstance(done, Done)
     size = tree.with_name("tree.aez").stat().st_size
@@ -598,7 +609,7 @@ def test_events_that_nobody_asks_for_any_more_leave_what_is_finished(tree: Path)
     """To close the generator is to interrupt the command."""
     options = compress.CompressOptions(block_images=1)
     events = compress.compress([str(tree)], options=options)
-    assert [type(next(events)) for _ in range(3)] == [Note, Progress, Progress]
+    assert [type(next(events)) for _ in range(4)] == [Note, Expected, Progress, Progress]
     events.close()
     left = sorted(path.name for path in tree.parent.iterdir())
     assert left == [".tree.aez.journal", ".tree.aez.partial", "tree"]

@@ -117,9 +117,9 @@ def test_a_command_line_with_an_unknown_option_or_value_is_noticed(line: str) ->
 
 
 def test_options_that_the_text_names_exist() -> None:
-    known = {"--version", "--help"} | {
+    known = {"--help"} | {
         option
-        for command in COMMANDS.values()
+        for command in (typer.main.get_command(app), *COMMANDS.values())
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from codec.cli.printing import is_terminal
+from codec.cli.progress import is_terminal
 from codec.errors import UsageError
 
 

@@ -23,7 +23,17 @@ from typing import TypeVar
 
 from codec import __version__, parallel
 from codec.commands import processes, work
-from codec.commands.events import Done, Events, Failed, Note, Planned, Progress, guarded, reason_of
+from codec.commands.events import (
+    Done,
+    Events,
+    Failed,
+    Note,
+    Planned,
+    Progress,
+    expected,
+    guarded,
+    reason_of,
+)
 from codec.commands.inputs import Input, Inputs
 from codec.commands.jobs import Array, Collecting, Images, Job, Singles, Stdin, plan, refuse
 from codec.commands.resume import Entry, Partial, finished, noting
@@ -105,6 +115,7 @@ def compress(
             for label, output in outputs:
                 yield Planned(label, str(output), job.num_images // len(outputs), several)
         return
+    yield from expected(sum(job.num_images for job in jobs))
     try:
         with parallel.cores(options.jobs):
             for job in jobs:
@@ -159,7 +170,8 @@ def _compress_singles(job: Singles, options: CompressOptions) -> Events:
         for start, shard_results in zip(starts, done, strict=True):
             for (image, output), result in zip(shard(start), shard_results, strict=True):
                 yield from guarded(image.label, _single(image, output, result, options))
-            yield Progress(len(shard_results))
+            sizes = [r.stats.bytes_out for r in shard_results if isinstance(r.stats, CompressStats)]
+            yield Progress(len(shard_results), sum(sizes))
 
 
 def _single(image: Input, output: Place, result: EachResult, options: CompressOptions) -> Events:
@@ -184,6 +196,7 @@ class Blocks(ABC):
     """
 
     inputs: str
+    num_images: int
     num_blocks: int
     named = False
     labels = ""
@@ -210,7 +223,8 @@ class ImageBlocks(Blocks):
 
     def __init__(self, files: Inputs, options: CompressOptions) -> None:
         self._files, self._options, self._size = files, options, options.block_images
-        self.inputs, self.num_blocks = files.digest(), -(-len(files) // self._size)
+        self.inputs, self.num_images = files.digest(), len(files)
+        self.num_blocks = -(-len(files) // self._size)
         self.private = next(iter(files)).place.is_private
 
     def of(self, number: int) -> list[Input]:
@@ -237,6 +251,7 @@ class ArrayBlocks(Blocks):
     ) -> None:
         self._array, self._options, self._size = array, options, options.block_images
         self.inputs, self.bytes_in = inputs, num_bytes
+        self.num_images = array.num_images
         self.num_blocks = -(-array.num_images // self._size)
 
     def tasks(self, start: int) -> Iterator[BlockTask]:
@@ -292,13 +307,14 @@ class _Account:
         self.bytes_in += entry["bytes_in"]
         if entry["pixels"]:
             self.digests.append((entry["pixels"], entry["labels"]))
-        yield Progress(len(files) or entry["images"])
+        yield Progress(len(files) or entry["images"], entry["stats"]["bytes_out"])
 
 
 def _write_collection(job: Collecting, blocks: Blocks, options: CompressOptions) -> Events:
     """Make the blocks that an earlier run of this command has not finished, then the collection."""
     if blocks.private and options.scheduler is not None:
         raise UsageError(f"{job.label} is in the memory of this process: a cluster cannot read it")
+    yield from expected(blocks.num_images - job.num_images)
     output, account, encoder = job.output, _Account(blocks), Encoder(options.encoding)
     embedded = encoder.model_files() if options.embed_model else None
     pins = _pins(output, blocks, encoder.models, options)

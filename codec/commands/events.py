@@ -102,14 +102,29 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """This many more images are finished."""
+class Expected:
+    """This many more images are to come than was known; negative: fewer."""
 
     images: int
 
 
-Event = Done | Planned | Checked | Described | Listed | Failed | Note | Progress
+@dataclass(frozen=True)
+class Progress:
+    """This many more images are finished; bytes: of their output; of their stream, if it is read
+    only.
+    """
+
+    images: int
+    bytes: int = 0
+
+
+Event = Done | Planned | Checked | Described | Listed | Failed | Note | Expected | Progress
 Events = Generator[Event, None, None]
+
+
+def expected(images: int) -> list[Expected]:
+    """The event of so many more images, none if it says nothing."""
+    return [Expected(images)] if images else []
 
 
 def reason_of(name: str, error: Exception) -> str:
