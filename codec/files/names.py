@@ -17,6 +17,7 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,27 @@ def collisions(keys: Callable[[], Iterable[str]]) -> Iterator[tuple[int, int]]:
         for at, key in enumerate(keys()):
             if hash(key) in repeated and first.setdefault(key, at) != at:
                 yield at, first[key]
+
+
+def clash(called: Callable[[], Iterable[str]]) -> tuple[int, int, str] | None:
+    """Positions of two names that cannot both be restored, and what the two would be.
+
+    called: gives the same names at each call.
+    """
+    for later, earlier in collisions(lambda: map(restored, called())):
+        path = restored(next(islice(called(), later, None)))
+        return earlier, later, f"would both be restored as {path}"
+    folders: dict[str, int] = {}  # those with the name of a restored file, and who is in them
+    for at, name in enumerate(called()):
+        if ".png/" in name:
+            parts = name.split("/")
+            for depth in range(1, len(parts)):
+                folders.setdefault("/".join(parts[:depth]), at)
+    for at, name in enumerate(called() if folders else ()):
+        path = restored(name)
+        if path in folders:
+            return at, folders[path], f"would be restored as {path} and as a file below it"
+    return None
 
 
 class Claims:
