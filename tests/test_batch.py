@@ -425,13 +425,13 @@ def test_processes_give_the_same_result(tmp_path: Path) -> None:
     (tmp_path / "d" / "3.png").write_bytes(b"no image")
     for cores in (1, 2):
         options = compress.CompressOptions(jobs=cores, shard_images=2, block_images=2)
-        whole, singles = tmp_path / f"{cores}.aez", tmp_path / f"{cores}.singles"
+        whole, singles = tmp_path / f"{cores}.aez", tmp_path / f"{cores}-singles"
         for out in (whole, singles):
             report = Result.of(compress.compress([str(tmp_path / "d")], str(out), options=options))
             assert (report.images, len(report.failed)) == (6, 1)
         Result.of(decompress.decompress([str(whole)], jobs=cores))
     assert (tmp_path / "1.aez").read_bytes() == (tmp_path / "2.aez").read_bytes()
-    for suffix in ("", ".singles"):
+    for suffix in ("", "-singles"):
         one, two = (
             {p.name: p.read_bytes() for p in (tmp_path / f"{cores}{suffix}").iterdir()}
             for cores in (1, 2)
@@ -595,7 +595,7 @@ def test_compress_tells_what_it_does_as_events(tree: Path) -> None:
     assert not tree.with_name("tree.aez").exists()
     *told, done = events
     assert told == [
-        Note(f"{tree}: skipped 1 file of other kinds"),
+        Note(f"{tree}: skipped 1 file of other kinds (notes.txt)"),
         Failed(f"{tree}/b/2.png", "is not an image that Pillow can read"),
         Progress(3),
         Progress(1),
