@@ -184,7 +184,7 @@ def test_what_is_no_collection_is_not_added_to(tmp_path: Path, options: Compress
     one, other = trees(tmp_path)
     single = write_tree(tmp_path, ["a.png"]) / "a.png"
     x = new(single, tmp_path / "x.aez", options)
-    assert "a single image, a collection wanted" in add(other, x, options).failed[0][1]
+    assert "this is a single image, not a collection" in add(other, x, options).failed[0][1]
     (tmp_path / "y.aez").write_bytes(b"what")
     assert add(other, tmp_path / "y.aez", options).exit_code == 4
     z = new(one, tmp_path / "z.aez", options)
@@ -270,7 +270,7 @@ def test_an_interrupted_command_is_resumed(
     encoded = interrupted(monkeypatch, 99)
     result = add(other, x, options)
     assert (len(encoded), result.images) == (1, 11)
-    assert f"{x}: resuming after block 2 of 3" in result.notes
+    assert f"{x}: resuming, 2 of 3 blocks are finished" in result.notes
     assert x.read_bytes() == wanted
 
 

@@ -90,7 +90,7 @@ def test_pack_idx_gives_back_the_bytes_of_a_data_set(name: str) -> None:
     pixels = read_array(path)
     assert pixels.shape == (10_000, 28, 28)
     assert pack_idx(pixels) == gzip.decompress(path.read_bytes())
-    with pytest.raises(ImageError, match="IDX labels, not images"):
+    with pytest.raises(ImageError, match="holds labels, not images"):
         read_array(path.with_name("t10k-labels-idx1-ubyte.gz"))
 
 
@@ -326,9 +326,9 @@ def one_off(value: int, dtype: str) -> np.ndarray:
 
 IDX = pack_idx(PIXELS)
 ARRAYS_REFUSED = {
-    "is truncated: claims 3920 bytes of pixels, at most 3919 are there": IDX[:-1],
-    "is truncated: claims 3920 bytes of pixels, 3919 are there": gzip.compress(IDX[:-1]),
-    "is truncated: 10 bytes of an IDX header of 16": IDX[:10],
+    "is truncated: claims 3920 bytes of pixels, but has at most 3919": IDX[:-1],
+    "is truncated: claims 3920 bytes of pixels, but has 3919": gzip.compress(IDX[:-1]),
+    "is truncated: has 10 of 16 bytes of an IDX header": IDX[:10],
     "is truncated: claims 3367254359280 bytes": idx_header(2**32 - 1, 28, 28) + IDX[16:],
     "is truncated: claims 3367254359280 byte": gzip.compress(
         idx_header(2**32 - 1, 28, 28) + IDX[16:]
@@ -345,7 +345,7 @@ ARRAYS_REFUSED = {
     "is truncated or damaged: ": npz(x=PIXELS)[:-9],
     "is truncated or damaged: EOF": npy(PIXELS)[:40],
     "is truncated or damaged: NPY version (4, 0)": b"\x93NUMPY\4\0" + npy(PIXELS)[8:],
-    "IDX labels, not images": idx_header(5, magic=0x801) + bytes(5),
+    "holds labels, not images": idx_header(5, magic=0x801) + bytes(5),
     "32x30 pixels, aez takes 28x28": idx_header(1, 30, 32) + bytes(960),
     "is not an NPY, NPZ or IDX file": pack_png(GREY),
     "is not an NPY, NPZ or IDX fil": b"",

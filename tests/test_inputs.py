@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from codec import api
 from codec.cli.app import app
-from codec.commands import work
+from codec.commands import resume, work
 from codec.commands.compress import CompressOptions, compress
 from codec.commands.events import Result
 from codec.encoder.options import Options
@@ -185,7 +185,7 @@ def test_it_is_resumed_and_its_bytes_do_not_depend_on_that(
     after = -1
     monkeypatch.setattr(work, "encode_block", encode_block)
     result = run(path, options)
-    assert f"{output}: resuming after block {3 - len(encoded)} of 3" in result.notes
+    assert f"{output}: resuming, {resume.finished(3 - len(encoded), 3)}" in result.notes
     assert output.read_bytes() == wanted
     # with other labels it is another collection, and nothing is resumed
     if labelled:
@@ -359,7 +359,7 @@ def test_labels_beside_images_can_be_left_out(
     check_set(images.with_name("t-images-idx3-ubyte.aez"), options, False, False)
     alone = run(labels, options)
     assert alone.failed == [
-        (str(labels), "IDX labels, not images; --labels takes them with the images")
+        (str(labels), "holds labels, not images; --labels takes them with the images")
     ]
 
 

@@ -120,7 +120,7 @@ class ArraySource(ImageSource):
         if num_images is None:
             raise ImageError(f"{name}: shape {header.shape}, aez takes (N, {SIDE}, {SIDE})")
         if header.num_bytes > max_bytes - header.offset:
-            most = f"at most {max_bytes - header.offset} are there"
+            most = f"but has at most {max_bytes - header.offset}"
             raise ImageError(
                 f"{name}: is truncated: claims {header.num_bytes} bytes of pixels, {most}"
             )
@@ -169,7 +169,7 @@ class ArraySource(ImageSource):
             there = self._file.tell() - self._header.offset
             raise ImageError(
                 f"{self.name}: is truncated: claims {self._header.num_bytes} bytes of pixels, "
-                f"{there} are there"
+                f"but has {there}"
             )
         return found
 
@@ -239,18 +239,14 @@ def idx_header(file: BinaryIO, name: str) -> Header:
     sizes = file.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
         found, wanted = 4 + len(sizes), 4 + 4 * head[3]
-        raise ImageError(
-            f"{name}: is truncated: has {found} of the {wanted} bytes of an IDX header"
-        )
+        raise ImageError(f"{name}: is truncated: has {found} of {wanted} bytes of an IDX header")
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     return Header(shape, False, np.dtype(IDX_TYPES[head[2]]), 4 + len(sizes))
 
 
 def _check_idx(shape: tuple[int, ...], name: str) -> None:
     if len(shape) == 1:
-        raise ImageError(
-            f"{name}: holds IDX labels, not images; --labels takes them with the images"
-        )
+        raise ImageError(f"{name}: holds labels, not images; --labels takes them with the images")
     if len(shape) == 3 and shape[1:] != (SIDE, SIDE):
         raise ImageError(f"{name}: {shape[2]}x{shape[1]} pixels, aez takes {SIDE}x{SIDE}")
 
