@@ -3,7 +3,7 @@
     stream = codec.compress(pixels, quality=75)      # uint8 (28, 28) or (N, 28, 28) -> bytes
     pixels = codec.decompress(stream)                # the shape that was compressed
     with codec.open("digits.aez") as c:              # random access
-        len(c), c[17], c[[3, 1, 4]], c.names
+        len(c), c[17], c[[3, 1, 4]], c.names, c.labels
 
 Modules are loaded when first used: `aez --help` and `aez --version` start without numpy.
 

@@ -4,7 +4,7 @@
 
     image.save("x.aez", quality=80)    # also lossless=, model=, effort=, max_bytes=, min_psnr=
     first.save("all.aez", save_all=True, append_images=rest, names=names)  # a collection
-                                       # names= and embed_model= only if wanted
+                                       # names=, labels= and embed_model= only if wanted
     for frame in ImageSequence.Iterator(Image.open("all.aez")): ...
 
 READ ME FIRST
@@ -12,9 +12,9 @@ READ ME FIRST
   formats and then raises UnidentifiedImageError. A frame is decoded when its pixels are first used,
   with the others of its group; if they are damaged, or their model is not installed, that raises
   OSError, whose `__cause__` is the codec's own error.
-- A collection is an image of several frames; `info["name"]` is the name of the frame that has been
-  loaded. An empty collection is not an image. A collection that is damaged at its start or end does
-  not open: `aez decompress` restores the rest.
+- A collection is an image of several frames; `info["name"]` and `info["label"]` are name and label
+  of the frame that has been loaded. An empty collection is not an image. A collection that is
+  damaged at its start or end does not open: `aez decompress` restores the rest.
 - Nothing is converted. Saving an image that is not 28x28, 8-bit and grey raises OSError, as other
   formats do, whose `__cause__` is the ImageError; so does a goal that cannot be kept (`max_bytes`).
   Wrong options raise UsageError, which is a ValueError. Pillow ignores options that a format does
@@ -37,9 +37,11 @@ from codec.arrays import SIDE, U8
 from codec.collection.open import open_stream
 from codec.collection.reader import Collection
 from codec.collection.single import SingleImage
+from codec.encoder.writer import check_names
 from codec.errors import AezError, BitstreamError, ImageError, ModelError, UsageError
 from codec.files import images
 from codec.format.constants import MAGIC
+from codec.labels import checked
 
 FORMAT, EXTENSION, MIME_TYPE = "AEZ", ".aez", "image/x-aez"
 OPTIONS = ("quality", "lossless", "model", "effort", "max_bytes", "min_psnr")
@@ -88,9 +90,13 @@ class AezImageFile(ImageFile.ImageFile):
         assert self._stream is not None
         pixels = self._stream[self._frame]
         self.info.pop("name", None)
+        self.info.pop("label", None)
         with contextlib.suppress(BitstreamError):  # of damaged names; the pixels are intact
             if name := self._stream.name(self._frame):
                 self.info["name"] = name
+        with contextlib.suppress(BitstreamError, UsageError):  # UsageError: it has none
+            if isinstance(self._stream, Collection):
+                self.info["label"] = self._stream.label(self._frame)
         if not self.is_animated:
             self._release()
         return pixels
@@ -143,7 +149,9 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 def _save_all(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """All frames of the image and of `append_images` as a collection, even if there is only one."""
-    names: list[str] | None = image.encoderinfo.get("names")
+    names, labels = image.encoderinfo.get("names"), image.encoderinfo.get("labels")
+    names = None if names is None else check_names(names)
+    labels = None if labels is None else checked(labels)
     position, count = image.tell(), 0
     options = _options(image, "embed_model")
     try:
@@ -151,14 +159,24 @@ def _save_all(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             for each in (image, *image.encoderinfo.get("append_images", ())):
                 for frame in ImageSequence.Iterator(each):
                     pixels = images.pixels_of(frame, f"frame {count}")
-                    collection.write(
-                        pixels[None], None if names is None else names[count : count + 1]
+                    name, label = (
+                        _of_frame(names, count, "names"),
+                        _of_frame(labels, count, "labels"),
                     )
+                    collection.write(pixels[None], name, label)
                     count += 1
-            if names is not None and len(names) != count:
-                raise UsageError(f"{len(names)} names for {count} frames")
+            for given, what in ((names, "names"), (labels, "labels")):
+                if given is not None and len(given) != count:
+                    raise UsageError(f"{len(given)} {what} for {count} frames")
     finally:
         image.seek(position)
+
+
+def _of_frame(given: Any, frame: int, what: str) -> Any:
+    """The name or label of a frame, as a list of one."""
+    if given is not None and len(given) <= frame:
+        raise UsageError(f"{len(given)} {what} for {frame + 1} frames or more")
+    return None if given is None else given[frame : frame + 1]
 
 
 def register() -> None:

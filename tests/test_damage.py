@@ -100,14 +100,27 @@ def check_everything(damaged: bytes, whole: np.ndarray, folder: Path) -> tuple[s
     return back, lost
 
 
+@pytest.mark.parametrize("labelled", [False, True])
 @settings(max_examples=60)
 @given(data=st.data())
 def test_flipped_byte_anywhere_costs_what_is_named_and_no_more(
-    data: st.DataObject, stream: bytes, whole: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+    data: st.DataObject,
+    labelled: bool,
+    stream: bytes,
+    whole: np.ndarray,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """With a footer that holds, every image is either back or named; with none, images are found
     again by the walk.
     """
+    if labelled:
+        stream = helpers.collect(
+            COUNT,
+            api.open(stream).names,
+            labels=np.arange(COUNT) % 10,
+            quality=QUALITY,
+            block_images=BLOCK_IMAGES,
+        )
     at = data.draw(
         st.one_of(
             st.integers(0, len(stream) - 1),
@@ -243,7 +256,8 @@ def test_merged_collection_holds_the_blocks_as_they_were(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["3.png"], "would both be restored as one file"),
+        (["3.png"], "1.aez: 3.png would both be restored as 3.png"),
+        (["3.png/x"], "1.aez: 3.png/x would be restored as 3.png and as a file below it"),
         (["3.jpg"], "would both be restored"),
         (None, "have none"),
     ],

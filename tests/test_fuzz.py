@@ -32,7 +32,9 @@ def single() -> bytes:
 
 @pytest.fixture
 def collection() -> bytes:
-    return api.compress(helpers.drawn(3), quality=QUALITY, names=["a", "b", "c"])
+    return api.compress(
+        helpers.drawn(3), quality=QUALITY, names=["a", "b", "c"], labels=[7, 0, 258]
+    )
 
 
 def refused(streams: Iterable[bytes]) -> int:

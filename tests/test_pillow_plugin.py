@@ -271,9 +271,33 @@ def test_save_without_all_takes_the_frame_at_hand() -> None:
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], []])
 def test_names_must_be_as_many_as_frames(names: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\d names for"):
-        grey(ONE).save(tmp_path / "x.aez", save_all=True, append_images=[grey(ONE)], names=names)
+    frames = "2 frames" if len(names) > 2 else rf"{len(names) + 1} frames or more"
+    for what, given in (("names", names), ("labels", [7] * len(names))):
+        with pytest.raises(UsageError, match=rf"{len(names)} {what} for {frames}"):
+            grey(ONE).save(
+                tmp_path / "x.aez", save_all=True, append_images=[grey(ONE)], **{what: given}
+            )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("labels", [[7, 0, 7], ["seven", "zero", "seven"]])
+def test_labels_are_saved_and_come_back_with_their_frames(labels: list[int] | list[str]) -> None:
+    images = [grey(pixels) for pixels in helpers.drawn(3)]
+    options = {"names": ("a", "b", "c"), "labels": labels}
+    stream = saved(images[0], save_all=True, append_images=images[1:], **options)
+    assert stream == codec.compress(helpers.drawn(3), **options)
+    found = []
+    for frame in ImageSequence.Iterator(Image.open(io.BytesIO(stream))):
+        frame.load()
+        found.append((frame.info["name"], frame.info["label"]))
+    assert found == list(zip("abc", labels, strict=True))
+    plain = Image.open(io.BytesIO(collection(3)))
+    plain.load()
+    assert "label" not in plain.info
+    with pytest.raises(UsageError, match=r"label 1 is 0.5, wanted an integer"):
+        saved(images[0], save_all=True, append_images=images[1:], labels=[0, 0.5, 1])
+    with pytest.raises(UsageError, match="names are of type str, wanted a list"):
+        saved(images[0], save_all=True, append_images=images[1:], names="abc")
 
 
 def test_a_bad_frame_is_named_and_leaves_no_file(tmp_path: Path) -> None:

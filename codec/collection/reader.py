@@ -319,7 +319,8 @@ class Collection:
         """The labels that occur."""
         found: set[int | str] = set()
         for labels in self._each_labels():
-            found.update(() if labels is None else np.unique(labels).tolist())
+            if labels is not None:
+                found.update(labels if isinstance(labels, list) else np.unique(labels).tolist())
         return found
 
     def _each_labels(self) -> Iterator[Labels | None]:

@@ -99,8 +99,8 @@ def _check_names(joined: list[tuple[str, Collection]]) -> None:
         )
         raise UsageError(f"the images of {one} have names, those of {other} have none")
 
-    def restored() -> Iterator[str]:
-        return (names.restored(name) for _, collection in joined for name in collection.each_name())
+    def each_name() -> Iterator[str]:
+        return (name for _, collection in joined for name in collection.each_name())
 
     def called(number: int) -> str:
         for label, collection in joined:
@@ -109,7 +109,6 @@ def _check_names(joined: list[tuple[str, Collection]]) -> None:
             number -= len(collection)
         raise AssertionError
 
-    for later, earlier in names.collisions(restored) if any(named.values()) else ():
-        raise UsageError(
-            f"{called(earlier)} and {called(later)} would both be restored as one file"
-        )
+    if any(named.values()) and (clash := names.clash(each_name)) is not None:
+        earlier, later, why = clash
+        raise UsageError(f"{called(earlier)} and {called(later)} {why}")

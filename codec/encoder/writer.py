@@ -33,12 +33,15 @@ def check_pixels(array: Any, ndims: tuple[int, ...]) -> U8:
     return np.ascontiguousarray(pixels)
 
 
-def check_names(names: Any, count: int) -> list[str]:
-    """Names, given as any sequence of str, one for each of `count` images.  Raises UsageError."""
+def check_names(names: Any, count: int | None = None) -> list[str]:
+    """Names, given as any sequence of str, one for each of `count` images (None: any number).
+
+    Raises UsageError.
+    """
     if isinstance(names, str | bytes) or not isinstance(names, Iterable):
         raise UsageError(f"names are of type {type(names).__name__}, wanted a list: one an image")
     found = list(names)
-    if len(found) != count:
+    if count is not None and len(found) != count:
         raise UsageError(f"{len(found)} names for {count} images")
     for at, name in enumerate(found):
         if not isinstance(name, str):

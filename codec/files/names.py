@@ -17,6 +17,7 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,27 @@ def collisions(keys: Callable[[], Iterable[str]]) -> Iterator[tuple[int, int]]:
                 yield at, first[key]
 
 
+def clash(called: Callable[[], Iterable[str]]) -> tuple[int, int, str] | None:
+    """Positions of two names that cannot both be restored, and what the two would be.
+
+    called: gives the same names at each call.
+    """
+    for later, earlier in collisions(lambda: map(restored, called())):
+        path = restored(next(islice(called(), later, None)))
+        return earlier, later, f"would both be restored as {path}"
+    folders: dict[str, int] = {}  # those with the name of a restored file, and who is in them
+    for at, name in enumerate(called()):
+        if ".png/" in name:
+            parts = name.split("/")
+            for depth in range(1, len(parts)):
+                folders.setdefault("/".join(parts[:depth]), at)
+    for at, name in enumerate(called() if folders else ()):
+        path = restored(name)
+        if path in folders:
+            return at, folders[path], f"would be restored as {path} and as a file below it"
+    return None
+
+
 class Claims:
     """The files that images will be restored as: two must not be one, nor one the other's folder.
 
@@ -131,7 +153,8 @@ class Claims:
             try:
                 self._claim(name, files, folders)
             except UsageError as error:
-                raise UsageError(f"name {at}, {name[:80]!r}: {error}") from None
+                number = f" {at}," if len(names) > 1 else ""
+                raise UsageError(f"name{number} {name[:80]!r}: {error}") from None
         self._files |= files
         self._folders |= folders
 
@@ -143,11 +166,12 @@ class Claims:
             raise UsageError(f"another image would also be restored as {path}")
         if key in self._folders or key in folders:
             raise UsageError(f"{path} is the folder of another image")
-        for depth in range(1, len(above) + 1):
-            folder = "/".join(above[:depth])
-            if hash(folder) in self._files or hash(folder) in files:
-                raise UsageError(f"its folder {folder} is the file of another image")
-            folders.add(hash(folder))
+        for depth, part in enumerate(above, 1):
+            if part.endswith(".png"):  # as all files are called
+                folder = "/".join(above[:depth])
+                if hash(folder) in self._files or hash(folder) in files:
+                    raise UsageError(f"its folder {folder} is the file of another image")
+                folders.add(hash(folder))
         files.add(key)
 
 

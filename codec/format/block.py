@@ -33,6 +33,8 @@ def pack_block(
     texts = pack_labels_area(labels) + (pack_names(names) if names is not None else b"")
     if len(texts) > MAX_NAMES_BYTES:
         raise names_too_large(len(texts))
+    count = sum(len(part.images) for part, _ in parts)
+    assert all(len(each) == count for each in (names, labels) if each is not None)
     messages = [message for _, of_part in parts for message in of_part]
     index = pack_index([(part, [len(message) for message in of_part]) for part, of_part in parts])
     payload = b"".join(messages)
@@ -41,7 +43,7 @@ def pack_block(
         first.model_hash,
         first.quality,
         has_names=names is not None,
-        image_count=sum(len(part.images) for part, _ in parts),
+        image_count=count,
         names_bytes=len(texts),
         index_bytes=len(index),
         payload_bytes=len(payload),
