@@ -25,7 +25,7 @@ FLOORS = {
     "labels": 1,
     "metrics": 1,
     "kernels": 1,
-    "files": 1,
+    "files": 2,
     "parallel": 2,
     "coding": 2,
     "format": 3,
@@ -60,6 +60,7 @@ OPTIONAL = {
     "dask": None,
     "imagecodecs": "codec.measure.codecs",
     "bjontegaard": "codec.measure.points",
+    "pyarrow": "codec.files.parquet",
     "platformdirs": "codec.files.place",
     "rich": "codec.cli",
 }

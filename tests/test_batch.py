@@ -37,7 +37,7 @@ from codec.commands.stream import Stream
 from codec.encoder.encode import Encoder
 from codec.encoder.options import Options
 from codec.errors import ChecksumMismatch, UsageError
-from codec.files import images, names
+from codec.files import arrays, images, names
 from codec.files.atomic import atomic
 from codec.files.place import Local
 from codec.format.headers import BLOCK, COLLECTION
@@ -518,7 +518,7 @@ def test_damaged_array_leaves_out_what_is_lost(tmp_path: Path) -> None:
             decompress.decompress([str(tmp_path / "x.aez")], str(tmp_path / f"x.{suffix}"))
         )
         assert report.exit_code == 4
-        assert (images.read_array(tmp_path / f"x.{suffix}") == pixels[:35]).all()
+        assert (arrays.read_array(tmp_path / f"x.{suffix}") == pixels[:35]).all()
 
 
 def test_index_reports_the_damage_it_meets_and_no_other(tmp_path: Path) -> None:
@@ -535,7 +535,7 @@ def test_index_reports_the_damage_it_meets_and_no_other(tmp_path: Path) -> None:
             decompress.decompress([str(tmp_path / "x.aez")], out, index=index, force=True)
         )
         assert (report.exit_code, len(report.failed)) == (exit_code, exit_code // 4)
-        assert (images.read_array(tmp_path / "x.npy") == pixels[kept]).all()
+        assert (arrays.read_array(tmp_path / "x.npy") == pixels[kept]).all()
 
 
 def test_stream_of_which_nothing_is_intact_gives_no_array(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 
 from codec.arrays import U8
 from codec.errors import ImageError
-from codec.files.images import is_array_file, is_image_file, read_array, read_image
+from codec.files.arrays import read_array
+from codec.files.images import is_array_file, is_image_file, read_image
 from codec.files.place import Local
 
 MAX_HELD_OUT = 5000
