@@ -41,7 +41,6 @@ from codec.files.batch import (
 
 MAX_TAR_HEADER_BYTES = 1 << 20  # of names and other properties, which are read at once
 TAR_BLOCK = 512
-HEAD_BYTES = 16  # of an image file, enough to know it
 
 
 class Entry(NamedTuple):
@@ -55,6 +54,8 @@ class Entry(NamedTuple):
 
 class ArchiveSource(ImageSource):
     """The image files of an archive."""
+
+    is_numbered = False
 
     def __init__(self, num_bytes: int, name: str, reading: Reading) -> None:
         super().__init__(name)
@@ -100,7 +101,7 @@ class ArchiveSource(ImageSource):
         """Whether an entry without the suffix of an image is one by its content."""
         if entry.fault:
             return False
-        return images.is_image_content(self._content(entry.name, entry.where, HEAD_BYTES))
+        return images.is_image_content(self._content(entry.name, entry.where, images.HEAD_BYTES))
 
     def _read(self, size: int, start: int) -> Iterator[Contents]:
         width = len(self._where) // max(1, self.num_images)

@@ -83,6 +83,7 @@ class ImageSource(ABC):
     names: list[str] | None = None
     labels: Labels | None = None
     labels_from = ""
+    is_numbered = True
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -46,6 +46,7 @@ EXACT_MODES = frozenset({"L", "1", "P", "PA", "LA", "RGB", "RGBA", "RGBa"})
 IDX_IMAGES = 0x00000803  # type 8 (uint8), 3 dimensions
 MAX_FILE_BYTES = 1 << 20  # of 28x28 pixels, with all that programs write into a file
 GREY_STEPS = 2  # by which channels may differ for `grey`: lossy WebP of grey has 1
+HEAD_BYTES = 16  # of a file, enough for `is_image_content`
 ORIENTATION = 274  # the number of the tag
 # The first bytes of image files, those that tell: TGA and PCX have none.
 _MAGICS = (

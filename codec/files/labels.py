@@ -48,6 +48,35 @@ def read_labels(source: Path | BinaryIO, name: str | None = None) -> Labels:
         return of_texts(texts, name, lambda i: f"line {i + 1}")
 
 
+def names_beside(images: str) -> list[str]:
+    """What the file of labels beside a file of images would be called, by the standard names.
+
+    `train-images-idx3-ubyte.gz` -> `train-labels-idx1-ubyte.gz`, `train-labels-idx1-ubyte`
+    """
+    found = re.fullmatch(r"(.*)images([-.])idx3-ubyte(\.gz)?", images)
+    if found is None:
+        return []
+    stem, mark, packed = found.groups()
+    labels = f"{stem}labels{mark}idx1-ubyte"
+    return [f"{labels}.gz", labels] if packed else [labels, f"{labels}.gz"]
+
+
+def of_folders(names: Sequence[str], file: str) -> Labels:
+    """The folder that each image is in as its label: integers if all are written as such.
+
+    Raises ImageError if one is in none.
+    """
+    folders = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
+    if "" in folders:
+        at = folders.index("")
+        raise ImageError(
+            f"{file}: {names[at]} is in no folder: --labels folders needs one an image"
+        )
+    if all(_INTEGER.fullmatch(folder) and int(folder) <= MAX_LABEL for folder in set(folders)):
+        return np.array([int(folder) for folder in folders], np.int64)
+    return folders
+
+
 def _only_array(content: bytes, name: str) -> bytes:
     import zipfile
 
