@@ -20,7 +20,7 @@ from helpers import drained
 from codec import api
 from codec.collection.block import Decoded
 from codec.collection.writer import Writer
-from codec.commands import check, compress, decompress, jobs
+from codec.commands import check, compress, decompress, jobs, planning
 from codec.commands.events import (
     Checked,
     Done,
@@ -63,7 +63,7 @@ def plan(
     inputs: list[Path], out: str | None = None, separate: bool = False
 ) -> dict[str, list[str]]:
     """Return output -> names of what goes into it."""
-    _, planned = drained(jobs.plan([str(path) for path in inputs], out, separate))
+    _, planned = drained(planning.plan([str(path) for path in inputs], out, separate))
     found: dict[str, list[str]] = {}
     for job in planned:
         for source in job.inputs:
@@ -104,7 +104,7 @@ def tree(tmp_path: Path) -> Path:
     ],
 )
 def test_array_suffixes_are_stripped_sensibly(name: str, bare: str) -> None:
-    assert names.bare_array(name) == bare
+    assert names.bare_source(name) == bare
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_images_with_aez_out_become_one_collection_named_from_what_they_share(tr
 
 
 def test_one_image_with_aez_out_becomes_a_single_stream(tree: Path) -> None:
-    told, (job,) = drained(jobs.plan([str(tree / "a.png")], "x.aez"))
+    told, (job,) = drained(planning.plan([str(tree / "a.png")], "x.aez"))
     assert (told, type(job), job.output) == ([], jobs.Singles, Local(Path("x.aez")))
 
 
@@ -208,7 +208,7 @@ def test_arrays_become_collections_of_their_own(tmp_path: Path) -> None:
         str(tmp_path / "t10k-images-idx3-ubyte.aez"),
     ]
     assert list(plan(inputs, "out")) == ["out/x.aez", "out/t10k-images-idx3-ubyte.aez"]
-    with pytest.raises(UsageError, match=r"x\.npy is an array"):
+    with pytest.raises(UsageError, match=r"x\.npy becomes a collection: give it alone"):
         plan(inputs, "x.aez")
 
 
@@ -225,8 +225,8 @@ def test_a_large_directory_is_in_memory_once(tmp_path: Path, separate: bool) -> 
     for _ in range(2):
         tracemalloc.start()
         try:
-            _, planned = drained(jobs.plan([str(tmp_path / "d")], None, separate))
-            told, (job,) = drained(jobs.refuse(planned, False))
+            _, planned = drained(planning.plan([str(tmp_path / "d")], None, separate))
+            told, (job,) = drained(planning.refuse(planned, False))
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()

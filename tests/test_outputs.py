@@ -34,7 +34,7 @@ from codec.commands import decompress as restore
 from codec.commands import resume, stream, work
 from codec.commands import tree as tree_of_files
 from codec.commands.events import Done, Event, Note, Result
-from codec.commands.jobs import plan
+from codec.commands.planning import plan
 from codec.commands.resume import Journal, Partial
 from codec.encoder.options import Options
 from codec.errors import AezError, ImageError, ModelNotFound, UsageError

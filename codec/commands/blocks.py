@@ -56,6 +56,10 @@ class Blocks(ABC):
         """The blocks, from number `start` on.  Raises ImageError."""
 
     @abstractmethod
+    def names(self) -> Iterator[str]:
+        """The names of all images, none if they have none."""
+
+    @abstractmethod
     def failure(self, number: int, unread: Unread) -> tuple[str, str]:
         """What the user calls an image of a block that could not be read, and the reason.
 
@@ -100,6 +104,9 @@ class FileBlocks(Blocks):
         reason = reason_of(image.label, unread.error).removeprefix(f"{image.place.full()}: ")
         return image.label, reason
 
+    def names(self) -> Iterator[str]:
+        return self._files.names()
+
     def identity(self, number: int) -> str:
         return work.identity(self._paths(number))
 
@@ -112,7 +119,7 @@ class SourceBlocks(Blocks):
         self._source, self.inputs = source, identity
         self.num_images, self.bytes_in = source.num_images, source.num_bytes
         self.named, self.labels = source.names is not None, source.labels
-        self.left = tuple(source.left)
+        self.left = (*source.left, *(name for name, _ in source.failed))
 
     def tasks(
         self, start: int, options: Options, refs: tuple[ModelRef, ...]
@@ -120,6 +127,9 @@ class SourceBlocks(Blocks):
         for pixels, contents, names, labels in self._source.batches(self._size, start):
             task = BlockTask(pixels, (), names, options, refs, labels, contents)
             yield task._replace(grey=self._grey)
+
+    def names(self) -> Iterator[str]:
+        return iter(self._source.names or ())
 
     def failure(self, number: int, unread: Unread) -> tuple[str, str]:
         source = self._source

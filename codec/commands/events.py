@@ -38,15 +38,20 @@ class Done:
 
 @dataclass(frozen=True)
 class Planned:
-    """An output that would be written, in a dry run; several: it would hold many images."""
+    """An output that would be written, in a dry run; several: it would hold many images; labels:
+    where those would come from.
+    """
 
     input: str
     output: str
     images: int
     several: bool
+    labels: str = ""
 
     def __str__(self) -> str:
-        return f"{self.input}{f' ({self.images} images)' * self.several} -> {self.output}"
+        labels = f", labels: {self.labels}" if self.labels else ""
+        count = f" ({self.images} images{labels})" if self.several else ""
+        return f"{self.input}{count} -> {self.output}"
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,11 @@ class Collecting(Job):
     def lasting(self) -> bool:
         return not self.output.is_standard
 
+    @property
+    def mode(self) -> int | None:
+        """That of the only input, if there is only one: see `Place.replace`."""
+        return None
+
 
 @dataclass
 class Images(Collecting):
@@ -142,6 +147,10 @@ class Source(Collecting):
     @property
     def source(self) -> Input:
         return next(iter(self.inputs))
+
+    @property
+    def mode(self) -> int | None:
+        return self.source.place.mode()
 
     @contextmanager
     def open(self) -> Iterator[ImageSource]:

@@ -107,7 +107,7 @@ class _Planner:
         sources = [one for one in self._places if _is_source(one)]
         if sources and len(self._places) > 1:
             raise UsageError(
-                f"{sources[0]} becomes a collection of its own: give it alone, or a directory as OUT"
+                f"{sources[0]} becomes a collection: give it alone, or give a directory as OUT"
             )
         base, inputs = base_of(self._paths), Inputs()
         for path in self._paths:

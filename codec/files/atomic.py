@@ -67,9 +67,7 @@ class _OutputFile(io.FileIO):
             return super().truncate(size)
 
 
-def open_output(
-    path: Path, mode: str, output: object, permissions: int | None = None
-) -> BinaryIO:
+def open_output(path: Path, mode: str, output: object, permissions: int | None = None) -> BinaryIO:
     """Open a file in mode "x+" or "r+"; OSErrors, also of later writes, name the output.
 
     permissions: those of the file that a new one is made from: nobody else may read it.

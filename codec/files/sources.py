@@ -8,15 +8,20 @@ The content decides which reader a file gets; a CSV file is known by its name, o
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
+from codec.arrays import U8
 from codec.files.archives import open_archive
 from codec.files.arrays import IDX_TYPES, open_array
 from codec.files.batch import (
     READING,
+    Batch,
     ImageSource,
     Reading,
     gunzipped,
@@ -24,6 +29,7 @@ from codec.files.batch import (
     name_of,
     opened,
 )
+from codec.files.images import read_image
 from codec.files.parquet import open_parquet
 from codec.files.tables import open_table
 
@@ -49,6 +55,17 @@ def open_source(
     opener = _opener(head, name) or open_array
     with opener(source, name, reading) as found:
         yield found
+
+
+def image_of(batch: Batch, number: int, name: str) -> U8:
+    """One image of a batch, uint8 (28, 28).  name: in messages.  Raises ImageError."""
+    if batch.pixels is not None:
+        return np.array(batch.pixels[number])
+    assert batch.contents is not None
+    content = batch.contents[number]
+    if isinstance(content, Exception):
+        raise content
+    return read_image(io.BytesIO(content), name)
 
 
 def is_source_content(file: BinaryIO) -> bool:
