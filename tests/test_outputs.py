@@ -36,6 +36,7 @@ from codec.commands import tree as tree_of_files
 from codec.commands.events import Done, Event, Note, Result
 from codec.commands.planning import plan
 from codec.commands.resume import Journal, Partial
+from codec.commands.run import Run
 from codec.encoder.options import Options
 from codec.errors import AezError, ImageError, ModelNotFound, UsageError
 from codec.files import atomic, images, place
@@ -510,7 +511,7 @@ def test_inputs_that_vanish_or_cannot_be_read_are_named(
     told, (job,) = helpers.drained(plan([str(tree)]))
     assert told == []
     (tree / "0" / "06.png").unlink()
-    report = Result.of(batch._compress_images(job, options))
+    report = Result.of(batch._compress_images(job, Run(options, [job])))
     assert [(Path(name).name, reason) for name, reason in report.failed][:2] == [
         ("00.png", "No such file or directory"),
         ("06.png", "No such file or directory"),

@@ -76,7 +76,7 @@ def read_array(source: Path | BinaryIO, name: str | None = None) -> U8:
     its path. Raises ImageError: the file is missing, damaged, too short, too long, or holds
     something else.
     """
-    with open_array(source, name) as array:
+    with open_array(source, name, Reading(labels="none")) as array:
         blocks = [batch.pixels for batch in array.batches(READ_IMAGES) if batch.pixels is not None]
     return np.concatenate(blocks) if blocks else np.empty((0, SIDE, SIDE), np.uint8)
 
@@ -113,18 +113,17 @@ class ArraySource(ImageSource):
     ) -> None:
         super().__init__(name)
         num_images = header.num_images
-        if len(header.shape) == 3 and num_images is None:
-            height, width = header.shape[1:]
-            raise ImageError(f"{name}: {width}x{height} pixels, aez takes {SIDE}x{SIDE}")
-        if num_images is None:
-            raise ImageError(f"{name}: shape {header.shape}, aez takes (N, {SIDE}, {SIDE})")
         if header.dtype.kind not in "buif":
             raise ImageError(f"{name}: dtype {header.dtype}, aez takes integers")
         if header.dtype.kind == "f" and scale is None:
             raise ImageError(f"{name}: dtype {header.dtype}, aez takes integers; {ASK_SCALE}")
+        if num_images is None:
+            raise ImageError(f"{name}: shape {header.shape}, aez takes (N, {SIDE}, {SIDE})")
         if header.num_bytes > max_bytes - header.offset:
             most = f"at most {max_bytes - header.offset} are there"
-            raise ImageError(f"{name}: is truncated: claims {header.num_bytes} bytes, {most}")
+            raise ImageError(
+                f"{name}: is truncated: claims {header.num_bytes} bytes of pixels, {most}"
+            )
         self._file, self._header, self._scale = file, header, scale
         self.num_images = num_images
         self._end = self.num_bytes = header.offset + header.num_bytes
@@ -160,8 +159,9 @@ class ArraySource(ImageSource):
             self._file.seek(header.offset + (number * self.num_images + first) * item)
             found[number] = np.frombuffer(self._bytes(count * item), header.dtype)
         if header.shape[1:] == (PIXELS,):
-            return found.T
-        return found.reshape(SIDE, SIDE, count).T  # [column, row, image] -> [image, row, column]
+            return np.ascontiguousarray(found.T)
+        # [column, row, image] -> [image, row, column]
+        return np.ascontiguousarray(found.reshape(SIDE, SIDE, count).T)
 
     def _bytes(self, size: int) -> bytearray:
         found = read_exactly(self._file, size)
@@ -200,8 +200,8 @@ def open_array(
             else:
                 is_npy = magic == b"\x93NUM"
                 header = npy_header(file) if is_npy else idx_header(file, name)
-                if not is_npy and len(header.shape) == 1:
-                    raise ImageError(f"{name}: IDX labels, not images")
+                if not is_npy:
+                    _check_idx(header.shape, name)
                 array = _source(file, header, max_bytes, name, reading.scale, is_packed=is_packed)
         yield array
 
@@ -216,6 +216,7 @@ def _source(
     is_packed: bool,
 ) -> ArraySource:
     if header.fortran and is_packed:  # where to seek is to unpack all that lies before
+        file.seek(0)
         file = io.BytesIO(read_exactly(file, min(max_bytes, header.offset + header.num_bytes) + 1))
     return ArraySource(file, header, max_bytes, name, scale)
 
@@ -241,6 +242,13 @@ def idx_header(file: BinaryIO, name: str) -> Header:
         raise ImageError(f"{name}: is truncated: {found} bytes of an IDX header of {wanted}")
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     return Header(shape, False, np.dtype(IDX_TYPES[head[2]]), 4 + len(sizes))
+
+
+def _check_idx(shape: tuple[int, ...], name: str) -> None:
+    if len(shape) == 1:
+        raise ImageError(f"{name}: IDX labels, not images; --labels takes them with the images")
+    if len(shape) == 3 and shape[1:] != (SIDE, SIDE):
+        raise ImageError(f"{name}: {shape[2]}x{shape[1]} pixels, aez takes {SIDE}x{SIDE}")
 
 
 # NPZ
@@ -329,9 +337,12 @@ def _chosen(npz: Npz, reading: Reading, name: str) -> str:
         if len(npz.images) == 1:
             return npz.images[0]
         holds = npz.described(list(npz.arrays)) or "nothing"
-        choose = "; --array NAME takes one of them" if npz.images else ""
+        are_floats = any(_are_images(header, Scale(1)) for _, header in npz.arrays.values())
+        choose = "--array NAME takes one of them"
+        if not npz.images:
+            choose = ASK_SCALE if are_floats else ""
         found = f"{len(npz.images)} arrays of images, {wanted}"
-        raise ImageError(f"{name}: {found}; it holds {holds}{choose}")
+        raise ImageError(f"{name}: {'; '.join(filter(None, (found, f'it holds {holds}', choose)))}")
     if reading.array not in npz.arrays:
         holds = npz.described(list(npz.arrays)) or "nothing"
         raise ImageError(f"{name}: has no array {reading.array}; it holds {holds}")

@@ -147,7 +147,8 @@ def exact(
         result = np.rint(scaled)
         wrong = ~((result >= 0) & (result <= 255))  # NaN too
         if not scale.rounded:
-            wrong |= np.abs(scaled - result) > _tolerance(values.dtype)
+            with np.errstate(invalid="ignore"):  # infinity, which is wrong already
+                wrong |= np.abs(scaled - result) > _tolerance(values.dtype)
     if wrong.any():
         at = int(np.argmax(wrong.reshape(len(values), -1).any(axis=1)))
         value = values[at][wrong[at]].flat[0]

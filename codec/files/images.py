@@ -194,10 +194,9 @@ def _grey_of(image: Image.Image, name: str, grey: bool) -> U8:
         raise ImageError(f"{name}: has transparency")
     steps = int(np.ptp(rgba[..., :3], axis=-1).max())
     if steps > GREY_STEPS or (steps and not grey):
-        remedy = "; --grey takes its luma" if steps <= GREY_STEPS else ""
-        raise ImageError(
-            f"{name}: in colour, by up to {steps} steps between channels, aez takes grey{remedy}"
-        )
+        remedy = "; --grey takes the luma" if steps <= GREY_STEPS else ""
+        found = f"channels differ by up to {steps} step{'s' * (steps > 1)}{remedy}"
+        raise ImageError(f"{name}: in colour, aez takes grey ({found})")
     if steps:
         return np.array(image.convert("RGB").convert("L"))
     return np.ascontiguousarray(rgba[..., 0])
