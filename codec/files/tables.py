@@ -42,7 +42,7 @@ from codec.files.labels import of_texts
 
 MAX_LINE_BYTES = 1 << 18  # of 785 columns, with room for long fractions
 CHUNK_ROWS = 512  # taken apart at once
-_WHOLE = re.compile(r" *[0-9]{1,9} *")
+_PIXEL = re.compile(r" *0*(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9]) *")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 Row = tuple[int, bytes]  # number of the line, from 1 on, and the line
@@ -60,7 +60,11 @@ class TableSource(ImageSource):
             raise ImageError(f"{name}: is empty, aez takes rows of {PIXELS} pixels")
         fields = self._fields(first)
         self._has_header, self._count = _is_header(fields), len(fields)
-        self._called = fields if self._has_header else [f"{i + 1}" for i in range(len(fields))]
+        self._called = (
+            [field.strip() for field in fields]
+            if self._has_header
+            else [f"{i + 1}" for i in range(len(fields))]
+        )
         self._columns = columns_of(
             fields if self._has_header else None, len(fields), reading.labels, name
         )
@@ -178,7 +182,7 @@ class TableSource(ImageSource):
         """The pixels of one row, in their order: whole numbers, or any for a scale."""
         fields = self._checked_fields(row)
         pixels = [fields[column] for column in self._columns.pixels]
-        pattern = _NUMBER if self._scale else _WHOLE
+        pattern = _NUMBER if self._scale else _PIXEL
         if not all(map(pattern.fullmatch, pixels)):
             at = next(i for i, field in enumerate(pixels) if not pattern.fullmatch(field))
             wanted = "a number" if self._scale else "a whole number 0..255"
