@@ -192,7 +192,7 @@ def test_thirty_kills_leave_no_half_file_and_end_in_the_same_bytes(
             assert code == -signal.SIGKILL
     assert compress(None) == 0
     assert hashlib.sha256(output.read_bytes()).digest() == wanted
-    assert resumed >= 3
+    assert resumed >= 2
     assert left(tmp_path) == set()
 
 

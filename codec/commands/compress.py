@@ -52,13 +52,13 @@ def compress(
         raise UsageError(
             "--rm needs files as INPUT and OUT: it cannot verify stdin, stdout or URLs"
         )
-    jobs = yield from plan(inputs, out, separate, options.reading, options.append)
-    jobs = yield from refuse(jobs, options.force or options.append)
+    planned = yield from plan(inputs, out, separate, options.reading, options.append)
+    run = Run(options, planned)
+    jobs = yield from refuse(planned, options.force or options.append)
     if options.embed_model and any(isinstance(job, Singles) for job in jobs):
         raise UsageError(_NO_SINGLES)
     if options.embed_model:
         options.encoding.check_embedding()
-    run = Run(options, jobs)
     if dry_run:
         for job in jobs:
             yield from guarded(job.label, _planned(job, run))
@@ -184,8 +184,7 @@ def _said(job: Source, source: ImageSource, run: Run) -> Events:
     if source.labels_from:
         yield from run.note(f"{job.label}: labels are {source.labels_from}")
     if source.left:
-        kept = "; it is kept" if run.options.remove else ""
-        yield from run.note(f"{label}: not stored: {'; '.join(source.left)}{kept}")
+        yield from run.note(f"{label}: not stored: {'; '.join(source.left)}")
     if not source.num_images:
         yield from run.note(f"{job.label}: holds no images")
 

@@ -186,7 +186,7 @@ class _Planner:
                 output or place(f"{stem}.{part_name(array)}.aez"),
                 f"{label}: {array}",
                 inputs,
-                self._reading._replace(array=array),
+                self._reading._replace(array=array, of_all=self._reading.array is None),
             )
             for array in arrays
         ]

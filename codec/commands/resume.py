@@ -259,6 +259,10 @@ class Partial:
         if checks != _checks(self._base):
             return False
         self.finished = own
+        self._file.close()
+        if self._path is not None:
+            self._path.unlink()
+        self._path = None
         return True
 
     def keep(self, num_blocks: int) -> None:

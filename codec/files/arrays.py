@@ -364,8 +364,8 @@ def _open_npz(archive: ZipFile, name: str, stack: ExitStack, reading: Reading) -
     if wanted in npz.arrays:
         found = _npz_labels(archive, *npz.arrays[wanted], f"{name}: {wanted}")
         source.label_with(found, f"array {wanted}")
-    used = {npz.labels_of(each) for each in npz.images} if reading.labels is None else {wanted}
-    stored = {array} if reading.array else set(npz.images)
+    stored = set(npz.images) if reading.of_all else {array}
+    used = {npz.labels_of(each) for each in stored} if reading.labels is None else {wanted}
     left = [each for each in npz.arrays if each not in stored | used]
     source.left = [npz.described([each]) for each in left]
     return source

@@ -47,7 +47,7 @@ class Reading(NamedTuple):
 
     array: the name of one array in an .npz file; labels: a file, a column or an array, `folders` or
     `none`; all_files: look for images in files without the suffix of one; grey: take images that
-    are nearly grey.
+    are nearly grey; of_all: the other arrays of images in the file are taken as well, one by one.
     """
 
     array: str | None = None
@@ -55,6 +55,7 @@ class Reading(NamedTuple):
     scale: Scale | None = None
     all_files: bool = False
     grey: bool = False
+    of_all: bool = False
 
 
 READING = Reading()
