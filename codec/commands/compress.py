@@ -27,6 +27,7 @@ from codec.commands.planning import plan, refuse
 from codec.commands.run import DEFAULTS, Run
 from codec.commands.run import CompressOptions as CompressOptions
 from codec.commands.work import EachResult, EachTask
+from codec.encoder.stats import CompressStats
 from codec.errors import ModelError, UsageError
 from codec.files import images
 from codec.files.batch import ImageSource, image_errors
