@@ -364,15 +364,15 @@ ARRAYS_REFUSED = {
     "dtype object, aez takes integers": npy(np.array([GREY, None], object)),
     "shape (5, 32, 32), aez takes (N, 28, 28)": npy(np.zeros((5, 32, 32), np.uint8)),
     "shape (784,), aez takes (N, 28, 28)": npy(np.zeros(784, np.uint8)),
-    "0 arrays of images, aez takes whole numbers (N, 28, 28); it holds y int64 (5,)": npz(
+    "has no array of images, aez takes whole numbers (N, 28, 28); it holds y int64 (5,)": npz(
         y=np.arange(5)
     ),
     (
-        "2 arrays of images, aez takes whole numbers (N, 28, 28); it holds a uint8 (5, 28, 28), "
-        "b uint8 (28, 28); --array NAME takes one of them"
+        "has 2 arrays of images, aez takes whole numbers (N, 28, 28); it holds a uint8 (5, 28, 28)"
+        ", b uint8 (28, 28); --array NAME takes one of them"
     ): npz(a=PIXELS, b=GREY),
-    "0 arrays of images, aez takes whole numbers (N, 28, 28); it holds nothing": npz(),
-    "0 arrays of images, aez takes whole numbers (N, 28, 28); it holds x float32 (5, 28, 28); --": (
+    "has no array of images, aez takes whole numbers (N, 28, 28); it holds nothing": npz(),
+    "has no array of images, aez takes whole numbers (N, 28, 28); it holds x float32 (5, 28, 28)": (
         npz(x=PIXELS.astype(np.float32))
     ),
 }

@@ -251,6 +251,9 @@ def test_python_of_the_guides_runs(
     prepare_guides(tiny_weights, monkeypatch)
     if "DataLoader" in block:
         given["DataLoader"] = pytest.importorskip("torch.utils.data").DataLoader
+    if "datasets." in block:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        given["datasets"] = pytest.importorskip("datasets")
         block = block.replace("num_workers=2", "num_workers=0")
     if "webdataset" in block:
         given["webdataset"] = pytest.importorskip("webdataset")

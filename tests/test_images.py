@@ -24,12 +24,11 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from codec.errors import ImageError
-from codec.files.arrays import read_array
+from codec.files.arrays import is_array_file, read_array
 from codec.files.images import (
     HEAD_BYTES,
     ORIENTATION,
     examine,
-    is_array_file,
     is_image_content,
     is_image_file,
     pack_idx,

@@ -23,7 +23,7 @@ from codec.commands.decompress import labels_place
 from codec.commands.events import Note, Progress, Result
 from codec.commands.sinks import SINKS, npy_header, pack_idx_labels
 from codec.errors import UsageError
-from codec.files import images
+from codec.files import arrays, images
 from codec.files.place import place
 from codec.format.headers import BLOCK
 from codec.labels import Labels
@@ -396,7 +396,7 @@ def restored(format: str) -> tuple[np.ndarray, list[int]]:
         return rows[:, 1:].astype(np.uint8).reshape(-1, 28, 28), rows[:, 0].tolist()
     labels = Path("y-labels.idx").read_bytes()
     assert labels[:8] == struct.pack(">2I", 0x801, len(labels) - 8)
-    return images.read_array(Path("y.idx")), list(labels[8:])
+    return arrays.read_array(Path("y.idx")), list(labels[8:])
 
 
 @pytest.mark.parametrize("format", ["npz", "csv", "idx"])

@@ -46,8 +46,8 @@ def real(low: int, high: int | None = None) -> Any:
     return _number(float, "a number", low, high)
 
 
-def one_of(*words: str) -> Any:
-    """A callback for one of some words; see `_number`."""
+def one_of(*words: str) -> dict[str, Any]:
+    """Arguments of an option that is one of some words; see `_number`."""
 
     def parse(param: typer.CallbackParam, value: str | None) -> str | None:
         if value not in (None, *words):
@@ -56,7 +56,12 @@ def one_of(*words: str) -> Any:
             )
         return value
 
-    return parse
+    return {
+        "parser": str,
+        "callback": parse,
+        "metavar": "|".join(words),
+        "autocompletion": lambda begun: [word for word in words if word.startswith(begun)],
+    }
 
 
 Inputs = Annotated[

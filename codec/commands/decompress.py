@@ -28,7 +28,7 @@ from codec.commands.sinks import SINKS, write_array
 from codec.commands.stream import Found, Restoration, Stream, folders_of, open_stream
 from codec.commands.tree import Tree
 from codec.errors import UsageError
-from codec.files import images
+from codec.files import arrays, images
 from codec.files.place import STANDARD, Place, below, place
 
 Format = Literal["png", "npy", "npz", "idx", "csv", "folders"]
@@ -131,7 +131,7 @@ def _checked_format(out: str | None, format: Format | None) -> tuple[Format | No
         if format not in (None, implied):
             raise UsageError(f"--format {format} contradicts OUT {out}")
         return cast(Format, implied), True
-    if out is not None and images.is_array_file(Path(out)) and not place(out).is_directory():
+    if out is not None and arrays.is_array_file(Path(out)) and not place(out).is_directory():
         raise UsageError(f"OUT is {out}: arrays are written as .npy, .npz, .idx or .csv")
     return format, False
 

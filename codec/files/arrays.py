@@ -68,16 +68,17 @@ def is_array_file(path: Path) -> bool:
     return path.name.lower().endswith(ARRAY_ENDINGS)
 
 
-def read_array(source: Path | BinaryIO, name: str | None = None) -> U8:
+def read_array(source: Path | BinaryIO, name: str | None = None, *, array: str | None = None) -> U8:
     """Read a file of many images -> uint8 (N, 28, 28), C order.
 
-    NPY, NPZ with one array of images, IDX (MNIST), gzipped or not; the content decides. source: a
-    path, or a stream, which is read from its beginning; name: of the file in messages, by default
-    its path. Raises ImageError: the file is missing, damaged, too short, too long, or holds
-    something else.
+    NPY, NPZ, IDX (MNIST), gzipped or not; the content decides. source: a path, or a stream, which
+    is read from its beginning; name: of the file in messages, by default its path; array: the one
+    to read of an NPZ file, if it has several of images. Raises ImageError: the file is missing,
+    damaged, too short, too long, or holds something else.
     """
-    with open_array(source, name, Reading(labels="none")) as array:
-        blocks = [batch.pixels for batch in array.batches(READ_IMAGES) if batch.pixels is not None]
+    with open_array(source, name, Reading(array, labels="none")) as opened_array:
+        batches = opened_array.batches(READ_IMAGES)
+        blocks = [batch.pixels for batch in batches if batch.pixels is not None]
     return np.concatenate(blocks) if blocks else np.empty((0, SIDE, SIDE), np.uint8)
 
 
@@ -341,7 +342,7 @@ def _chosen(npz: Npz, reading: Reading, name: str) -> str:
         choose = "--array NAME takes one of them"
         if not npz.images:
             choose = ASK_SCALE if are_floats else ""
-        found = f"{len(npz.images)} arrays of images, {wanted}"
+        found = f"has {len(npz.images) or 'no'} array{'s' * bool(npz.images)} of images, {wanted}"
         raise ImageError(f"{name}: {'; '.join(filter(None, (found, f'it holds {holds}', choose)))}")
     if reading.array not in npz.arrays:
         holds = npz.described(list(npz.arrays)) or "nothing"

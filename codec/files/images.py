@@ -30,7 +30,6 @@ from codec.arrays import SIDE, U8
 from codec.errors import ImageError
 from codec.files import damage
 from codec.files.batch import image_errors, name_of, opened
-from codec.files.kinds import ARRAY_ENDINGS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,13 +59,6 @@ def is_image_file(path: Path | str) -> bool:
     name = path.name if isinstance(path, Path) else path[path.rfind("/") + 1 :]
     dot = name.rfind(".")
     return dot > 0 and name[dot:].lower() in IMAGE_SUFFIXES
-
-
-def is_array_file(path: Path) -> bool:
-    """Tell by its name, in any case, whether a file is for `read_array`: `x.npy`, `x.idx.gz`,
-    `t10k-idx3-ubyte`.
-    """
-    return path.name.lower().endswith(ARRAY_ENDINGS)
 
 
 def is_image_content(head: bytes) -> bool:
