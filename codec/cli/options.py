@@ -56,11 +56,14 @@ def one_of(*words: str) -> dict[str, Any]:
             )
         return value
 
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
     return {
         "parser": str,
         "callback": parse,
         "metavar": "|".join(words),
-        "autocompletion": lambda begun: [word for word in words if word.startswith(begun)],
+        "autocompletion": complete,
     }
 
 
