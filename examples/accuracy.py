@@ -22,7 +22,7 @@ from torch import nn
 
 import codec
 from codec import metrics
-from codec.files.images import read_array
+from codec.files.arrays import read_array
 from codec.measure import tool
 
 BATCH = 128

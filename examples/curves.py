@@ -22,8 +22,8 @@ import typer
 from codec.arrays import spread
 from codec.encoder.options import DEFAULT_EFFORT
 from codec.errors import UsageError
+from codec.files.arrays import read_array
 from codec.files.atomic import atomic
-from codec.files.images import read_array
 from codec.measure import tool
 from codec.measure.curve import curve
 from codec.measure.plot import Mark, Series, colour, label, plot

@@ -21,7 +21,7 @@ import typer
 
 from codec import metrics, parallel
 from codec.errors import UsageError
-from codec.files.images import read_array
+from codec.files.arrays import read_array
 from codec.measure import tool
 from codec.measure.points import Point, bd_rate_percent
 from codec.measure.timing import best_of, machine, measured_by

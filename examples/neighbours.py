@@ -21,7 +21,7 @@ import typer
 from PIL import Image
 
 import codec
-from codec.files.images import read_array
+from codec.files.arrays import read_array
 from codec.measure import tool
 
 SHOWN, ROWS = 6, 10  # neighbours in a row, by each distance; rows

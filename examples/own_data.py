@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from codec.files.images import read_array
+from codec.files.arrays import read_array
 from codec.measure import tool
 from codec.measure.curve import curve
 from codec.measure.points import bd_rate_percent, points_of

@@ -18,7 +18,7 @@ import typer
 from PIL import Image, ImageDraw, ImageFont
 
 import codec
-from codec.files.images import read_array
+from codec.files.arrays import read_array
 from codec.measure import codecs, tool
 
 SCALE, GAP, TEXT = 4, 10, 34  # of the images shown; around them; height of the two lines below

@@ -20,7 +20,7 @@ import numpy as np
 import typer
 
 from codec import api, metrics
-from codec.files.images import read_array
+from codec.files.arrays import read_array
 from codec.measure import tool
 from codec.train.drawings.draw import draw
 

@@ -25,7 +25,7 @@ FLOORS = {
     "labels": 1,
     "metrics": 1,
     "kernels": 1,
-    "files": 1,
+    "files": 2,
     "parallel": 2,
     "coding": 2,
     "format": 3,
@@ -60,6 +60,7 @@ OPTIONAL = {
     "dask": None,
     "imagecodecs": "codec.measure.codecs",
     "bjontegaard": "codec.measure.points",
+    "pyarrow": "codec.files.parquet",
     "platformdirs": "codec.files.place",
     "rich": "codec.cli",
 }
@@ -85,6 +86,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         for outer in ast.walk(tree)
         for node in ast.walk(outer)
         if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        or (isinstance(outer, ast.If) and ast.unparse(outer.test) == "TYPE_CHECKING")
     }
     for node in ast.walk(tree):
         found = []

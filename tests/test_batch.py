@@ -20,11 +20,12 @@ from helpers import drained
 from codec import api
 from codec.collection.block import Decoded
 from codec.collection.writer import Writer
-from codec.commands import check, compress, decompress, jobs
+from codec.commands import check, compress, decompress, jobs, planning
 from codec.commands.events import (
     Checked,
     Done,
     Event,
+    Expected,
     Failed,
     Note,
     Planned,
@@ -36,7 +37,7 @@ from codec.commands.stream import Stream
 from codec.encoder.encode import Encoder
 from codec.encoder.options import Options
 from codec.errors import ChecksumMismatch, UsageError
-from codec.files import images, names
+from codec.files import arrays, images, names
 from codec.files.atomic import atomic
 from codec.files.place import Local
 from codec.format.headers import BLOCK, COLLECTION
@@ -62,7 +63,7 @@ def plan(
     inputs: list[Path], out: str | None = None, separate: bool = False
 ) -> dict[str, list[str]]:
     """Return output -> names of what goes into it."""
-    _, planned = drained(jobs.plan([str(path) for path in inputs], out, separate))
+    _, planned = drained(planning.plan([str(path) for path in inputs], out, separate))
     found: dict[str, list[str]] = {}
     for job in planned:
         for source in job.inputs:
@@ -103,7 +104,7 @@ def tree(tmp_path: Path) -> Path:
     ],
 )
 def test_array_suffixes_are_stripped_sensibly(name: str, bare: str) -> None:
-    assert names.bare_array(name) == bare
+    assert names.bare_source(name) == bare
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_images_with_aez_out_become_one_collection_named_from_what_they_share(tr
 
 
 def test_one_image_with_aez_out_becomes_a_single_stream(tree: Path) -> None:
-    told, (job,) = drained(jobs.plan([str(tree / "a.png")], "x.aez"))
+    told, (job,) = drained(planning.plan([str(tree / "a.png")], "x.aez"))
     assert (told, type(job), job.output) == ([], jobs.Singles, Local(Path("x.aez")))
 
 
@@ -207,7 +208,7 @@ def test_arrays_become_collections_of_their_own(tmp_path: Path) -> None:
         str(tmp_path / "t10k-images-idx3-ubyte.aez"),
     ]
     assert list(plan(inputs, "out")) == ["out/x.aez", "out/t10k-images-idx3-ubyte.aez"]
-    with pytest.raises(UsageError, match=r"x\.npy is an array"):
+    with pytest.raises(UsageError, match=r"x\.npy becomes a collection: give it alone"):
         plan(inputs, "x.aez")
 
 
@@ -224,8 +225,8 @@ def test_a_large_directory_is_in_memory_once(tmp_path: Path, separate: bool) -> 
     for _ in range(2):
         tracemalloc.start()
         try:
-            _, planned = drained(jobs.plan([str(tmp_path / "d")], None, separate))
-            told, (job,) = drained(jobs.refuse(planned, False))
+            _, planned = drained(planning.plan([str(tmp_path / "d")], None, separate))
+            told, (job,) = drained(planning.refuse(planned, False))
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
@@ -413,13 +414,13 @@ def test_processes_give_the_same_result(tmp_path: Path) -> None:
     (tmp_path / "d" / "3.png").write_bytes(b"no image")
     for cores in (1, 2):
         options = compress.CompressOptions(jobs=cores, shard_images=2, block_images=2)
-        whole, singles = tmp_path / f"{cores}.aez", tmp_path / f"{cores}.singles"
+        whole, singles = tmp_path / f"{cores}.aez", tmp_path / f"{cores}-singles"
         for out in (whole, singles):
             report = Result.of(compress.compress([str(tmp_path / "d")], str(out), options=options))
             assert (report.images, len(report.failed)) == (6, 1)
         Result.of(decompress.decompress([str(whole)], jobs=cores))
     assert (tmp_path / "1.aez").read_bytes() == (tmp_path / "2.aez").read_bytes()
-    for suffix in ("", ".singles"):
+    for suffix in ("", "-singles"):
         one, two = (
             {p.name: p.read_bytes() for p in (tmp_path / f"{cores}{suffix}").iterdir()}
             for cores in (1, 2)
@@ -517,7 +518,7 @@ def test_damaged_array_leaves_out_what_is_lost(tmp_path: Path) -> None:
             decompress.decompress([str(tmp_path / "x.aez")], str(tmp_path / f"x.{suffix}"))
         )
         assert report.exit_code == 4
-        assert (images.read_array(tmp_path / f"x.{suffix}") == pixels[:35]).all()
+        assert (arrays.read_array(tmp_path / f"x.{suffix}") == pixels[:35]).all()
 
 
 def test_index_reports_the_damage_it_meets_and_no_other(tmp_path: Path) -> None:
@@ -534,7 +535,7 @@ def test_index_reports_the_damage_it_meets_and_no_other(tmp_path: Path) -> None:
             decompress.decompress([str(tmp_path / "x.aez")], out, index=index, force=True)
         )
         assert (report.exit_code, len(report.failed)) == (exit_code, exit_code // 4)
-        assert (images.read_array(tmp_path / "x.npy") == pixels[kept]).all()
+        assert (arrays.read_array(tmp_path / "x.npy") == pixels[kept]).all()
 
 
 def test_stream_of_which_nothing_is_intact_gives_no_array(tmp_path: Path) -> None:
@@ -567,7 +568,14 @@ def test_check_names_every_damaged_block(tmp_path: Path) -> None:
     write_damaged(tmp_path / "x.aez")
     for cores in (1, 4):
         *told, last = check.check([path], jobs=cores)
-        assert [type(event) for event in told] == [Progress, Failed, Progress, Failed, Progress]
+        assert told[:2] == [Expected(1), Expected(59)]
+        assert [type(event) for event in told[2:]] == [
+            Progress,
+            Failed,
+            Progress,
+            Failed,
+            Progress,
+        ]
         assert last == Checked(path, 35, whole=False)
         result = Result.of(check.check([path], jobs=cores))
         assert (result.exit_code, result.images, len(result.failed)) == (4, 35, 2)
@@ -582,11 +590,14 @@ def test_compress_tells_what_it_does_as_events(tree: Path) -> None:
     events = compress.compress([str(tree)], options=compress.CompressOptions(block_images=3))
     assert not tree.with_name("tree.aez").exists()
     *told, done = events
+    with api.open(tree.with_name("tree.aez")) as collection:
+        sizes = [block.size for block in collection.blocks]
     assert told == [
-        Note(f"{tree}: skipped 1 file of other kinds"),
+        Note(f"{tree}: skipped 1 file of other kinds (notes.txt)"),
+        Expected(4),
         Failed(f"{tree}/b/2.png", "is not an image that Pillow can read"),
-        Progress(3),
-        Progress(1),
+        Progress(3, sizes[0]),
+        Progress(1, sizes[1]),
     ]
     assert isinstance(done, Done)
     size = tree.with_name("tree.aez").stat().st_size
@@ -598,7 +609,7 @@ def test_events_that_nobody_asks_for_any_more_leave_what_is_finished(tree: Path)
     """To close the generator is to interrupt the command."""
     options = compress.CompressOptions(block_images=1)
     events = compress.compress([str(tree)], options=options)
-    assert [type(next(events)) for _ in range(3)] == [Note, Progress, Progress]
+    assert [type(next(events)) for _ in range(4)] == [Note, Expected, Progress, Progress]
     events.close()
     left = sorted(path.name for path in tree.parent.iterdir())
     assert left == [".tree.aez.journal", ".tree.aez.partial", "tree"]

@@ -23,7 +23,7 @@ import codec
 from codec import api
 from codec.cli.app import app
 from codec.commands import work
-from codec.files import images
+from codec.files import arrays, images
 from codec.model import registry
 
 COMPRESS_FIELDS = (
@@ -129,10 +129,10 @@ def test_array_becomes_one_file_and_comes_back_in_any_format(array: Path, tmp_pa
     array.unlink()
     source = tmp_path / "x.aez"
     assert aez("decompress", source).exit_code == 0
-    pixels = images.read_array(array)
+    pixels = arrays.read_array(array)
     assert pixels.shape == (12, 28, 28)
     assert aez("decompress", source, "--format", "idx").exit_code == 0
-    assert (images.read_array(tmp_path / "x.idx") == pixels).all()
+    assert (arrays.read_array(tmp_path / "x.idx") == pixels).all()
     assert aez("decompress", source, "--format", "png").exit_code == 0
     assert sorted(snapshot(tmp_path / "x")) == [f"{i:02}.png" for i in range(12)]
     assert (images.read_image(tmp_path / "x" / "07.png") == pixels[7]).all()
@@ -140,23 +140,23 @@ def test_array_becomes_one_file_and_comes_back_in_any_format(array: Path, tmp_pa
 
 def test_named_collection_comes_as_an_array_when_asked(stream: Path, tmp_path: Path) -> None:
     assert aez("decompress", stream, "-o", tmp_path / "all.npy").exit_code == 0
-    assert images.read_array(tmp_path / "all.npy").shape == (4, 28, 28)
+    assert arrays.read_array(tmp_path / "all.npy").shape == (4, 28, 28)
 
 
 def test_empty_array_comes_back_empty(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", make_pixels(0))
     assert aez("compress", tmp_path / "x.npy").exit_code == 0
     assert aez("decompress", tmp_path / "x.aez", "-o", tmp_path / "y.npy").exit_code == 0
-    assert images.read_array(tmp_path / "y.npy").shape == (0, 28, 28)
+    assert arrays.read_array(tmp_path / "y.npy").shape == (0, 28, 28)
 
 
 def test_index_picks_in_order_with_repeats(array: Path, tmp_path: Path) -> None:
     aez("compress", array)
     aez("decompress", tmp_path / "x.aez", "-o", tmp_path / "all.npy")
-    pixels = images.read_array(tmp_path / "all.npy")
+    pixels = arrays.read_array(tmp_path / "all.npy")
     out = tmp_path / "some.npy"
     assert aez("decompress", tmp_path / "x.aez", "--index", "11,0,3-5,0", "-o", out).exit_code == 0
-    assert (images.read_array(out) == pixels[[11, 0, 3, 4, 5, 0]]).all()
+    assert (arrays.read_array(out) == pixels[[11, 0, 3, 4, 5, 0]]).all()
     assert (
         aez("decompress", tmp_path / "x.aez", "--index", "7", "-o", tmp_path / "7.png").exit_code
         == 0
@@ -236,13 +236,13 @@ def test_lossless_idx_gz_comes_back_byte_for_byte(tmp_path: Path) -> None:
 def test_lossless_image_and_array_come_back_in_one_run_and_inputs_may_go(
     png: Path, array: Path
 ) -> None:
-    image, pixels = images.read_image(png), images.read_array(array)
+    image, pixels = images.read_image(png), arrays.read_array(array)
     assert aez("compress", "--lossless", "--rm", png, array).exit_code == 0
     assert not png.exists()
     assert not array.exists()
     assert aez("decompress", png.with_suffix(".aez"), array.with_suffix(".aez")).exit_code == 0
     assert (images.read_image(png) == image).all()
-    assert (images.read_array(array) == pixels).all()
+    assert (arrays.read_array(array) == pixels).all()
 
 
 @pytest.mark.usefixtures("shipped_lossless")
@@ -367,7 +367,7 @@ def test_pipe_compresses_and_decompresses_an_array(array: Path, tmp_path: Path) 
     packed = aez("compress", "-", stdin=array.read_bytes())
     restored = aez("decompress", "-", stdin=packed.stdout_bytes)
     (tmp_path / "back.npy").write_bytes(restored.stdout_bytes)
-    assert images.read_array(tmp_path / "back.npy").shape == (12, 28, 28)
+    assert arrays.read_array(tmp_path / "back.npy").shape == (12, 28, 28)
     assert aez("compress", array, "-o", "-").stdout_bytes == packed.stdout_bytes
 
 

@@ -23,7 +23,7 @@ from codec.collection.open import open_stream
 from codec.encoder.encode import Encoder
 from codec.encoder.options import Options
 from codec.errors import AezError, BadMagic, BitstreamError, ChecksumMismatch, UnsupportedVersion
-from codec.files import images
+from codec.files import arrays, images
 from codec.format.constants import EXTENSION_MODELS
 from codec.format.headers import (
     COLLECTION,
@@ -167,7 +167,7 @@ def test_bytes_lost_in_the_middle_cost_a_block_or_two(
     result = aez("decompress", path, "-o", path.with_suffix(".npy"), "--json")
     assert result.exit_code == 4
     there = {image.tobytes() for image in whole}
-    back = images.read_array(path.with_suffix(".npy"))
+    back = arrays.read_array(path.with_suffix(".npy"))
     assert all(image.tobytes() in there for image in back)
     assert len(back) >= COUNT - 2 * BLOCK_IMAGES
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,49 @@ def test_webdataset_decodes_single_images_by_one_handler(tmp_path: Path) -> None
     assert [label for _, label in pairs] == [0, 1, 2, 0, 1]
     for (pixels, _), stream in zip(pairs, streams, strict=True):
         np.testing.assert_array_equal(pixels, codec.decompress(stream))
+
+
+# ---- torchdata
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_stateful_loader_resumes_in_the_middle_of_an_epoch(
+    path: Path, num_workers: int, shuffle: bool
+) -> None:
+    """What comes after a state is what would have come after it, and then another epoch."""
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    pixels = torch.from_numpy(codec.decompress(path))
+
+    def loader() -> Any:
+        torch.manual_seed(7)
+        return stateful.StatefulDataLoader(
+            AezDataset(path, labels=range(COUNT)),
+            batch_size=8,
+            shuffle=shuffle,
+            num_workers=num_workers,
+        )
+
+    def numbers(batches: Any) -> list[list[int]]:
+        """The images of each batch, by number."""
+        found = []
+        for images, labels in batches:
+            assert torch.equal(images[:, 0], pixels[labels])
+            found.append(labels.tolist())
+        return found
+
+    first = loader()
+    batches = iter(first)
+    begun = numbers(next(batches) for _ in range(3))
+    state = pickle.loads(pickle.dumps(first.state_dict()))
+    rest = numbers(batches)
+    assert sorted(chain(*begun, *rest)) == list(range(COUNT))
+    assert (begun[0] == list(range(8))) == (not shuffle)
+    again = loader()
+    torch.rand(5)  # what is drawn meanwhile changes nothing
+    again.load_state_dict(state)
+    assert numbers(again) == rest
+    epoch = numbers(again)
+    assert sorted(chain(*epoch)) == list(range(COUNT))
+    assert (epoch[:3] == begun) == (not shuffle)

@@ -117,9 +117,9 @@ def test_a_command_line_with_an_unknown_option_or_value_is_noticed(line: str) ->
 
 
 def test_options_that_the_text_names_exist() -> None:
-    known = {"--version", "--help"} | {
+    known = {"--help"} | {
         option
-        for command in COMMANDS.values()
+        for command in (typer.main.get_command(app), *COMMANDS.values())
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
@@ -251,6 +251,9 @@ def test_python_of_the_guides_runs(
     prepare_guides(tiny_weights, monkeypatch)
     if "DataLoader" in block:
         given["DataLoader"] = pytest.importorskip("torch.utils.data").DataLoader
+    if "datasets." in block:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        given["datasets"] = pytest.importorskip("datasets")
         block = block.replace("num_workers=2", "num_workers=0")
     if "webdataset" in block:
         given["webdataset"] = pytest.importorskip("webdataset")

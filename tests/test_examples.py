@@ -109,3 +109,96 @@ def test_sizes_are_those_of_files_and_the_pictures_what_they_decode_to() -> None
         0,
     ]
     np.testing.assert_array_equal(shown, pixels)
+
+
+# Data sets of others
+
+
+def digits() -> tuple[np.ndarray, list[int]]:
+    """The drawn digits, uint8 (30, 28, 28), and what they show."""
+    drawn = {name: pixels for name, pixels in draw.draw_all().items() if name.startswith("digits/")}
+    return np.stack(list(drawn.values())), [int(name[len("digits/")]) for name in drawn]
+
+
+def test_classifier_learns_from_collections_with_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classify = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "classify.py")))
+    pixels, labels = digits()
+    train, test = tmp_path / "train.aez", tmp_path / "test.aez"
+    train.write_bytes(codec.compress(pixels, labels=labels, quality=90, effort=1))
+    test.write_bytes(codec.compress(pixels[::-1], labels=labels[::-1], quality=50, effort=1))
+    run(classify, train, test, "--epochs", 25, "--batch", 10)
+    *epochs, last = capsys.readouterr().out.splitlines()
+    assert len(epochs) == 25
+    found = re.fullmatch(r"30 images to train on, ([\d.]+) % of 30 others right", last)
+    assert found is not None
+    assert float(found[1]) > 90
+
+
+def test_classifier_needs_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classify = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "classify.py")))
+    path = tmp_path / "x.aez"
+    path.write_bytes(codec.compress(digits()[0], effort=1))
+    with pytest.raises(SystemExit) as ended:
+        tool.run(classify.main, [str(path), str(path)])
+    assert ended.value.code == 2
+    assert "has no labels" in capsys.readouterr().err
+
+
+@pytest.fixture
+def hugging(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
+    """The script, which must not ask the network for anything."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    pytest.importorskip("datasets")
+    return SimpleNamespace(**runpy.run_path(str(EXAMPLES / "huggingface.py")))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:datasets.*")
+def test_parquet_of_hugging_face_goes_into_a_collection_and_back(
+    hugging: SimpleNamespace, tmp_path: Path
+) -> None:
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+
+    pixels, labels = digits()
+    features = Features({"image": ImageFeature(), "label": ClassLabel(num_classes=10)})
+    columns = {"image": [Image.fromarray(image) for image in pixels], "label": labels}
+    parquet, collection = tmp_path / "train.parquet", tmp_path / "x.aez"
+    Dataset.from_dict(columns, features).to_parquet(str(parquet))
+    with collection.open("wb") as file:
+        hugging.pack(parquet, file, lossless=True)
+    with codec.open(collection) as stream:
+        assert stream.labels.tolist() == labels
+        np.testing.assert_array_equal(stream[:], pixels)
+    back = hugging.unpack(collection)
+    assert back["label"] == labels
+    for image, item in zip(pixels, back, strict=True):
+        np.testing.assert_array_equal(np.asarray(item["image"]), image)
+
+
+def test_images_of_a_data_set_are_decoded_from_aez_bytes(
+    hugging: SimpleNamespace, tmp_path: Path
+) -> None:
+    pixels, labels = digits()
+    dataset = hugging.unpack(codec.compress(pixels, labels=[f"d{i}" for i in labels], effort=1))
+    assert dataset.features["label"].names == [f"d{i}" for i in range(10)]
+    small = hugging.shrink(dataset, lossless=True)
+    assert small[3]["image"].format == "AEZ"
+    for before, after in zip(dataset, small, strict=True):
+        np.testing.assert_array_equal(np.asarray(after["image"]), np.asarray(before["image"]))
+        assert after["label"] == before["label"]
+    assert 2 * hugging.image_bytes(small) < hugging.image_bytes(dataset)
+
+
+def test_the_script_for_hugging_face_says_what_the_images_take(
+    hugging: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parquet, out = tmp_path / "x.parquet", tmp_path / "x.aez"
+    hugging.unpack(codec.compress(digits()[0], labels=digits()[1], effort=1)).to_parquet(parquet)
+    run(hugging, parquet, "-o", out)
+    said = capsys.readouterr().out
+    assert "num_rows: 30" in said
+    assert f"{out}: {out.stat().st_size} bytes" in said
+    assert "the first: AEZ (28, 28), label 0" in said

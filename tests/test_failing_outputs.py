@@ -135,8 +135,8 @@ def test_a_directory_that_takes_no_files_is_no_fault_of_the_input(
 ) -> None:
     opened = atomic.open_output
 
-    def refuse(path: Path, mode: str, output: object) -> Any:
-        return opened(Path("/proc/self/nothing"), mode, output)
+    def refuse(path: Path, *options: Any) -> Any:
+        return opened(Path("/proc/self/nothing"), *options)
 
     monkeypatch.setattr(atomic, "open_output", refuse)
     found = Result.of(compress.compress(["w.png"]))

@@ -105,8 +105,8 @@ def test_a_finished_file_is_received(root: Place, tmp_path: Path) -> None:
 def test_walk_lists_what_is_wanted_in_code_point_order_and_counts_the_rest(root: Place) -> None:
     for name in ("10.png", "2.png", "d/é.png", "d/notes.txt", "A.png"):
         root.below(name).write(b"x")
-    found, num_others, unread = root.walk(lambda name: name.endswith(".png"))
-    assert (found, num_others, unread) == (["10.png", "2.png", "A.png", "d/é.png"], 1, [])
+    found, others, unread = root.walk(lambda name: name.endswith(".png"))
+    assert (found, others, unread) == (["10.png", "2.png", "A.png", "d/é.png"], ["d/notes.txt"], [])
 
 
 def test_walk_names_a_directory_that_cannot_be_read(tmp_path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from codec.cli import printing
 from codec.cli.printing import Screen, shown
 from codec.commands.events import Done, Event, Failed, Note, Progress, Result
 
@@ -72,20 +70,6 @@ def test_interrupt_while_an_event_is_printed_is_answered_by_the_command(
     with pytest.raises(type(interrupt)):
         Screen().run(command())
     assert capsys.readouterr().err == "aez: one block is kept\n"
-
-
-def test_counter_is_shown_on_a_terminal_to_those_who_wait(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    Screen().run(iter_of(Progress(7), Progress(5)))
-    assert capsys.readouterr().err == ""  # it ended at once
-    monkeypatch.setattr(printing, "QUICK_S", -1)
-    Screen().run(iter_of(Progress(7), Progress(5)))
-    said = capsys.readouterr().err
-    assert "12 images" in said
-    Screen(quiet=True).run(iter_of(Progress(7)))
-    assert capsys.readouterr().err == ""
 
 
 def test_control_characters_are_escaped() -> None:

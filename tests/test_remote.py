@@ -16,7 +16,7 @@ from codec import api
 from codec.commands import compress as batch
 from codec.commands import decompress as restore
 from codec.commands.check import check
-from codec.commands.events import Checked, Progress, Result
+from codec.commands.events import Checked, Expected, Progress, Result
 from codec.encoder.options import Options
 from codec.errors import UsageError
 from codec.files import images, urls
@@ -86,8 +86,12 @@ def test_collection_at_a_url_is_restored_to_disk_and_to_a_url(
     assert decompress("memory://out/d.aez", out="memory://out/tree", force=True).exit_code == 0
     assert decompress("memory://out/d.aez", out="memory://out/d.npy").exit_code == 0
     assert len(np.load(urls.open_file("memory://out/d.npy"))) == 9
+    with api.open("memory://out/d.aez") as collection:
+        (block,) = collection.blocks
     assert list(check(["memory://out/d.aez"], jobs=2)) == [
-        Progress(9),
+        Expected(1),
+        Expected(8),
+        Progress(9, block.size),
         Checked("memory://out/d.aez", 9, whole=True),
     ]
 

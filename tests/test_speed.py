@@ -14,7 +14,7 @@ import pytest
 from codec import api, kernels, parallel
 from codec.encoder.options import DEFAULT_EFFORT
 from codec.errors import AezError
-from codec.files import images
+from codec.files import arrays, images
 from codec.measure import reading, speed, tool, waits
 from codec.measure.speed import Case
 from codec.measure.waits import Size
@@ -159,7 +159,7 @@ def test_commands_take_and_give_every_image_and_a_failing_one_is_an_error(tmp_pa
     monkeypatch.setattr(waits.subprocess, "run", run)
     rows = list(waits.commands(helpers.drawn(4), tmp_path, TINY))
     assert len(list((tmp_path / "png").rglob("*.png"))) == 6
-    assert len(images.read_array(tmp_path / "images-idx3-ubyte")) == 9
+    assert len(arrays.read_array(tmp_path / "images-idx3-ubyte")) == 9
     assert [row["images"] for row in rows[:: len(rows) // 4]][:4] == [6, 6, 9, 9]
     best, cores = waits.engines()[0], waits.core_counts()
     first = [

@@ -104,7 +104,7 @@ app = typer.Typer(
         "machine."
     ),
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,  # plain text, and rich is slow to import
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -157,9 +157,21 @@ def _occupy_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
+def _complete_without_rich() -> None:
+    """Let completion show help texts as they are: typer renders them by rich, which takes a tenth
+    of a second, and breaks them into lines.
+    """
+    from typer import _completion_classes as classes
+
+    if hasattr(classes, "_sanitize_help_text"):
+        classes._sanitize_help_text = lambda text: text
+
+
 def main() -> None:
     """Entry point of `aez`."""
     signal.signal(signal.SIGTERM, _terminate)
+    if "_AEZ_COMPLETE" in os.environ:  # the shell asks what may come next
+        _complete_without_rich()
     _occupy_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from codec.cli import options as opt
-from codec.cli.printing import Screen, images, is_terminal, put, shown
+from codec.cli.printing import Screen, images, put, shown
+from codec.cli.progress import is_terminal
 from codec.errors import UsageError
 
 FILES = ("results.json", "report.html")
@@ -79,7 +80,7 @@ def bench(
             model=model,
             qualities=settings[0] or ruler.QUALITIES,
             efforts=settings[1] or ruler.EFFORTS,
-            step=step,
+            step=lambda what, done, total: step(f" codecs, {what}", done, total),
         )
     results = {"data": [str(name) for name in inputs], "images_in_all": num_images, **done.results}
     result.images = len(pixels)

@@ -24,6 +24,12 @@ def _bound(param: typer.CallbackParam, value: str | None) -> int | None:
     return found
 
 
+def _scale(scale: int | None) -> int | None:
+    if scale not in (None, 1, 255):
+        raise typer.BadParameter(f"{scale} is neither 1 nor 255")
+    return scale
+
+
 def compress(
     inputs: opt.Inputs,
     out: Annotated[
@@ -112,6 +118,48 @@ def compress(
             help="Put the model into the collection, so that it can be read anywhere.",
         ),
     ] = False,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE|COLUMN|folders|none",
+            help=(
+                "Where the labels are: a file (IDX1, .npy, .csv, or text, one a line), a column or "
+                "an array, the folders of the images. By default what belongs to INPUT by its name."
+            ),
+        ),
+    ] = None,
+    array: Annotated[
+        str | None,
+        typer.Option(
+            "--array", metavar="NAME", help="The only array, or column, of images to take."
+        ),
+    ] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(
+            "--scale",
+            metavar="1|255",
+            callback=_scale,
+            help="Take fractions in arrays and tables: the value that is white.",
+        ),
+    ] = None,
+    rounded: Annotated[
+        bool, typer.Option("--round", help="With --scale: round what is no whole number of 255.")
+    ] = False,
+    grey: Annotated[
+        bool,
+        typer.Option(
+            "--grey", help="Take the luma of images whose channels differ by 2 steps at most."
+        ),
+    ] = False,
+    all_files: Annotated[
+        bool,
+        typer.Option("--all-files", help="Look for images in files without the suffix of one."),
+    ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to the collection OUT, if it is there.")
+    ] = False,
     jobs: opt.Jobs = None,
     scheduler: Annotated[
         str | None,
@@ -134,12 +182,14 @@ def compress(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Compress images, directories and arrays.
+    """Compress images, directories and data sets.
 
-    img.png becomes img.aez beside it. A directory becomes one collection, its images ordered by the
-    code points of their names. An array (.npy, .npz, IDX, IDX.gz) becomes one collection without
-    names. .aez inputs are skipped. If a collection was interrupted, run the same command again to
-    resume. INPUT and OUT may be URLs that fsspec knows.
+    img.png becomes img.aez beside it. A directory or an archive (.zip, .tar, .tar.gz) becomes one
+    collection, the images of a directory ordered by the code points of their names. An array or a
+    table (.npy, .npz, IDX, .csv, any of them in .gz, .parquet) becomes one collection, with its
+    labels and without names; an .npz of several arrays becomes several. .aez inputs are skipped. If
+    a collection was interrupted, run the same command again to resume. INPUT and OUT may be URLs
+    that fsspec knows.
     """
     screen = Screen(quiet)
     _check_goal(quality, lossless, max_error, max_bytes, min_psnr)
@@ -147,10 +197,21 @@ def compress(
         out = opt.output(inputs, out, as_json)
     from codec.commands import compress as command
     from codec.encoder.options import Options
+    from codec.files.batch import Reading, Scale
 
+    if rounded and scale is None:
+        raise typer.BadParameter("needs --scale", param_hint="--round")
+    reading = Reading(array, labels, Scale(scale, rounded) if scale else None, all_files, grey)
     encoding = Options.of(quality, model, lossless, max_bytes, min_psnr, effort, guard, max_error)
     options = command.CompressOptions(
-        encoding, opt.cores(jobs), force, remove, embed_model, scheduler
+        encoding,
+        opt.cores(jobs),
+        force,
+        remove,
+        embed_model,
+        scheduler,
+        reading=reading,
+        append=append,
     )
     result = screen.run(
         command.compress(inputs, out, separate=separate, dry_run=dry_run, options=options)

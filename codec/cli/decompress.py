@@ -27,9 +27,7 @@ def decompress(
         str | None,
         typer.Option(
             "--format",
-            parser=str,
-            callback=opt.one_of("png", "npy", "npz", "idx", "csv", "folders"),
-            metavar="png|npy|npz|idx|csv|folders",
+            **opt.one_of("png", "npy", "npz", "idx", "csv", "folders"),
             help=(
                 "By default png for images with names and single ones, npz for others with labels, "
                 "else npy. folders: PNG files, in a folder for each label."

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from codec.cli.printing import is_terminal
+from codec.cli.progress import is_terminal
 from codec.errors import UsageError
 
 
@@ -46,8 +46,8 @@ def real(low: int, high: int | None = None) -> Any:
     return _number(float, "a number", low, high)
 
 
-def one_of(*words: str) -> Any:
-    """A callback for one of some words; see `_number`."""
+def one_of(*words: str) -> dict[str, Any]:
+    """Arguments of an option that is one of some words; see `_number`."""
 
     def parse(param: typer.CallbackParam, value: str | None) -> str | None:
         if value not in (None, *words):
@@ -56,7 +56,15 @@ def one_of(*words: str) -> Any:
             )
         return value
 
-    return parse
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return {
+        "parser": str,
+        "callback": parse,
+        "metavar": "|".join(words),
+        "autocompletion": complete,
+    }
 
 
 Inputs = Annotated[

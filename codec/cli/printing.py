@@ -7,10 +7,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
+from codec.cli.progress import ImageBar, Step, is_terminal, step_bar
 from codec.errors import counted
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from codec.commands.events import Event, Result
 
 T = TypeVar("T")
-
-QUICK_S = 2.0  # before that a command shows no counter, and does not import rich
-Step = Callable[[str, int, int], None]  # the next step, how many steps are done, of how many
 
 
 def shown(text: str) -> str:
@@ -51,12 +49,12 @@ def stdout_error(error: OSError) -> OSError:
 def say(line: str) -> None:
     """Write a message to stderr, if it can be written to."""
     with contextlib.suppress(OSError):
-        typer.echo(f"aez: {shown(line)}", err=True)
+        typer.echo(message(line), err=True)
 
 
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a standard stream, None if it is closed, is a terminal."""
-    return stream is not None and stream.isatty()
+def message(line: str) -> str:
+    """A line for stderr."""
+    return f"aez: {shown(line)}"
 
 
 def images(number: int) -> str:
@@ -75,8 +73,7 @@ class Screen:
     def __init__(self, quiet: bool = False) -> None:
         self._quiet, self._started = quiet, time.perf_counter()
         self._live = is_terminal(sys.stderr) and not quiet
-        self._counter: Step | None = None
-        self._images = 0
+        self._bar: ImageBar | None = None
 
     def run(
         self,
@@ -101,12 +98,14 @@ class Screen:
 
         def show(event: Event) -> None:
             result.add(event)
-            self._show(event, stack)
+            self._show(event)
             if show_more is not None:
                 show_more(event)
 
         with contextlib.ExitStack() as stack:
             stack.callback(events.close)
+            if self._live:
+                self._bar = stack.enter_context(ImageBar())
             while True:
                 try:
                     event = next(events)
@@ -120,30 +119,32 @@ class Screen:
                     show(events.throw(interrupt))
                     raise
 
-    def _show(self, event: Event, stack: contextlib.ExitStack) -> None:
-        from codec.commands.events import Failed, Note, Progress
+    def _show(self, event: Event) -> None:
+        from codec.commands.events import Expected, Failed, Note, Progress
 
         match event:
             case Failed():
-                say(str(event))
+                self._say(str(event))
             case Note():
                 self.note(event.text)
-            case Progress():
-                self._images += event.images
-                if self._live and time.perf_counter() > self._started + QUICK_S:
-                    if self._counter is None:
-                        self._counter = stack.enter_context(progress_bar(counts=True))
-                    self._counter("images", self._images, 0)
+            case Expected() if self._bar is not None:
+                self._bar.expect(event.images)
+            case Progress() if self._bar is not None:
+                self._bar.add(event.images, event.bytes)
+
+    def _say(self, line: str) -> None:
+        if self._bar is None or not self._bar.print(message(line)):
+            say(line)
 
     def note(self, text: str) -> None:
         if not self._quiet:
-            say(text)
+            self._say(text)
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Step]:
         """A progress bar, on a terminal."""
         if self._live:
-            with progress_bar() as step:
+            with step_bar() as step:
                 yield step
         else:
             yield lambda what, done, total: None
@@ -165,30 +166,3 @@ class Screen:
 def failures(result: Result) -> list[dict[str, str]]:
     """For JSON."""
     return [{"name": name, "reason": reason} for name, reason in result.failed]
-
-
-@contextlib.contextmanager
-def progress_bar(*, counts: bool = False) -> Iterator[Step]:
-    """A line on stderr that is removed at the end.  counts: only count, the total is not known."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        [TextColumn("{task.completed} {task.description}", markup=False), TimeElapsedColumn()]
-        if counts
-        else [
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
-        ]
-    )
-    # On a terminal, lines on stdout appear above the bar; else stdout can be the output itself.
-    console, to_terminal = Console(stderr=True), is_terminal(sys.stdout)
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=to_terminal
-    ) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(
-            task, description=what, completed=done, total=total or None
-        )

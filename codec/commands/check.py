@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 from codec import api, parallel
 from codec.collection.block import Verdict
-from codec.commands.events import Checked, Described, Events, Failed, guarded
+from codec.commands.events import Checked, Described, Events, Failed, expected, guarded
 from codec.commands.inputs import Input, find_streams
 from codec.commands.stream import open_stream
 
 
 def check(inputs: Sequence[str], model: str | None = None, *, jobs: int = 1) -> Events:
     """Decode every stream in full, and report which ones are intact."""
-    for source in (yield from find_streams(inputs)):
+    sources = yield from find_streams(inputs)
+    yield from expected(len(sources))
+    for source in sources:
         with parallel.cores(jobs):
             yield from guarded(source.label, _check_one(source, model, jobs))
 
@@ -21,6 +23,7 @@ def check(inputs: Sequence[str], model: str | None = None, *, jobs: int = 1) -> 
 def _check_one(source: Input, model: str | None, jobs: int) -> Events:
     num_images, whole = 0, True
     with open_stream(source, model) as stream:
+        yield from expected(stream.num_images - 1)
         for item in stream.intact(stream.verdicts(jobs)):
             if isinstance(item, Verdict):
                 num_images += len(item.images)

@@ -22,13 +22,13 @@ from typing import Literal, NamedTuple, cast
 from codec import __version__, parallel
 from codec.collection.block import Decoded
 from codec.commands import work
-from codec.commands.events import Done, Events, Existing, Failed, Note, guarded
+from codec.commands.events import Done, Events, Existing, Failed, Note, expected, guarded
 from codec.commands.inputs import Input, find_streams, places_of
 from codec.commands.sinks import SINKS, write_array
 from codec.commands.stream import Found, Restoration, Stream, folders_of, open_stream
 from codec.commands.tree import Tree
 from codec.errors import UsageError
-from codec.files import images
+from codec.files import arrays, images
 from codec.files.place import STANDARD, Place, below, place
 
 Format = Literal["png", "npy", "npz", "idx", "csv", "folders"]
@@ -104,6 +104,7 @@ def decompress(
         destination = _destination(source, out, exact, alone)
         by_stem.setdefault(destination.stem.full(), []).append((source, destination))
     existing = Existing()
+    yield from expected(len(sources))
     for group in by_stem.values():
         for source, destination in group:
             others = [other for other, _ in group if other is not source]
@@ -130,7 +131,7 @@ def _checked_format(out: str | None, format: Format | None) -> tuple[Format | No
         if format not in (None, implied):
             raise UsageError(f"--format {format} contradicts OUT {out}")
         return cast(Format, implied), True
-    if out is not None and images.is_array_file(Path(out)) and not place(out).is_directory():
+    if out is not None and arrays.is_array_file(Path(out)) and not place(out).is_directory():
         raise UsageError(f"OUT is {out}: arrays are written as .npy, .npz, .idx or .csv")
     return format, False
 
@@ -161,12 +162,14 @@ def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> E
         to_file = destination.stem.is_standard or destination.exact
         format = asked.format or _default_format(stream, destination)
         numbers = None if asked.index is None else list(chain.from_iterable(asked.index))
+        num_images = stream.num_images if numbers is None else len(numbers)
+        yield from expected(num_images - 1)
         if stream.collection is not None and format in ("png", "folders") and not to_file:
             yield from _write_tree(stream, destination, format, numbers, asked, source)
             return
         if format == "folders":
             raise UsageError("--format folders needs a directory as OUT, and images with labels")
-        if format == "png" and (stream.num_images if numbers is None else len(numbers)) != 1:
+        if format == "png" and num_images != 1:
             raise UsageError(
                 "one PNG holds one image: pick it with --index, or give a directory or array as OUT"
             )
@@ -186,8 +189,7 @@ def _decompress_one(source: Input, destination: Destination, asked: _Asked) -> E
         if format == "png" or (format == "npy" and stream.single is not None):
             yield from _write_single(found, stream, output, format, asked.force)
         else:
-            expected = stream.num_images if numbers is None else len(numbers)
-            yield from write_array(found, stream, outputs, format, expected, asked.force)
+            yield from write_array(found, stream, outputs, format, num_images, asked.force)
 
 
 def _default_format(stream: Stream, destination: Destination) -> Format:

@@ -38,15 +38,20 @@ class Done:
 
 @dataclass(frozen=True)
 class Planned:
-    """An output that would be written, in a dry run; several: it would hold many images."""
+    """An output that would be written, in a dry run; several: it would hold many images; labels:
+    where those would come from.
+    """
 
     input: str
     output: str
     images: int
     several: bool
+    labels: str = ""
 
     def __str__(self) -> str:
-        return f"{self.input}{f' ({self.images} images)' * self.several} -> {self.output}"
+        labels = f", labels: {self.labels}" if self.labels else ""
+        count = f" ({self.images} images{labels})" if self.several else ""
+        return f"{self.input}{count} -> {self.output}"
 
 
 @dataclass(frozen=True)
@@ -102,14 +107,29 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """This many more images are finished."""
+class Expected:
+    """This many more images are to come than was known; negative: fewer."""
 
     images: int
 
 
-Event = Done | Planned | Checked | Described | Listed | Failed | Note | Progress
+@dataclass(frozen=True)
+class Progress:
+    """This many more images are finished; bytes: of their output; of their stream, if it is read
+    only.
+    """
+
+    images: int
+    bytes: int = 0
+
+
+Event = Done | Planned | Checked | Described | Listed | Failed | Note | Expected | Progress
 Events = Generator[Event, None, None]
+
+
+def expected(images: int) -> list[Expected]:
+    """The event of so many more images, none if it says nothing."""
+    return [Expected(images)] if images else []
 
 
 def reason_of(name: str, error: Exception) -> str:

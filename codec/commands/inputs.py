@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from codec.commands.events import Event, Failed, Note
-from codec.errors import ImageError, UsageError, counted
-from codec.files import images
+from codec.errors import ImageError, UsageError
+from codec.files import images, kinds
 from codec.files.place import STANDARD, Local, Place, below, given, place
 
 
@@ -113,17 +113,38 @@ def relative(path: Path, base: str) -> str:
     return Path(os.path.relpath(os.path.abspath(path), base)).as_posix()
 
 
-def images_in(top: Place) -> Generator[Event, None, list[str]]:
-    """Names of the image files below a directory; reports if there are none or others."""
-    found, num_others, unread = top.walk(images.is_image_file)
+def images_in(top: Place, all_files: bool = False) -> Generator[Event, None, list[str]]:
+    """Names of the image files below a directory; reports if there are none or others.
+
+    all_files: look at what is in files without the suffix of an image.
+    """
+    found, others, unread = top.walk(images.is_image_file)
     yield from (Failed.by(name, error) for name, error in unread)
+    found = [name for name in found if not kinds.is_litter(name)]
+    others = [name for name in others if not kinds.is_litter(name)]
+    if all_files:
+        more = {name for name in others if _is_image(top.below(name))}
+        found = sorted([*found, *more])
+        others = [name for name in others if name not in more]
+    skipped = "; ".join(kinds.others_of(others))
     if not found:
-        others = f", only {counted(num_others, 'other file')}" if num_others else ""
-        fault = ImageError(f"no images in this directory{others}")
-        yield Failed.by(str(top), fault)
-    elif num_others:
-        yield Note(f"{top}: skipped {counted(num_others, 'file')} of other kinds")
+        yield Failed.by(
+            str(top), ImageError(f"no images in this directory: {skipped or 'nothing'}")
+        )
+    elif skipped:
+        yield Note(f"{top}: skipped {skipped}")
     return found
+
+
+def _is_image(file: Place) -> bool:
+    """Whether a file is an image by its content; what is no file, such as a pipe, is not opened."""
+    if file.path is not None and not file.path.is_file():
+        return False
+    try:
+        with file.open() as stream:
+            return images.is_image_content(stream.read(images.HEAD_BYTES))
+    except OSError:
+        return False
 
 
 def find_streams(inputs: Sequence[str]) -> Generator[Event, None, list[Input]]:

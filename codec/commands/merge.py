@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from codec import api
 from codec.collection.reader import Collection
 from codec.collection.writer import Writer
-from codec.commands.events import Done, Events, Failed, Progress
+from codec.commands.events import Done, Events, Failed, Progress, expected
 from codec.errors import BitstreamError, UsageError
 from codec.files import names
 from codec.files.place import Place, given, place
@@ -52,6 +52,7 @@ def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
 def _write(joined: list[tuple[str, Collection]], output: Place, force: bool) -> Events:
     models = list(dict.fromkeys(m for _, collection in joined for m in collection.embedded))
     label = str(output)
+    yield from expected(sum(len(collection) for _, collection in joined))
     try:
         with output.replace(force=force, durable=True) as file:
             writer = Writer(file, models)
@@ -61,7 +62,7 @@ def _write(joined: list[tuple[str, Collection]], output: Place, force: bool) -> 
                         writer.write(block.read(), block.count)
                     except BitstreamError as error:
                         raise BitstreamError(f"block {number}: {error}") from None
-                    yield Progress(block.count)
+                    yield Progress(block.count, block.size)
             label = str(output)
             writer.finish()
     except (BitstreamError, OSError) as error:

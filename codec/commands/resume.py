@@ -19,30 +19,35 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+from codec.collection.block import Block
 from codec.collection.writer import Writer
-from codec.commands.events import Events, Note
+from codec.commands.events import Event, Note
 from codec.errors import BitstreamError, ImageError, ModelError, UsageError, counted
-from codec.files.atomic import make_folder, naming, open_log, open_output, temporary_file
+from codec.files.atomic import make_folder, open_log, open_output, temporary_file
 from codec.files.place import Place
 from codec.format.block import unpack_block
-from codec.format.headers import pack_collection_header
+from codec.format.constants import CHECKSUM_BYTES
+from codec.format.headers import BLOCK, pack_collection_header
 
 _FOR_GOOD = (ImageError, ModelError, UsageError)  # the same command would fail again
+T = TypeVar("T")
 Entry = dict[str, Any]  # of JSON values
 
 
-def noting(events: Events, kept: Callable[[BaseException], str | None]) -> Events:
+def noting(
+    events: Generator[Event, None, T], kept: Callable[[BaseException], str | None]
+) -> Generator[Event, None, T]:
     """The events of a run; if it is cut short, a note that says what the next run resumes.
 
     kept: describes what is kept; None: nothing.
     """
     try:
-        yield from events
+        return (yield from events)
     except GeneratorExit:
         raise  # the caller wants no more events
     except BaseException as error:
@@ -148,6 +153,10 @@ class Journal:
         self.close()
 
 
+def _checks(blocks: Sequence[Block]) -> list[str]:
+    return [block.header.checksum.hex() for block in blocks]
+
+
 def _first_line(pins: dict[str, Any]) -> bytes:
     text = json.dumps(pins, sort_keys=True).encode()
     digest = hashlib.blake2b(text, digest_size=16).hexdigest()
@@ -185,8 +194,10 @@ class Partial:
     """A collection being written: blocks, then `finish`.  A context manager.
 
     pins: see `Journal`. models: files to embed. lasting: whether the same command can be repeated,
-    so that finished blocks are worth keeping. finished: the entries of the blocks that earlier runs
-    of the same command have made, in order; call `keep` before writing.
+    so that finished blocks are worth keeping. mode: of the file, see `Place.replace`. base: blocks
+    that come first, copied from another collection, which may be the one that is replaced.
+    finished: the entries of the blocks that earlier runs of the same command have made, in order;
+    call `keep` before writing.
     """
 
     def __init__(
@@ -197,13 +208,17 @@ class Partial:
         force: bool,
         models: list[bytes] | None = None,
         lasting: bool = True,
+        mode: int | None = None,
+        base: Sequence[Block] = (),
     ) -> None:
-        self._output, self._force, self._models, self._lasting = output, force, models, lasting
+        self.output, self._force, self._models, self._lasting = output, force, models, lasting
+        self._base = base
         self._header = pack_collection_header(models or ())
         self._writer: Writer | None = None
         self._journal: Journal | None = None
         self._path: Path | None = None
         self.finished: list[Entry] = []
+        self._copied: list[Entry] = []  # of the base
         output.check_free(force)
         spool = output.spool()
         if spool is None:
@@ -215,9 +230,8 @@ class Partial:
         self._journal = Journal(journal_path, pins, spool)
         try:
             shown = self._path if output.path is None else output
-            with naming(f"cannot write {shown}"):
-                self._path.touch()
-            self._file = open_output(self._path, "r+", shown)
+            kind = "r+" if self._path.exists() else "x+"
+            self._file = open_output(self._path, kind, shown, mode)
             self.finished = self._intact(self._journal.entries)
         except BaseException:
             self._journal.close()
@@ -234,40 +248,79 @@ class Partial:
                     if unpack_block(self._file.read(size)).image_count != entry["images"]:
                         break
                 intact.append(entry)
-        return intact
+        # those of the base come first, if it is still the same
+        checks = _checks(self._base)
+        is_same = [entry["check"] for entry in intact if entry.get("base")] == checks
+        self._copied = intact[: len(checks)] if is_same else []
+        return intact[len(checks) :] if is_same else []
+
+    def was_moved(self, num_blocks: int) -> bool:
+        """Whether an earlier run of the same command has finished, `num_blocks` and all, but could
+        not say so any more: it had a base, and that is now the collection of both.
+        """
+        if self._journal is None or not self._base:
+            return False
+        entries = self._journal.entries
+        own = [entry for entry in entries if not entry.get("base")]
+        checks = [entry["check"] for entry in entries if entry["bytes"]]
+        if len(own) != num_blocks or not any(entry["bytes"] for entry in own):
+            return False
+        if checks != _checks(self._base):
+            return False
+        self.finished = own
+        self._file.close()
+        if self._path is not None:
+            self._path.unlink()
+        self._path = None
+        return True
 
     def keep(self, num_blocks: int) -> None:
         """Keep this many of the `finished` blocks, and continue after them."""
         self.finished = self.finished[:num_blocks]
+        kept = self._copied + self.finished
         if self._journal is not None:
-            self._journal.keep(num_blocks)
-        sizes = [(entry["bytes"], entry["images"]) for entry in self.finished if entry["bytes"]]
+            self._journal.keep(len(kept))
+        sizes = [(entry["bytes"], entry["images"]) for entry in kept if entry["bytes"]]
         end = len(self._header) + sum(size for size, _ in sizes) if sizes else 0
         self._file.truncate(end)
         self._file.seek(end)
         self._writer = Writer(self._file, self._models, sizes)
+        for block in self._base[len(self._copied) :]:
+            self._write(block.read(), {"images": block.count, "base": True})
 
     def write(self, block: bytes, entry: Entry) -> None:
         """Append a block, which can be empty, and its entry, in which "images" is their number."""
+        self.finished.append(self._write(block, entry))
+
+    def _write(self, block: bytes, entry: Entry) -> Entry:
         assert self._writer is not None, "keep comes first"
         entry = {**entry, "bytes": len(block)}
         if block:
+            entry["check"] = block[BLOCK.size - CHECKSUM_BYTES : BLOCK.size].hex()
             self._writer.write(block, entry["images"])
         self._file.flush()
         if self._journal is not None:
             self._journal.add(entry)
-        self.finished.append(entry)
+        return entry
 
     def finish(self) -> int:
-        """Write the footer and move the collection to its place; return its size in bytes."""
+        """Write the footer and move the collection to its place; return its size in bytes.
+
+        With a base the journal stays until all is done: only it can tell that this was.
+        """
         assert self._writer is not None, "keep comes first"
         self._writer.finish()
-        self._output.receive(self._file, self._path, force=self._force)
+        self.output.receive(self._file, self._path, force=self._force)
+        self._path = None
+        if not self._base:
+            self._end()
+        return self._writer.num_bytes
+
+    def _end(self) -> None:
         if self._journal is not None:
             self._journal.remove()
             self._journal.close()
-        self._journal = self._path = None
-        return self._writer.num_bytes
+        self._journal = None
 
     def discard(self) -> None:
         """Remove all files."""
@@ -289,7 +342,9 @@ class Partial:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if value is not None and not self.is_kept(value):
+        if value is None and self._path is None:
+            self._end()
+        elif value is not None and not self.is_kept(value):
             self.discard()
         with contextlib.suppress(OSError):  # a full disk
             self._file.close()

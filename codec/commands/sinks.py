@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from codec.arrays import PIXELS, SIDE, U8
 from codec.collection.block import Decoded
-from codec.commands.events import Done, Events, Failed
+from codec.commands.events import Done, Events, Failed, Progress
 from codec.commands.stream import Found, Stream
 from codec.errors import UsageError
 from codec.files.atomic import size_of
@@ -282,9 +282,13 @@ def write_array(
         ]
         sink = SINKS[format](files, expected)
         stack.callback(_close, sink)
+        written = 0
         for item in found if first is None else chain([first], found):
             if isinstance(item, Decoded):
                 sink.add(item)
+            elif isinstance(item, Progress):  # of all outputs together
+                written, before = sum(file.tell() for file in files), written
+                yield Progress(item.images, written - before)
             else:
                 yield item
         sink.finish()

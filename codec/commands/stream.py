@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import repeat
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -223,12 +224,21 @@ class Stream:
             yield Restoration(block, block.names_or_numbers(), folders)
         yield from (Restoration(fault, ()) for fault in self.faults())
 
+    def _sizes(self) -> Iterator[int]:
+        """Bytes of each block, then zeros; also if they are not known without a search."""
+        if self.collection is None:
+            yield self.num_bytes
+        elif self.collection.fault is None:
+            yield from (block.size for block in self.blocks())
+        yield from repeat(0)
+
     def intact(
         self, blocks: Iterable[V], wanted: I64 | None = None
     ) -> Iterator[V | Failed | Progress]:
         """The intact (and wanted) images of decoded blocks or verdicts; the rest is reported."""
         if wanted is not None and not wanted.size:
             return
+        sizes = self._sizes()
         try:
             for number, block in enumerate(blocks):
                 picked = block if wanted is None else block.pick(np.isin(block.images, wanted))
@@ -237,7 +247,7 @@ class Stream:
                 found = picked.pick(~picked.lost)
                 if found.images.size:
                     yield found
-                yield Progress(len(block.images))
+                yield Progress(len(block.images), next(sizes))
                 if wanted is not None and block.images.size and block.images[-1] >= wanted.max():
                     return
         except BrokenPipeError:

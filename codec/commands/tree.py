@@ -166,13 +166,13 @@ class Tree:
             for verdict, written in results:
                 number, called, labels = under_way.popleft()
                 yield from self._waited()
+                sizes = [result for result in written if isinstance(result, int)]
                 if not picked:
                     yield from self._stream.failures(verdict, number, called)
-                    yield Progress(len(verdict.images))
+                    yield Progress(len(verdict.images), sum(sizes))
                 for label, result in zip(labels, written, strict=True):
                     if isinstance(result, Exception):
                         yield from self._existing.take(label, result)
-                sizes = [result for result in written if isinstance(result, int)]
                 self._num_images += len(sizes)
                 self._num_bytes += sum(sizes)
                 if journal is not None and verdict.fault is None and len(sizes) == len(written) > 0:
@@ -202,7 +202,7 @@ class Tree:
             if number in there and there[number] == _bytes_of(paths):
                 self._num_images += len(paths)
                 self._num_bytes += there[number]
-                self._waiting.append(Progress(len(paths)))
+                self._waiting.append(Progress(len(paths), there[number]))
                 continue
             under_way.append(_UnderWay(number, block.names, labels))
             yield WriteTask(block.block, paths, self._force, again)

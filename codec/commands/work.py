@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +28,7 @@ from codec.encoder.options import Options
 from codec.encoder.stats import CompressStats
 from codec.errors import AezError, BadModel, ImageError, ModelNotFound
 from codec.files import images
+from codec.files.images import Examined
 from codec.files.place import Place, place, read_many
 from codec.format.constants import MODEL_HASH_BYTES
 from codec.labels import Labels, picked
@@ -73,35 +76,26 @@ def model_of(ref: ModelRef) -> Model:
 # Reading
 
 
-class ReadImage(NamedTuple):
-    """The pixels (28, 28) of an image file, and its size in bytes."""
-
-    pixels: U8
-    size_bytes: int
-
-
-def read_images(paths: Sequence[str]) -> list[ReadImage | Exception]:
+def read_images(paths: Sequence[str], grey: bool = False) -> list[Examined | Exception]:
     """Read image files, paths or URLs: each image, or why there is none."""
     places = [place(path) for path in paths]
-    return [_read_image(*pair) for pair in zip(places, read_many(places), strict=True)]
+    pairs = zip(places, read_many(places), strict=True)
+    return [
+        _examined(where.path if content is None else content, str(where), grey)
+        for where, content in pairs
+    ]
 
 
-def _read_image(where: Place, content: bytes | Exception | None) -> ReadImage | Exception:
-    if content is not None:
-        return _decoded(content, str(where))
-    assert where.path is not None
-    try:
-        return ReadImage(images.read_image(where.path), where.size())
-    except (AezError, OSError) as error:
-        return error
-
-
-def _decoded(content: bytes | Exception, name: str) -> ReadImage | Exception:
-    """An image file in memory -> its image, or why there is none."""
+def _examined(
+    content: Path | bytes | Exception | None, name: str, grey: bool
+) -> Examined | Exception:
+    """An image file -> its image, or why there is none."""
     if isinstance(content, Exception):
         return content
+    assert content is not None
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
-        return ReadImage(images.read_image(io.BytesIO(content), name=name), len(content))
+        return images.examine(source, name, grey=grey)
     except (AezError, OSError) as error:
         return error
 
@@ -128,7 +122,7 @@ def digest_of(pixels: U8) -> str:
 
 class BlockTask(NamedTuple):
     """One block to make, of `pixels`, uint8 (N, 28, 28), or of `paths`, image files, or of
-    `contents`, image files in memory or why they could not be read.
+    `contents`, image files in memory or why they could not be read; grey: see `read_image`.
     """
 
     pixels: U8 | None
@@ -138,6 +132,7 @@ class BlockTask(NamedTuple):
     models: tuple[ModelRef, ...]
     labels: Labels | None = None
     contents: Sequence[bytes | Exception] | None = None
+    grey: bool = False
 
 
 class Unread(NamedTuple):
@@ -153,7 +148,8 @@ class BlockResult:
     """A block, b"" if none of its images could be read.
 
     failed: the images that could not be read; inputs: `identity` of the files; pixels_digest:
-    BLAKE2b of the encoded pixels; labels_digest: of their labels.
+    BLAKE2b of the encoded pixels; labels_digest: of their labels; dropped: what files say besides
+    their pixels (`Examined`), and how many of them.
     """
 
     block: bytes = b""
@@ -163,6 +159,7 @@ class BlockResult:
     inputs: str = ""
     pixels_digest: str = ""
     labels_digest: str = ""
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def encode_block(task: BlockTask) -> BlockResult:
@@ -173,7 +170,7 @@ def encode_block(task: BlockTask) -> BlockResult:
         if task.contents is None:
             # before reading: a file that changes meanwhile must not look unchanged later
             result.inputs = identity(task.paths)
-        good: dict[int, ReadImage] = {}
+        good: dict[int, Examined] = {}
         for i, (called, read) in enumerate(_read(task)):
             if isinstance(read, Exception):
                 result.failed.append(Unread(i, called, read))
@@ -181,7 +178,8 @@ def encode_block(task: BlockTask) -> BlockResult:
                 good[i] = read
         if not good:
             return result
-        result.bytes_in = sum(image.size_bytes for image in good.values())
+        result.bytes_in = sum(image.num_bytes for image in good.values())
+        result.dropped = Counter(what for image in good.values() for what in image.dropped)
         pixels = np.stack([image.pixels for image in good.values()])
         names = None if names is None else [names[i] for i in good]
         labels = None if labels is None else picked(labels, list(good))
@@ -192,12 +190,14 @@ def encode_block(task: BlockTask) -> BlockResult:
     return result
 
 
-def _read(task: BlockTask) -> Iterator[tuple[str, ReadImage | Exception]]:
+def _read(task: BlockTask) -> Iterator[tuple[str, Examined | Exception]]:
     """What the images of a task without pixels are called, and each image, or why there is none."""
     if task.contents is None:
-        return zip(task.names or task.paths, read_images(task.paths), strict=True)
+        found = read_images(task.paths, task.grey)
+        return zip(task.names or task.paths, found, strict=True)
     called = task.names or [f"image {i}" for i in range(len(task.contents))]
-    return zip(called, map(_decoded, task.contents, called), strict=True)
+    pairs = zip(task.contents, called, strict=True)
+    return ((name, _examined(content, name, task.grey)) for content, name in pairs)
 
 
 class EachTask(NamedTuple):
@@ -209,24 +209,28 @@ class EachTask(NamedTuple):
     models: tuple[ModelRef, ...]
     force: bool
     durable: bool
+    grey: bool = False
 
 
 class EachResult(NamedTuple):
-    """Of one image: the figures of its stream, or why there is none; pixels_digest: its BLAKE2b."""
+    """Of one image: the figures of its stream, or why there is none; pixels_digest: its BLAKE2b;
+    dropped: see `Examined`.
+    """
 
     stats: CompressStats | Exception
     bytes_in: int = 0
     pixels_digest: str = ""
+    dropped: tuple[str, ...] = ()
 
 
 def encode_each(task: EachTask) -> list[EachResult]:
     """Read, encode in one network pass, write.  Raises ModelNotFound, BadModel."""
-    read = read_images(task.paths)
-    good = [image.pixels for image in read if isinstance(image, ReadImage)]
+    read = read_images(task.paths, task.grey)
+    good = [image.pixels for image in read if isinstance(image, Examined)]
     encoder = Encoder(task.options, [model_of(ref) for ref in task.models])
     streams = iter(encoder.images(np.stack(good)) if good else ())
     results = []
-    for image, output in zip(read, task.outputs, strict=True):
+    for path, image, output in zip(task.paths, read, task.outputs, strict=True):
         if isinstance(image, Exception):
             results.append(EachResult(image))
             continue
@@ -234,18 +238,20 @@ def encode_each(task: EachTask) -> list[EachResult]:
             packed = next(streams)
             if isinstance(packed, ImageError):
                 raise packed
-            with output.replace(force=task.force, durable=task.durable) as file:
+            mode = place(path).mode()
+            with output.replace(force=task.force, durable=task.durable, mode=mode) as file:
                 file.write(packed.data)
-            results.append(EachResult(packed.stats, image.size_bytes, digest_of(image.pixels)))
+            results.append(
+                EachResult(packed.stats, image.num_bytes, digest_of(image.pixels), image.dropped)
+            )
         except (AezError, OSError) as error:
             results.append(EachResult(error))
     return results
 
 
-def encode_one(content: bytes, options: Options, name: str) -> Packed:
-    """An image file in memory -> a stream.  Raises ImageError, ModelNotFound, BadModel."""
-    pixels = images.read_image(io.BytesIO(content), name=name)
-    (packed,) = Encoder(options).images(pixels[None])
+def encode_one(image: Examined, options: Options) -> Packed:
+    """One image -> a stream.  Raises ImageError, ModelNotFound, BadModel."""
+    (packed,) = Encoder(options).images(image.pixels[None])
     if isinstance(packed, ImageError):
         raise packed
     return packed

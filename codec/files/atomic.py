@@ -67,9 +67,21 @@ class _OutputFile(io.FileIO):
             return super().truncate(size)
 
 
-def open_output(path: Path, mode: str, output: object) -> BinaryIO:
-    """Open a file in mode "x+" or "r+"; OSErrors, also of later writes, name the output."""
-    return io.BufferedRandom(_OutputFile(path, mode, output))
+def open_output(path: Path, mode: str, output: object, permissions: int | None = None) -> BinaryIO:
+    """Open a file in mode "x+" or "r+"; OSErrors, also of later writes, name the output.
+
+    permissions: those of the file that a new one is made from: nobody else may read it.
+    """
+    return io.BufferedRandom(_OutputFile(path, mode, output, _creator(permissions)))
+
+
+def _creator(permissions: int | None) -> Opener | None:
+    """What creates a file that this user can write, and that others can use as `permissions` say;
+    None: as the system does.
+    """
+    if permissions is None:
+        return None
+    return lambda path, flags: os.open(path, flags, 0o600 | (permissions & 0o066))
 
 
 def open_log(path: Path, output: object, opener: Opener) -> BinaryIO:
@@ -103,18 +115,21 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic(path: Path, *, force: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+def atomic(
+    path: Path, *, force: bool = False, durable: bool = False, mode: int | None = None
+) -> Iterator[BinaryIO]:
     """Open a file that appears under its name whole, or not at all if the block raises.
 
     durable: wait for the disk, as is needed before an input is deleted. For a collection that costs
-    little; for small files it takes seven eighths of the speed. Raises UsageError, OSError.
+    little; for small files it takes seven eighths of the speed. mode: see
+    `open_output`. Raises UsageError, OSError.
     """
     refuse_existing(path, force)
     make_folder(path.parent)
     # 40 characters of the name, as file systems allow 255 bytes.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
-        with open_output(temporary, "x+", path) as file:
+        with open_output(temporary, "x+", path, mode) as file:
             yield file
             if durable:
                 sync(file, path)

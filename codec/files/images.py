@@ -1,14 +1,17 @@
-"""Image files <-> uint8 arrays: PNG and what else Pillow reads, NPY, NPZ, IDX.
+"""Image files -> uint8 arrays: PNG and what else Pillow reads; and the packing of arrays.
 
 READ ME FIRST: nothing here converts. A file that is not exactly 28x28, 8-bit, grey and one frame is
 an `ImageError` that says what the file is. Grey stored as something else (a palette, equal RGB
 channels, an opaque alpha) is taken, as that loses nothing. Formats which Pillow reduces to 8 bits
 without saying so (AVIF, colour JPEG 2000) cannot be caught.
 
+Pixels are taken as they are stored, in every format: a tag that says how to turn the image is not
+followed. It is reported (`Examined.dropped`), as are gamma, ICC profile, EXIF and texts.
+
 No size that a file claims is trusted: headers are checked before any pixel is decoded, and memory
-grows with the bytes that are really there. EPS (which runs a program) and ICO (which Pillow decodes
-before it gives the size) are left out. Pillow is imported with the first image, to start fast; PNG
-is written here, for the same reason.
+grows with the bytes that are really there. What damage Pillow overlooks is found by `damage`. EPS
+(which runs a program) and ICO (which Pillow decodes before it gives the size) are left out. Pillow
+is imported with the first image, to start fast; PNG is written here, for the same reason.
 """
 
 from __future__ import annotations
@@ -16,16 +19,17 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy_format
 
-from codec.arrays import PIXELS, SIDE, U8
+from codec.arrays import SIDE, U8
 from codec.errors import ImageError
+from codec.files import damage
+from codec.files.batch import image_errors, name_of, opened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,16 +40,18 @@ IMAGE_SUFFIXES = frozenset(
     ".png .apng .bmp .gif .jpg .jpeg .jpe .jfif .pbm .pgm .ppm .pnm .tif .tiff .webp .jp2 .j2k "
     ".j2c .jpc .jpf .jpx .avif .avifs .qoi .pcx .sgi .bw .rgb .rgba .tga .icb .vda .vst".split()
 )
-ARRAY_ENDINGS = (".npy", ".npz", ".idx", ".idx3", "-ubyte", ".idx.gz", ".idx3.gz", "-ubyte.gz")
-
 # 8-bit grey may hide in these
 EXACT_MODES = frozenset({"L", "1", "P", "PA", "LA", "RGB", "RGBA", "RGBa"})
 IDX_IMAGES = 0x00000803  # type 8 (uint8), 3 dimensions
-IDX_LABELS = 0x00000801
-# 258 bytes take at least 2 bits, so 1 compressed byte yields at most this many
-MAX_DEFLATE_RATIO = 1032
-MAX_NPY_HEADER_BYTES = 12 + 10_000  # NumPy's own limit, applied before reading rather than after
-CHUNK_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 20  # of 28x28 pixels, with all that programs write into a file
+GREY_STEPS = 2  # by which channels may differ for `grey`: lossy WebP of grey has 1
+HEAD_BYTES = 16  # of a file, enough for `is_image_content`
+ORIENTATION = 274  # the number of the tag
+# The first bytes of image files, those that tell: TGA and PCX have none.
+_MAGICS = (
+    *(b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"qoif", b"\x01\xda"),
+    *(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "),
+)
 
 
 def is_image_file(path: Path | str) -> bool:
@@ -55,50 +61,95 @@ def is_image_file(path: Path | str) -> bool:
     return dot > 0 and name[dot:].lower() in IMAGE_SUFFIXES
 
 
-def is_array_file(path: Path) -> bool:
-    """Tell by its name, in any case, whether a file is for `read_array`: `x.npy`, `x.idx.gz`,
-    `t10k-idx3-ubyte`.
-    """
-    return path.name.lower().endswith(ARRAY_ENDINGS)
+def is_image_content(head: bytes) -> bool:
+    """Tell by the first 16 bytes of a file, as far as they do, whether it is for `read_image`."""
+    return (
+        head.startswith(_MAGICS)
+        or (head[:2] == b"BM" and head[6:10] == bytes(4))
+        or (head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace())
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"))
+    )
 
 
-def read_image(source: Path | BinaryIO, name: str | None = None) -> U8:
+class Examined(NamedTuple):
+    """An image (28, 28), the size of its file, and what of the file is not in the pixels."""
+
+    pixels: U8
+    num_bytes: int
+    dropped: tuple[str, ...] = ()
+
+
+def read_image(source: Path | BinaryIO, name: str | None = None, *, grey: bool = False) -> U8:
     """Read one image file exactly -> uint8 (28, 28).
 
     source: a path, or a stream, which is read from its beginning; name: of the file in messages, by
-    default its path. Raises ImageError: the file is missing, damaged, not an image, or not 28x28
-    grey of 8 bits and one frame.
+    default its path; grey: take the luma of an image whose channels differ by GREY_STEPS at most.
+    Raises ImageError: the file is missing, damaged, not an image, or not 28x28 grey of 8 bits and
+    one frame.
     """
+    return examine(source, name, grey=grey).pixels
+
+
+def examine(source: Path | BinaryIO, name: str | None = None, *, grey: bool = False) -> Examined:
+    """As `read_image`, and what else the file says."""
     from PIL import Image, UnidentifiedImageError
 
-    name = name or _name(source)
-    with _image_errors(name):
+    name = name or name_of(source)
+    with image_errors(name), opened(source) as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+        is_small = len(content) <= MAX_FILE_BYTES
         # An open file, not its path: for a path Pillow may import all of its plugins.
-        with _open(source) as file:
-            try:
-                image = Image.open(file, formats=PILLOW_FORMATS)
-            except UnidentifiedImageError as error:
-                raise ImageError(f"{name}: is not an image that Pillow can read") from error
-            except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-                raise ImageError(f"{name}: far more than {SIDE}x{SIDE} pixels: {error}") from error
-            num_frames = getattr(image, "n_frames", 1)
-            if image.size == (SIDE, SIDE) and num_frames > 1:
-                if image.format in ("TIFF", "MPO"):
-                    raise ImageError(f"{name}: has {num_frames} pages")
-                raise ImageError(f"{name}: is animated ({num_frames} frames)")
-            return pixels_of(image, name)
+        try:
+            image = Image.open(io.BytesIO(content) if is_small else file, formats=PILLOW_FORMATS)
+        except UnidentifiedImageError as error:
+            raise ImageError(f"{name}: is not an image that Pillow can read") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ImageError(f"{name}: far more than {SIDE}x{SIDE} pixels: {error}") from error
+        num_frames = getattr(image, "n_frames", 1)
+        if image.size == (SIDE, SIDE) and num_frames > 1:
+            if image.format in ("TIFF", "MPO"):
+                raise ImageError(f"{name}: has {num_frames} pages")
+            raise ImageError(f"{name}: is animated ({num_frames} frames)")
+        _check_header(image, name)
+        if not is_small:
+            raise ImageError(f"{name}: has over {MAX_FILE_BYTES} bytes for {SIDE}x{SIDE} pixels")
+        if fault := damage.fault_of(content, image):
+            raise ImageError(f"{name}: is truncated or damaged: {fault}")
+        # Pillow follows the tag only in TIFF, as it loads the pixels.
+        turned = image.format == "TIFF" and image.getexif().pop(ORIENTATION, 1) != 1
+        pixels = pixels_of(image, name, grey=grey)
+        return Examined(pixels, len(content), _dropped(image, turned))
 
 
-def pixels_of(image: Image.Image, name: str) -> U8:
+def _dropped(image: Image.Image, turned: bool) -> tuple[str, ...]:
+    """What the file of a loaded image says besides its pixels."""
+    info = image.info
+    has_xmp = "xmp" in info or "XML:com.adobe.xmp" in info
+    if "exif" in info or has_xmp:
+        turned |= image.getexif().get(ORIENTATION, 1) != 1
+    found = {
+        "orientation": turned,
+        "gamma": "gamma" in info,
+        "ICC profile": "icc_profile" in info,
+        "EXIF": "exif" in info,
+        "XMP": has_xmp,
+        "texts": bool("comment" in info or getattr(image, "text", None)),
+    }
+    return tuple(each for each, is_there in found.items() if is_there)
+
+
+def pixels_of(image: Image.Image, name: str, *, grey: bool = False) -> U8:
     """The pixels of the current frame of a Pillow image, exactly: uint8 (28, 28).
 
+    grey: as for `read_image`.
     Raises ImageError if it is not 28x28 grey of 8 bits, and Pillow's own errors.
     """
     _check_header(image, name)
     image.load()
     if image.mode == "L" and "transparency" not in image.info:
         return np.array(image)
-    return _grey_of(image, name)
+    return _grey_of(image, name, grey)
 
 
 def _check_header(image: Image.Image, name: str) -> None:
@@ -129,187 +180,18 @@ def _is_16_bit(tile: Sequence[Any]) -> bool:
     return False
 
 
-def _grey_of(image: Image.Image, name: str) -> U8:
+def _grey_of(image: Image.Image, name: str, grey: bool) -> U8:
     rgba = np.array(image.convert("RGBA"))  # (28, 28, 4); exact from every one of EXACT_MODES
     if (rgba[..., 3] < 255).any():
         raise ImageError(f"{name}: has transparency")
-    if (rgba[..., :2] != rgba[..., 1:3]).any():
-        raise ImageError(f"{name}: in colour, aez takes grey")
+    steps = int(np.ptp(rgba[..., :3], axis=-1).max())
+    if steps > GREY_STEPS or (steps and not grey):
+        remedy = "; --grey takes the luma" if steps <= GREY_STEPS else ""
+        found = f"channels differ by up to {steps} step{'s' * (steps > 1)}{remedy}"
+        raise ImageError(f"{name}: in colour, aez takes grey ({found})")
+    if steps:
+        return np.array(image.convert("RGB").convert("L"))
     return np.ascontiguousarray(rgba[..., 0])
-
-
-def read_array(source: Path | BinaryIO, name: str | None = None) -> U8:
-    """Read a file of many images -> uint8 (N, 28, 28), C order.
-
-    NPY, NPZ with one array of images, IDX (MNIST) or gzipped IDX; the content decides. Arrays are
-    uint8 of shape (N, 28, 28), (28, 28), (N, 1, 28, 28), (N, 28, 28, 1) or (N, 784). source, name:
-    as for `read_image`. Raises ImageError: the file is missing, damaged, too short, too long, or
-    holds something else.
-    """
-    with open_array(source, name) as array:
-        return np.frombuffer(array.read_all(), np.uint8).reshape(-1, SIDE, SIDE)
-
-
-class ArrayFile:
-    """The images of an array file, read once, in order, chunk by chunk."""
-
-    def __init__(
-        self, num_images: int, read: Callable[[int], bytes | bytearray], name: str
-    ) -> None:
-        self.num_images, self._read, self._name = num_images, read, name
-
-    def chunks(self, num_images: int) -> Iterator[bytes | bytearray]:
-        """The pixels, `num_images` at a time.
-
-        Raises ImageError, for what follows the last one as well.
-        """
-        with _image_errors(self._name):
-            for at in range(0, self.num_images, num_images):
-                wanted = min(num_images, self.num_images - at) * PIXELS
-                chunk = self._read(wanted)
-                if len(chunk) < wanted:
-                    there = at * PIXELS + len(chunk)
-                    raise ImageError(
-                        f"{self._name}: is truncated: claims {self.num_images * PIXELS} "
-                        f"bytes of pixels, but has {there}"
-                    )
-                yield chunk
-            # One byte more than wanted shows whether there is more, and makes gzip and zip
-            # verify their checksums.
-            if self._read(1):
-                raise ImageError(
-                    f"{self._name}: has more data after its last pixel "
-                    f"({self.num_images * PIXELS} bytes of pixels)"
-                )
-
-    def read_all(self) -> bytearray:
-        """All pixels.  Raises ImageError."""
-        return bytearray().join(self.chunks(CHUNK_BYTES // PIXELS))
-
-    def blocks(self, num_images: int) -> Iterator[U8]:
-        """The images, uint8 (`num_images`, 28, 28) at a time.  Raises ImageError."""
-        for chunk in self.chunks(num_images):
-            yield np.frombuffer(chunk, np.uint8).reshape(-1, SIDE, SIDE)
-
-
-@contextmanager
-def open_array(source: Path | BinaryIO, name: str | None = None) -> Iterator[ArrayFile]:
-    """Open what `read_array` reads, to read it chunk by chunk.  Raises ImageError."""
-    name = name or _name(source)
-    with ExitStack() as stack:
-        with _image_errors(name):
-            file = stack.enter_context(_open(source))
-            num_bytes = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            magic = file.read(4)
-            file.seek(0)
-            if magic == b"\x93NUM":
-                array = _open_npy(file, num_bytes, name)
-            elif magic[:2] == b"PK":
-                array = _open_npz(file, num_bytes * MAX_DEFLATE_RATIO, name, stack)
-            elif magic[:2] == b"\x1f\x8b":
-                import gzip
-
-                unzipped = stack.enter_context(gzip.GzipFile(fileobj=file))
-                array = _open_idx(unzipped, num_bytes * MAX_DEFLATE_RATIO, name)
-            else:
-                array = _open_idx(file, num_bytes, name)
-        yield array
-
-
-def _open_idx(file: BinaryIO | io.BufferedIOBase, max_bytes: int, name: str) -> ArrayFile:
-    head = file.read(16)
-    magic = int.from_bytes(head[:4], "big")
-    if magic == IDX_LABELS:
-        raise ImageError(f"{name}: holds IDX labels, not images")
-    if len(head) < 4 or magic != IDX_IMAGES:
-        if len(head) >= 4 and magic >> 16 == 0 and 0x08 <= magic >> 8 <= 0x0E:
-            raise ImageError(
-                f"{name}: IDX with magic 0x{magic:08x}, aez takes images, 0x{IDX_IMAGES:08x}"
-            )
-        raise ImageError(f"{name}: is not an NPY, NPZ or IDX file")
-    if len(head) < 16:
-        raise ImageError(f"{name}: is truncated: has {len(head)} of the 16 bytes of an IDX header")
-    num_images, height, width = struct.unpack(">3I", head[4:])
-    if (width, height) != (SIDE, SIDE):
-        raise ImageError(f"{name}: {width}x{height} pixels, aez takes {SIDE}x{SIDE}")
-    _check_size(num_images, max_bytes - 16, name)
-    return ArrayFile(num_images, lambda size: _read_exactly(file, size), name)
-
-
-def _open_npy(file: BinaryIO, max_bytes: int, name: str) -> ArrayFile:
-    shape, fortran_order, dtype, offset = _read_npy_header(file)
-    if dtype != np.uint8:
-        raise ImageError(f"{name}: dtype {dtype}, aez takes uint8")
-    num_images = _num_images(shape)
-    if num_images is None:
-        raise ImageError(f"{name}: shape {shape}, aez takes (N, {SIDE}, {SIDE})")
-    file.seek(offset)
-    _check_size(num_images, max_bytes - offset, name)
-    array = ArrayFile(num_images, lambda size: _read_exactly(file, size), name)
-    if not fortran_order or num_images == 0:
-        return array
-    # Column by column, the pixels of an image are far apart: the whole array has to be in memory.
-    pixels = np.frombuffer(array.read_all(), np.uint8).reshape(shape, order="F")
-    return ArrayFile(num_images, io.BytesIO(pixels.tobytes()).read, name)
-
-
-def _read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
-    """Return (shape, fortran_order, dtype, offset of the first element)."""
-    head = io.BytesIO(file.read(MAX_NPY_HEADER_BYTES))
-    version = npy_format.read_magic(head)
-    if version > (3, 0):
-        raise ValueError(f"NPY version {version}")
-    # 3.0 differs from 2.0 only in the names of fields, and arrays with fields are refused anyway.
-    if version == (1, 0):
-        return *npy_format.read_array_header_1_0(head), head.tell()
-    return *npy_format.read_array_header_2_0(head), head.tell()
-
-
-def _num_images(shape: tuple[int, ...]) -> int | None:
-    """How many images an array of this shape holds; None: not images of 28x28."""
-    if shape == (SIDE, SIDE):
-        return 1
-    one_image = {(SIDE, SIDE), (1, SIDE, SIDE), (SIDE, SIDE, 1), (PIXELS,)}
-    return shape[0] if shape[1:] in one_image and shape[0] >= 0 else None
-
-
-def _open_npz(file: BinaryIO, max_bytes: int, name: str, stack: ExitStack) -> ArrayFile:
-    import zipfile
-
-    archive = stack.enter_context(zipfile.ZipFile(file))
-    arrays, contents = [], []
-    for member in archive.infolist():
-        label = member.filename.removesuffix(".npy")
-        with archive.open(member) as stream:
-            try:
-                shape, _, dtype, _ = _read_npy_header(stream)  # type: ignore[arg-type]
-            except ValueError:
-                contents.append(f"{label} (no array)")
-                continue
-        contents.append(f"{label} {dtype} {shape}")
-        if dtype == np.uint8 and _num_images(shape) is not None:
-            arrays.append(member)
-    if len(arrays) != 1:
-        listing = ", ".join(contents[:8]) + (", ..." if len(contents) > 8 else "") or "nothing"
-        found = f"{len(arrays)} arrays" if arrays else "no array"
-        wanted = f"aez takes one, uint8 (N, {SIDE}, {SIDE})"
-        raise ImageError(f"{name}: has {found} of images, {wanted}; it holds {listing}")
-    return _open_npy(stack.enter_context(archive.open(arrays[0])), max_bytes, name)  # type: ignore[arg-type]
-
-
-def _check_size(num_images: int, max_bytes: int, name: str) -> None:
-    if num_images * PIXELS > max_bytes:
-        claim = f"claims {num_images * PIXELS} bytes of pixels"
-        raise ImageError(f"{name}: is truncated: {claim}, but has at most {max_bytes}")
-
-
-def _read_exactly(file: BinaryIO | io.BufferedIOBase, num_bytes: int) -> bytearray:
-    """Read `num_bytes`, or what is left; memory grows with the bytes that come."""
-    body = bytearray()
-    while len(body) < num_bytes and (chunk := file.read(min(CHUNK_BYTES, num_bytes - len(body)))):
-        body += chunk
-    return body
 
 
 def pack_png(pixels: U8) -> bytes:
@@ -337,32 +219,3 @@ def pack_npy(pixels: U8) -> bytes:
     stream = io.BytesIO()
     npy_format.write_array(stream, np.ascontiguousarray(pixels), version=(1, 0), allow_pickle=False)
     return stream.getvalue()
-
-
-def _name(source: Path | BinaryIO) -> str:
-    return str(source if isinstance(source, Path) else getattr(source, "name", "<stream>"))
-
-
-def _open(source: Path | BinaryIO) -> closing[BinaryIO] | nullcontext[BinaryIO]:
-    """Return a seekable stream at its beginning; it is closed afterwards only if opened here."""
-    if isinstance(source, Path):
-        return closing(source.open("rb"))
-    if not source.seekable():
-        return nullcontext(io.BytesIO(source.read()))
-    source.seek(0)
-    return nullcontext(source)
-
-
-@contextmanager
-def _image_errors(name: str) -> Iterator[None]:
-    """Turn whatever goes wrong inside into an ImageError that begins with `name`."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except Exception as error:
-        # On hostile bytes Pillow's plugins and NumPy's parser raise anything. The system's errors
-        # have a reason, which is shown.
-        reason = error.strerror if isinstance(error, OSError) else None
-        said = f"is truncated or damaged: {str(error) or type(error).__name__}"
-        raise ImageError(f"{name}: {reason or said}") from error

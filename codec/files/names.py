@@ -79,11 +79,10 @@ def restored(name: str) -> str:
     return bare(name) + ".png"
 
 
-def bare_array(name: str) -> str:
-    """`x.npy` -> `x`, `x.idx.gz` -> `x`, `t10k-idx3-ubyte.gz` -> `t10k-idx3-ubyte`."""
-    return re.sub(
-        r"(?<=.)(\.npy|\.npz|\.idx3?|\.idx3-ubyte)?(\.gz)?$", "", name, count=1, flags=re.IGNORECASE
-    )
+def bare_source(name: str) -> str:
+    """`x.npy` -> `x`, `x.tar.gz` -> `x`, `t10k-idx3-ubyte.gz` -> `t10k-idx3-ubyte`."""
+    endings = r"\.npy|\.npz|\.idx3?|\.idx3-ubyte|\.csv|\.parquet|\.zip|\.tar|\.tgz"
+    return re.sub(rf"(?<=.)({endings})?(\.gz)?$", "", name, count=1, flags=re.IGNORECASE)
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -45,12 +45,12 @@ MAX_NAME_BYTES = 200  # of an output whose unfinished files bear its name: 255 w
 
 
 class Listing(NamedTuple):
-    """What a directory holds: names of the wanted files below it, in code-point order, how many
-    other files there are, and which directories could not be read.
+    """What a directory holds: names of the wanted files below it, in code-point order, those of the
+    other files, and which directories could not be read.
     """
 
     found: list[str]
-    num_others: int
+    others: list[str]
     unread: list[tuple[str, OSError]]
 
 
@@ -90,6 +90,10 @@ class Place(ABC):
     def identity(self) -> str:
         """A text that changes when the file does: size, and time or tag.  Raises OSError."""
 
+    def mode(self) -> int | None:
+        """Who may read a file here, as permission bits; None where that is not known."""
+        return None
+
     @abstractmethod
     def walk(self, wanted: Callable[[str], bool]) -> Listing:
         """The files below the directory whose own name is wanted.
@@ -99,11 +103,12 @@ class Place(ABC):
 
     @abstractmethod
     def replace(
-        self, *, force: bool = False, durable: bool = False
+        self, *, force: bool = False, durable: bool = False, mode: int | None = None
     ) -> AbstractContextManager[BinaryIO]:
         """Open a file to be written that appears here whole, or not at all if the block raises.
 
-        force: replace a file that exists; durable: wait for the disk.  Raises UsageError, OSError.
+        force: replace a file that exists; durable: wait for the disk; mode: of the file, by default
+        what the system gives new ones. Raises UsageError, OSError.
         """
 
     @abstractmethod
@@ -171,11 +176,16 @@ class Local(Place):
         status = os.stat(self.path)
         return f"{status.st_size} {status.st_mtime_ns}"
 
+    def mode(self) -> int | None:
+        with contextlib.suppress(OSError):
+            return os.stat(self.path).st_mode & 0o777
+        return None
+
     def walk(self, wanted: Callable[[str], bool]) -> Listing:
         top, folders = str(self.path), [""]
         found: list[str] = []  # each name is in memory once, as one string
         unread: list[tuple[str, OSError]] = []
-        num_others = 0
+        others: list[str] = []
         while folders:
             folder = folders.pop()
             try:
@@ -188,16 +198,17 @@ class Local(Place):
                         elif wanted(entry.name) and _can_be_read(entry):
                             found.append(folder + entry.name)
                         else:
-                            num_others += 1
+                            others.append(folder + entry.name)
             except OSError as error:
                 unread.append((os.path.join(top, folder).rstrip("/"), error))
         found.sort()
-        return Listing(found, num_others, unread)
+        others.sort()
+        return Listing(found, others, unread)
 
     def replace(
-        self, *, force: bool = False, durable: bool = False
+        self, *, force: bool = False, durable: bool = False, mode: int | None = None
     ) -> AbstractContextManager[BinaryIO]:
-        return atomic(self.path, force=force, durable=durable)
+        return atomic(self.path, force=force, durable=durable, mode=mode)
 
     def receive(self, file: BinaryIO, path: Path | None, *, force: bool = False) -> None:
         assert path is not None
@@ -260,12 +271,16 @@ class Url(Place):
         return urls.identity(self.url)
 
     def walk(self, wanted: Callable[[str], bool]) -> Listing:
-        everything = urls.find(self.url)
-        found = sorted(name for name in everything if wanted(name.rpartition("/")[2]))
-        return Listing(found, len(everything) - len(found), [])
+        found: list[str] = []
+        others: list[str] = []
+        for name in sorted(urls.find(self.url)):
+            (found if wanted(name.rpartition("/")[2]) else others).append(name)
+        return Listing(found, others, [])
 
     @contextlib.contextmanager
-    def replace(self, *, force: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+    def replace(
+        self, *, force: bool = False, durable: bool = False, mode: int | None = None
+    ) -> Iterator[BinaryIO]:
         self.check_free(force)
         with tempfile.TemporaryDirectory(prefix="aez-") as folder:
             spool = Path(folder, "spool")
@@ -334,10 +349,12 @@ class Standard(Place):
         raise io.UnsupportedOperation("stdin can be read only once")
 
     def walk(self, wanted: Callable[[str], bool]) -> Listing:
-        return Listing([], 0, [])
+        return Listing([], [], [])
 
     @contextlib.contextmanager
-    def replace(self, *, force: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+    def replace(
+        self, *, force: bool = False, durable: bool = False, mode: int | None = None
+    ) -> Iterator[BinaryIO]:
         self.check_free(force)
         with temporary_file() as spool:
             yield spool

@@ -21,7 +21,7 @@ from codec import metrics
 from codec.arrays import U8
 from codec.encoder.encode import Encoder, Packed
 from codec.encoder.options import Options
-from codec.files.images import read_array
+from codec.files.arrays import read_array
 from codec.format.block import pack_block
 from codec.format.constants import LOSSLESS_QUALITY, MAX_BLOCK_IMAGES, NEAR_LOSSLESS
 from codec.format.footer import Footer

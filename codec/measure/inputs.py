@@ -9,9 +9,11 @@ import numpy as np
 
 from codec.arrays import U8, spread
 from codec.commands.events import Event, Failed
-from codec.commands.jobs import Array, Job, plan
-from codec.errors import AezError, UsageError
+from codec.commands.jobs import Job, Source
+from codec.commands.planning import plan
+from codec.errors import AezError, ImageError, UsageError
 from codec.files import images
+from codec.files.sources import image_of
 
 READ_IMAGES = 4096  # of an array, at once
 
@@ -55,11 +57,11 @@ def read(inputs: Sequence[str], max_images: int) -> Generator[Event, None, Image
 
 def _num_images(job: Job) -> Generator[Event, None, int]:
     """Images of one input; 0, reported as failed, if it cannot be read."""
-    if not isinstance(job, Array):
+    if not isinstance(job, Source):
         return job.num_images
     try:
-        with job.open() as array:
-            return array.num_images
+        with job.open() as source:
+            return source.num_images
     except (AezError, OSError) as error:
         yield Failed.by(job.label, error)
         return 0
@@ -67,9 +69,9 @@ def _num_images(job: Job) -> Generator[Event, None, int]:
 
 def _read(job: Job, wanted: list[int]) -> Iterator[tuple[str, U8] | Failed]:
     """Name and pixels of the images of one input, by their numbers in order."""
-    if wanted and isinstance(job, Array):
+    if wanted and isinstance(job, Source):
         try:
-            yield from _read_array(job, wanted)
+            yield from _read_source(job, wanted)
         except (AezError, OSError) as error:
             yield Failed.by(job.label, error)
         return
@@ -82,11 +84,16 @@ def _read(job: Job, wanted: list[int]) -> Iterator[tuple[str, U8] | Failed]:
             yield Failed.by(source.label, error)
 
 
-def _read_array(job: Array, wanted: list[int]) -> Iterator[tuple[str, U8]]:
+def _read_source(job: Source, wanted: list[int]) -> Iterator[tuple[str, U8] | Failed]:
     first = 0
-    with job.open() as array:
-        for pixels in array.blocks(READ_IMAGES):
+    with job.open() as source:
+        for batch in source.batches(READ_IMAGES):
+            size = len(batch.contents or () if batch.pixels is None else batch.pixels)
             for number in wanted:
-                if first <= number < first + len(pixels):
-                    yield f"{job.source.place.name}[{number}]", pixels[number - first].copy()
-            first += len(pixels)
+                if first <= number < first + size:
+                    called = f"{job.source.place.name}[{number}]"
+                    try:
+                        yield called, image_of(batch, number - first, called)
+                    except ImageError as error:
+                        yield Failed.by(called, error)
+            first += size

@@ -22,7 +22,7 @@ from codec.commands import compress, decompress
 from codec.commands.events import Result
 from codec.encoder.options import Options
 from codec.errors import AezError
-from codec.files import images
+from codec.files import arrays, images
 from codec.format.constants import GROUP_IMAGES, LOSSLESS_QUALITY
 from codec.measure import tool
 from codec.measure.timing import best_of, machine, median_ms, seconds
@@ -147,7 +147,7 @@ def main(
     if registry.by_name(model, None).lossless:
         quality = LOSSLESS_QUALITY
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(model, images.read_array(data), quality, Path(folder))
+        figures = measure(model, arrays.read_array(data), quality, Path(folder))
     tool.write_json(out, {"data": data.name, "machine": machine(), **figures}, force=force)
 
 

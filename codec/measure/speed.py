@@ -35,7 +35,7 @@ import typer
 from codec import __version__, api, kernels, parallel
 from codec.arrays import U8
 from codec.encoder.options import DEFAULT_EFFORT
-from codec.files.images import read_array
+from codec.files.arrays import read_array
 from codec.format.constants import GROUP_IMAGES, LOSSLESS_QUALITY
 from codec.measure import codecs, tool, waits
 from codec.measure.points import Row

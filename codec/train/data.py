@@ -13,14 +13,15 @@ READ ME FIRST
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from codec.arrays import U8
 from codec.errors import ImageError
-from codec.files.images import is_array_file, is_image_file, read_array, read_image
+from codec.files.arrays import images_of_npz, is_array_file, read_array
+from codec.files.batch import READING
+from codec.files.images import is_image_file, read_image
 from codec.files.place import Local
 
 MAX_HELD_OUT = 5000
@@ -80,23 +81,9 @@ def _read_folder(folder: Path) -> U8:
 
 def _read_npz(path: Path) -> U8:
     """The one array of images; of several, the one for training: x_train, train_images."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wanted = [member for member in archive.namelist() if "train" in member.lower()]
-            arrays = [_images_in(archive, member, path) for member in wanted]
-    except (OSError, zipfile.BadZipFile):
-        arrays = []  # `read_array` says what is wrong
-    found = [array for array in arrays if array is not None]
-    return found[0] if len(found) == 1 else read_array(path)
-
-
-def _images_in(archive: zipfile.ZipFile, member: str, path: Path) -> U8 | None:
-    """The images of a member; None if it is something else, such as labels."""
-    try:
-        with archive.open(member) as stream:
-            return read_array(stream, f"{path}: {member}")  # type: ignore[arg-type]
-    except ImageError:
-        return None
+    arrays = images_of_npz(path, str(path), READING)
+    wanted = [array for array in arrays if "train" in array.lower()]
+    return read_array(path, array=wanted[0] if len(wanted) == 1 else None)
 
 
 def split(pixels: U8) -> tuple[U8, U8]:

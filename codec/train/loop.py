@@ -199,8 +199,8 @@ class Trainer:
         flat and the learning rate has come down.
 
         A checkpoint is written every few minutes, at the end, and when training is interrupted.
-        tell: is called about TELLS times with the seconds spent and `figures`; progress: every few
-        steps.
+        tell: is called about TELLS times with the seconds spent and `figures`; progress: after each
+        step.
         """
         keep_memory(KEPT_BYTES)
         losses: list[float] = []
@@ -226,10 +226,11 @@ class Trainer:
                 if checkpoint and time.monotonic() - saved > CHECKPOINT_S:
                     save(self.state(), checkpoint)
                     saved = time.monotonic()
-                if self.steps % 10 == 0:
-                    what = f"s, step {self.steps}, loss {np.mean(losses[-50:]):.2f}"
-                    what += ", flat: cooling down" * (self.flat is not None)
-                    progress(what, round(self.seconds), round(seconds))
+                rate = self.steps * self.batch / self.seconds
+                what = f" s, step {self.steps:,}, {rate:,.0f} images/s"
+                what += f", loss {np.mean(losses[-50:]):.2f}"
+                what += ", flat: cooling down" * (self.flat is not None)
+                progress(what, round(self.seconds), round(seconds))
         finally:
             if checkpoint:
                 save(self.state(), checkpoint)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from codec.files.arrays import read_array
 from codec.files.atomic import atomic
-from codec.files.images import pack_npy, read_array
+from codec.files.images import pack_npy
 from codec.measure import tool
 from codec.train.data import split
 from codec.train.drawings.mixture import generic_images

@@ -1,0 +1,44 @@
+"""What a file is by its name: images, many images in one file, litter, or something else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from codec.files.batch import listing
+
+ARRAY_ENDINGS = tuple(".npy .npz .npy.gz .idx .idx3 -ubyte .idx.gz .idx3.gz -ubyte.gz".split())
+ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
+SOURCE_ENDINGS = (*ARRAY_ENDINGS, ".csv", ".csv.gz", ".parquet", *ARCHIVE_ENDINGS)
+SOURCE_KINDS = ".npy, .npz, IDX, .csv, .parquet, .zip, .tar, each of the others than .zip in .gz"
+
+# What macOS and Windows leave beside files.
+_LITTER = re.compile(
+    r"(.*/)?(\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)|(.*/)?__MACOSX/.*", re.IGNORECASE
+)
+
+
+def is_source_file(name: str) -> bool:
+    """Whether a file has many images: an array, a table or an archive."""
+    return name.lower().endswith(SOURCE_ENDINGS)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a system left this file beside others, of which it says nothing that aez keeps."""
+    return bool(_LITTER.fullmatch(name))
+
+
+def others_of(found: Sequence[str]) -> list[str]:
+    """What to say of the files of a directory or an archive that are no images."""
+    sources = [name for name in found if is_source_file(name)]
+    said = []
+    if sources:
+        one, are = ("file", "is") if len(sources) == 1 else ("files", "are")
+        said.append(
+            f"{len(sources)} {one} of many images ({listing(sources, 3)}), "
+            f"which {are} taken if given by name"
+        )
+    if number := len(found) - len(sources):
+        rest = [name for name in found if not is_source_file(name)]
+        said.append(f"{number} file{'s' * (number > 1)} of other kinds ({listing(rest, 3)})")
+    return said

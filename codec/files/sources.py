@@ -1,0 +1,95 @@
+"""Files of many images, of every kind: arrays, tables and archives.
+
+    with open_source(path) as source:
+        for batch in source.batches(4096): ...
+
+The content decides which reader a file gets; a CSV file is known by its name, or by its commas.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from codec.arrays import U8
+from codec.files.archives import open_archive
+from codec.files.arrays import IDX_TYPES, open_array
+from codec.files.batch import (
+    READING,
+    Batch,
+    ImageSource,
+    Reading,
+    gunzipped,
+    image_errors,
+    name_of,
+    opened,
+)
+from codec.files.images import read_image
+from codec.files.parquet import open_parquet
+from codec.files.tables import open_table
+
+Opener = Callable[[Path | BinaryIO, str, Reading], AbstractContextManager[ImageSource]]
+
+HEAD_BYTES = 512  # of a file, unzipped: the first header of a TAR archive
+MANY_COMMAS = 16  # among so many bytes
+
+
+@contextmanager
+def open_source(
+    source: Path | BinaryIO, name: str | None = None, reading: Reading = READING
+) -> Iterator[ImageSource]:
+    """Open a file of many images.  Raises ImageError, UsageError.
+
+    source: a path, or a stream, which is read from its beginning; name: of the file in messages, by
+    default its path.
+    """
+    name = name or name_of(source)
+    with image_errors(name), opened(source) as file:
+        head = _head(file)
+    # what is none of all these is told so as an array
+    opener = _opener(head, name) or open_array
+    with opener(source, name, reading) as found:
+        yield found
+
+
+def image_of(batch: Batch, number: int, name: str) -> U8:
+    """One image of a batch, uint8 (28, 28).  name: in messages.  Raises ImageError."""
+    if batch.pixels is not None:
+        return np.array(batch.pixels[number])
+    assert batch.contents is not None
+    content = batch.contents[number]
+    if isinstance(content, Exception):
+        raise content
+    return read_image(io.BytesIO(content), name)
+
+
+def is_source_content(file: BinaryIO) -> bool:
+    """Whether a file, by its content alone, has many images."""
+    return _opener(_head(file), "") is not None
+
+
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    with gunzipped(file) as unpacked:
+        return unpacked.read(HEAD_BYTES)
+
+
+def _opener(head: bytes, name: str) -> Opener | None:
+    lower = name.lower()
+    if head.startswith(b"PAR1"):
+        return open_parquet
+    if head.startswith(b"PK"):
+        is_npz = b".npy" in head and not lower.endswith(".zip")
+        return open_array if is_npz or lower.endswith(".npz") else open_archive
+    if head.startswith((b"\x93NUM", *(bytes([0, 0, kind]) for kind in IDX_TYPES))):
+        return open_array
+    if head[257:262] == b"ustar" or lower.endswith((".tar", ".tar.gz", ".tgz")):
+        return open_archive
+    if lower.endswith((".csv", ".csv.gz")) or head.count(b",") >= MANY_COMMAS:
+        return open_table
+    return None
