@@ -20,13 +20,14 @@ from codec import parallel
 from codec.commands import processes, work
 from codec.commands.blocks import FileBlocks, SourceBlocks
 from codec.commands.collecting import write_collection
-from codec.commands.events import Done, Events, Failed, Planned, Progress, expected, guarded
+from codec.commands.events import Done, Events, Failed, Note, Planned, Progress, expected, guarded
 from codec.commands.inputs import Input
 from codec.commands.jobs import Images, Job, Singles, Source, Stdin
 from codec.commands.planning import plan, refuse
 from codec.commands.run import DEFAULTS, Run
 from codec.commands.run import CompressOptions as CompressOptions
 from codec.commands.work import EachResult, EachTask
+from codec.encoder.encode import Encoder
 from codec.encoder.stats import CompressStats
 from codec.errors import ModelError, UsageError
 from codec.files import images
@@ -60,14 +61,13 @@ def compress(
         raise UsageError(_NO_SINGLES)
     if options.embed_model:
         options.encoding.check_embedding()
-    if options.encoding.max_error:
-        yield from _gridless(Encoder(options.encoding).models)
     if dry_run:
         for job in jobs:
             yield from guarded(job.label, _planned(job, run))
         return
     yield from expected(sum(job.num_images for job in jobs))
     try:
+        yield from _gridless(run)
         with parallel.cores(options.jobs):
             for job in jobs:
                 yield from _done(job, run)
@@ -77,8 +77,10 @@ def compress(
     yield from run.notes()
 
 
-def _gridless(models: Sequence[Model]) -> Iterator[Note]:
-    for model in models:
+def _gridless(run: Run) -> Events:
+    """Which models make near-lossless images larger than need be."""
+    encoding = run.options.encoding
+    for model in Encoder(encoding).models if encoding.max_error else ():
         if not model.grid_steps:
             yield Note(f"model {model.name} has learned no grids: its images take more bytes")
 
