@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import helpers
@@ -15,7 +16,10 @@ from test_pixel_model import kinds
 
 import codec
 from codec import api
+from codec.encoder.goal import AtMostBytes
+from codec.encoder.near import nearest
 from codec.encoder.options import Options
+from codec.encoder.scale import codings
 from codec.errors import UsageError
 from codec.files.images import pack_png
 from codec.format.constants import max_error_of
@@ -193,3 +197,89 @@ def test_a_model_that_has_learned_no_grids_is_named(tmp_path: Path) -> None:
     path.write_bytes(pack_png(helpers.drawn(1)[0]))
     done = aez("compress", str(path), "--max-error", "4")
     assert "tiny0-lossless has learned no grids" in done.output
+
+
+# ---- qualities and goals
+
+
+def fashion_like() -> np.ndarray:
+    """What is good for the model: images that it has drawn."""
+    return registry.by_name("fashion").encode(helpers.drawn(60), 90).pixels
+
+
+def psnr_of(pixels: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    error = np.square(decoded - pixels.astype(float)).mean(axis=(1, 2))
+    return 10 * np.log10(255**2 / np.maximum(error, 1e-9))
+
+
+def test_every_quality_goes_on_from_the_one_before_to_a_largest_error_of_one() -> None:
+    pixels = fashion_like()
+    sizes, psnr_db = [], []
+    for quality in range(75, 100):
+        stream = api.compress(pixels, quality=quality, model="fashion", effort=1, guard=False)
+        decoded = api.decompress(stream)
+        sizes.append(len(stream))
+        psnr_db.append(float(psnr_of(pixels.reshape(1, -1, 28), decoded.reshape(1, -1, 28))[0]))
+    assert farthest(pixels, decoded) == 1
+    assert sizes == sorted(sizes)
+    assert psnr_db == sorted(psnr_db)
+    assert len(set(sizes)) > 12
+    assert max(b / a for a, b in pairwise(sizes)) < 1.4  # no hole
+
+
+def test_up_to_the_default_a_quality_is_a_row() -> None:
+    figures = registry.by_name("fashion").figures
+    assert codings(figures)[:76] == list(range(76))
+    assert codings(figures)[99] == 129
+    assert codings({"curve": figures["curve"]}) == list(range(100))
+    assert codings({}) == list(range(100))
+
+
+def test_a_quality_is_what_gives_most_for_its_bytes() -> None:
+    """The bounds 2 and 8 are better than rows, 30 is not: 8 gives more in fewer bytes."""
+    rows = [{"quality": q, "bytes": 10.0 * 1.04 ** (q - 75), "psnr_db": q / 3} for q in (0, 75, 99)]
+    near = [
+        {"max_error": 8, "bytes": 100.0, "psnr_db": 40.0},
+        {"max_error": 2, "bytes": 1000.0, "psnr_db": 50.0},
+        {"max_error": 30, "bytes": 300.0, "psnr_db": 39.0},
+        {"max_error": 1, "bytes": "many", "psnr_db": 60.0},
+    ]
+    found = codings({"curve": rows, "near_lossless": near})
+    assert set(found[76:]) <= {*range(76, 100), 130, 136}
+    assert found[76:] == sorted(found[76:], key=lambda code: {136: 200, 130: 201}.get(code, code))
+    assert found[99] == 130
+
+
+@pytest.mark.parametrize("wanted", [30.0, 36.0, 42.0, 47.0, 60.0])
+def test_a_limit_of_decibels_is_kept_in_no_more_bytes_than_without_loss(wanted: float) -> None:
+    pixels = fashion_like()[:40]
+    stream = api.compress(pixels, min_psnr=wanted, model="fashion")
+    assert (psnr_of(pixels, api.decompress(stream)) >= wanted).all()
+    assert len(stream) <= len(api.compress(pixels, lossless=True, model="fashion")) + 300
+
+
+def test_a_limit_of_bytes_takes_the_finest_grid_that_fits() -> None:
+    pixels = fashion_like()[:24]
+    coder = registry.by_name("fashion", lossless=True)
+    found = nearest(coder, pixels, AtMostBytes(60))
+    assert 4 < found.kept.sum()
+    for i, image in enumerate(pixels):
+        tried = {}
+        for step in coder.grid_steps:
+            encoded = coder.encode(image[None], 128 + step // 2, group=1)
+            psnr_db = psnr_of(image[None], encoded.pixels)[0]
+            tried[128 + step // 2] = len(encoded.messages[0]), psnr_db
+        quality, fits = found.quality[i], [q for q, (size, _) in tried.items() if size <= 60]
+        assert found.kept[i] == bool(fits)
+        if fits:
+            assert quality in fits
+            finer = max((q for q in tried if q < quality), default=quality)
+            assert finer == quality or tried[finer][0] > 60 or tried[finer][1] <= tried[quality][1]
+
+
+def test_goals_use_bounds_where_they_take_fewer_bytes() -> None:
+    pixels = fashion_like()[:40]
+    qualities = api.info(api.compress(pixels, min_psnr=42, model="fashion")).qualities
+    assert any(quality > 128 for quality in qualities)
+    qualities = api.info(api.compress(pixels, max_bytes=110, model="fashion")).qualities
+    assert any(quality > 128 for quality in qualities)

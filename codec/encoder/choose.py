@@ -25,7 +25,8 @@ from codec.arrays import F64, I64, U8, Bools, spread
 from codec.coding.lanes import by
 from codec.encoder.draft import Draft
 from codec.encoder.goal import AtLeastPsnr, Goal, image_psnr_db, sizes
-from codec.encoder.scale import coding_of
+from codec.encoder.near import nearest
+from codec.encoder.scale import LAST_ROW, coding_of
 from codec.encoder.search import better, refine, search
 from codec.format.constants import LOSSLESS_QUALITY, MAX_QUALITY, STORED_QUALITY
 from codec.model import card
@@ -137,7 +138,7 @@ def code(draft: Draft, quality: int, effort: int, seen: dict[int, Any], exact: E
     for k, images in by(draft.coder):
         coder, coded = draft.coders[k], coding_of(draft.coders[k], quality)
         if quality <= MAX_QUALITY < coded:
-            partner = next((c for c in exact() if c.name == coder.name + LOSSLESS), None)
+            partner = _partner(coder, exact)
             coder, coded = (coder, quality) if partner is None else (partner, coded)
         if k in seen and coded == quality and min(effort, coder.max_effort) == 1:
             symbols = seen[k].of(images)
@@ -195,12 +196,32 @@ def meet(
     goals = dict.fromkeys(range(len(draft.coders)), goal)
     tried = {k: seen[k].of(some) for k, some in by(draft.coder) if k in seen}
     _reach(draft, images, goals, [first] * len(draft.coders), tried)
+    _go_near(draft, goal, exact)
     if goal.lossless_keeps:
         _fall_back(draft, images, exact)
     for i in np.flatnonzero(~draft.kept).tolist():
         found = f"{draft.num_bytes[i]} bytes even at quality {draft.quality[i]}"
         draft.refused[i] = f"takes {found}; {goal}"
     _refine(draft, images[draft.kept], goals, effort)
+
+
+def _go_near(draft: Draft, goal: Goal, exact: Exact) -> None:
+    """Code near-lossless the images for which that suits the goal better: see `near`."""
+    for k, images in by(draft.coder):
+        images = images[~draft.kept[images] | (draft.quality[images] > LAST_ROW)]
+        partner = _partner(draft.coders[k], exact) if len(images) else None
+        if partner is None or not partner.grid_steps:
+            continue
+        one = nearest(partner, draft.pixels[images], goal)
+        moves = better(goal, draft.of(images), one)
+        if moves.any():
+            draft.take(images[moves], draft.number_of(partner), one.of(moves))
+            draft.turn[images[moves]] += 1 << 48  # after all others
+
+
+def _partner(coder: Coder, exact: Exact) -> Coder | None:
+    """The lossless model with the name of a lossy one."""
+    return next((other for other in exact() if other.name == coder.name + LOSSLESS), None)
 
 
 def _reach(
