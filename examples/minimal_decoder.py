@@ -21,7 +21,7 @@ from minimal_models import Group, find_model, require, unstored, unzstd
 MODEL_IDS: dict[int, str] = {
     1: "1940d17a82af6b24",
     2: "2fabebbc125b511c",
-    3: "93024f3c3a77c05c",
+    3: "15d5d40193bf7674",
     4: "b587af3c645d6d8b",
     5: "763bd9cd2687bda3",
     6: "51410133ba726b32",

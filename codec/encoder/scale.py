@@ -19,7 +19,8 @@ from codec.format.constants import MAX_ERROR, MAX_QUALITY, NEAR_LOSSLESS
 from codec.model import card
 from codec.model.base import Coder
 
-LAST_ROW = 75  # the qualities from here on may be near-lossless
+LAST_ROW = 75  # the qualities after it may be near-lossless
+LEAST_GAIN = 1.0  # dB an octave of bytes: rows gain 4 to 5
 
 
 class Coding(NamedTuple):
@@ -48,7 +49,8 @@ def codings(figures: dict[str, Any]) -> list[int]:
     first, *others = lossy
     useful = [first]
     for coding in sorted([*others, *near], key=lambda one: (one.num_bytes, -one.psnr_db)):
-        if coding.num_bytes > first.num_bytes and coding.psnr_db > useful[-1].psnr_db:
+        more = np.log2(coding.num_bytes / useful[-1].num_bytes)
+        if more > 0 and coding.psnr_db > useful[-1].psnr_db + LEAST_GAIN * more:
             useful.append(coding)
     sizes = np.log2([coding.num_bytes for coding in useful])
     wanted = np.linspace(sizes[0], sizes[-1], len(above))[1:]

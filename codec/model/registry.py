@@ -40,7 +40,7 @@ GENERIC = "generic"  # the name of the model for images that the others do not k
 MODEL_IDS: dict[int, str] = {
     1: "1940d17a82af6b24",  # mnist
     2: "2fabebbc125b511c",  # fashion
-    3: "93024f3c3a77c05c",  # mnist-lossless
+    3: "15d5d40193bf7674",  # mnist-lossless
     4: "b587af3c645d6d8b",  # fashion-lossless
     5: "763bd9cd2687bda3",  # generic
     6: "51410133ba726b32",  # generic-lossless
