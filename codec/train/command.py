@@ -109,6 +109,8 @@ def train_command(
         log=out.with_suffix(".log.jsonl"),
     )
     trainer.rate = rate
+    if rate < 1:  # whose gains are small: it stops when there are none
+        trainer.flat_gain = 0.0
     if resume:
         resume_from(trainer, checkpoint)
     tell: Tell = (lambda line: None) if quiet else functools.partial(print, flush=True)
