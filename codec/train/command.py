@@ -9,6 +9,7 @@ model = write_model(trainer)                   # integers, measured on the held-
 from __future__ import annotations
 
 import functools
+import math
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -109,8 +110,8 @@ def train_command(
         log=out.with_suffix(".log.jsonl"),
     )
     trainer.rate = rate
-    if rate < 1:  # whose gains are small: it stops when there are none
-        trainer.flat_gain = 0.0
+    if rate < 1:  # it gains slowly, and less than the start for long: it takes all its time
+        trainer.flat_gain = -math.inf
     if resume:
         resume_from(trainer, checkpoint)
     tell: Tell = (lambda line: None) if quiet else functools.partial(print, flush=True)
