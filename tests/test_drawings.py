@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from codec.files.images import read_array
 from codec.measure import tool
-from codec.train.drawings import draw, mixture
+from codec.train.data import split
+from codec.train.drawings import draw, mixture, pictures
 from codec.train.drawings.__main__ import main
 
 
@@ -56,39 +60,57 @@ def test_the_drawings_vary_in_brightness_contrast_and_greys() -> None:
     assert 0.1 < light < dark < 0.6  # a third is inverted
 
 
+def plain(grey: int, count: int = 30) -> np.ndarray:
+    return np.full((count, 28, 28), grey, np.uint8)
+
+
 def test_the_training_set_is_a_mixture_that_can_be_trained_on(tmp_path: Path) -> None:
-    black, white = np.zeros((30, 28, 28), np.uint8), np.full((30, 28, 28), 200, np.uint8)
-    pixels = mixture.generic_images(black, white, 200, seed=0)
-    assert pixels.shape == (200, 28, 28)
-    assert np.array_equal(pixels, mixture.generic_images(black, white, 200, seed=0))
-    flat = np.ptp(pixels.reshape(200, -1), axis=1) == 0
+    pixels = mixture.generic_images(plain(120), plain(0), plain(200), 400, seed=0)
+    assert pixels.shape == (400, 28, 28)
+    again = mixture.generic_images(plain(120), plain(0), plain(200), 400, seed=0)
+    assert np.array_equal(pixels, again)
+    flat = np.ptp(pixels.reshape(400, -1), axis=1) == 0
     for grey in (0, 200, 255, 55):  # as they are, and inverted
         assert (flat & (pixels[:, 0, 0] == grey)).sum() >= 5
-    assert 90 <= (~flat).sum() <= 100
-    np.save(tmp_path / "black.npy", black)
-    np.save(tmp_path / "white.npy", white)
-    out = tmp_path / "generic.npy"
-    arguments = [
-        str(out),
-        "--mnist",
-        str(tmp_path / "black.npy"),
-        "--fashion",
-        str(tmp_path / "white.npy"),
-        "--count",
-        "200",
-    ]
+    near = np.abs(pixels.reshape(400, -1).astype(int) - 128).max(axis=1) < 100
+    assert 150 <= near.sum() <= 270  # natural ones, with other contrast and noise
+    for name, grey in (("natural", 120), ("black", 0), ("white", 200)):
+        np.save(tmp_path / f"{name}.npy", plain(grey))
+    zipped = tmp_path / "natural.npy.gz"
+    zipped.write_bytes(gzip.compress((tmp_path / "natural.npy").read_bytes()))
+    (tmp_path / "pictures").mkdir()
+    colours = np.full((60, 90, 3), (30, 90, 200), np.uint8)
+    Image.fromarray(colours).save(tmp_path / "pictures/blue.png")
+    out = tmp_path / "generic.idx"
+    arguments = [str(out), "--natural", str(zipped), "--mnist", str(tmp_path / "black.npy")]
+    arguments += ["--fashion", str(tmp_path / "white.npy"), "--count", "240"]
+    arguments += ["--pictures", str(tmp_path / "pictures")]
     assert run(arguments) == 0
-    # without those that are held out
-    expected = mixture.generic_images(black[:-10], white[:-10], 200, seed=0)
-    assert np.array_equal(np.load(out), expected)
+    # the last ones, which training holds out, are of images that each source holds out
+    trained, held_out = split(read_array(out))
+    pictures = [np.asarray(Image.fromarray(colours).convert("L"))]
+    for found, count, seed, some in ((trained, 20, 0, pictures), (held_out, 10, 1, [])):
+        greys = (plain(grey, count) for grey in (120, 0, 200))
+        expected = mixture.generic_images(*greys, len(found), seed, some)
+        assert np.array_equal(found, expected)
     assert run(arguments) == 2  # an output is not overwritten
+    assert run(["generic.npy", *arguments[1:]]) == 2  # its order would not be kept
+
+
+def test_a_picture_gives_windows_from_a_thumbnail_to_its_own_pixels() -> None:
+    picture = np.tile(np.uint8([[0, 255], [255, 0]]), (100, 150))
+    cut = pictures.windows([picture], 60, np.random.default_rng(0))
+    assert cut.shape == (60, 28, 28)
+    contrast = np.ptp(cut.reshape(60, -1).astype(int), axis=1)
+    assert contrast.min() < 60 < 120 < contrast.max()
 
 
 def test_a_change_keeps_the_shape_and_does_not_touch_the_original() -> None:
     original = draw.draw(1, seed=9)[0]
     before = original.copy()
     rng = np.random.default_rng(0)
-    results = [mixture.changed(original, rng) for _ in range(60)]
-    assert all(one.shape == (28, 28) and one.dtype == np.uint8 for one in results)
-    assert len({one.tobytes() for one in results}) > 30
-    assert np.array_equal(original, before)
+    for change in (mixture.changed, pictures.seen_otherwise):
+        results = [change(original, rng) for _ in range(60)]
+        assert all(one.shape == (28, 28) and one.dtype == np.uint8 for one in results)
+        assert len({one.tobytes() for one in results}) > 15
+        assert np.array_equal(original, before)

@@ -447,11 +447,13 @@ def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(
             [data_file], child, **{**options, "hidden": None, "most_palettes": 10, "grids": True}
         )
     command.train_command(
-        [data_file], child, **{**options, "hidden": None, "most_palettes": 1, "start": str(out)}
+        [data_file],
+        child,
+        **{**options, "hidden": None, "most_palettes": 1, "start": str(out), "rate": 0.5},
     )
     card = unpack_bundle(child.read_bytes())[2]
     assert card["training"]["from"] == f"strokes {Pixels(out.read_bytes()).hash.hex()}"
-    assert card["command"].endswith(f"--lossless --palettes 1 --from {out}")
+    assert card["command"].endswith(f"--lossless --palettes 1 --rate 0.5 --from {out}")
     with_grids = tmp_path / "grids.safetensors"
     command.train_command(
         [data_file], with_grids, **{**options, "hidden": None, "grids": True, "start": str(out)}

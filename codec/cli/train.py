@@ -58,6 +58,16 @@ def train(
             help="The model to start from; none: from nothing.",
         ),
     ] = "auto",
+    rate: Annotated[
+        float,
+        typer.Option(
+            "--rate",
+            min=0.001,
+            max=2,
+            metavar="X",
+            help="Times the usual learning rate: low for a model that is good already.",
+        ),
+    ] = 1.0,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -108,6 +118,7 @@ def train(
             most_palettes=most_palettes,
             grids=grids,
             start=start,
+            rate=rate,
             minutes=minutes,
             seed=seed,
             resume=resume,

@@ -9,8 +9,10 @@ model = write_model(trainer)                   # integers, measured on the held-
 from __future__ import annotations
 
 import functools
+import math
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ def train_command(
     most_palettes: int | None = None,
     grids: bool = False,
     start: str = "auto",
+    rate: float = 1.0,
     minutes: float | None,
     seed: int,
     resume: bool,
@@ -65,8 +68,9 @@ def train_command(
     lossless: a lossless model instead of a lossy one; hidden: its width, None for the default;
     most_palettes: how many palettes it has at most, None for no limit; grids: it also learns images
     that are rounded to multiples of a step. start: the model to start from: a name, a file, "none",
-    or "auto" for the shipped one that is best on these images. minutes: of training, over all
-    sessions of a resumed run. progress: see `Trainer.run`.
+    or "auto" for the shipped one that is best on these images. rate: the learning rate, as a share
+    of the usual one. minutes: of training, over all sessions of a resumed run. progress: see
+    `Trainer.run`.
     Raises ImageError, ModelError, UsageError; AezError if an output exists.
     """
     if out.suffix != ".safetensors":
@@ -105,6 +109,9 @@ def train_command(
         seed=seed,
         log=out.with_suffix(".log.jsonl"),
     )
+    trainer.rate = rate
+    if rate < 1:  # it gains slowly, and less than the start for long: it takes all its time
+        trainer.flat_gain = -math.inf
     if resume:
         resume_from(trainer, checkpoint)
     tell: Tell = (lambda line: None) if quiet else functools.partial(print, flush=True)
@@ -132,6 +139,7 @@ def train_command(
     command += ["--lossless"] * lossless + (["--hidden", str(hidden)] if hidden else [])
     command += ["--palettes", str(most_palettes)] if most_palettes else []
     command += ["--grids"] * grids
+    command += ["--rate", f"{rate:g}"] if rate != 1 else []
     command += ["--from", "none" if parent is None else parent.name if start == "auto" else start]
     model = write_model(trainer, pixels, out, out.stem, seed, shlex.join(command), parent)
     checkpoint.unlink(missing_ok=True)
@@ -195,7 +203,8 @@ def trainer_of(
         if not lossless:
             return LadderTrainer(pixels, seed=seed, log=log, start=parent)
         if parent is not None:
-            config = warm_start.config_of(parent.stream)
+            bits = PixelConfig.weight_bits  # whatever the parent's were
+            config = replace(warm_start.config_of(parent.stream), weight_bits=bits)
         else:
             config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
         trainer = PixelTrainer(

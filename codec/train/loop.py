@@ -83,6 +83,7 @@ class Trainer:
 
     max_gradient = 20.0  # norm to which gradients are clipped
     warm = False  # whether the network started from a trained one
+    rate = 1.0  # learning rates, as a share of the usual ones
     dtype = torch.bfloat16  # of activations
     flat_gain = FLAT_GAIN  # see `is_flat`
 
@@ -173,7 +174,7 @@ class Trainer:
     def step(self, fraction: float) -> float:
         """Train on one batch at `fraction` (0..1) of the schedule -> its loss."""
         warm = min(1.0, (self.steps + 1) / WARM_UP_STEPS)
-        factor = warm * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
+        factor = self.rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * factor

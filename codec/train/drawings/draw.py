@@ -17,7 +17,18 @@ from PIL import Image
 
 from codec.arrays import F64, SIDE, U8
 from codec.train.drawings.outlines import edges, glyphs, shapes, strokes
-from codec.train.drawings.surfaces import Rng, blobs, fields, gradients, noise, textures
+from codec.train.drawings.surfaces import (
+    Rng,
+    blobs,
+    cells,
+    fields,
+    gradients,
+    noise,
+    scans,
+    speckles,
+    spectrograms,
+    textures,
+)
 
 INVERTED = 1 / 3
 
@@ -38,16 +49,20 @@ def cuttings(rng: Rng) -> F64:
 
 
 KINDS: dict[str, tuple[float, Callable[[Rng], F64]]] = {
-    "glyphs": (0.25, glyphs),
-    "strokes": (0.13, strokes),
-    "shapes": (0.13, shapes),
-    "cuttings": (0.15, cuttings),
-    "textures": (0.10, textures),
-    "blobs": (0.08, blobs),
-    "fields": (0.06, fields),
+    "glyphs": (0.24, glyphs),
+    "strokes": (0.12, strokes),
+    "shapes": (0.12, shapes),
+    "cuttings": (0.13, cuttings),
+    "textures": (0.08, textures),
+    "blobs": (0.06, blobs),
+    "fields": (0.04, fields),
     "gradients": (0.05, gradients),
     "edges": (0.03, edges),
     "noise": (0.02, noise),
+    "scans": (0.03, scans),
+    "speckles": (0.03, speckles),
+    "cells": (0.02, cells),
+    "spectrograms": (0.03, spectrograms),
 }
 
 
@@ -98,9 +113,9 @@ def kinds(count: int, seed: int) -> list[str]:
 def draw(count: int, seed: int) -> U8:
     """Draw images -> uint8 (count, 28, 28); the same for the same seed on one machine.
 
-    Shares: glyphs 25 %, cuttings (an outline filled with a surface) 15 %, strokes 13 %,
-    shapes 13 %, textures 10 %, blobs 8 %, fields (1/f noise) 6 %, gradients 5 %, edges 3 %,
-    noise 2 %. A third of each is inverted.
+    Shares: glyphs 24 %, cuttings (an outline filled with a surface) 13 %, strokes 12 %,
+    shapes 12 %, textures 8 %, blobs 6 %, gradients 5 %, fields (1/f noise) 4 %, edges 3 %,
+    scans 3 %, speckles 3 %, spectrograms 3 %, cells 2 %, noise 2 %. A third of each is inverted.
     """
     pixels = np.empty((count, SIDE, SIDE), np.uint8)
     for i, kind in enumerate(kinds(count, seed)):

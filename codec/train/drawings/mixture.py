@@ -1,15 +1,19 @@
-"""The training set of a generic model: MNIST, Fashion-MNIST and drawings, mixed."""
+"""The training set of a generic model: natural images, MNIST, Fashion-MNIST and drawings, mixed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from codec.arrays import SIDE, U8
 from codec.train.drawings.draw import draw
+from codec.train.drawings.pictures import seen_otherwise, windows
 from codec.train.drawings.surfaces import Rng
 
-MNIST_SHARE, FASHION_SHARE = 0.25, 0.25  # the rest is drawn
+NATURAL_SHARE, MNIST_SHARE, FASHION_SHARE = 0.46, 0.1, 0.1  # the rest is drawn
+PICTURES_SHARE = 0.02  # of pictures, if there are any: a part of the natural ones
 CHANGED = 0.6  # of the images of MNIST and Fashion-MNIST
 
 
@@ -29,25 +33,39 @@ def changed(pixels: U8, rng: Rng) -> U8:
     return 255 - pixels if rng.random() < 0.4 else pixels
 
 
-def generic_images(mnist: U8, fashion: U8, count: int, seed: int) -> U8:
+def _mostly_changed(pixels: U8, rng: Rng) -> U8:
+    return changed(pixels, rng) if rng.random() < CHANGED else pixels
+
+
+def generic_images(
+    natural: U8, mnist: U8, fashion: U8, count: int, seed: int, pictures: Sequence[U8] = ()
+) -> U8:
     """The training set of a generic model, shuffled: uint8 (count, 28, 28).
 
-    mnist, fashion: uint8 (N, 28, 28), training images only. A quarter of the result comes from
-    each, without repetition as long as there are enough, and 60 % of these are changed (`changed`).
-    The other half is drawn (`draw`).
+    natural, mnist, fashion: uint8 (N, 28, 28), training images only; pictures: grey ones (H, W),
+    of which windows are cut. 46 % of the result is natural, each image seen otherwise
+    (`seen_otherwise`); a tenth comes from MNIST and a tenth from Fashion-MNIST, 60 % of them
+    changed (`changed`). The rest is drawn (`draw`). Images are repeated, as evenly as can be, where
+    there are too few.
     """
     rng = np.random.default_rng((seed, 2))
-    sources = ((mnist, MNIST_SHARE), (fashion, FASHION_SHARE))
-    parts = [_from(source, int(count * share), rng) for source, share in sources]
+    cut = int(count * PICTURES_SHARE) if pictures else 0
+    parts = [
+        _from(natural, int(count * NATURAL_SHARE) - cut, seen_otherwise, rng),
+        _from(mnist, int(count * MNIST_SHARE), _mostly_changed, rng),
+        _from(fashion, int(count * FASHION_SHARE), _mostly_changed, rng),
+    ]
+    if cut:
+        parts.append(_from(windows(pictures, cut, rng), cut, seen_otherwise, rng))
     parts.append(draw(count - sum(map(len, parts)), seed))
     pixels = np.concatenate(parts)
     return pixels[rng.permutation(count)]
 
 
-def _from(source: U8, count: int, rng: Rng) -> U8:
-    """`count` images of a source in random order, most of them changed."""
+def _from(source: U8, count: int, change: Callable[[U8, Rng], U8], rng: Rng) -> U8:
+    """`count` images of a source in random order, each with `change`."""
     if not count:
         return source[:0]
     turns = -(-count // len(source))
     order = np.concatenate([rng.permutation(len(source)) for _ in range(turns)])[:count]
-    return np.stack([changed(one, rng) if rng.random() < CHANGED else one for one in source[order]])
+    return np.stack([change(one, rng) for one in source[order]])

@@ -1,4 +1,4 @@
-"""Surfaces, areas of grey: clouds, ramps, what repeats, noise, smooth bodies.
+"""Surfaces, areas of grey: clouds, ramps, what repeats, noise, smooth bodies, what instruments see.
 
 Each function draws one image of its kind: float64 (28, 28), about 0..1.
 """
@@ -15,7 +15,8 @@ Rng = np.random.Generator
 
 # The middle of each pixel, -1 .. 1.
 Y, X = (np.mgrid[0:SIDE, 0:SIDE] + 0.5) / (SIDE / 2) - 1
-_FREQUENCY = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None])
+_FY, _FX = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None]
+_FREQUENCY = np.hypot(_FY, _FX)
 _FREQUENCY[0, 0] = 1 / SIDE
 
 
@@ -152,3 +153,75 @@ def blobs(rng: Rng) -> F64:
     if rng.random() < 0.5:
         x += rng.uniform(0.05, 0.6) * noise_field(rng, rng.uniform(0.7, 1.6))
     return stretched(x)
+
+
+# What instruments see
+
+
+def scans(rng: Rng) -> F64:
+    """A slice through a body, as of tomographs: an oval in a dark room, with a bright rim, organs
+    and grain.
+    """
+    turn, size = rng.uniform(0, math.pi), rng.uniform(0.6, 1.6)
+    dx, dy = X - rng.normal() * 0.4, Y - rng.normal() * 0.4
+    u, v = dx * math.cos(turn) + dy * math.sin(turn), dy * math.cos(turn) - dx * math.sin(turn)
+    far = np.hypot(u * rng.uniform(1, 1.5), v) / size + 0.1 * (noise_field(rng, 2) - 0.5)
+    inside = 1 / (1 + np.exp((far - 1) * rng.uniform(15, 60)))
+    rim = np.exp(-(((far - rng.uniform(0.8, 0.97)) * rng.uniform(10, 30)) ** 2))
+    x = inside * (rng.uniform(0.1, 0.6) + rng.uniform(0.1, 0.6) * blobs(rng))
+    x += rng.choice([0, 1]) * rng.uniform(0.2, 0.8) * rim
+    return x + rng.normal(size=x.shape) * rng.uniform(0, 0.04)
+
+
+def speckles(rng: Rng) -> F64:
+    """Tissue under ultrasound or laser light: speckle whose grains are long in one direction, on a
+    scale of decibels, some within a sector.
+    """
+    tall, wide = np.exp(rng.uniform(math.log(0.5), math.log(3), 2))
+    lens = np.exp(-2 * math.pi**2 * ((_FX * wide) ** 2 + (_FY * tall) ** 2))
+    waves = rng.normal(size=(2, SIDE, SIDE))
+    amplitude = np.hypot(*np.fft.irfft2(np.fft.rfft2(waves) * lens, (SIDE, SIDE)))
+    tissue = (blobs(rng) if rng.random() < 0.6 else fields(rng)) + rng.uniform(0.01, 0.3)
+    decibels = 20 * np.log10(amplitude / amplitude.max() * tissue + 1e-4)
+    x = np.clip(1 + decibels / rng.uniform(25, 60), 0, 1)
+    if rng.random() < 0.2:
+        angle = np.arctan2(X - rng.normal() * 0.3, Y + rng.uniform(1, 2))
+        x *= np.abs(angle) < rng.uniform(0.3, 0.7)
+    return x
+
+
+def cells(rng: Rng) -> F64:
+    """A micrograph: cells with walls and nuclei on a bright or a dark ground, uneven light, shot
+    noise.
+    """
+    x = np.full((SIDE, SIDE), 0.8) + 0.1 * noise_field(rng, 2)
+    radius, softness = math.exp(rng.uniform(math.log(0.1), math.log(0.8))), rng.uniform(8, 40)
+    for _ in range(min(40, rng.poisson(1 + 0.5 / radius**2))):
+        dx, dy = X - rng.uniform(-1.2, 1.2), Y - rng.uniform(-1.2, 1.2)
+        far = np.hypot(dx, dy * rng.uniform(0.7, 1.4)) / (radius * rng.uniform(0.7, 1.3)) - 1
+        x -= rng.uniform(0.05, 0.3) / (1 + np.exp(far * radius * softness))
+        x -= rng.uniform(0, 0.3) * np.exp(-((far * radius * softness / 2) ** 2))
+        x -= rng.uniform(0, 0.4) / (1 + np.exp((far + rng.uniform(0.4, 0.8)) * radius * softness))
+    x = 1 - x if rng.random() < 0.5 else x
+    photons = math.exp(rng.uniform(math.log(20), math.log(5000)))
+    return rng.poisson(np.clip(x, 0, 1) * photons) / photons
+
+
+def spectrograms(rng: Rng) -> F64:
+    """Frequency over time: harmonics that drift and fade, clicks, a floor of noise, on a scale of
+    decibels.
+    """
+    time, power = X[0], np.zeros((SIDE, SIDE))
+    for _ in range(rng.integers(1, 4)):
+        tone, drift = rng.uniform(0.05, 0.8), rng.normal(size=3) * 0.2
+        lowest = tone * np.exp(drift @ [time, time**2, np.sin(3 * time)])
+        onset, fade, width = rng.uniform(-1.5, 0.8), rng.uniform(0.2, 5), rng.uniform(0.02, 0.1)
+        loud = np.exp(-(time - onset) * fade) * (time > onset)
+        for k in range(1, int(rng.integers(2, 14))):
+            line = np.exp(-(((1 - Y - k * lowest) / width) ** 2))
+            power += loud * line / k ** rng.uniform(0.5, 2)
+    if rng.random() < 0.3:
+        power += rng.uniform(0.1, 1) * np.exp(-(((X - rng.uniform(-1, 1)) / 0.08) ** 2))
+    floor = 10 ** rng.uniform(-4, -1) * (1 + Y * rng.uniform(-0.5, 0.9))
+    power = (power + floor) * rng.exponential(size=(SIDE, SIDE)) ** rng.uniform(0, 1)
+    return np.clip(1 + 10 * np.log10(power + 1e-9) / rng.uniform(20, 60), 0, 1)
