@@ -24,7 +24,7 @@ MODEL_IDS: dict[int, str] = {
     3: "15d5d40193bf7674",
     4: "b587af3c645d6d8b",
     5: "763bd9cd2687bda3",
-    6: "51410133ba726b32",
+    6: "c0cda77a65fd90d2",
 }
 Part = tuple[bytes, int, list[int]]  # Model_Hash, quality, images
 

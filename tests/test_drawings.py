@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codec.files.images import read_array
+from codec.files.arrays import read_array
 from codec.measure import tool
 from codec.train.data import split
 from codec.train.drawings import draw, mixture, pictures
