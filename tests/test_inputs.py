@@ -29,6 +29,7 @@ from codec import api
 from codec.cli.app import app
 from codec.commands import resume, work
 from codec.commands.compress import CompressOptions, compress
+from codec.commands.decompress import decompress
 from codec.commands.events import Result
 from codec.encoder.options import Options
 from codec.errors import UsageError
@@ -97,6 +98,12 @@ def tar_of(files: dict[str, bytes]) -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def colour() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (28, 28), (9, 209, 9)).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -350,6 +357,16 @@ def test_an_idx_file_of_labels_goes_with_its_images(
     assert (images.exists(), labels.exists()) == (False, not given)
 
 
+def test_a_pair_of_idx_files_comes_back_byte_for_byte(
+    pair: tuple[Path, Path], options: CompressOptions
+) -> None:
+    before = [path.read_bytes() for path in pair]
+    assert run(list(pair), options, pair[0].with_name("x.aez"), remove=True).exit_code == 0
+    made = decompress([str(pair[0].with_name("x.aez"))], str(pair[0]), model=options.encoding.model)
+    assert Result.of(made).failed == []
+    assert [path.read_bytes() for path in pair] == before
+
+
 def test_labels_beside_images_can_be_left_out(
     pair: tuple[Path, Path], options: CompressOptions
 ) -> None:
@@ -487,13 +504,23 @@ def test_a_bad_entry_is_a_failure_and_the_archive_is_kept(
     assert path.exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no image", "is not an image that Pillow can read"),
+        (colour(), "in colour, aez takes grey (channels differ by up to 200 steps)"),
+        (PNGS[6][:-1], "is truncated or damaged: "),
+    ],
+)
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_bad_row_of_parquet_is_named_and_nothing_is_written(
-    tmp_path: Path, options: CompressOptions
+    content: bytes, said: str, jobs: int, tmp_path: Path, options: CompressOptions
 ) -> None:
     path = tmp_path / "x.parquet"
-    path.write_bytes(parquet_of(contents=[*PNGS[:6], b"no image", *PNGS[7:]]))
-    result = run(path, options, remove=True)
-    assert result.failed == [(str(path), "row 6: is not an image that Pillow can read")]
+    path.write_bytes(parquet_of(contents=[*PNGS[:6], content, *PNGS[7:]]))
+    ((name, reason),) = run(path, options, remove=True, jobs=jobs).failed
+    assert name == str(path)
+    assert reason.startswith(f"row 6: {said}")
     assert [file.name for file in tmp_path.iterdir()] == ["x.parquet"]
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from codec.errors import ImageError, UsageError
 from codec.files.batch import MAX_CONTENT_BYTES, Reading, Scale
@@ -387,8 +386,6 @@ def test_fractions_in_parquet_are_taken_by_their_scale() -> None:
 
 
 NULL_LABEL = pa.array([1, None, 3, 4, 5])
-COLOUR = io.BytesIO()
-Image.new("RGB", (28, 28), (9, 8, 7)).save(COLOUR, "PNG")
 PARQUET_REFUSED: dict[str, dict[str, Any]] = {
     "no 784 columns are called pixel0, pixel1, ... or 1x1, 1x2, ...; there are 2: a, label": {
         "a": [1] * 5,

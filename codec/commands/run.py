@@ -128,6 +128,7 @@ class Run:
         if not labelled:
             raise BitstreamError(f"{output} does not hold the labels of its inputs, which are kept")
         for source in files:
-            self._needed[source.label] -= 1
-            if self._needed[source.label] <= 0:
+            if source.label in self._needed:
+                self._needed[source.label] -= 1
+            if not self._needed[source.label]:
                 remove(Path(source.label))

@@ -30,6 +30,7 @@ from codec.arrays import SIDE, U8
 from codec.errors import ImageError
 from codec.files import damage
 from codec.files.batch import image_errors, name_of, opened
+from codec.files.kinds import SOURCES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,7 +104,8 @@ def examine(source: Path | BinaryIO, name: str | None = None, *, grey: bool = Fa
         try:
             image = Image.open(io.BytesIO(content) if is_small else file, formats=PILLOW_FORMATS)
         except UnidentifiedImageError as error:
-            raise ImageError(f"{name}: is not an image that Pillow can read") from error
+            more = "" if is_image_file(name) else f"; of files with many images aez takes {SOURCES}"
+            raise ImageError(f"{name}: is not an image that Pillow can read{more}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(f"{name}: far more than {SIDE}x{SIDE} pixels: {error}") from error
         num_frames = getattr(image, "n_frames", 1)

@@ -10,7 +10,7 @@ from codec.files.batch import listing
 ARRAY_ENDINGS = tuple(".npy .npz .npy.gz .idx .idx3 -ubyte .idx.gz .idx3.gz -ubyte.gz".split())
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 SOURCE_ENDINGS = (*ARRAY_ENDINGS, ".csv", ".csv.gz", ".parquet", *ARCHIVE_ENDINGS)
-SOURCE_KINDS = ".npy, .npz, IDX, .csv, .parquet, .zip, .tar, each of the others than .zip in .gz"
+SOURCES = ".npy, .npz, IDX, .csv, .parquet, .zip, .tar, and .gz of most"
 
 # What macOS and Windows leave beside files.
 _LITTER = re.compile(

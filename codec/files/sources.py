@@ -17,7 +17,6 @@ from typing import BinaryIO
 import numpy as np
 
 from codec.arrays import U8
-from codec.files.archives import open_archive
 from codec.files.arrays import IDX_TYPES, open_array
 from codec.files.batch import (
     READING,
@@ -30,8 +29,6 @@ from codec.files.batch import (
     opened,
 )
 from codec.files.images import read_image
-from codec.files.parquet import open_parquet
-from codec.files.tables import open_table
 
 Opener = Callable[[Path | BinaryIO, str, Reading], AbstractContextManager[ImageSource]]
 
@@ -80,16 +77,24 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def _opener(head: bytes, name: str) -> Opener | None:
+    """The reader for a file; most are imported only if there is one for them."""
     lower = name.lower()
-    if head.startswith(b"PAR1"):
-        return open_parquet
-    if head.startswith(b"PK"):
-        is_npz = b".npy" in head and not lower.endswith(".zip")
-        return open_array if is_npz or lower.endswith(".npz") else open_archive
+    is_zip = head.startswith(b"PK")
+    is_npz = is_zip and b".npy" in head and not lower.endswith(".zip")
+    if is_npz or (is_zip and lower.endswith(".npz")):
+        return open_array
     if head.startswith((b"\x93NUM", *(bytes([0, 0, kind]) for kind in IDX_TYPES))):
         return open_array
-    if head[257:262] == b"ustar" or lower.endswith((".tar", ".tar.gz", ".tgz")):
+    if head.startswith(b"PAR1"):
+        from codec.files.parquet import open_parquet
+
+        return open_parquet
+    if is_zip or head[257:262] == b"ustar" or lower.endswith((".tar", ".tar.gz", ".tgz")):
+        from codec.files.archives import open_archive
+
         return open_archive
     if lower.endswith((".csv", ".csv.gz")) or head.count(b",") >= MANY_COMMAS:
+        from codec.files.tables import open_table
+
         return open_table
     return None
