@@ -184,7 +184,8 @@ def test_what_is_no_collection_is_not_added_to(tmp_path: Path, options: Compress
     one, other = trees(tmp_path)
     single = write_tree(tmp_path, ["a.png"]) / "a.png"
     x = new(single, tmp_path / "x.aez", options)
-    assert "this is a single image, not a collection" in add(other, x, options).failed[0][1]
+    said = f"{x}: this is a single image, not a collection"
+    assert add(other, x, options).failed == [(str(other), said)]
     (tmp_path / "y.aez").write_bytes(b"what")
     assert add(other, tmp_path / "y.aez", options).exit_code == 4
     z = new(one, tmp_path / "z.aez", options)
@@ -193,6 +194,7 @@ def test_what_is_no_collection_is_not_added_to(tmp_path: Path, options: Compress
     z.write_bytes(damaged)
     result = add(other, z, options)
     assert (result.exit_code, z.read_bytes()) == (4, bytes(damaged))
+    assert result.failed[0][1].startswith(f"{z}: byte ")
     assert (tmp_path / "y.aez").read_bytes() == b"what"
 
 

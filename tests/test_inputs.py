@@ -239,8 +239,14 @@ def test_it_can_come_from_stdin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream)))
-    assert run("-", options, tmp_path / "x.aez").failed == []
+    result = run("-", options, tmp_path / "x.aez")
+    assert (result.failed, any("labels are" in note for note in result.notes)) == ([], labelled)
     check_set(tmp_path / "x.aez", options, named, labelled)
+    np.save(tmp_path / "y.npy", LABELS)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream)))
+    labels = str(tmp_path / "y.npy")
+    assert run("-", options, tmp_path / "y.aez", labels=labels).failed == []
+    check_set(tmp_path / "y.aez", options, named, True)
 
 
 @each_set

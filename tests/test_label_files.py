@@ -74,6 +74,8 @@ def test_texts_are_read(name: str, stream: bytes) -> None:
 def test_numbers_that_would_come_back_otherwise_are_texts() -> None:
     assert read_labels(io.BytesIO(b"007\n1"), "y") == ["007", "1"]
     assert read_labels(io.BytesIO(b"1\nx"), "y") == ["1", "x"]
+    assert read_labels(io.BytesIO("a\u2028b\n1\x0c".encode()), "y") == ["a\u2028b", "1\x0c"]
+    assert len(read_labels(io.BytesIO(b""), "y")) == 0
 
 
 REFUSED = [

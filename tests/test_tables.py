@@ -145,6 +145,29 @@ def test_the_last_column_is_the_label_if_that_is_said() -> None:
     assert source.labels_from == "column 785"
 
 
+def test_a_first_column_that_tells_nothing_is_not_taken_for_the_label() -> None:
+    """It is the corner of images whose label comes last, or there is one class."""
+    pixels = PIXELS.copy()
+    pixels[:, 0, 0] = 0
+    rows = pixels.reshape(COUNT, 784).tolist()
+    last = table([*row, label] for row, label in zip(rows, range(COUNT), strict=True))
+    with pytest.raises(ImageError) as caught:
+        read(last)
+    assert str(caught.value) == (
+        "x.csv: columns have no names, and column 1 is 0 everywhere: is it the label (--labels 1), "
+        "or is that the last one (--labels 785)?"
+    )
+    found, source = read(last, labels="785")
+    np.testing.assert_array_equal(found, pixels)
+    assert source.labels.tolist() == [*range(COUNT)]
+    one_class = table([3, *row] for row in ROWS)
+    np.testing.assert_array_equal(read(one_class, labels="1")[0], PIXELS)
+    pixels[:, -1, -1] = 0
+    dark = table([3, *row] for row in pixels.reshape(COUNT, 784).tolist())
+    assert read(dark)[1].labels.tolist() == [3] * COUNT  # neither tells anything
+    assert read(one_class.splitlines(keepends=True)[0])[1].labels.tolist() == [3]
+
+
 def test_many_rows_are_the_same_as_few() -> None:
     """Rows are taken apart many at a time."""
     count = 2 * CHUNK_ROWS + 7

@@ -27,7 +27,7 @@ from codec.commands.run import CompressOptions, Run
 from codec.commands.work import BlockResult
 from codec.encoder.encode import Encoder
 from codec.encoder.stats import CompressStats
-from codec.errors import UsageError
+from codec.errors import BitstreamError, UsageError
 from codec.files import names
 from codec.files.place import Place
 from codec.labels import kind_of
@@ -68,11 +68,16 @@ class _Base(NamedTuple):
 
     @staticmethod
     def of(output: Place, blocks: Blocks, label: str, stack: ExitStack) -> _Base:
-        """Open it.  Raises UsageError if `blocks`, of the input `label`, do not fit to it."""
+        """Open it.  Raises UsageError if `blocks`, of the input `label`, do not fit to it;
+        BitstreamError, OSError.
+        """
         identity = output.identity()
-        collection = stack.enter_context(api.open(str(output)))
-        _check_fit(collection, str(output), blocks, label)
-        return _Base(collection.blocks, collection.embedded, identity)
+        try:
+            collection = stack.enter_context(api.open(str(output)))
+            _check_fit(collection, str(output), blocks, label)
+            return _Base(collection.blocks, collection.embedded, identity)
+        except BitstreamError as error:
+            raise BitstreamError(f"{output}: {error}") from None
 
 
 def _check_fit(base: Collection, output: str, blocks: Blocks, label: str) -> None:

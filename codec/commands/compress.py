@@ -22,7 +22,7 @@ from codec.commands.blocks import FileBlocks, SourceBlocks
 from codec.commands.collecting import write_collection
 from codec.commands.events import Done, Events, Failed, Note, Planned, Progress, expected, guarded
 from codec.commands.inputs import Input
-from codec.commands.jobs import Images, Job, Singles, Source, Stdin
+from codec.commands.jobs import Images, Job, Singles, Source, Stdin, give_labels
 from codec.commands.planning import plan, refuse
 from codec.commands.run import DEFAULTS, Run
 from codec.commands.run import CompressOptions as CompressOptions
@@ -94,7 +94,7 @@ def _planned(job: Job, run: Run) -> Events:
     match job:
         case Source():
             with job.open() as source:
-                yield from _said(job, source, run)
+                yield from _said(job.label, str(job.source.place), source, run)
                 labels = source.labels_from
                 yield Planned(job.label, str(job.output), source.num_images, True, labels)
         case Images():
@@ -180,24 +180,23 @@ def _compress_source(job: Source, run: Run) -> Events:
     # with which array of the file it is
     identity = f"{where.full()} {job.reading} {work.identity([str(where)])}"
     with job.open() as source:
-        yield from _said(job, source, run)
+        yield from _said(job.label, str(where), source, run)
         blocks = SourceBlocks(source, identity, run.options.block_images, run.options.reading.grey)
         yield from write_collection(job, blocks, run)
 
 
-def _said(job: Source, source: ImageSource, run: Run) -> Events:
-    """What is to be said of a file of many images before it is compressed."""
-    label = str(job.source.place)
+def _said(label: str, file: str, source: ImageSource, run: Run) -> Events:
+    """What is to be said of many images in one file before they are compressed."""
     for name, error in source.failed:
         yield Failed.by(name, error)
     for note in source.notes:
-        yield from run.note(f"{job.label}: {note}")
+        yield from run.note(f"{label}: {note}")
     if source.labels_from:
-        yield from run.note(f"{job.label}: labels are {source.labels_from}")
+        yield from run.note(f"{label}: labels are {source.labels_from}")
     if source.left:
-        yield from run.note(f"{label}: not stored: {'; '.join(source.left)}")
+        yield from run.note(f"{file}: not stored: {'; '.join(source.left)}")
     if not source.num_images:
-        yield from run.note(f"{job.label}: holds no images")
+        yield from run.note(f"{label}: holds no images")
 
 
 def _compress_stdin(job: Stdin, run: Run) -> Events:
@@ -208,6 +207,8 @@ def _compress_stdin(job: Stdin, run: Run) -> Events:
         has_many = is_source_content(io.BytesIO(content))
     if has_many:
         with open_source(io.BytesIO(content), job.label, options.reading) as source:
+            give_labels(source, options.reading.labels)
+            yield from _said(job.label, job.label, source, run)
             # a random pin: stdin cannot be read again
             blocks = SourceBlocks(
                 source, secrets.token_hex(), options.block_images, options.reading.grey

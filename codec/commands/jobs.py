@@ -162,11 +162,18 @@ class Source(Collecting):
             source = stack.enter_context(open_source(file, str(where), self.reading))
             if self.labels is not None:
                 source.label_with(_labels_at(self.labels), str(self.labels))
-            elif not source.labels_from:
-                wanted = labels_for(self.reading.labels, source.names, str(where))
-                if wanted is not None:
-                    source.label_with(*wanted)
+            else:
+                give_labels(source, self.reading.labels)
             yield source
+
+
+def give_labels(source: ImageSource, wanted: str | None) -> None:
+    """Give images the labels that are asked for, unless they have them from their own file.
+
+    Raises ImageError, UsageError, OSError.
+    """
+    if not source.labels_from and (found := labels_for(wanted, source.names, source.name)):
+        source.label_with(*found)
 
 
 def labels_for(

@@ -286,7 +286,11 @@ class Partial:
         self._file.seek(end)
         self._writer = Writer(self._file, self._models, sizes)
         for block in self._base[len(self._copied) :]:
-            self._write(block.read(), {"images": block.count, "base": True})
+            try:
+                content = block.read()
+            except BitstreamError as error:
+                raise BitstreamError(f"{self.output}: {error}") from None
+            self._write(content, {"images": block.count, "base": True})
 
     def write(self, block: bytes, entry: Entry) -> None:
         """Append a block, which can be empty, and its entry, in which "images" is their number."""

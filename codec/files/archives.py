@@ -14,7 +14,6 @@ import io
 import stat
 import tarfile
 import zipfile
-import zlib
 from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -64,20 +63,17 @@ class ArchiveSource(ImageSource):
         self._where = array("Q")  # of all entries, one after the other
         others: list[str] = []
         for entry in self._entries():
-            called = entry.name
-            if kinds.is_litter(called):
+            if kinds.is_litter(entry.name):
                 continue
-            if not images.is_image_file(called) and not (
-                reading.all_files and self._is_image(entry)
-            ):
-                others.append(called)
+            if not self._is_image(entry, reading.all_files):
+                others.append(entry.name)
                 continue
             try:
-                _check(entry, called)
+                _check(entry)
             except (ImageError, UsageError) as error:
-                self.failed.append((f"{name}/{called}", error))
+                self.failed.append((f"{name}/{entry.name}", error))
             else:
-                self.names.append(called)
+                self.names.append(entry.name)
                 self._where.extend(entry.where)
         self.num_images = len(self.names)
         self.left = kinds.others_of(others)
@@ -97,29 +93,33 @@ class ArchiveSource(ImageSource):
     def _content(self, name: str, where: tuple[int, ...], size: int) -> bytes:
         """The first `size` bytes of an entry."""
 
-    def _is_image(self, entry: Entry) -> bool:
-        """Whether an entry without the suffix of an image is one by its content."""
-        if entry.fault:
-            return False
+    def _is_image(self, entry: Entry, look: bool) -> bool:
+        """Whether an entry is an image by its name, or, if we are to look, by its content."""
+        if images.is_image_file(entry.name) or not look or entry.fault:
+            return images.is_image_file(entry.name)
         return images.is_image_content(self._content(entry.name, entry.where, images.HEAD_BYTES))
 
     def _read(self, size: int, start: int) -> Iterator[Contents]:
         width = len(self._where) // max(1, self.num_images)
         for first in range(start * size, self.num_images, size):
-            contents: Contents = []
-            for number in range(first, min(first + size, self.num_images)):
-                where = tuple(self._where[number * width : (number + 1) * width])
-                try:
-                    name = self.names[number]
-                    contents.append(self._content(name, where, MAX_CONTENT_BYTES))
-                except (zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
-                    contents.append(ImageError(f"is damaged: {error}"))
-            yield contents
+            numbers = range(first, min(first + size, self.num_images))
+            yield [self._image(n, tuple(self._where[n * width : (n + 1) * width])) for n in numbers]
+
+    def _image(self, number: int, where: tuple[int, ...]) -> bytes | Exception:
+        """One image file, or why there is none.  Raises ImageError, OSError."""
+        try:
+            return self._content(self.names[number], where, MAX_CONTENT_BYTES)
+        except ImageError:
+            raise
+        except Exception as error:  # of zipfile, and of the libraries that it unpacks with
+            if isinstance(error, OSError) and error.errno:
+                raise
+            return ImageError(f"is damaged: {error}")
 
 
-def _check(entry: Entry, called: str) -> None:
+def _check(entry: Entry) -> None:
     """Raise ImageError or UsageError if an entry cannot be an image."""
-    names.safe_parts(called)
+    names.safe_parts(entry.name)
     if entry.fault:
         raise ImageError(f"is {entry.fault}, aez takes files")
     if entry.size > MAX_CONTENT_BYTES:
@@ -217,16 +217,9 @@ class TarSource(ArchiveSource):
             while (member := tar.next()) is not None:
                 cast(Any, tar).members.clear()  # else it keeps them all
                 if not member.isdir():
-                    kind = "a sparse file" if member.issparse() else None
-                    fault = (
-                        kind
-                        if member.isreg()
-                        else "a link"
-                        if member.islnk() or member.issym()
-                        else "a device"
-                    )
                     name = member.name.removeprefix("./")
-                    yield Entry(name, member.size, (member.offset_data, member.size), fault)
+                    where = (member.offset_data, member.size)
+                    yield Entry(name, member.size, where, _tar_fault(member))
             end = tar.offset
         self._check_end(end)
 
@@ -249,6 +242,13 @@ class TarSource(ArchiveSource):
         if len(content) < min(size, size_bytes):
             raise ImageError(f"{self.name}: is truncated in {name}")
         return content
+
+
+def _tar_fault(member: tarfile.TarInfo) -> str | None:
+    """Why an entry is no file; None: it is one."""
+    if member.isreg():
+        return "a sparse file" if member.issparse() else None
+    return "a link" if member.islnk() or member.issym() else "a device"
 
 
 class _Bounded:

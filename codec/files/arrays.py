@@ -5,7 +5,7 @@ READ ME FIRST
   any byte order, C or Fortran order. Integers must be 0..255; floats need a `Scale`; False and True
   become 0 and 255.
 - An NPZ file has arrays with names. Those of labels belong to those of images by their names
-  (`npz_pairs`): y_train to x_train, train_labels to train_images.
+  (`Npz.labels_of`): y_train to x_train, train_labels to train_images.
 - No size that a file claims is trusted: memory grows with the bytes that are really there.
 """
 
@@ -133,11 +133,8 @@ class ArraySource(ImageSource):
             self.notes.append(f"{header} comes back as uint8 {back}")
 
     def _read(self, size: int, start: int) -> Iterator[U8]:
-        values = self._columns if self._header.fortran else self._rows
         for first in range(start * size, self.num_images, size):
-            count = min(size, self.num_images - first)
-            found = values(first, count).reshape(count, PIXELS)
-            yield exact(found, self._scale, self.name, lambda i, first=first: f"image {first + i}")  # type: ignore[misc]
+            yield self._images(first, min(size, self.num_images - first))
         # One byte more than wanted shows whether there is more, and makes gzip and zip verify their
         # checksums.
         self._file.seek(self._end)
@@ -146,8 +143,14 @@ class ArraySource(ImageSource):
                 f"{self.name}: has more data after its last pixel ({self._header.num_bytes} bytes)"
             )
 
+    def _images(self, first: int, count: int) -> U8:
+        """Images number `first` and so on, (count, 784)."""
+        values = (self._columns if self._header.fortran else self._rows)(first, count)
+        values = values.reshape(count, PIXELS)
+        return exact(values, self._scale, self.name, lambda i: f"image {first + i}")
+
     def _rows(self, first: int, count: int) -> Array:
-        """Images number `first` and so on, of an array in C order."""
+        """Their values, from an array in C order."""
         size = PIXELS * self._header.dtype.itemsize
         self._file.seek(self._header.offset + first * size)
         return np.frombuffer(self._bytes(count * size), self._header.dtype)

@@ -22,7 +22,7 @@ from codec.labels import MAX_LABEL, WANTED, Labels, checked, fault_of
 
 # What a column of labels is called, in lower case.
 COLUMN_NAMES = ("label", "labels", "class", "target", "y", "digit")
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 28  # of a file of labels
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
 
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,9}")
@@ -33,7 +33,9 @@ def read_labels(source: Path | BinaryIO, name: str | None = None) -> Labels:
     """Read a file of labels.  source, name: as for `read_array`.  Raises ImageError."""
     name = name or name_of(source)
     with image_errors(name), opened(source) as packed, gunzipped(packed) as file:
-        content = bytes(read_exactly(file, MAX_BYTES))
+        content = bytes(read_exactly(file, MAX_BYTES + 1))
+        if len(content) > MAX_BYTES:
+            raise ImageError(f"{name}: has over {MAX_BYTES} bytes, too many for labels")
         if content.startswith(b"PK"):
             content = _only_array(content, name)
         try:
@@ -44,7 +46,8 @@ def read_labels(source: Path | BinaryIO, name: str | None = None) -> Labels:
         text = content.decode("utf-8-sig")
         if name.lower().removesuffix(".gz").endswith(".csv"):
             return _column(text, name)
-        texts = text.splitlines()
+        # not `splitlines`, which takes more than ends of lines for such
+        texts = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
         return of_texts(texts, name, lambda i: f"line {i + 1}")
 
 

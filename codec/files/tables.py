@@ -77,8 +77,19 @@ class TableSource(ImageSource):
         else:
             texts = list(self._texts(self._columns.label))
             self.num_images = len(texts)
+            if not self._has_header and reading.labels is None:
+                self._check_first(texts)
             labels = of_texts(texts, name, lambda i: f"line {self._line(i)}")
             self.label_with(labels, f"column {self._called[self._columns.label]}")
+
+    def _check_first(self, texts: list[str]) -> None:
+        """Raise ImageError if it may be the last column, not the first, that has the labels."""
+        last = self._count
+        if len(set(texts)) == 1 and len(set(self._texts(last - 1))) > 1:
+            raise ImageError(
+                f"{self.name}: columns have no names, and column 1 is {texts[0]} everywhere: is it "
+                f"the label (--labels 1), or is that the last one (--labels {last})?"
+            )
 
     def _rows(self) -> Iterator[Row]:
         """The lines that are rows, without the one of names."""
