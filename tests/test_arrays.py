@@ -325,10 +325,11 @@ def one_off(value: int, dtype: str) -> np.ndarray:
 
 
 IDX = pack_idx(PIXELS)
+NO_ARRAY = "has no array of images, aez takes one, of whole numbers (N, 28, 28)"
 ARRAYS_REFUSED = {
     "is truncated: claims 3920 bytes of pixels, but has at most 3919": IDX[:-1],
     "is truncated: claims 3920 bytes of pixels, but has 3919": gzip.compress(IDX[:-1]),
-    "is truncated: has 10 of 16 bytes of an IDX header": IDX[:10],
+    "is truncated: has 10 of the 16 bytes of an IDX header": IDX[:10],
     "is truncated: claims 3367254359280 bytes": idx_header(2**32 - 1, 28, 28) + IDX[16:],
     "is truncated: claims 3367254359280 byte": gzip.compress(
         idx_header(2**32 - 1, 28, 28) + IDX[16:]
@@ -345,7 +346,7 @@ ARRAYS_REFUSED = {
     "is truncated or damaged: ": npz(x=PIXELS)[:-9],
     "is truncated or damaged: EOF": npy(PIXELS)[:40],
     "is truncated or damaged: NPY version (4, 0)": b"\x93NUMPY\4\0" + npy(PIXELS)[8:],
-    "holds labels, not images": idx_header(5, magic=0x801) + bytes(5),
+    "holds IDX labels, not images": idx_header(5, magic=0x801) + bytes(5),
     "32x30 pixels, aez takes 28x28": idx_header(1, 30, 32) + bytes(960),
     "is not an NPY, NPZ or IDX file": pack_png(GREY),
     "is not an NPY, NPZ or IDX fil": b"",
@@ -364,17 +365,13 @@ ARRAYS_REFUSED = {
     "dtype object, aez takes integers": npy(np.array([GREY, None], object)),
     "shape (5, 32, 32), aez takes (N, 28, 28)": npy(np.zeros((5, 32, 32), np.uint8)),
     "shape (784,), aez takes (N, 28, 28)": npy(np.zeros(784, np.uint8)),
-    "has no array of images, aez takes whole numbers (N, 28, 28); it holds y int64 (5,)": npz(
-        y=np.arange(5)
-    ),
+    f"{NO_ARRAY}; it holds y int64 (5,)": npz(y=np.arange(5)),
     (
-        "has 2 arrays of images, aez takes whole numbers (N, 28, 28); it holds a uint8 (5, 28, 28)"
-        ", b uint8 (28, 28); --array NAME takes one of them"
+        "has 2 arrays of images, aez takes one, of whole numbers (N, 28, 28); it holds "
+        "a uint8 (5, 28, 28), b uint8 (28, 28); --array NAME takes one of them"
     ): npz(a=PIXELS, b=GREY),
-    "has no array of images, aez takes whole numbers (N, 28, 28); it holds nothing": npz(),
-    "has no array of images, aez takes whole numbers (N, 28, 28); it holds x float32 (5, 28, 28)": (
-        npz(x=PIXELS.astype(np.float32))
-    ),
+    f"{NO_ARRAY}; it holds nothing": npz(),
+    f"{NO_ARRAY}; it holds x float32 (5, 28, 28); --scale 1": npz(x=PIXELS.astype(np.float32)),
 }
 
 

@@ -382,7 +382,7 @@ def test_labels_beside_images_can_be_left_out(
     check_set(images.with_name("t-images-idx3-ubyte.aez"), options, False, False)
     alone = run(labels, options)
     assert alone.failed == [
-        (str(labels), "holds labels, not images; --labels takes them with the images")
+        (str(labels), "holds IDX labels, not images; --labels takes them with the images")
     ]
 
 
@@ -391,7 +391,7 @@ def test_labels_beside_images_can_be_left_out(
     [
         (struct.pack(">2I", 0x801, 8) + bytes(8), "8 labels ({labels}) for 9 images"),
         (struct.pack(">2I", 0x801, 10) + bytes(10), "10 labels ({labels}) for 9 images"),
-        (IDX1[:-1], "{labels}: claims 9 bytes of labels, 8 are there"),
+        (IDX1[:-1], "{labels}: claims 9 bytes of labels, but has 8"),
         (b"what", "{labels}: 1 labels"),
     ],
 )

@@ -95,9 +95,9 @@ REFUSED = [
     ("y", npy(np.array([7, -1])), "label 1 is -1, wanted"),
     ("y", npy(np.zeros((2, 3), int)), "labels are of shape (2, 3), wanted one axis"),
     ("y", npy(np.array([None])), "object (1,), aez takes integers or texts"),
-    ("y", npy(np.arange(9))[:-1], "claims 72 bytes of labels, 71 are there"),
-    ("y", idx(bytes(5), 4), "claims 4 bytes of labels, 5 are there"),
-    ("y", idx(bytes(2**16), 2**31), "claims 2147483648 bytes of labels, 65536 are there"),
+    ("y", npy(np.arange(9))[:-1], "claims 72 bytes of labels, but has 71"),
+    ("y", idx(bytes(5), 4), "claims 4 bytes of labels, but has 5"),
+    ("y", idx(bytes(2**16), 2**31), "claims 2147483648 bytes of labels, but has 65536"),
     ("y", npz(a=np.arange(3), b=np.arange(3)), "2 arrays, aez takes one of labels"),
     ("y", gzip.compress(b"7\n")[:-4], "is truncated or damaged: Compressed file ended"),
 ]

@@ -120,9 +120,10 @@ def test_texts_are_labels_too_and_a_row_with_one_is_no_header() -> None:
         pixels, source = read(stream)
         np.testing.assert_array_equal(pixels, PIXELS)
         assert source.labels == list("abcab")
-    commas = read(quoted([['a,"b"', *row] for row in ROWS]))[1]
-    assert commas.labels == ['a,"b"'] * COUNT
-    assert read(table([["007", *row] for row in ROWS]))[1].labels == ["007"] * COUNT
+    commas = read(quoted([[f'a,"{i}"', *row] for i, row in enumerate(ROWS)]))[1]
+    assert commas.labels == [f'a,"{i}"' for i in range(COUNT)]
+    zeros = read(table([[f"00{i}", *row] for i, row in enumerate(ROWS)]))[1]
+    assert zeros.labels == [f"00{i}" for i in range(COUNT)]
 
 
 def test_other_columns_are_named_and_can_be_the_label() -> None:

@@ -134,7 +134,9 @@ class _Planner:
             name = relative(path, base)
             if _is_source(one):
                 if separate:
-                    raise UsageError(f"{one} becomes a collection: --separate is for image files")
+                    raise UsageError(
+                        f"{one} becomes a collection: --separate is only for images and directories"
+                    )
                 inputs = Inputs()
                 inputs.add_file(path, name)
                 beside = str(path.parent if folder is None else Path(str(folder), name).parent)

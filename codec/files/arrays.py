@@ -243,14 +243,18 @@ def idx_header(file: BinaryIO, name: str) -> Header:
     sizes = file.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
         found, wanted = 4 + len(sizes), 4 + 4 * head[3]
-        raise ImageError(f"{name}: is truncated: has {found} of {wanted} bytes of an IDX header")
+        raise ImageError(
+            f"{name}: is truncated: has {found} of the {wanted} bytes of an IDX header"
+        )
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     return Header(shape, False, np.dtype(IDX_TYPES[head[2]]), 4 + len(sizes))
 
 
 def _check_idx(shape: tuple[int, ...], name: str) -> None:
     if len(shape) == 1:
-        raise ImageError(f"{name}: holds labels, not images; --labels takes them with the images")
+        raise ImageError(
+            f"{name}: holds IDX labels, not images; --labels takes them with the images"
+        )
     if len(shape) == 3 and shape[1:] != (SIDE, SIDE):
         raise ImageError(f"{name}: {shape[2]}x{shape[1]} pixels, aez takes {SIDE}x{SIDE}")
 
@@ -336,7 +340,7 @@ def images_of_npz(source: Path | BinaryIO, name: str, reading: Reading) -> list[
 
 def _chosen(npz: Npz, reading: Reading, name: str) -> str:
     """The array that is asked for, or the only one of images."""
-    wanted = f"aez takes whole numbers (N, {SIDE}, {SIDE})"
+    wanted = f"aez takes one, of whole numbers (N, {SIDE}, {SIDE})"
     if reading.array is None:
         if len(npz.images) == 1:
             return npz.images[0]
@@ -345,7 +349,9 @@ def _chosen(npz: Npz, reading: Reading, name: str) -> str:
         choose = "--array NAME takes one of them"
         if not npz.images:
             choose = ASK_SCALE if are_floats else ""
-        found = f"has {len(npz.images) or 'no'} array{'s' * bool(npz.images)} of images, {wanted}"
+        found = (
+            f"has {len(npz.images) or 'no'} array{'s' * (len(npz.images) > 1)} of images, {wanted}"
+        )
         raise ImageError(f"{name}: {'; '.join(filter(None, (found, f'it holds {holds}', choose)))}")
     if reading.array not in npz.arrays:
         holds = npz.described(list(npz.arrays)) or "nothing"

@@ -98,7 +98,7 @@ def _array(content: bytes, name: str) -> Labels:
         raise ImageError(f"{name}: {header}, aez takes integers or texts")
     if header.offset + header.num_bytes != len(content):
         there = len(content) - header.offset
-        raise ImageError(f"{name}: claims {header.num_bytes} bytes of labels, {there} are there")
+        raise ImageError(f"{name}: claims {header.num_bytes} bytes of labels, but has {there}")
     values = np.frombuffer(content, header.dtype, math.prod(header.shape), header.offset)
     return checked(values if header.shape[1:] == (1,) else values.reshape(header.shape))
 
