@@ -29,6 +29,7 @@ from codec import api
 from codec.cli.app import app
 from codec.commands import resume, work
 from codec.commands.compress import CompressOptions, compress
+from codec.commands.decompress import decompress
 from codec.commands.events import Result
 from codec.encoder.options import Options
 from codec.errors import UsageError
@@ -583,6 +584,35 @@ def test_an_output_that_is_neither_a_collection_nor_a_directory_is_an_error(
     assert run(tree, options, f"{tmp_path / out}/").images == COUNT
     (tmp_path / out / "0" / "0.aez").unlink()
     assert run(tree, options, tmp_path / out).images == 1  # it is there
+
+
+@pytest.mark.parametrize("out", ["plain.bin", "y.jpg", "y.zip", "v1.2"])
+def test_images_are_restored_to_nothing_else_than_a_directory(
+    tmp_path: Path, options: CompressOptions, out: str
+) -> None:
+    run(write_tree(tmp_path / "x"), options)
+
+    def restored(where: Any) -> Result:
+        model = options.encoding.model
+        return Result.of(decompress([str(tmp_path / "x.aez")], str(where), model=model))
+
+    with pytest.raises(UsageError) as caught:
+        restored(tmp_path / out)
+    said = "it must end in .png, .npy, .npz, .idx, .csv, or in / if it is a directory"
+    assert str(caught.value) == f"OUT is {tmp_path / out}: {said}"
+    assert not (tmp_path / out).exists()
+    assert restored(f"{tmp_path / out}/").images == COUNT
+
+
+@pytest.mark.parametrize("index", ["a", None, 1.0])
+def test_an_image_is_picked_by_an_integer(
+    tmp_path: Path, options: CompressOptions, index: Any
+) -> None:
+    run(write_tree(tmp_path / "x"), options)
+    with opened(tmp_path / "x.aez", options) as collection:
+        for pick in (collection.__getitem__, collection.name, collection.label):
+            with pytest.raises(TypeError, match=r"images are picked by an integer.*, not by "):
+                pick(index)
 
 
 def test_an_empty_array_is_said_to_be_empty(tmp_path: Path, options: CompressOptions) -> None:
