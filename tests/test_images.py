@@ -191,7 +191,7 @@ REFUSED = {
     "has 3 pages": saved(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]).getvalue(),
     "is truncated or damaged: ": pack_png(GREY)[:400],
     "is not an image that Pillow can read": b"aez" * 99,
-    "is not an image that Pillow can": b"",
+    "is empty": b"",
     "is not an image that Pillow": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\n"
     ),

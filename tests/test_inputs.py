@@ -33,8 +33,9 @@ from codec.commands.decompress import decompress
 from codec.commands.events import Result
 from codec.encoder.options import Options
 from codec.errors import UsageError
-from codec.files.batch import Reading
+from codec.files.batch import Reading, Scale
 from codec.files.images import ORIENTATION, pack_idx, pack_npy, pack_png
+from codec.files.kinds import SOURCE_KINDS
 from codec.measure.inputs import read as read_for_bench
 
 COUNT = 9
@@ -617,6 +618,35 @@ def test_an_output_that_is_neither_a_collection_nor_a_directory_is_an_error(
     assert run(tree, options, tmp_path / out).images == 1  # it is there
 
 
+@pytest.mark.parametrize("out", ["plain.bin", "y.jpg", "y.zip", "v1.2"])
+def test_images_are_restored_to_nothing_else_than_a_directory(
+    tmp_path: Path, options: CompressOptions, out: str
+) -> None:
+    run(write_tree(tmp_path / "x"), options)
+
+    def restored(where: Any) -> Result:
+        model = options.encoding.model
+        return Result.of(decompress([str(tmp_path / "x.aez")], str(where), model=model))
+
+    with pytest.raises(UsageError) as caught:
+        restored(tmp_path / out)
+    said = "it must end in .png, .npy, .npz, .idx, .csv, or in / if it is a directory"
+    assert str(caught.value) == f"OUT is {tmp_path / out}: {said}"
+    assert not (tmp_path / out).exists()
+    assert restored(f"{tmp_path / out}/").images == COUNT
+
+
+@pytest.mark.parametrize("index", ["a", None, 1.0])
+def test_an_image_is_picked_by_an_integer(
+    tmp_path: Path, options: CompressOptions, index: Any
+) -> None:
+    run(write_tree(tmp_path / "x"), options)
+    with opened(tmp_path / "x.aez", options) as collection:
+        for pick in (collection.__getitem__, collection.name, collection.label):
+            with pytest.raises(TypeError, match=r"images are picked by an integer.*, not by "):
+                pick(index)
+
+
 def test_an_empty_array_is_said_to_be_empty(tmp_path: Path, options: CompressOptions) -> None:
     (tmp_path / "x.npy").write_bytes(pack_npy(PIXELS[:0]))
     result = run(tmp_path / "x.npy", options)
@@ -643,26 +673,124 @@ def test_what_is_not_pixels_is_said_once_with_a_count(
     kind: str, tmp_path: Path, options: CompressOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {**FILES, "0/0.png": tagged(0), "2/8.png": tagged(8)}
-    turned, count = 2, 2
+    images, have = "2 images", "have"
     if kind == "tar":
         (tmp_path / "x.tar").write_bytes(tar_of(files))
         result = run(tmp_path / "x.tar", options)
     elif kind == "stdin":
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(tagged(0))))
         result = run("-", options, tmp_path / "x.aez")
-        turned = count = 1
+        images, have = "1 image", "has"
     else:
         tree = write_tree(tmp_path / "x", files)
         result = run(tree, options, tmp_path / "out" if kind == "separate" else None)
     assert result.failed == []
     assert result.notes == [
-        f"{turned} of the images have a tag that turns them; pixels are stored as they are",
-        f"not stored, as it is not pixels: gamma of {count}, EXIF of {count}, texts of {count} "
-        "images",
+        f"{images} {have} a tag that turns the picture; pixels are stored as they are",
+        f"not stored, as it is not pixels: gamma of {images}, EXIF of {images}, texts of {images}",
     ]
     if kind in ("collection", "tar"):
         with opened(tmp_path / "x.aez", options) as collection:
             np.testing.assert_array_equal(collection[collection.find("0/0.png")], PIXELS[0])
+
+
+@pytest.mark.parametrize("kind", ["collection", "separate", "tar"])
+def test_a_file_that_says_more_than_is_stored_is_not_removed(
+    kind: str, tmp_path: Path, options: CompressOptions
+) -> None:
+    files = {**FILES, "0/0.png": tagged(0), "2/8.png": tagged(8)}
+    if kind == "tar":
+        path = tmp_path / "x.tar"
+        path.write_bytes(tar_of(files))
+        result = run(path, options, remove=True)
+        assert f"{path}: kept, as not all of it is stored" in result.notes
+        assert path.exists()
+        return
+    path = write_tree(tmp_path / "x", files)
+    result = run(path, options, tmp_path / "out" if kind == "separate" else None, remove=True)
+    assert result.notes[-1] == "2 files are kept, as not all of it is stored"
+    left = [str(file.relative_to(path)) for file in path.rglob("*.png")]
+    assert sorted(left) == ["0/0.png", "2/8.png"]
+
+
+def test_an_image_made_grey_is_said_to_lose_its_colour_and_kept(
+    tmp_path: Path, options: CompressOptions
+) -> None:
+    colour = np.repeat(PIXELS[0][..., None], 3, 2)
+    colour[3, 3, 0] ^= 1
+    path = tmp_path / "x.png"
+    Image.fromarray(colour).save(path)
+    result = run(path, options, remove=True, grey=True)
+    assert result.notes == [
+        "not stored, as it is not pixels: colour of 1 image",
+        "1 file is kept, as not all of it is stored",
+    ]
+    assert path.exists()
+
+
+def test_an_array_that_is_rounded_is_kept(tmp_path: Path, options: CompressOptions) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.full((2, 28, 28), 0.3))
+    run(path, options, remove=True, scale=Scale(1, True))
+    assert path.exists()
+
+
+@pytest.mark.parametrize("column", ["image", "imag", "label"])
+def test_a_column_of_parquet_is_chosen_by_its_name(
+    tmp_path: Path, options: CompressOptions, column: str
+) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_bytes(parquet_of())
+    result = run(path, options, array=column)
+    said = {
+        "image": [],
+        "imag": [(str(path), "has no column imag; it holds image, label")],
+        "label": [
+            (
+                str(path),
+                "column label is int64; aez takes image files in bytes, and lists of pixels",
+            )
+        ],
+    }
+    assert (result.failed, result.images) == (said[column], COUNT * (column == "image"))
+
+
+def test_a_dry_run_finds_what_cannot_be_appended(tmp_path: Path, options: CompressOptions) -> None:
+    (tmp_path / "x.npy").write_bytes(pack_npy(PIXELS))
+    tree, out = write_tree(tmp_path / "t"), tmp_path / "x.aez"
+    run(tmp_path / "x.npy", options)
+    events = compress([str(tree)], str(out), dry_run=True, options=replace(options, append=True))
+    assert Result.of(events).failed == [
+        (str(tree), f"the images of {tree} have names, those of {out} have none")
+    ]
+
+
+@pytest.mark.parametrize("ending", [".zip", ".parquet", ".csv", ".npy", ".tar", ".png"])
+def test_an_empty_file_is_said_to_be_empty(
+    tmp_path: Path, options: CompressOptions, ending: str
+) -> None:
+    path = tmp_path / f"x{ending}"
+    path.touch()
+    assert run(path, options).failed == [(str(path), "is empty")]
+
+
+def test_what_is_not_what_its_name_says_is_told_so(
+    tmp_path: Path, options: CompressOptions
+) -> None:
+    said = {
+        "x.zip": "is no ZIP archive: it begins with b'<!DOCTYPE html>'",
+        "x.parquet": "is no Parquet file: it begins with b'<!DOCTYPE html>'",
+        "x.csv": "line 1 has no comma; aez takes columns that commas separate",
+        "x.png": "is not an image that Pillow can read",
+        "x.tar.xz": (
+            "is not an image that Pillow can read; files of many images are taken as "
+            f"{SOURCE_KINDS}"
+        ),
+    }
+    for name, reason in said.items():
+        path = tmp_path / name
+        path.write_text("<!DOCTYPE html>")
+        assert run(path, options).failed == [(str(path), reason)]
 
 
 def test_a_damaged_image_is_never_taken_and_never_removed(

@@ -70,6 +70,13 @@ FROM_ONE = [["label", *range(1, 785)], *LABELLED]
 INDEXED = [["", *range(784)], *([i, *row] for i, row in enumerate(ROWS))]
 
 
+def test_pixels_are_in_c_order() -> None:
+    """Else success would depend on the images: those that are stored are not taken otherwise."""
+    for rows in (LABELLED, SHUFFLED):
+        with open_table(io.BytesIO(table(rows)), "x.csv") as source:
+            assert all(batch.pixels.flags.c_contiguous for batch in source.batches(2))
+
+
 @pytest.mark.parametrize(
     ("stream", "label"),
     [
@@ -100,6 +107,8 @@ def test_rows_become_images_with_labels(stream: bytes, label: str) -> None:
     np.testing.assert_array_equal(pixels, PIXELS)
     np.testing.assert_array_equal(source.labels, LABELS)
     assert (source.num_images, source.labels_from, source.left) == (COUNT, f"column {label}", [])
+    said = ["has no names of columns; --labels 785 takes labels from the last"]
+    assert source.notes == (said if label == "1" else [])
     assert (source.names, source.num_bytes) == (None, len(stream))
     for start in range(1, 3):
         np.testing.assert_array_equal(read(stream, 2, start)[0], PIXELS[2 * start :])
@@ -213,10 +222,15 @@ REFUSED = {
     "line 4 has 786 columns, the first one 785": PLAIN.replace(
         table([LABELLED[2]]), table([[*LABELLED[2], 1]])
     ),
-    "is empty, aez takes rows of 784 pixels": b"",
     "is empty, aez takes rows": b"\n \r\n\n",
     "783 columns, aez takes 784 of pixels, and one more of labels": table(row[1:] for row in ROWS),
-    "1 columns, aez takes 784": b"hello\n",
+    "line 1 has no comma; aez takes columns that commas separate": b"hello\n",
+    "line 1 has no comma, but semicolons; aez takes": PLAIN.replace(b",", b";"),
+    "line 2 has no comma, but tabs; aez takes": b"\n" + PLAIN.replace(b",", b"\t"),
+    "has no names of columns, and column 1 is 0 in all rows: --labels 785 takes labels from the "
+    "last column, --labels 1 from the first one": table(
+        [*([0, *row[1:], label] for label, row in zip(LABELS, ROWS, strict=True))]
+    ),
     "no 784 columns are called pixel0, pixel1, ... or 1x1, 1x2, ...; there are 3: a, b, c": (
         b"a,b,c\n1,2,3\n"
     ),

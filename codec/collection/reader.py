@@ -234,7 +234,7 @@ class Collection:
 
         Raises IndexError.
         """
-        return self.names_at([operator.index(index)])[0]
+        return self.names_at([_integer(index)])[0]
 
     def names_at(self, indexes: list[int]) -> list[str]:
         """Names of some images, "" for one without; reads only the names of their blocks.
@@ -284,7 +284,7 @@ class Collection:
 
         Raises IndexError; UsageError if it has none.
         """
-        labels = self.labels_at([operator.index(index)])
+        labels = self.labels_at([_integer(index)])
         if labels is None:
             raise UsageError(f"image {index} has no label, and no other image has one")
         label = labels[0]
@@ -348,7 +348,7 @@ class Collection:
         Raises IndexError, TypeError; BitstreamError if one of them is damaged.
         """
         if not isinstance(index, slice | list | tuple | np.ndarray):
-            return self._image(operator.index(index))
+            return self._image(_integer(index))
         return self._decode(self._wanted(index)[0])
 
     def __contains__(self, wanted: object) -> bool:
@@ -399,7 +399,7 @@ class Collection:
         if isinstance(index, slice):
             return np.arange(*index.indices(len(self)), dtype=np.int64), True
         several = isinstance(index, list | tuple | np.ndarray)
-        wanted = np.asarray(index) if several else np.array([operator.index(cast(int, index))])
+        wanted = np.asarray(index) if several else np.array([_integer(index)])
         if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
             raise TypeError(
                 "images are picked by an integer, a slice or a list of integers, not by an array "
@@ -451,3 +451,14 @@ class Collection:
         latents = np.empty((len(wanted), sum(map(math.prod, self.latent_shapes))), np.int16)
         pixels = self._decode(wanted, latents)
         return (pixels, latents) if several else (np.asarray(pixels[0]), np.asarray(latents[0]))
+
+
+def _integer(index: object) -> int:
+    """Raises TypeError for what is no integer."""
+    try:
+        return operator.index(cast(int, index))
+    except TypeError:
+        raise TypeError(
+            "images are picked by an integer, a slice or a list of integers, not by "
+            f"{type(index).__name__} {index!r:.40}"
+        ) from None

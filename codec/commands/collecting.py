@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 from codec import __version__, api
@@ -41,6 +41,8 @@ class _Account:
         self.stats, self.bytes_in = CompressStats(), blocks.bytes_in
         self.digests: list[tuple[str, str]] = []  # of the pixels and labels of each block
         self.unread: set[str] = set()
+        self.partial: set[int] = set()  # numbers of the inputs that say more than is stored
+        self._num_inputs = 0
 
     def add(self, entry: Entry, run: Run) -> Events:
         for label, reason in entry["failed"]:
@@ -52,6 +54,8 @@ class _Account:
         if entry["pixels"]:
             self.digests.append((entry["pixels"], entry["labels"]))
         images = entry["images"] + len(entry["failed"])
+        self.partial.update(self._num_inputs + at for at in entry["partial"])
+        self._num_inputs += images
         yield Progress(images, entry["stats"]["bytes_out"])
 
     def add_all(self, entries: Sequence[Entry], run: Run) -> Events:
@@ -100,6 +104,12 @@ def _check_fit(base: Collection, output: str, blocks: Blocks, label: str) -> Non
     if clash := names.clash(called):
         first, second = (next(islice(called(), number, None)) for number in clash[:2])
         raise UsageError(f"{output} and {label}: {first} and {second} {clash[2]}")
+
+
+def check_append(output: Place, blocks: Blocks, label: str) -> None:
+    """Raise UsageError if `blocks` cannot be added to the collection that is there."""
+    with ExitStack() as opened:
+        _Base.of(output, blocks, label, opened)
 
 
 def write_collection(job: Collecting, blocks: Blocks, run: Run) -> Events:
@@ -177,8 +187,14 @@ def _write_blocks(
 def _remove(job: Collecting, blocks: Blocks, run: Run, account: _Account, first: int) -> Events:
     """Delete the inputs, if all that is in them is in the collection from block `first` on."""
     if isinstance(job, Images):
-        job.inputs.keep(lambda source: source.label not in account.unread)
-    elif blocks.left or account.unread:
+        numbers = count()
+        job.inputs.keep(
+            lambda source: (
+                next(numbers) not in account.partial and source.label not in account.unread
+            )
+        )
+        run.keep(len(account.partial))
+    elif blocks.left or account.unread or account.partial or run.options.is_rounding:
         yield from run.note(f"{job.label}: kept, as not all of it is stored")
         return
     run.remove(job.inputs, job.output, account.stats.images, account.digests, first)
@@ -230,4 +246,5 @@ def _entry(number: int, result: BlockResult, blocks: Blocks) -> Entry:
         "pixels": result.pixels_digest,
         "labels": result.labels_digest,
         "dropped": result.dropped,
+        "partial": result.partial,
     }

@@ -18,11 +18,11 @@ from contextlib import closing
 
 from codec import parallel
 from codec.commands import processes, work
-from codec.commands.blocks import FileBlocks, SourceBlocks
-from codec.commands.collecting import write_collection
+from codec.commands.blocks import Blocks, FileBlocks, SourceBlocks
+from codec.commands.collecting import check_append, write_collection
 from codec.commands.events import Done, Events, Failed, Note, Planned, Progress, expected, guarded
 from codec.commands.inputs import Input
-from codec.commands.jobs import Images, Job, Singles, Source, Stdin, give_labels
+from codec.commands.jobs import Collecting, Images, Job, Singles, Source, Stdin, give_labels
 from codec.commands.planning import plan, refuse
 from codec.commands.run import DEFAULTS, Run
 from codec.commands.run import CompressOptions as CompressOptions
@@ -96,13 +96,20 @@ def _planned(job: Job, run: Run) -> Events:
             with job.open() as source:
                 yield from _said(job.label, str(job.source.place), source, run)
                 labels = source.labels_from
+                _check_append(job, SourceBlocks(source, "", 1, run.options.reading.grey), run)
                 yield Planned(job.label, str(job.output), source.num_images, True, labels)
         case Images():
-            _, labels = job.labels() or (None, "")
+            found, labels = job.labels() or (None, "")
+            _check_append(job, FileBlocks(job.inputs, found, 1, run.options.reading.grey), run)
             yield Planned(job.label, str(job.output), job.num_images, True, labels)
         case _:
             for label, output in job.outputs():
                 yield Planned(label, str(output), 1, False)
+
+
+def _check_append(job: Collecting, blocks: Blocks, run: Run) -> None:
+    if run.options.append and job.output.exists():
+        check_append(job.output, blocks, job.label)
 
 
 def _done(job: Job, run: Run) -> Events:
@@ -159,7 +166,9 @@ def _single(image: Input, output: Place, result: EachResult, run: Run) -> Events
     stats = result.stats
     yield Done(image.label, str(output), 1, result.bytes_in, stats.bytes_out, stats)
     run.drop(dict.fromkeys(result.dropped, 1))
-    if run.options.remove:
+    if run.options.remove and result.dropped:
+        run.keep(1)
+    elif run.options.remove:
         run.remove([image], output, 1, [(result.pixels_digest, "")])
 
 

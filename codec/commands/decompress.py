@@ -133,6 +133,13 @@ def _checked_format(out: str | None, format: Format | None) -> tuple[Format | No
         return cast(Format, implied), True
     if out is not None and arrays.is_array_file(Path(out)) and not place(out).is_directory():
         raise UsageError(f"OUT is {out}: arrays are written as .npy, .npz, .idx or .csv")
+    if suffix and out is not None and not out.endswith(("/", os.sep)):
+        folder = place(out)
+        if folder.path is not None and not folder.is_directory():
+            endings = ", ".join(f".{each}" for each in FILE_FORMATS)
+            raise UsageError(
+                f"OUT is {out}: it must end in {endings}, or in / if it is a directory"
+            )
     return format, False
 
 

@@ -175,13 +175,13 @@ class _Planner:
             except (AezError, OSError) as error:
                 yield Failed.by(label, error)
                 return []
-        if len(arrays) < 2 and not self._reading.array:
+        if not is_npz or (len(arrays) < 2 and not self._reading.array):
             output = output or place(f"{stem}.aez")
             return [Source(output, label, inputs, self._reading, labels)]
         if output is not None and len(arrays) > 1:
             raise UsageError(
-                f"{label} has the arrays {listing(arrays)}: --array NAME takes one of them, a "
-                "directory as OUT takes all"
+                f"{label} has the arrays {listing(arrays)}: --array NAME takes one of them; "
+                f"{'without OUT' if one.path is None else 'with a directory as OUT'} all are taken"
             )
         return [
             Source(

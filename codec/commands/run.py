@@ -45,6 +45,11 @@ class CompressOptions:
     reading: Reading = READING
     append: bool = False
 
+    @property
+    def is_rounding(self) -> bool:
+        """Whether values may be stored that are not those of the input, though lossless."""
+        return self.reading.scale is not None and self.reading.scale.rounded
+
     def refs(self) -> tuple[work.ModelRef, ...]:
         return tuple(map(work.model_ref, Encoder(self.encoding).models))
 
@@ -68,6 +73,7 @@ class Run:
         self.options = options
         self._said: set[str] = set()
         self._dropped: Counter[str] = Counter()
+        self._kept = 0
         # Several jobs may read one file: it can go when the last of them is done.
         self._needed = Counter(
             source.label for job in jobs if isinstance(job, Source) for source in job.inputs
@@ -83,16 +89,27 @@ class Run:
         """Count what files say besides their pixels: see `Examined`."""
         self._dropped.update(what)
 
+    def keep(self, number: int) -> None:
+        """Count image files that `--rm` does not delete, as they say more than is stored."""
+        self._kept += number
+
     def notes(self) -> Events:
         """What is to be said at the end."""
         dropped = dict(self._dropped)
         if turned := dropped.pop("orientation", 0):
+            have = "has" if turned == 1 else "have"
             yield Note(
-                f"{turned} of the images have a tag that turns them; pixels are stored as they are"
+                f"{counted(turned, 'image')} {have} a tag that turns the picture; pixels are "
+                "stored as they are"
             )
         if dropped:
-            listed = ", ".join(f"{what} of {number}" for what, number in dropped.items())
-            yield Note(f"not stored, as it is not pixels: {listed} images")
+            listed = ", ".join(
+                f"{what} of {counted(number, 'image')}" for what, number in dropped.items()
+            )
+            yield Note(f"not stored, as it is not pixels: {listed}")
+        if self._kept:
+            are = "is" if self._kept == 1 else "are"
+            yield Note(f"{counted(self._kept, 'file')} {are} kept, as not all of it is stored")
 
     def remove(
         self,

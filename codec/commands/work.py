@@ -149,7 +149,7 @@ class BlockResult:
 
     failed: the images that could not be read; inputs: `identity` of the files; pixels_digest:
     BLAKE2b of the encoded pixels; labels_digest: of their labels; dropped: what files say besides
-    their pixels (`Examined`), and how many of them.
+    their pixels (`Examined`), and how many of them; partial: the positions of those that do.
     """
 
     block: bytes = b""
@@ -160,6 +160,7 @@ class BlockResult:
     pixels_digest: str = ""
     labels_digest: str = ""
     dropped: dict[str, int] = field(default_factory=dict)
+    partial: list[int] = field(default_factory=list)
 
 
 def encode_block(task: BlockTask) -> BlockResult:
@@ -180,6 +181,7 @@ def encode_block(task: BlockTask) -> BlockResult:
             return result
         result.bytes_in = sum(image.num_bytes for image in good.values())
         result.dropped = Counter(what for image in good.values() for what in image.dropped)
+        result.partial = [i for i, image in good.items() if image.dropped]
         pixels = np.stack([image.pixels for image in good.values()])
         names = None if names is None else [names[i] for i in good]
         labels = None if labels is None else picked(labels, list(good))

@@ -106,7 +106,8 @@ class ImageSource(ABC):
                 if isinstance(found, list):
                     yield Batch(None, found, names, labels)
                 else:
-                    yield Batch(found.reshape(-1, SIDE, SIDE), None, names, labels)
+                    pixels = np.ascontiguousarray(found.reshape(-1, SIDE, SIDE))
+                    yield Batch(pixels, None, names, labels)
                 at = end
 
     @abstractmethod

@@ -6,7 +6,8 @@ channels, an opaque alpha) is taken, as that loses nothing. Formats which Pillow
 without saying so (AVIF, colour JPEG 2000) cannot be caught.
 
 Pixels are taken as they are stored, in every format: a tag that says how to turn the image is not
-followed. It is reported (`Examined.dropped`), as are gamma, ICC profile, EXIF and texts.
+followed. It is reported (`Examined.dropped`), as are gamma, ICC profile, EXIF and texts,
+and the colour of an image that `grey` makes grey.
 
 No size that a file claims is trusted: headers are checked before any pixel is decoded, and memory
 grows with the bytes that are really there. What damage Pillow overlooks is found by `damage`. EPS
@@ -99,13 +100,17 @@ def examine(source: Path | BinaryIO, name: str | None = None, *, grey: bool = Fa
     name = name or name_of(source)
     with image_errors(name), opened(source) as file:
         content = file.read(MAX_FILE_BYTES + 1)
+        if not content:
+            raise ImageError(f"{name}: is empty")
         is_small = len(content) <= MAX_FILE_BYTES
         # An open file, not its path: for a path Pillow may import all of its plugins.
         try:
             image = Image.open(io.BytesIO(content) if is_small else file, formats=PILLOW_FORMATS)
         except UnidentifiedImageError as error:
-            more = "" if is_image_file(name) else f"; of files with many images aez takes {SOURCES}"
-            raise ImageError(f"{name}: is not an image that Pillow can read{more}") from error
+            said = "is not an image that Pillow can read"
+            if "." in name.rpartition("/")[2] and not is_image_file(name):
+                said += f"; files of many images are taken as {SOURCES}"
+            raise ImageError(f"{name}: {said}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(f"{name}: far more than {SIDE}x{SIDE} pixels: {error}") from error
         num_frames = getattr(image, "n_frames", 1)
@@ -121,7 +126,10 @@ def examine(source: Path | BinaryIO, name: str | None = None, *, grey: bool = Fa
         # Pillow follows the tag only in TIFF, as it loads the pixels.
         turned = image.format == "TIFF" and image.getexif().pop(ORIENTATION, 1) != 1
         pixels = pixels_of(image, name, grey=grey)
-        return Examined(pixels, len(content), _dropped(image, turned))
+        dropped = _dropped(image, turned)
+        if grey and (np.asarray(image.convert("RGB")) != pixels[..., None]).any():
+            dropped += ("colour",)
+        return Examined(pixels, len(content), dropped)
 
 
 def _dropped(image: Image.Image, turned: bool) -> tuple[str, ...]:

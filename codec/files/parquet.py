@@ -252,6 +252,12 @@ def _image_column(schema: Schema, wanted: str | None, name: str) -> str | None:
     if wanted is not None:
         if wanted not in schema.names:
             raise ImageError(f"{name}: has no column {wanted}; it holds {listing(schema.names)}")
+        type_ = schema.field(wanted).type
+        if not (_is_binary(type_) or _is_file_struct(type_) or _are_pixels(type_)):
+            raise ImageError(
+                f"{name}: column {wanted} is {type_}; aez takes image files in bytes, and lists of "
+                "pixels"
+            )
         return wanted
     if len(found) > 1:
         named = [each for each in IMAGE_NAMES if each in found]

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from codec.arrays import U8
+from codec.errors import ImageError
 from codec.files.arrays import IDX_TYPES, open_array
 from codec.files.batch import (
     READING,
@@ -34,6 +35,7 @@ Opener = Callable[[Path | BinaryIO, str, Reading], AbstractContextManager[ImageS
 
 HEAD_BYTES = 512  # of a file, unzipped: the first header of a TAR archive
 MANY_COMMAS = 16  # among so many bytes
+_PROMISED = {".zip": "ZIP archive", ".parquet": "Parquet file"}
 
 
 @contextmanager
@@ -48,8 +50,14 @@ def open_source(
     name = name or name_of(source)
     with image_errors(name), opened(source) as file:
         head = _head(file)
-    # what is none of all these is told so as an array
-    opener = _opener(head, name) or open_array
+    if not head:
+        raise ImageError(f"{name}: is empty")
+    opener = _opener(head, name)
+    if opener is None:
+        for ending, wanted in _PROMISED.items():
+            if name.lower().endswith(ending):
+                raise ImageError(f"{name}: is no {wanted}: it begins with {head[:16]!r}")
+        opener = open_array  # which says that it is none
     with opener(source, name, reading) as found:
         yield found
 

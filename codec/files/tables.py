@@ -45,6 +45,8 @@ CHUNK_ROWS = 512  # taken apart at once
 _PIXEL = re.compile(r" *0*(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9]) *")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
+_OTHER_MARKS = {b";": "semicolons", b"\t": "tabs", b"|": "bars"}  # that could separate columns
+
 Row = tuple[int, bytes]  # number of the line, from 1 on, and the line
 
 
@@ -59,6 +61,10 @@ class TableSource(ImageSource):
         if first is None:
             raise ImageError(f"{name}: is empty, aez takes rows of {PIXELS} pixels")
         fields = self._fields(first)
+        if len(fields) == 1:
+            marks = [called for mark, called in _OTHER_MARKS.items() if mark in first[1]]
+            found = f"line {first[0]} has no comma" + (f", but {marks[0]}" if marks else "")
+            raise ImageError(f"{name}: {found}; aez takes columns that commas separate")
         self._has_header, self._count = _is_header(fields), len(fields)
         self._called = (
             [field.strip() for field in fields]
@@ -80,6 +86,10 @@ class TableSource(ImageSource):
             if not self._has_header and reading.labels is None:
                 self._check_first(texts)
             labels = of_texts(texts, name, lambda i: f"line {self._line(i)}")
+            if not self._has_header and reading.labels is None:
+                self.notes.append(
+                    f"has no names of columns; --labels {self._count} takes labels from the last"
+                )
             self.label_with(labels, f"column {self._called[self._columns.label]}")
 
     def _check_first(self, texts: list[str]) -> None:
