@@ -90,7 +90,7 @@ def test_pack_idx_gives_back_the_bytes_of_a_data_set(name: str) -> None:
     pixels = read_array(path)
     assert pixels.shape == (10_000, 28, 28)
     assert pack_idx(pixels) == gzip.decompress(path.read_bytes())
-    with pytest.raises(ImageError, match="holds labels, not images"):
+    with pytest.raises(ImageError, match="holds IDX labels, not images"):
         read_array(path.with_name("t10k-labels-idx1-ubyte.gz"))
 
 

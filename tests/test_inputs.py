@@ -35,7 +35,7 @@ from codec.encoder.options import Options
 from codec.errors import UsageError
 from codec.files.batch import Reading, Scale
 from codec.files.images import ORIENTATION, pack_idx, pack_npy, pack_png
-from codec.files.kinds import SOURCE_KINDS
+from codec.files.kinds import SOURCES
 from codec.measure.inputs import read as read_for_bench
 
 COUNT = 9
@@ -784,7 +784,7 @@ def test_what_is_not_what_its_name_says_is_told_so(
         "x.png": "is not an image that Pillow can read",
         "x.tar.xz": (
             "is not an image that Pillow can read; files of many images are taken as "
-            f"{SOURCE_KINDS}"
+            f"{SOURCES}"
         ),
     }
     for name, reason in said.items():

@@ -227,8 +227,8 @@ REFUSED = {
     "line 1 has no comma; aez takes columns that commas separate": b"hello\n",
     "line 1 has no comma, but semicolons; aez takes": PLAIN.replace(b",", b";"),
     "line 2 has no comma, but tabs; aez takes": b"\n" + PLAIN.replace(b",", b"\t"),
-    "has no names of columns, and column 1 is 0 in all rows: --labels 785 takes labels from the "
-    "last column, --labels 1 from the first one": table(
+    "columns have no names, and column 1 is 0 everywhere: is it the label (--labels 1), or is that "
+    "the last one (--labels 785)?": table(
         [*([0, *row[1:], label] for label, row in zip(LABELS, ROWS, strict=True))]
     ),
     "no 784 columns are called pixel0, pixel1, ... or 1x1, 1x2, ...; there are 3: a, b, c": (

@@ -118,7 +118,8 @@ class Encoder:
         Raises UsageError if they are too large for its header, or if other models may be used.
         """
         self.options.check_embedding()
-        near = [m.name for m in self.models if coding_of(m, self.options.quality) > MAX_QUALITY]
+        quality = self.options.quality
+        near = [m.name for m in self.models if quality <= MAX_QUALITY < coding_of(m, quality)]
         partners = [m for m in self._exact() if m.name.removesuffix(registry.LOSSLESS) in near]
         files = [model.stream for model in (*self.models, *partners)]
         size = sum(map(len, files))
