@@ -783,8 +783,7 @@ def test_what_is_not_what_its_name_says_is_told_so(
         "x.csv": "line 1 has no comma; aez takes columns that commas separate",
         "x.png": "is not an image that Pillow can read",
         "x.tar.xz": (
-            "is not an image that Pillow can read; files of many images are taken as "
-            f"{SOURCES}"
+            f"is not an image that Pillow can read; files of many images are taken as {SOURCES}"
         ),
     }
     for name, reason in said.items():

@@ -120,7 +120,8 @@ class Encoder:
         self.options.check_embedding()
         quality = self.options.quality
         near = [m.name for m in self.models if quality <= MAX_QUALITY < coding_of(m, quality)]
-        partners = [m for m in self._exact() if m.name.removesuffix(registry.LOSSLESS) in near]
+        exact = self._exact() if near else []
+        partners = [m for m in exact if m.name.removesuffix(registry.LOSSLESS) in near]
         files = [model.stream for model in (*self.models, *partners)]
         size = sum(map(len, files))
         if size + 8 * len(files) + 8 > MAX_EXTENSION_BYTES:
