@@ -351,7 +351,7 @@ ARRAYS_REFUSED = {
     "is not an NPY, NPZ or IDX file": pack_png(GREY),
     "is not an NPY, NPZ or IDX fil": b"",
     "is not an NPY, NPZ or IDX fi": gzip.compress(b"text"),
-    "dtype float32, aez takes integers; --scale 1 takes fractions of 1": npy(
+    "dtype float32, aez takes integers; --scale 1 takes floats from 0 to 1": npy(
         PIXELS.astype(np.float32)
     ),
     "dtype >f8, aez takes integers; --scale 1 takes": idx_header(5, 28, 28, magic=0xE03)

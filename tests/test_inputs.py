@@ -241,7 +241,7 @@ def test_it_can_come_from_stdin(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream)))
     result = run("-", options, tmp_path / "x.aez")
-    assert (result.failed, any("labels are" in note for note in result.notes)) == ([], labelled)
+    assert (result.failed, any("labels from" in note for note in result.notes)) == ([], labelled)
     check_set(tmp_path / "x.aez", options, named, labelled)
     np.save(tmp_path / "y.npy", LABELS)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream)))
@@ -281,8 +281,8 @@ def test_each_array_of_images_becomes_a_collection(keras: Path, options: Compres
     result = run(keras, options, remove=True)
     assert (result.failed, result.images) == ([], COUNT + 2)
     assert result.notes == [
-        f"{keras}: x_train: labels are array y_train",
-        f"{keras}: x_test: labels are array y_test",
+        f"{keras}: x_train: labels from array y_train",
+        f"{keras}: x_test: labels from array y_test",
     ]
     assert sorted(path.name for path in keras.parent.iterdir()) == [
         "mnist.test.aez",
@@ -358,7 +358,7 @@ def test_an_idx_file_of_labels_goes_with_its_images(
     result = run([labels, images] if given else images, options, remove=True)
     output = images.with_name("t-images-idx3-ubyte.aez")
     assert (result.failed, result.outputs) == ([], [str(output)])
-    assert result.notes == [f"{images}: labels are {labels}"]
+    assert result.notes == [f"{images}: labels from {labels}"]
     check_set(output, options, False, True)
     # what was not given is not deleted
     assert (images.exists(), labels.exists()) == (False, not given)
@@ -422,7 +422,7 @@ def test_labels_come_from_a_file(
     (tmp_path / "x.tar").write_bytes(tar_of(FILES))
     for source, named in (("x.npy", False), ("x.tar", True)):
         result = run(tmp_path / source, options, labels=str(tmp_path / name), force=True)
-        assert result.notes == [f"{tmp_path / source}: labels are {tmp_path / name}"]
+        assert result.notes == [f"{tmp_path / source}: labels from {tmp_path / name}"]
         check_set(tmp_path / "x.aez", options, named, True)
 
 
@@ -447,9 +447,7 @@ def write_tree(top: Path, files: dict[str, bytes] = FILES) -> Path:
 def test_folders_are_labels_on_demand(tmp_path: Path, options: CompressOptions) -> None:
     tree = write_tree(tmp_path / "x")
     (tmp_path / "y.tar").write_bytes(tar_of(FILES))
-    assert run(tree, options, labels="folders").notes == [
-        f"{tree}: labels are the names of folders"
-    ]
+    assert run(tree, options, labels="folders").notes == [f"{tree}: labels from folder names"]
     assert run(tmp_path / "y.tar", options, labels="folders").failed == []
     with opened(tmp_path / "x.aez", options) as one, opened(tmp_path / "y.aez", options) as other:
         assert one.names == sorted(NAMES)
@@ -458,9 +456,7 @@ def test_folders_are_labels_on_demand(tmp_path: Path, options: CompressOptions) 
     planned = run(tree, options, dry_run=True, labels="folders")
     assert planned.outputs == []  # it is there
     planned = run(tree, options, tmp_path / "z.aez", dry_run=True, labels="folders")
-    assert planned.outputs == [
-        f"{tree} (9 images, labels: the names of folders) -> {tmp_path}/z.aez"
-    ]
+    assert planned.outputs == [f"{tree} (9 images, labels: folder names) -> {tmp_path}/z.aez"]
 
 
 def test_a_bad_image_takes_its_label_along(tmp_path: Path, options: CompressOptions) -> None:
@@ -855,7 +851,7 @@ def test_the_options_of_the_command_line_arrive(
     np.save(tmp_path / "f.npy", PIXELS / 255)
     refused = aez("compress", tmp_path / "f.npy", "-m", model, "--lossless")
     assert refused.exit_code == 1
-    assert "dtype float64, aez takes integers; --scale 1 takes fractions of 1" in refused.stderr
+    assert "dtype float64, aez takes integers; --scale 1 takes floats from 0 to 1" in refused.stderr
     assert (
         aez("compress", tmp_path / "f.npy", "-m", model, "--lossless", "--scale", 1).exit_code == 0
     )

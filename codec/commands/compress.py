@@ -179,7 +179,7 @@ def _compress_images(job: Images, run: Run) -> Events:
     options = run.options
     labels, origin = job.labels() or (None, "")
     if origin:
-        yield from run.note(f"{job.label}: labels are {origin}")
+        yield from run.note(f"{job.label}: labels from {origin}")
     blocks = FileBlocks(job.inputs, labels, options.block_images, options.reading.grey)
     yield from write_collection(job, blocks, run)
 
@@ -201,7 +201,7 @@ def _said(label: str, file: str, source: ImageSource, run: Run) -> Events:
     for note in source.notes:
         yield from run.note(f"{label}: {note}")
     if source.labels_from:
-        yield from run.note(f"{label}: labels are {source.labels_from}")
+        yield from run.note(f"{label}: labels from {source.labels_from}")
     if source.left:
         yield from run.note(f"{file}: not stored: {'; '.join(source.left)}")
     if not source.num_images:

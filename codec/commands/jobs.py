@@ -189,7 +189,7 @@ def labels_for(
     if wanted == "folders":
         if names is None:
             raise UsageError(f"--labels folders: the images of {images} are in no folders")
-        return of_folders(names, images), "the names of folders"
+        return of_folders(names, images), "folder names"
     where = place(wanted)
     if not where.exists():
         raise UsageError(f"--labels {wanted} is no file, and no column or array of {images}")

@@ -158,7 +158,7 @@ def exact(
     return result.astype(np.uint8)
 
 
-ASK_SCALE = "--scale 1 takes fractions of 1, --scale 255 whole numbers written as fractions"
+ASK_SCALE = "--scale 1 takes floats from 0 to 1, --scale 255 floats from 0 to 255"
 
 
 def _wanted(scale: Scale | None) -> str:
