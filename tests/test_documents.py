@@ -370,6 +370,15 @@ def test_lossless_figures_and_those_of_other_codecs_are_those_measured() -> None
         assert label.format(*cells) in text
 
 
+def test_near_lossless_figures_are_those_measured() -> None:
+    rows = table(FIGURES, "| largest error | MNIST | Fashion-MNIST |")
+    for column, data in enumerate(TITLES):
+        found = read(f"{data}-near-t10k.json")
+        assert found["model_hash"] == registry.by_name(data, lossless=True).hash.hex()
+        for row in found["curve"]:
+            assert rows[str(row["quality"] - 128)][column] == shown(row)
+
+
 def test_figures_of_efforts_are_those_measured() -> None:
     rows = table(FIGURES, "| effort | 1 | 2 | 3 |")
     for data, title in TITLES.items():

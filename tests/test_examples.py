@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import runpy
 import struct
 from pathlib import Path
 from types import SimpleNamespace
 
+import helpers
 import numpy as np
 import pytest
 from PIL import Image
@@ -144,6 +146,20 @@ def test_classifier_needs_labels(tmp_path: Path, capsys: pytest.CaptureFixture[s
         tool.run(classify.main, [str(path), str(path)])
     assert ended.value.code == 2
     assert "has no labels" in capsys.readouterr().err
+
+
+def test_plain_autoencoder_learns_and_counts_all_bytes(tmp_path: Path) -> None:
+    plain = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "plain_autoencoder.py")))
+    pixels = helpers.drawn(64)
+    first, learned = (plain.measure(pixels, pixels, epochs=epochs) for epochs in (1, 40))
+    assert learned["psnr_db"] > first["psnr_db"] + 1
+    assert 5 < learned["bytes"] <= 128 + 1
+    mse = 10 ** (-learned["psnr_db"] / 10)
+    assert learned["test_mse"] == pytest.approx(mse, rel=0.01)
+    np.save(tmp_path / "x.npy", pixels)
+    out = tmp_path / "x.json"
+    run(plain, tmp_path / "x.npy", tmp_path / "x.npy", "-o", out, "--epochs", 1)
+    assert json.loads(out.read_text())["bytes"] == first["bytes"]
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ class Sampling(NamedTuple):
     two models would have to encode all images.
     """
 
-    one_of: int = 64
+    one_of: int = 128
     least: int = 16
     most: int = 32
     most_lossless: int = 16
