@@ -31,7 +31,8 @@ import numpy.typing as npt
 
 from codec import api, parallel
 from codec.arrays import I64
-from codec.collection.reader import Collection, no_image
+from codec.collection.picking import no_image
+from codec.collection.reader import Collection
 from codec.errors import UsageError
 from codec.labels import Given, Labels, checked
 

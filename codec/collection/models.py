@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.collection.source import ByteSource
-from codec.errors import BadModel, BitstreamError, ModelNotFound
+from codec.errors import BadModel, BitstreamError, ModelNotFound, UsageError
 from codec.format.constants import FLAG_EXTENDED, MAX_EXTENSION_BYTES
 from codec.format.headers import COLLECTION, unpack_models
 from codec.format.primitives import unpack_varint
@@ -43,6 +43,25 @@ def name_of(model_hash: bytes) -> str | None:
     """Name of an installed model, from its file name; None: it is not installed."""
     path = registry.path_of(model_hash) if model_hash else None
     return registry.name_of(path) if path else None
+
+
+def latent_shapes_of(models: list[Model]) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the latents that models have in common, () of no models.
+
+    Raises UsageError unless it is one lossy model.
+    """
+    for model in models:
+        if not model.latent_shapes:
+            raise UsageError(
+                f"model {model.name} is {model.kind}, and only lossy streams have latents; "
+                "compress with guard=False to keep all images lossy"
+            )
+    if len(models) > 1:
+        raise UsageError(
+            f"the images are of models {' and '.join(model.name for model in models)}, whose "
+            "latents cannot be compared: compress with one of them"
+        )
+    return models[0].latent_shapes if models else ()
 
 
 class Models:

@@ -12,10 +12,9 @@ READ ME FIRST
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -23,7 +22,8 @@ from codec.arrays import I16, I64, SIDE, U8, Integers
 from codec.collection import salvage
 from codec.collection.block import Block, Decoded, Use, all_lost
 from codec.collection.memory import NameIndex, Recent
-from codec.collection.models import FindModel, Models, read_start
+from codec.collection.models import FindModel, Models, latent_shapes_of, read_start
+from codec.collection.picking import integer, no_image
 from codec.collection.source import ByteSource, Source
 from codec.errors import BitstreamError, UsageError
 from codec.format.headers import is_intact, unpack_collection_header
@@ -32,13 +32,6 @@ from codec.labels import Labels, joined, kind_of, picked
 KEPT_NAMES = 4  # blocks whose names, and labels, stay in memory
 # decoded groups that stay in memory, 12.5 KB each: the next image is often a neighbour
 KEPT_GROUPS = 64
-
-
-def no_image(index: int, count: int) -> IndexError:
-    """The error of a number that is none of an image."""
-    if not count:
-        return IndexError(f"image {index} of an empty collection")
-    return IndexError(f"image {index} of {count}, the first is 0")
 
 
 class Collection:
@@ -234,7 +227,7 @@ class Collection:
 
         Raises IndexError.
         """
-        return self.names_at([_integer(index)])[0]
+        return self.names_at([integer(index)])[0]
 
     def names_at(self, indexes: list[int]) -> list[str]:
         """Names of some images, "" for one without; reads only the names of their blocks.
@@ -284,7 +277,7 @@ class Collection:
 
         Raises IndexError; UsageError if it has none.
         """
-        labels = self.labels_at([_integer(index)])
+        labels = self.labels_at([integer(index)])
         if labels is None:
             raise UsageError(f"image {index} has no label, and no other image has one")
         label = labels[0]
@@ -348,7 +341,7 @@ class Collection:
         Raises IndexError, TypeError; BitstreamError if one of them is damaged.
         """
         if not isinstance(index, slice | list | tuple | np.ndarray):
-            return self._image(_integer(index))
+            return self._image(integer(index))
         return self._decode(self._wanted(index)[0])
 
     def __contains__(self, wanted: object) -> bool:
@@ -399,7 +392,7 @@ class Collection:
         if isinstance(index, slice):
             return np.arange(*index.indices(len(self)), dtype=np.int64), True
         several = isinstance(index, list | tuple | np.ndarray)
-        wanted = np.asarray(index) if several else np.array([_integer(index)])
+        wanted = np.asarray(index) if several else np.array([integer(index)])
         if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
             raise TypeError(
                 "images are picked by an integer, a slice or a list of integers, not by an array "
@@ -425,18 +418,7 @@ class Collection:
         Raises UsageError unless all images are of one lossy model.
         """
         models = [self.model(each) for each in dict.fromkeys(h for h, _ in self.codings)]
-        for model in models:
-            if not model.latent_shapes:
-                raise UsageError(
-                    f"model {model.name} is {model.kind}, and only lossy streams have latents; "
-                    "compress with guard=False to keep all images lossy"
-                )
-        if len(models) > 1:
-            raise UsageError(
-                f"the images are of models {' and '.join(model.name for model in models)}, whose "
-                "latents cannot be compared: compress with one of them"
-            )
-        return models[0].latent_shapes if models else ()
+        return latent_shapes_of(models)
 
     def latents(self) -> I16:
         """Latents of all images, int16 (N, K).  Raises UsageError as `latent_shapes` does."""
@@ -451,14 +433,3 @@ class Collection:
         latents = np.empty((len(wanted), sum(map(math.prod, self.latent_shapes))), np.int16)
         pixels = self._decode(wanted, latents)
         return (pixels, latents) if several else (np.asarray(pixels[0]), np.asarray(latents[0]))
-
-
-def _integer(index: object) -> int:
-    """Raises TypeError for what is no integer."""
-    try:
-        return operator.index(cast(int, index))
-    except TypeError:
-        raise TypeError(
-            "images are picked by an integer, a slice or a list of integers, not by "
-            f"{type(index).__name__} {index!r:.40}"
-        ) from None
