@@ -55,16 +55,16 @@ class Sampling(NamedTuple):
     take twice as long). Of `small` images or fewer it has all.
 
     agreed: one model is used for the whole block if choosing for each image of the sample would
-    lower the cost by no more than this share. In blocks of one kind that is 0.1 to 0.5 %, for which
+    lower the cost by no more than this share. In blocks of one kind that is 0 to 2 %, for which
     two models would have to encode all images.
     """
 
-    one_of: int = 128
+    one_of: int = 64
     least: int = 16
     most: int = 32
     most_lossless: int = 16
     small: int = 64
-    agreed: float = 0.01
+    agreed: float = 0.02
 
     def size(self, n: int, lossless: bool) -> int:
         """Images of a sample of n."""
