@@ -182,13 +182,35 @@ def test_workers_of_a_parent_that_ends_leave_no_temporary_file(
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
     command = [sys.executable, str(script), str(folder)]
-    parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        # whoever runs the tests in the background may have SIGINT ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         wait_for(folder, [".tmp", ".tmp", "0"])
     finally:
         parent.send_signal(number)
     parent.wait(30)
     wait_for(folder, ["0"])
+
+
+def sent_slowly(number: int) -> bytes:
+    """A result that fills the pipe many times, so that a worker is often ended while it sends."""
+    return bytes(3_000_000)
+
+
+def test_workers_that_are_ended_while_they_send_do_not_block_the_end() -> None:
+    for _ in range(5):
+        results = spread(sent_slowly, range(200), 2, 200)
+        for _ in range(6):
+            next(results)
+        begun = time.monotonic()
+        results.close()
+        assert time.monotonic() - begun < 8
+        assert children() == 0
 
 
 class Stubborn:

@@ -2,7 +2,7 @@
 events:
 
     screen = Screen(quiet)
-    result = screen.run(compress(inputs, out, options=options))   # a counter, notes, failures
+    result = screen.run(compress(inputs, out, options=options))   # a bar, notes, failures
     screen.finish(result, figures, summary)                       # one line or JSON; the exit code
 
 Exit codes: 0 all good; 1 nothing done; 2 usage; 3 finished, some inputs failed (each named on

@@ -36,6 +36,7 @@ R = TypeVar("R")
 
 TASKS_EACH = 2  # at least, for each worker process
 PATIENCE_S = 10  # for a worker that was told to end, and removes what it was writing
+SENDING_S = 0.2  # for a result that is on its way
 ENDED = 128 + signal.SIGTERM  # exit code of such a worker
 
 
@@ -119,15 +120,17 @@ def _block_sigint() -> Iterator[None]:
 
 
 class _State:
-    """is_busy: a task is under way; a signal that ends this process must unwind it."""
+    """is_busy: a task is under way; is_over: no other may begin."""
 
-    is_busy = False
+    is_busy = is_over = False
 
 
 def _worked(work: Callable[[S], R], task: S) -> R:
     """The result of a task."""
-    _State.is_busy = True
     try:
+        _State.is_busy = True
+        if _State.is_over:
+            sys.exit()
         return work(task)
     except SystemExit:  # by `_terminate`; the pool would send it as the result, and go on
         os._exit(ENDED)
@@ -136,10 +139,16 @@ def _worked(work: Callable[[S], R], task: S) -> R:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """End this process; first the task, which removes the temporary file of its output."""
-    if not _State.is_busy:
-        os._exit(ENDED)
-    sys.exit()
+    """End this process; first the task, which removes the temporary file of its output.
+
+    Between tasks it may be sending a result, half of which the parent would wait for for ever.
+    """
+    if _State.is_busy:
+        sys.exit()
+    _State.is_over = True
+    last = threading.Timer(SENDING_S, os._exit, (ENDED,))
+    last.daemon = True
+    last.start()
 
 
 def _start_worker(cores: int) -> None:
