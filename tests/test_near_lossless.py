@@ -21,7 +21,7 @@ from codec.encoder.goal import AtMostBytes
 from codec.encoder.near import nearest
 from codec.encoder.options import Options
 from codec.encoder.scale import codings
-from codec.errors import UsageError
+from codec.errors import ImageError, UsageError
 from codec.files.images import pack_png
 from codec.format.constants import max_error_of
 from codec.model import registry
@@ -200,6 +200,15 @@ def test_a_model_that_has_learned_no_grids_is_named(tmp_path: Path) -> None:
     assert "tiny0-lossless has learned no grids" in done.output
 
 
+def test_only_models_that_coded_an_image_are_named_for_that(tmp_path: Path) -> None:
+    assert not registry.by_name("generic", lossless=True).grid_steps
+    path = tmp_path / "a.png"
+    path.write_bytes(pack_png(helpers.drawn(1)[0]))
+    for model, is_named in (("generic", True), ("mnist", False), ("auto", False)):
+        done = aez("compress", str(path), "--max-error", "4", "-m", model, "-f")
+        assert (done.exit_code, "no grids" in done.output) == (0, is_named)
+
+
 # ---- qualities and goals
 
 
@@ -287,3 +296,25 @@ def test_goals_use_bounds_where_they_take_fewer_bytes() -> None:
     assert any(quality > 128 for quality in qualities)
     qualities = api.info(api.compress(pixels, max_bytes=110, model="fashion")).qualities
     assert any(quality > 128 for quality in qualities)
+
+
+def test_an_image_that_fits_at_no_quality_is_refused_with_its_fewest_bytes() -> (
+    None
+):
+    with pytest.raises(
+        ImageError, match=r"takes \d+ bytes even at quality 0; max_bytes"
+    ):
+        api.compress(helpers.drawn(1)[0], max_bytes=1, model="mnist")
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"curve": [{"quality": 0, "bytes": 0.0}, {"quality": 99, "bytes": 9.0}]},
+        {"curve": [{"quality": 0, "bytes": 2.0}, {"quality": 99, "bytes": 9.0}]},
+        {"curve": [{"quality": q, "bytes": -1.0, "psnr_db": 9.0} for q in (0, 99)]},
+    ],
+)
+def test_a_card_with_wrong_figures_leaves_the_rows(figures: dict[str, object]) -> None:
+    near = [{"max_error": 1, "bytes": b, "psnr_db": 50.0} for b in (0.0, 100.0)]
+    assert codings({**figures, "near_lossless": near}) == list(range(100))

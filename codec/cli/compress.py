@@ -9,12 +9,12 @@ import typer
 from codec.cli import options as opt
 from codec.cli.printing import Screen, images, where
 from codec.errors import UsageError
+from codec.format.constants import MAX_ERROR
 
 if TYPE_CHECKING:
     from codec.commands.events import Result
 
 MAX_SHOWN_FALLBACKS = 4
-MAX_ERROR = 64  # as in the format, which takes longer to import
 
 
 def _bound(param: typer.CallbackParam, value: str | None) -> int | None:

@@ -10,11 +10,11 @@ import typer
 
 from codec.cli import options as opt
 from codec.cli.printing import Screen, failures, images, put, shown
+from codec.format.constants import NEAR_LOSSLESS
 
 if TYPE_CHECKING:
     from codec.collection.open import ModelUse, StreamInfo
 
-NEAR_LOSSLESS = 128  # as in the format, which takes longer to import
 MAX_SHOWN_QUALITIES = 12
 
 

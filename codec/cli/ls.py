@@ -12,6 +12,7 @@ import typer
 
 from codec.cli import options as opt
 from codec.cli.printing import Screen, put, shown
+from codec.format.constants import NEAR_LOSSLESS
 
 if TYPE_CHECKING:
     from codec.commands.events import Event, Listed
@@ -89,7 +90,7 @@ def _column(values: Iterable[T], width: int) -> tuple[dict[T, str], int]:
 
 
 def _quality(quality: int) -> str:
-    near = quality - 128
+    near = quality - NEAR_LOSSLESS
     return f"e{near:<2}" if near > 0 else f"{quality:3}"
 
 

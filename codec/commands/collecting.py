@@ -150,6 +150,7 @@ def write_collection(job: Collecting, blocks: Blocks, run: Run) -> Events:
                 return
             stats = account.stats
             stats.bytes_out = num_bytes
+            run.use(stats.models)
             yield Done(job.label, str(output), stats.images, account.bytes_in, num_bytes, stats)
             if options.remove:
                 yield from _remove(job, blocks, run, account, first)

@@ -20,14 +20,13 @@ from codec import parallel
 from codec.commands import processes, work
 from codec.commands.blocks import Blocks, FileBlocks, SourceBlocks
 from codec.commands.collecting import check_append, write_collection
-from codec.commands.events import Done, Events, Failed, Note, Planned, Progress, expected, guarded
+from codec.commands.events import Done, Events, Failed, Planned, Progress, expected, guarded
 from codec.commands.inputs import Input
 from codec.commands.jobs import Collecting, Images, Job, Singles, Source, Stdin, give_labels
 from codec.commands.planning import plan, refuse
 from codec.commands.run import DEFAULTS, Run
 from codec.commands.run import CompressOptions as CompressOptions
 from codec.commands.work import EachResult, EachTask
-from codec.encoder.encode import Encoder
 from codec.encoder.stats import CompressStats
 from codec.errors import ModelError, UsageError
 from codec.files import images
@@ -67,7 +66,6 @@ def compress(
         return
     yield from expected(sum(job.num_images for job in jobs))
     try:
-        yield from _gridless(run)
         with parallel.cores(options.jobs):
             for job in jobs:
                 yield from _done(job, run)
@@ -75,14 +73,6 @@ def compress(
         # nothing more can be done without the model, but finished outputs count
         yield Failed(options.encoding.model, str(error), named=True)
     yield from run.notes()
-
-
-def _gridless(run: Run) -> Events:
-    """Which models make near-lossless images larger than need be."""
-    encoding = run.options.encoding
-    for model in Encoder(encoding).models if encoding.max_error else ():
-        if not model.grid_steps:
-            yield Note(f"model {model.name} has learned no grids: its images take more bytes")
 
 
 def _cannot_be_verified(name: str | None) -> bool:
@@ -164,6 +154,7 @@ def _single(image: Input, output: Place, result: EachResult, run: Run) -> Events
         yield Failed.by(image.label, result.stats)
         return
     stats = result.stats
+    run.use(stats.models)
     yield Done(image.label, str(output), 1, result.bytes_in, stats.bytes_out, stats)
     run.drop(dict.fromkeys(result.dropped, 1))
     if run.options.remove and result.dropped:
@@ -230,4 +221,5 @@ def _compress_stdin(job: Stdin, run: Run) -> Events:
     packed = work.encode_one(image, options.encoding)
     job.output.write(packed.data, force=options.force)
     run.drop(dict.fromkeys(image.dropped, 1))
+    run.use(packed.stats.models)
     yield Done(job.label, str(job.output), 1, len(content), len(packed.data), packed.stats)

@@ -73,6 +73,7 @@ class Run:
         self.options = options
         self._said: set[str] = set()
         self._dropped: Counter[str] = Counter()
+        self._models: set[str] = set()
         self._kept = 0
         # Several jobs may read one file: it can go when the last of them is done.
         self._needed = Counter(
@@ -85,6 +86,10 @@ class Run:
             self._said.add(text)
             yield Note(text)
 
+    def use(self, models: Iterable[str]) -> None:
+        """Keep in mind which models have coded images, by name."""
+        self._models.update(models)
+
     def drop(self, what: Mapping[str, int]) -> None:
         """Count what files say besides their pixels: see `Examined`."""
         self._dropped.update(what)
@@ -95,6 +100,10 @@ class Run:
 
     def notes(self) -> Events:
         """What is to be said at the end."""
+        encoding = self.options.encoding
+        for model in Encoder(encoding).models if encoding.max_error and self._models else ():
+            if model.name in self._models and not model.grid_steps:
+                yield Note(f"model {model.name} has learned no grids: its images take more bytes")
         dropped = dict(self._dropped)
         if turned := dropped.pop("orientation", 0):
             have = "has" if turned == 1 else "have"

@@ -213,7 +213,7 @@ def _go_near(draft: Draft, goal: Goal, exact: Exact) -> None:
         if partner is None or not partner.grid_steps:
             continue
         one = nearest(partner, draft.pixels[images], goal)
-        moves = better(goal, draft.of(images), one)
+        moves = better(goal, draft.of(images), one) & one.kept
         if moves.any():
             draft.take(images[moves], draft.number_of(partner), one.of(moves))
             draft.turn[images[moves]] += 1 << 48  # after all others

@@ -37,14 +37,14 @@ def codings(figures: dict[str, Any]) -> list[int]:
     near = [
         Coding(NEAR_LOSSLESS + bound, num_bytes, psnr_db)
         for bound, num_bytes, psnr_db in card.near_lossless(figures)
-        if 1 <= bound <= MAX_ERROR
+        if 1 <= bound <= MAX_ERROR and num_bytes > 0
     ]
-    qualities, sizes = card.curve(figures, "bytes")
-    if not near or not len(qualities):
+    (qualities, sizes), psnr_curve = card.curve(figures, "bytes"), card.curve(figures, "psnr_db")
+    if not near or not len(qualities) or not len(psnr_curve[0]) or sizes.min() <= 0:
         return rows
     above = np.arange(LAST_ROW, MAX_QUALITY + 1)
     octaves = np.interp(above, qualities, np.log2(sizes))
-    psnr_db = np.interp(above, *card.curve(figures, "psnr_db"))
+    psnr_db = np.interp(above, *psnr_curve)
     lossy = map(Coding, above.tolist(), np.exp2(octaves).tolist(), psnr_db.tolist())
     first, *others = lossy
     useful = [first]
