@@ -298,12 +298,8 @@ def test_goals_use_bounds_where_they_take_fewer_bytes() -> None:
     assert any(quality > 128 for quality in qualities)
 
 
-def test_an_image_that_fits_at_no_quality_is_refused_with_its_fewest_bytes() -> (
-    None
-):
-    with pytest.raises(
-        ImageError, match=r"takes \d+ bytes even at quality 0; max_bytes"
-    ):
+def test_an_image_that_fits_at_no_quality_is_refused_with_its_fewest_bytes() -> None:
+    with pytest.raises(ImageError, match=r"takes \d+ bytes even at quality 0; max_bytes"):
         api.compress(helpers.drawn(1)[0], max_bytes=1, model="mnist")
 
 
