@@ -25,8 +25,7 @@ from codec.errors import ImageError, UsageError
 from codec.files.images import pack_png
 from codec.format.constants import max_error_of
 from codec.model import registry
-from codec.model.grids import MISSING_COST, rounded, steps_for, steps_of
-from codec.model.pixels_parts import LOGIT_UNIT
+from codec.model.grids import MISSING, palettes_of, rounded, steps_for
 
 BOUNDS = (1, 2, 4, 5, 8, 33, 64)
 
@@ -55,13 +54,12 @@ def test_each_image_can_have_a_step_of_its_own() -> None:
 
 
 def test_the_steps_of_a_model_are_those_of_which_a_palette_holds_exactly_the_grid() -> None:
-    missing = round(MISSING_COST * LOGIT_UNIT)
-    costs = np.full((4, 256), missing)
+    costs = np.full((4, 256), MISSING)
     costs[0] = 5  # all values
     costs[1, ::9] = 3  # 252 is the last multiple of 9
     costs[2, ::13] = costs[2, 255] = 3  # 260 is beyond
     costs[3, ::7] = costs[3, 1] = 3  # one value too many
-    assert steps_of(costs) == [9, 13]
+    assert {step: found.tolist() for step, found in palettes_of(costs).items()} == {9: [1], 13: [2]}
 
 
 def test_the_step_of_a_bound_is_the_widest_that_keeps_it() -> None:

@@ -17,7 +17,9 @@ from codec import kernels, parallel
 from codec.coding import rans
 from codec.errors import BadModel, CorruptPayload
 from codec.model import pixels as pixel_model
+from codec.model.grids import MISSING
 from codec.model.pixels import Pixels
+from codec.model.pixels_palettes import TRIED, Candidates, PaletteChoice
 from codec.model.stored import stored_bytes, stored_image
 
 
@@ -345,25 +347,85 @@ def test_extreme_tables_still_give_every_image_back(seed: int) -> None:
 # ---- palettes
 
 
+def of_values(*values: int) -> np.ndarray:
+    """Images of one value each."""
+    return np.stack([np.full((28, 28), value, np.uint8) for value in values])
+
+
+def exactly(pixels: np.ndarray) -> np.ndarray:
+    return np.ones(len(pixels), np.int64)
+
+
 def test_the_palette_of_an_image_is_the_cheapest() -> None:
     """Worked by hand: 784 pixels of value 2 cost 17,248, 0 and 7,840 in palettes 0, 1 and 2, of
     value 3 17,248, 278,320 and 7,840, of value 100 17,248, 0 and 31,360; naming a palette costs 25,
     25 and 79."""
     tensors = helpers.tiny_pixel_tensors()
-    flat = np.stack([np.full((28, 28), value, np.uint8) for value in (2, 3, 100, 101)])
-    chosen = pixel_model.choose_palettes(
-        flat, tensors["palette.costs.table"], tensors["palette.freq"]
-    )
-    assert chosen.tolist() == [1, 2, 1, 0]
+    flat = of_values(2, 3, 100, 101)
+    choice = PaletteChoice(tensors["palette.costs.table"], tensors["palette.freq"])
+    assert choice.candidates(flat, exactly(flat)).first().tolist() == [1, 2, 1, 0]
+
+
+def palettes_of_a_grid() -> PaletteChoice:
+    """Palette 0 holds all values; 1 and 2 those of the grid of step 85, which cost more."""
+    costs = np.full((3, 256), 20)
+    costs[1:] = MISSING
+    costs[1, ::85], costs[2, ::85] = 70, 60
+    return PaletteChoice(costs, np.full(3, rans.TOTAL // 3))
+
+
+def test_an_image_on_a_grid_gets_a_palette_of_that_grid() -> None:
+    choice, flat = palettes_of_a_grid(), of_values(85, 170, 85)
+    assert choice.of_grid[85].tolist() == [1, 2]
+    assert choice.candidates(flat, np.array([85, 85, 1])).first().tolist() == [2, 2, 0]
+    # a grid that the model does not know
+    assert choice.candidates(flat, np.array([17, 17, 17])).first().tolist() == [0, 0, 0]
+
+
+def test_the_next_palette_is_one_within_the_margin_that_favours_values() -> None:
+    costs = np.zeros((4, 256), np.int64)
+    costs[1] = 1  # 784 / 32 nats for a flat image: 4.4 bytes
+    costs[2] = costs[3] = 2
+    costs[2, 9] = 3
+    costs[3, 9], costs[3, 8] = 3, 20
+    choice = PaletteChoice(costs, np.full(4, rans.TOTAL // 4))
+    flat = of_values(7, 8, 7)
+    candidates = choice.candidates(flat, exactly(flat))
+    assert candidates.first().tolist() == [0, 0, 0]
+    found = [tuple(part.tolist() for part in candidates.next(9.0)) for _ in range(3)]
+    # 1 and 0 favour no value; 3 costs an 8 far more
+    assert found == [([], []), ([0, 1, 2], [2, 2, 2]), ([0, 2], [3, 3])]
+
+
+def test_an_effort_tries_more_palettes_and_keeps_the_cheapest(
+    monkeypatch: pytest.MonkeyPatch, model: Pixels
+) -> None:
+    pixels = np.concatenate([helpers.drawn(12), of_values(3, 4)])
+    by_palette = []
+    for palette in range(3):
+        monkeypatch.setattr(
+            Candidates, "first", lambda self, p=palette: np.full(len(self._costs), p)
+        )
+        by_palette.append(model.analyze(pixels, 100).bits)
+    monkeypatch.undo()
+    monkeypatch.setitem(TRIED, 5, (3, 1e6))
+    monkeypatch.setattr(model._choice, "_favours", np.ones(3, np.bool_))
+    found = [model.analyze(pixels, 100, effort) for effort in (1, 5, 9)]
+    assert (found[1].bits == np.min(by_palette, axis=0)).all()
+    assert found[1].bits.sum() < found[0].bits.sum()
+    assert (found[2].bits == found[1].bits).all()
+    for each in found:
+        messages = model.pack(each, 3)
+        decoded, bad = model.decode(messages, len(pixels), group=3)
+        assert not bad.any()
+        assert (decoded == pixels).all()
 
 
 def test_a_value_outside_the_palette_is_coded_all_the_same(
     monkeypatch: pytest.MonkeyPatch, model: Pixels
 ) -> None:
     odd = np.where(helpers.drawn(4) > 0, np.uint8(77), np.uint8(0))
-    monkeypatch.setattr(
-        pixel_model, "choose_palettes", lambda pixels, costs, freq: np.ones(len(pixels), np.int64)
-    )
+    monkeypatch.setattr(Candidates, "first", lambda self: np.ones(len(self._costs), np.int64))
     check_round_trip(model, odd, 1)
 
 

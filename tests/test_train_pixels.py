@@ -20,7 +20,7 @@ import codec  # noqa: E402
 from codec.errors import BadModel, UsageError  # noqa: E402
 from codec.model.bundle import unpack_bundle  # noqa: E402
 from codec.model.pixels import Pixels, Step  # noqa: E402
-from codec.model.pixels_parts import LOGIT_UNIT, choose_palettes  # noqa: E402
+from codec.model.pixels_parts import LOGIT_UNIT  # noqa: E402
 from codec.train import command  # noqa: E402
 from codec.train.loop import save  # noqa: E402
 from codec.train.lossless import export, palettes, warm_start  # noqa: E402
@@ -64,7 +64,7 @@ def symbols_of(step: Step, pixels: np.ndarray) -> np.ndarray:
 
 def ideal_bytes(model: Pixels, pixels: np.ndarray) -> float:
     """Bytes an image by the model's frequencies, whether or not storing would be better."""
-    palette = choose_palettes(pixels, TABLES.costs, TABLES.freq)
+    palette = TABLES.choose(pixels)
     network, bits = (
         model.steps(np.ones(len(pixels), np.bool_), palette),
         float(np.sum(16 - np.log2(TABLES.freq[palette]))),

@@ -80,35 +80,43 @@ Exact = Callable[[], Sequence[Coder]]  # gives the lossless coders that step in 
 
 
 def choose(
-    draft: Draft, quality: int, *, as_block: bool, sampling: Sampling = SAMPLING
+    draft: Draft,
+    quality: int,
+    effort: int = 1,
+    *,
+    as_block: bool,
+    sampling: Sampling = SAMPLING,
 ) -> dict[int, Any]:
-    """Give each image the coder with the lowest cost at a quality, at effort 1.
+    """Give each image the coder with the lowest cost at a quality.
 
-    as_block: the images become one block, so that a sample can decide. Returns the symbols that the
-    coders which tried all images found, by number of the coder.
+    effort: of lossless coders, which takes little longer; lossy ones have 1. as_block: the images
+    become one block, so that a sample can decide. Returns the symbols that the coders which tried
+    all images found, by number of the coder.
     """
+    if quality < LOSSLESS_QUALITY:
+        effort = 1
     n, coders = len(draft.pixels), draft.coders
     if len(coders) == 1:
         return {}
     size = sampling.size(n, quality >= LOSSLESS_QUALITY) if as_block else n
     sample = draft.pixels[spread(n, size)] if size < n else draft.pixels
-    seen, dear = _see(coders, range(len(coders)), sample, quality)
+    seen, dear = _see(coders, range(len(coders)), sample, quality, effort)
     best = int(dear.sum(axis=1).argmin())
     if as_block and dear[best].sum() <= (1 + sampling.agreed) * dear.min(axis=0).sum():
         draft.coder[:] = best
         return seen if size == n else {}
     if size < n:  # without the coders that no image of the sample prefers
         preferred = np.unique(dear.argmin(axis=0)).tolist()
-        seen, dear = _see(coders, preferred, draft.pixels, quality)
+        seen, dear = _see(coders, preferred, draft.pixels, quality, effort)
     draft.coder[:] = np.array([*seen])[dear.argmin(axis=0)]
     return seen
 
 
 def _see(
-    coders: list[Coder], numbers: Sequence[int], pixels: U8, quality: int
+    coders: list[Coder], numbers: Sequence[int], pixels: U8, quality: int, effort: int
 ) -> tuple[dict[int, Any], F64]:
     """Let some coders try images -> the symbols by coder, and the costs (coders, N)."""
-    seen = {k: coders[k].analyze(pixels, quality) for k in numbers}
+    seen = {k: coders[k].analyze(pixels, quality, effort) for k in numbers}
     packed = ((found.pixels, coders[k].pack(found, 1)) for k, found in seen.items())
     return seen, np.array([costs(pixels, *each, quality) for each in packed])
 
@@ -132,15 +140,15 @@ def code(draft: Draft, quality: int, effort: int, seen: dict[int, Any], exact: E
     """Give all images the quality in the stream that a quality stands for, and the symbols of their
     coders.
 
-    seen: symbols of all images at that quality and effort 1, by number of the coder, where they are
-    known.
+    seen: what `choose` returned, at effort 1 for a lossy quality.
     """
     for k, images in by(draft.coder):
         coder, coded = draft.coders[k], coding_of(draft.coders[k], quality)
         if quality <= MAX_QUALITY < coded:
             partner = _partner(coder, exact)
             coder, coded = (coder, quality) if partner is None else (partner, coded)
-        if k in seen and coded == quality and min(effort, coder.max_effort) == 1:
+        known = k in seen and coded == quality
+        if known and (effort == 1 or quality >= LOSSLESS_QUALITY):
             symbols = seen[k].of(images)
         else:
             symbols = coder.analyze(draft.pixels[images], coded, effort)

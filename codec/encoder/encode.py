@@ -135,13 +135,14 @@ class Encoder:
         options, goal = self.options, self.options.goal
         draft = Draft.blank(pixels, list(self.models))
         quality = options.quality if goal is None else goal.first_quality(self.models)
-        seen = choose(draft, quality, as_block=as_block, sampling=self._sampling)
+        effort = options.effort
+        seen = choose(draft, quality, effort, as_block=as_block, sampling=self._sampling)
         if goal is not None:
-            meet(draft, goal, quality, options.effort, seen, self._exact)
+            meet(draft, goal, quality, effort, seen, self._exact)
             return draft
-        code(draft, quality, options.effort, seen, self._exact)
+        code(draft, quality, effort, seen, self._exact)
         if options.guard and not options.by_pixels:
-            guard(draft, quality, options.effort, self._exact)
+            guard(draft, quality, effort, self._exact)
         return draft
 
     def _fell_back(self, draft: Draft) -> Bools:

@@ -40,13 +40,12 @@ class Coder(ABC):
     """See the module's docstring.  Thread-safe.
 
     name: as in figures. lossless: whether it can keep every pixel. sha256: of the model file, b""
-    if there is none. max_effort: higher efforts make no difference.
+    if there is none.
     """
 
     name: str
     lossless: bool
     sha256: bytes
-    max_effort = 1
 
     @property
     def hash(self) -> bytes:
@@ -87,9 +86,9 @@ class Coder(ABC):
     def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> Any:
         """The `Symbols` of uint8 (N, 28, 28), N >= 1.
 
-        quality: of all images, or of each: int (N,). effort: 1 to MAX_EFFORT, how long a lossy
-        coder searches for symbols of a lower cost; decoding is the same. The symbols of an image do
-        not depend on the other images.
+        quality: of all images, or of each: int (N,). effort: 1 to MAX_EFFORT, how long the coder
+        searches for symbols of a lower cost; decoding is the same. The symbols of an image do not
+        depend on the other images.
         """
 
     @abstractmethod

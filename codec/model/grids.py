@@ -16,6 +16,7 @@ from codec.model.pixels_parts import LOGIT_UNIT
 
 # cost of a value that a palette lacks, in nats: 16 bits more than any value of a palette of all
 MISSING_COST = np.log(256 * rans.TOTAL)
+MISSING = round(MISSING_COST * LOGIT_UNIT)  # the same, in units of costs
 MAX_STEP = 129  # at most 64 off
 
 
@@ -27,17 +28,16 @@ def rounded(pixels: U8, step: int | npt.NDArray[np.integer]) -> U8:
     return ((pixels + steps // 2) // steps * steps).clip(0, 255).astype(np.uint8)
 
 
-def steps_of(costs: Integers) -> list[int]:
-    """The steps, rising, whose grid is what a palette holds.  costs: of palettes, (P, 256)."""
-    held = costs < np.rint(MISSING_COST * LOGIT_UNIT)
-    palettes = {row.tobytes() for row in held}
+def palettes_of(costs: Integers) -> dict[int, I64]:
+    """The palettes that hold a grid and no other value, by its step, rising.  costs: (P, 256)."""
+    held = costs < MISSING
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-    found = []
+    found = {}
     for step in range(3, MAX_STEP + 1, 2):
         on_grid = np.zeros(256, np.bool_)
         on_grid[rounded(every, step).ravel()] = True
-        if on_grid.tobytes() in palettes:
-            found.append(step)
+        if len(same := np.flatnonzero((held == on_grid).all(axis=1))):
+            found[step] = same
     return found
 
 

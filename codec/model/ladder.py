@@ -82,7 +82,6 @@ class Ladder(bundles.Model):
     ARCHITECTURE = "ladder-1"
     LIMITS = LATENT_MAX, NUM_SIGMAS - 1  # of latents and means; of rows of the CDF table
     lossless = False
-    max_effort = ladder_search.MAX_EFFORT
 
     def _take(self, bundle: Bundle) -> None:
         self._encoder: LadderEncoder | None = None

@@ -31,7 +31,6 @@ part is worth: weights/README.md.
 from __future__ import annotations
 
 from collections.abc import Generator
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -43,8 +42,9 @@ from codec.errors import BadModel
 from codec.format.constants import GROUP_IMAGES, LOSSLESS_QUALITY, NEAR_LOSSLESS
 from codec.kernels import active as native_kernels
 from codec.model.bundle import Bundle, Model
-from codec.model.grids import rounded, steps_for, steps_of
+from codec.model.grids import rounded, steps_for
 from codec.model.pixels_native import MAX_BYTES, NativePixels
+from codec.model.pixels_palettes import PaletteChoice, tries
 from codec.model.pixels_parts import (
     LIVE_NEIGHBOURS,
     MAX_PALETTE_COST,
@@ -55,7 +55,6 @@ from codec.model.pixels_parts import (
     FlagNet,
     Links,
     ValueNet,
-    choose_palettes,
 )
 from codec.model.pixels_symbols import (
     STORED_FREQS,
@@ -101,21 +100,22 @@ class Pixels(Model):
         self._value_multiply_adds = bundle.multiply_adds - self._flag_multiply_adds
         count = self._value.num_palettes
         self._palette_freq = bundle.pop("palette.freq", (count,))
-        self._palette_costs = bundle.pop("palette.costs.table", (count, 256))
+        costs = bundle.pop("palette.costs.table", (count, 256))
         total = self._palette_freq.sum(dtype=np.int64)
         if count > MAX_PALETTES or self._palette_freq.min() < 1 or total != rans.TOTAL:
             raise BadModel(
                 f"palette.freq of {count} palettes: wanted at most {MAX_PALETTES}, of sum "
                 f"{rans.TOTAL}, no zeros"
             )
-        if self._palette_costs.min() < 0 or self._palette_costs.max() > MAX_PALETTE_COST:
+        if costs.min() < 0 or costs.max() > MAX_PALETTE_COST:
             raise BadModel(f"palette.costs leaves 0..{MAX_PALETTE_COST}")
+        self._choice = PaletteChoice(costs, self._palette_freq)
         self._native: dict[str, NativePixels] = {}
 
-    @cached_property
+    @property
     def grid_steps(self) -> list[int]:
         """See Coder: those of which it has palettes."""
-        return steps_of(self._palette_costs)
+        return list(self._choice.of_grid)
 
     def multiply_adds(self, pixels: U8) -> tuple[float, float]:
         """See Model: each network as often as `steps` runs it for these images.
@@ -181,23 +181,31 @@ class Pixels(Model):
 
     def analyze(self, pixels: U8, quality: int | Integers, effort: int = 1) -> PixelSymbols:
         """See Coder."""
-        max_error = np.asarray(quality) - NEAR_LOSSLESS
+        n = len(pixels)
+        max_error = np.broadcast_to(np.asarray(quality) - NEAR_LOSSLESS, n)
+        exactly = np.ones(n, np.int64)
         if max_error.max() <= 0:
-            return self._analyze_all(pixels)
+            return self._analyze_all(pixels, exactly, effort)
         steps = np.where(max_error > 0, steps_for(max_error, self.grid_steps), 1)
-        found = self._analyze_all(rounded(pixels, steps))
+        found = self._analyze_all(rounded(pixels, steps), steps, effort)
         if self.grid_steps:
             return found
         # A network that does not know the grid can find the pixels as they are easier to predict.
-        exact = self._analyze_all(pixels)
-        n, fewer = len(pixels), exact.bits < found.bits
+        exact = self._analyze_all(pixels, exactly, effort)
+        fewer = exact.bits < found.bits
         return PixelSymbols.join([found, exact]).of(np.arange(n) + n * fewer)
 
-    def _analyze_all(self, pixels: U8) -> PixelSymbols:
-        """The symbols of pixels, all of which are kept, batch by batch on all cores."""
+    def _analyze_all(self, pixels: U8, steps: I64, effort: int) -> PixelSymbols:
+        """The symbols of pixels, all of which are kept, batch by batch on all cores.  steps: (N,),
+        of the grids that they lie on.
+        """
         codes = np.zeros((len(pixels), 2 * PIXELS), np.uint32)  # the batches fill it
         batches = [slice(at, at + size) for at, size in _batches(len(pixels), 1)]
-        found = list(in_threads(lambda some: self._analyze(pixels[some], codes[some]), batches))
+        found = list(
+            in_threads(
+                lambda some: self._analyze(pixels[some], steps[some], effort, codes[some]), batches
+            )
+        )
         stored = {
             some.start + i: stream
             for some, (_, of_batch, _) in zip(batches, found, strict=True)
@@ -206,12 +214,27 @@ class Pixels(Model):
         palettes, _, bits = zip(*found, strict=True)
         return PixelSymbols(pixels, codes, np.concatenate(palettes), stored, np.concatenate(bits))
 
-    def _analyze(self, pixels: U8, codes: U32) -> tuple[I64, dict[int, bytes], I64]:
+    def _analyze(
+        self, pixels: U8, steps: I64, effort: int, codes: U32
+    ) -> tuple[I64, dict[int, bytes], I64]:
         """Fill the codes of a batch -> its palettes, stored bytes and bits: see `PixelSymbols`."""
-        palettes = choose_palettes(pixels, self._palette_costs, self._palette_freq)
         native = self._natively()
         encode = self._encode_pixels if native is None else native.encode
+        naming = rans.costs().astype(np.int64)[self._palette_freq]
+        candidates = self._choice.candidates(pixels, steps)
+        palettes = candidates.first()
         bits = encode(pixels, palettes, codes)
+        tried, margin = tries(effort)
+        for _ in range(1, tried):
+            images, others = candidates.next(margin)
+            if not len(images):
+                break
+            other_codes = np.zeros((len(images), codes.shape[1]), np.uint32)
+            found = encode(pixels[images], others, other_codes)
+            fewer = found + naming[others] < bits[images] + naming[palettes[images]]
+            images = images[fewer]
+            palettes[images], bits[images] = others[fewer], found[fewer]
+            codes[images] = other_codes[fewer]
         stored = cheaper_stored(pixels, bits)
         codes[[*stored]] = 0
         return palettes, stored, bits_with_heads(bits, stored, self._palette_freq[palettes])

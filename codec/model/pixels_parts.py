@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from codec.arrays import F32, I32, I64, PIXELS, SIDE, U8, U32, Bools, Integers
+from codec.arrays import F32, I32, I64, PIXELS, SIDE, U8, U32, Bools
 from codec.coding import rans
 from codec.errors import BadModel
 from codec.format.constants import LOSSLESS_QUALITY
@@ -57,18 +57,6 @@ def value_counts(pixels: U8) -> F32:
     every = np.arange(len(pixels))[:, None] * 256 + pixels.reshape(len(pixels), -1)
     counts = np.bincount(every.ravel(), minlength=256 * len(pixels))
     return counts.reshape(-1, 256).astype(np.float32)
-
-
-def choose_palettes(pixels: U8, costs: Integers, freq: Integers) -> I64:
-    """The cheapest palette of each image (N,), by the cost of its values and of its number.
-
-    costs: (P, 256), 0 to MAX_PALETTE_COST, in units of 1 / LOGIT_UNIT nat; freq: (P,), of sum
-    2**16.
-    """
-    naming = np.rint(-LOGIT_UNIT * np.log(freq / rans.TOTAL)).astype(np.float32)
-    # Integers below 784 * 2**10 + 2**9: exact. (A palette is the encoder's choice: another one
-    # would decode as well.)
-    return np.asarray((value_counts(pixels) @ costs.T.astype(np.float32) + naming).argmin(axis=1))
 
 
 class Canvas:

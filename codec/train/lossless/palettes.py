@@ -15,18 +15,19 @@ READ ME FIRST
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.arrays import F32, F64, I16, I32, I64, U8, Bools
+from codec.arrays import F32, F64, I16, I32, I64, U8, Bools, Integers
 from codec.coding import rans
-from codec.model.grids import MISSING_COST, rounded
+from codec.model.grids import MISSING, MISSING_COST, rounded
+from codec.model.pixels_palettes import PaletteChoice
 from codec.model.pixels_parts import (
     LOGIT_UNIT,
     MAX_PALETTE_COST,
     MAX_PALETTES,
-    choose_palettes,
     value_counts,
 )
 
@@ -50,9 +51,15 @@ class Palettes:
     costs: I16
     freq: I32
 
-    def choose(self, pixels: U8) -> I64:
-        """uint8 (N, 28, 28) -> palette of each image (N,)."""
-        return choose_palettes(pixels, self.costs, self.freq)
+    def choose(self, pixels: U8, steps: Integers | int = 1) -> I64:
+        """uint8 (N, 28, 28), rounded to multiples of `steps` -> the likeliest palette of each
+        image (N,).
+        """
+        return self._choice.candidates(pixels, np.broadcast_to(steps, len(pixels))).first()
+
+    @cached_property
+    def _choice(self) -> PaletteChoice:
+        return PaletteChoice(self.costs, self.freq)
 
 
 def learn(pixels: U8, most: int = MAX_PALETTES, *, grids: bool = False) -> Palettes:
@@ -130,7 +137,7 @@ def _of_grid(pixels: U8, step: int, held: npt.NDArray[np.bool_], clusters: int) 
     counts[:, white:] = 0
     found = _clusters(counts, clusters, white)
     logits = np.where(held, found.logits, IMPOSSIBLE).astype(np.float32)
-    costs = np.where(held, found.costs, np.rint(MISSING_COST * LOGIT_UNIT)).astype(np.int16)
+    costs = np.where(held, found.costs, MISSING).astype(np.int16)
     return Palettes(logits, costs, found.freq)
 
 

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.arrays import PIXELS
+from codec.arrays import I64, PIXELS
 from codec.coding import rans
 from codec.model.grids import rounded
 from codec.model.pixels_parts import (
@@ -333,10 +333,8 @@ class PixelTrainer(Trainer):
         )
         self.measured = [(self.held_out[:MEASURED_IMAGES], self.held_out_palette[:MEASURED_IMAGES])]
         if grids:
-            self.measured += [
-                self._with_palettes(rounded(held_out[:GRID_IMAGES], step))
-                for step in MEASURED_STEPS
-            ]
+            some = held_out[:GRID_IMAGES]
+            self.measured += [self._rounded(some, np.full(len(some), s)) for s in MEASURED_STEPS]
         tokens = Tokens(self._drawn(torch.linspace(0, len(self.train) - 1, 200).long())[0])
         self.batch = min(64, max(8, round(TOKENS / (len(tokens.image) / tokens.count))))
 
@@ -354,11 +352,12 @@ class PixelTrainer(Trainer):
             return self.train[chosen], self.palette[chosen]
         weights = torch.tensor(STEP_WEIGHTS).float()
         steps = np.array(STEPS)[torch.multinomial(weights, len(chosen), replacement=True).numpy()]
-        return self._with_palettes(rounded(self.train[chosen].cpu().numpy(), steps))
+        return self._rounded(self.train[chosen].cpu().numpy(), steps)
 
-    def _with_palettes(self, pixels: data.U8) -> tuple[Tensor, Tensor]:
-        """uint8 (N, 28, 28) -> the same and their palettes, as tensors."""
-        palette = self.net.tables.choose(pixels)
+    def _rounded(self, pixels: data.U8, steps: I64) -> tuple[Tensor, Tensor]:
+        """uint8 (N, 28, 28) -> the same rounded to multiples of steps (N,), and their palettes."""
+        pixels = rounded(pixels, steps)
+        palette = self.net.tables.choose(pixels, steps)
         return torch.tensor(pixels).to(self.device), torch.tensor(palette).to(self.device)
 
     def figures(self) -> dict[str, object]:
