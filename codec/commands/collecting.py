@@ -106,10 +106,13 @@ def _check_fit(base: Collection, output: str, blocks: Blocks, label: str) -> Non
         raise UsageError(f"{output} and {label}: {first} and {second} {clash[2]}")
 
 
-def check_append(output: Place, blocks: Blocks, label: str) -> None:
-    """Raise UsageError if `blocks` cannot be added to the collection that is there."""
+def check_append(output: Place, blocks: Blocks, label: str) -> int:
+    """The number of images in the collection that is there.
+
+    Raises UsageError if `blocks` cannot be added to it, BitstreamError, OSError.
+    """
     with ExitStack() as opened:
-        _Base.of(output, blocks, label, opened)
+        return sum(block.count for block in _Base.of(output, blocks, label, opened).blocks)
 
 
 def write_collection(job: Collecting, blocks: Blocks, run: Run) -> Events:

@@ -129,7 +129,7 @@ def images_in(top: Place, all_files: bool = False) -> Generator[Event, None, lis
     skipped = "; ".join(kinds.others_of(others))
     if not found:
         yield Failed.by(
-            str(top), ImageError(f"no images in this directory: {skipped or 'nothing'}")
+            str(top), ImageError(f"no images in this directory: {skipped or 'it is empty'}")
         )
     elif skipped:
         yield Note(f"{top}: skipped {skipped}")
