@@ -158,8 +158,8 @@ def _column(text: str, name: str, images: Sequence[str] | None) -> tuple[Labels,
         if len(row) != len(names):
             raise ImageError(f"{name}: row {number} has {len(row)} columns, not {len(names)}")
     texts = [row[column or 0] for row in rows[first:]]
-    if '"' not in text:  # in quotes, spaces belong to a label
-        texts = [each.strip() for each in texts]
+    if '"' not in text or all(_NUMBER.fullmatch(each.strip()) for each in texts):
+        texts = [each.strip() for each in texts]  # in quotes, spaces belong to a text
     _check_first(texts, name, has_name=column is not None)
     numbers, how = list(range(len(texts))), ""
     if images is not None and len(names) > 1:

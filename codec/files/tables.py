@@ -150,8 +150,9 @@ class TableSource(ImageSource):
                 field = row[1].split(b",", column + 1)[column].decode()
             else:
                 field = row[1].rsplit(b",", behind)[-behind].decode()
-            # in quotes, spaces belong to a field; equal ones are in memory once
-            yield sys.intern(field if b'"' in row[1] else field.strip())
+            # in quotes, spaces belong to a text; equal ones are in memory once
+            is_text = b'"' in row[1] and not _NUMBER.fullmatch(field)
+            yield sys.intern(field if is_text else field.strip())
 
     def _read(self, size: int, start: int) -> Iterator[U8]:
         rows = islice(self._rows(), start * size, None)
