@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import struct
 import sys
 import tarfile
@@ -862,6 +863,90 @@ def test_nearly_grey_images_are_taken_on_demand(tmp_path: Path, options: Compres
         assert reason.endswith("(channels differ by up to 1 step; --grey takes the luma)")
         assert run(source, options, grey=True, force=True).images == 2
     assert run(tree / "a.webp", options, grey=True).images == 1
+
+
+# Labels that are not what they seem
+
+
+def test_rows_of_csv_label_the_images_that_they_name(
+    tmp_path: Path, options: CompressOptions
+) -> None:
+    tree = write_tree(tmp_path / "t")
+    (tmp_path / "t.tar").write_bytes(tar_of(FILES))
+    rows = [f"{name},{LABELS[i]}" for i, name in enumerate(NAMES)]
+    random.Random(1).shuffle(rows)
+    table = tmp_path / "y.csv"
+    table.write_text("\n".join(["file,label", *rows]))
+    for source in (tree, tmp_path / "t.tar"):
+        result = run(source, options, tmp_path / "x.aez", labels=str(table), force=True)
+        assert f"{source}: labels from {table}, by its column file" in result.notes
+        with opened(tmp_path / "x.aez", options) as collection:
+            for number in range(COUNT):
+                label = LABELS[NAMES.index(collection.name(number))]
+                assert collection.labels_at([number])[0] == label
+
+
+def test_labels_in_a_directory_or_nowhere_are_named(
+    tmp_path: Path, options: CompressOptions
+) -> None:
+    images = tmp_path / "a-images-idx3-ubyte"
+    images.write_bytes(pack_idx(PIXELS))
+    folder = tmp_path / "a-labels-idx1-ubyte"
+    folder.mkdir()
+    assert run(images, options).failed == []  # not taken for a file of labels
+    images.with_suffix(".aez").unlink()
+    for labels, said in (
+        (str(folder), f"labels in {folder}: Is a directory"),
+        ("", "the name after --labels is empty"),
+        ("nix", f"--labels nix is no file, and no column or array of {images}"),
+    ):
+        assert run(images, options, labels=labels).failed == [(str(images), said)]
+
+
+NPZ_LABELS = {
+    "labels: is object, wanted integers or short texts": np.array([None, "a", 1] * 3),
+    "labels: is int64 (9, 2), wanted a label an image": np.zeros((9, 2), int),
+    "labels: is int64 (), wanted a label an image": np.array(3),
+}
+
+
+@pytest.mark.parametrize(("said", "labels"), NPZ_LABELS.items(), ids=NPZ_LABELS)
+def test_arrays_that_are_no_labels_are_told_so_or_left_out(
+    tmp_path: Path, options: CompressOptions, said: str, labels: np.ndarray
+) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, images=PIXELS, labels=labels)
+    wanted = f"{said}; --labels none leaves labels out"
+    assert run(path, options, labels="labels").failed == [(str(path), wanted)]
+    result = run(path, options)
+    if labels.dtype == object:
+        assert result.failed == [(str(path), wanted)]
+    else:
+        left = f"{path}: not stored: labels {labels.dtype} {labels.shape}"
+        assert (result.failed, result.notes) == ([], [left])
+
+
+def test_two_arrays_that_could_be_labels_are_named(
+    tmp_path: Path, options: CompressOptions
+) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, images=PIXELS, labels=LABELS, targets=LABELS)
+    result = run(path, options, remove=True)
+    assert f"{path}: labels in labels or targets? --labels NAME takes one of them" in result.notes
+    assert path.exists()  # as labels are not stored
+
+
+def test_a_zip_with_more_than_its_entries_is_kept(tmp_path: Path, options: CompressOptions) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", PNGS[0])
+        archive.comment = b"made by me"
+    result = run(path, options, remove=True)
+    assert result.notes == [
+        f"{path}: not stored: its comment",
+        f"{path}: kept, as not all of it is stored",
+    ]
+    assert path.exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX")

@@ -83,6 +83,8 @@ class TableSource(ImageSource):
             self.num_images = sum(1 for _ in self._whole_rows())
         else:
             texts = list(self._texts(self._columns.label))
+            if all(map(_NUMBER.fullmatch, set(texts))):
+                texts = [text.strip() for text in texts]
             self.num_images = len(texts)
             if not self._has_header and reading.labels is None:
                 self._check_first(texts)
@@ -151,8 +153,7 @@ class TableSource(ImageSource):
             else:
                 field = row[1].rsplit(b",", behind)[-behind].decode()
             # in quotes, spaces belong to a text; equal ones are in memory once
-            is_text = b'"' in row[1] and not _NUMBER.fullmatch(field)
-            yield sys.intern(field if is_text else field.strip())
+            yield sys.intern(field if b'"' in row[1] else field.strip())
 
     def _read(self, size: int, start: int) -> Iterator[U8]:
         rows = islice(self._rows(), start * size, None)
