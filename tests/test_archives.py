@@ -148,7 +148,12 @@ def test_other_files_are_named(pack: Pack) -> None:
 @pytest.mark.parametrize("pack", PACKS)
 def test_images_without_a_suffix_are_found_on_demand(pack: Pack) -> None:
     files = [("0/one", PNGS[0]), ("two.dat", PNGS[1]), ("notes", b"text"), ("3.png", PNGS[2])]
-    assert read(pack(files))[1].names == ["3.png"]
+    few = read(pack(files))[1]
+    assert few.names == ["3.png"]
+    assert few.left == [
+        "3 files of other kinds (0/one, two.dat, notes); --all-files looks for images in files "
+        "without a suffix"
+    ]
     found, source = read(pack(files), all_files=True)
     np.testing.assert_array_equal(found, PIXELS[:3])
     assert source.names == ["0/one", "two.dat", "3.png"]

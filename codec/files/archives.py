@@ -77,7 +77,7 @@ class ArchiveSource(ImageSource):
                 self.names.append(entry.name)
                 self._where.extend(entry.where)
         self.num_images = len(self.names)
-        self.left = kinds.others_of(others, packed=True)
+        self.left = kinds.others_of(others, packed=True, seen=reading.all_files)
         if not self.num_images and not self.failed:
             raise ImageError(
                 f"{name}: no images in this archive: {'; '.join(self.left) or 'it is empty'}"

@@ -58,7 +58,7 @@ def started(head: bytes) -> str:
         text = head.decode("utf-8-sig", "ignore" if len(head) > SHOWN else "strict")
     except UnicodeDecodeError:
         text = ""
-    if text and all(c.isprintable() or c in "\t\r\n" for c in text[: 2 * SHOWN]):
+    if text and all(c.isprintable() or c in "\t\r\n" for c in text[:SHOWN]):
         return repr(text[:SHOWN])
     return f"the bytes {head[: SHOWN // 3].hex(' ')}"
 

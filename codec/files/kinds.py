@@ -29,8 +29,11 @@ def is_litter(name: str) -> bool:
     return bool(_LITTER.fullmatch(name))
 
 
-def others_of(found: Sequence[str], packed: bool = False) -> list[str]:
-    """What to say of the files of a directory or, `packed`, of an archive that are no images."""
+def others_of(found: Sequence[str], *, packed: bool = False, seen: bool = False) -> list[str]:
+    """What to say of the files of a directory or, `packed`, of an archive that are no images.
+
+    seen: images were looked for in all of them.
+    """
     sources = [name for name in found if is_source_file(name)]
     said = []
     if sources:
@@ -41,5 +44,7 @@ def others_of(found: Sequence[str], packed: bool = False) -> list[str]:
         )
     if number := len(found) - len(sources):
         rest = [name for name in found if not is_source_file(name)]
-        said.append(f"{counted(number, 'file')} of other kinds ({listing(rest, 3)})")
+        may_be = not seen and not all("." in name.rpartition("/")[2] for name in rest)
+        remedy = "; --all-files looks for images in files without a suffix" * may_be
+        said.append(f"{counted(number, 'file')} of other kinds ({listing(rest, 3)}){remedy}")
     return said
