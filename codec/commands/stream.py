@@ -9,6 +9,7 @@ READ ME FIRST
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -85,7 +86,8 @@ def write_block(task: WriteTask) -> Written:
 def _write_png(path: str, pixels: U8, task: WriteTask) -> int | Exception:
     packed, output = images.pack_png(pixels), place(path)
     try:
-        if output.path is not None and not output.path.parent.is_dir():
+        if output.path is not None and not os.path.isdir(output.path.parent):
+            output.check_free(task.force)
             make_folder(output.path.parent, task.mode, task.root.path)
         if not (task.again and output.holds(packed)):
             output.write(packed, force=task.force, mode=task.mode)

@@ -107,10 +107,10 @@ def make_folder(folder: Path, permissions: int | None = None, top: Path | None =
         mode = 0o777
     else:  # who can read can list
         mode = 0o700 | (permissions & 0o066) | ((permissions & 0o044) >> 2)
+    if top is not None and folder != top and not os.path.isdir(folder.parent):
+        make_folder(folder.parent, permissions, top)
     try:
         with naming(f"cannot make the directory {folder}"):
-            if top is not None and folder != top and not folder.parent.is_dir():
-                make_folder(folder.parent, permissions, top)
             folder.mkdir(mode, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
