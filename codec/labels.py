@@ -80,7 +80,7 @@ def _checked(at: int, label: Any) -> int | str:
             return number
     except TypeError:
         pass
-    raise UsageError(f"label {at} is {label!r}, wanted {WANTED}")
+    raise UsageError(f"label {at} is {repr(label)[:40]}, wanted {WANTED}")
 
 
 def fault_of(text: str) -> str | None:

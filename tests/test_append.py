@@ -148,12 +148,12 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(
     inside = write_tree(tmp_path / "three", ["0/1.png/a.png"])
     for base, source, labels, said in (
         (x, array, None, f"the images of {x} have names, those of {array} have none"),
-        (x, one, None, f"{x} and {one}: 0/0.png and 0/0.png would both be restored as 0/0.png"),
+        (x, one, None, f"{x} has an image 0/0.png already"),
         (
             x,
             inside,
             None,
-            f"{x} and {inside}: 0/1.png and 0/1.png/a.png would be restored as 0/1.png and as a "
+            f"0/1.png of {x} and 0/1.png/a.png of {inside} would be restored as 0/1.png and as a "
             "file below it",
         ),
         (
@@ -215,6 +215,20 @@ def test_embedded_models_stay_and_are_added(tmp_path: Path, options: CompressOpt
         Result.of(merge([str(x), str(y)], str(wanted), force=True))
         assert add(other, x, options, embed_model=more).exit_code == 0
         assert x.read_bytes() == wanted.read_bytes()
+
+
+def test_a_dry_run_says_to_what_is_added(tmp_path: Path, options: CompressOptions) -> None:
+    for first, other in (arrays(tmp_path), trees(tmp_path)):
+        x = tmp_path / "x.aez"
+        made, before = replace(options, append=True), 0
+        for source, there in ((first, ""), (other, ", added to the {} images there")):
+            planned = Result.of(compress([str(source)], str(x), dry_run=True, options=made))
+            count = planned.images
+            said = f"{source} ({count} images) -> {x}{there.format(before)}"
+            assert planned.outputs == [said]
+            assert add(source, x, options).exit_code == 0
+            before = count
+        x.unlink()
 
 
 def test_a_private_collection_stays_private(tmp_path: Path, options: CompressOptions) -> None:

@@ -136,19 +136,24 @@ def test_other_files_are_named(pack: Pack) -> None:
     others = [("notes.txt", b"x"), ("inner.zip", b"PK"), ("x.npy", b""), ("b.md", b"")]
     source = read(pack([*others, ("a.png", PNGS[0])]))[1]
     assert source.left == [
-        "2 files of many images (inner.zip, x.npy), which are taken if given by name",
+        "2 files of many images (inner.zip, x.npy), which are taken if you unpack them",
         "2 files of other kinds (notes.txt, b.md)",
     ]
     with pytest.raises(ImageError, match=r"^x: no images in this archive: 2 files of many images"):
         read(pack(others))
-    with pytest.raises(ImageError, match=r"^x: no images in this archive: nothing$"):
+    with pytest.raises(ImageError, match=r"^x: no images in this archive: it is empty$"):
         read(pack([]))
 
 
 @pytest.mark.parametrize("pack", PACKS)
 def test_images_without_a_suffix_are_found_on_demand(pack: Pack) -> None:
     files = [("0/one", PNGS[0]), ("two.dat", PNGS[1]), ("notes", b"text"), ("3.png", PNGS[2])]
-    assert read(pack(files))[1].names == ["3.png"]
+    few = read(pack(files))[1]
+    assert few.names == ["3.png"]
+    assert few.left == [
+        "3 files of other kinds (0/one, two.dat, notes); --all-files looks for images in files "
+        "without a suffix"
+    ]
     found, source = read(pack(files), all_files=True)
     np.testing.assert_array_equal(found, PIXELS[:3])
     assert source.names == ["0/one", "two.dat", "3.png"]
@@ -196,7 +201,7 @@ def test_a_bad_image_is_a_failure_of_its_own(pack: Pack) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["a.png", "b.png", "a.png"], "a.png and a.png would both be restored as a.png"),
+        (["a.png", "b.png", "a.png"], "two entries are called a.png"),
         (["0/a.png", "0/a.jpg"], "0/a.png and 0/a.jpg would both be restored as 0/a.png"),
         (
             ["a.bmp", "a.png/b.png"],
@@ -402,3 +407,29 @@ def test_a_list_of_many_entries_takes_little_memory() -> None:
         assert source.num_images == count
         assert taken / count < 200, pack
         assert most / count < 600, pack
+
+
+def test_utf8_names_of_a_zip_that_does_not_say_so_are_read_as_such() -> None:
+    """As the archiver of macOS writes them.  What is no UTF-8 is the code page of DOS."""
+    for raw, name in ((b"\xc3\xa9/0.png", "é/0.png"), (b"\x82/0.png", "é/0.png")):
+        packed = zipped([("x" * len(raw), PNGS[0]), ("1.png", PNGS[1])])
+        packed = packed.replace(b"x" * len(raw), raw)
+        found, source = read(packed)
+        assert (source.names, source.failed) == ([name, "1.png"], [])
+        np.testing.assert_array_equal(found, PIXELS[:2])
+
+
+def test_what_a_zip_has_besides_its_entries_is_named() -> None:
+    stream = io.BytesIO(zipped([("a.png", PNGS[0])]))
+    assert read(stream.getvalue() + b"PK junk")[1].left == ["7 bytes after its end"]
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.comment = b"made by me"
+    assert read(stream.getvalue())[1].left == ["its comment"]
+    assert read(stream.getvalue() + b"\0")[1].left == ["its comment", "1 byte after its end"]
+
+
+def test_a_zip_that_is_cut_short_is_told_so() -> None:
+    said = "^x: is truncated or damaged: the list of what is in it, at its end, is missing$"
+    for size in (40, 300):
+        with pytest.raises(ImageError, match=said):
+            read(zipped(FILES.items())[:size])

@@ -348,9 +348,10 @@ ARRAYS_REFUSED = {
     "is truncated or damaged: NPY version (4, 0)": b"\x93NUMPY\4\0" + npy(PIXELS)[8:],
     "holds IDX labels, not images": idx_header(5, magic=0x801) + bytes(5),
     "32x30 pixels, aez takes 28x28": idx_header(1, 30, 32) + bytes(960),
-    "is not an NPY, NPZ or IDX file": pack_png(GREY),
-    "is not an NPY, NPZ or IDX fil": b"",
-    "is not an NPY, NPZ or IDX fi": gzip.compress(b"text"),
+    "is not an NPY, NPZ or IDX file: it starts with the bytes 89 50 4e 47": pack_png(GREY),
+    "is a web page, not an NPY, NPZ or IDX file: download the file again": b" <HTML><body>404",
+    "is empty": b"",
+    "is not an NPY, NPZ or IDX file: it starts with 'text'": gzip.compress(b"text"),
     "dtype float32, aez takes integers; --scale 1 takes floats from 0 to 1": npy(
         PIXELS.astype(np.float32)
     ),
@@ -370,7 +371,7 @@ ARRAYS_REFUSED = {
         "has 2 arrays of images, aez takes one, of whole numbers (N, 28, 28); it holds "
         "a uint8 (5, 28, 28), b uint8 (28, 28); --array NAME takes one of them"
     ): npz(a=PIXELS, b=GREY),
-    f"{NO_ARRAY}; it holds nothing": npz(),
+    "holds no arrays at all, aez takes one, of whole numbers (N, 28, 28)": npz(),
     f"{NO_ARRAY}; it holds x float32 (5, 28, 28); --scale 1": npz(x=PIXELS.astype(np.float32)),
 }
 

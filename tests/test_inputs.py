@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import struct
 import sys
 import tarfile
@@ -31,6 +32,7 @@ from codec.commands import resume, work
 from codec.commands.compress import CompressOptions, compress
 from codec.commands.decompress import decompress
 from codec.commands.events import Result
+from codec.commands.merge import merge
 from codec.encoder.options import Options
 from codec.errors import UsageError
 from codec.files.batch import Reading, Scale
@@ -773,19 +775,62 @@ def test_an_empty_file_is_said_to_be_empty(
 def test_what_is_not_what_its_name_says_is_told_so(
     tmp_path: Path, options: CompressOptions
 ) -> None:
-    said = {
-        "x.zip": "is no ZIP archive: it begins with b'<!DOCTYPE html>'",
-        "x.parquet": "is no Parquet file: it begins with b'<!DOCTYPE html>'",
-        "x.csv": "line 1 has no comma; aez takes columns that commas separate",
-        "x.png": "is not an image that Pillow can read",
-        "x.tar.xz": (
-            f"is not an image that Pillow can read; files of many images are taken as {SOURCES}"
-        ),
+    page = "is a web page, not {}: download the file again"
+    pointer = "is a pointer of Git LFS, not {}: git lfs pull fetches the file"
+    kinds = {
+        "x.zip": "a ZIP archive",
+        "x.tar": "a TAR archive",
+        "x.tar.gz": "a TAR archive",
+        "x.parquet": "a Parquet file",
+        "x.csv": "a CSV file",
+        "x.npz": "an NPZ file",
+        "x.npy": "an NPY file",
+        "x.npy.gz": "an NPY file",
+        "train-images-idx3-ubyte.gz": "an IDX file",
+        "x.png": "an image",
+        "x.dat": "an image",
     }
-    for name, reason in said.items():
+    html = b"\n<!doctype HTML><title>404, not found, sorry, %s</title>" % (b"," * 99)
+    lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    for name, kind in kinds.items():
         path = tmp_path / name
-        path.write_text("<!DOCTYPE html>")
-        assert run(path, options).failed == [(str(path), reason)]
+        for content, reason in ((html, page), (gzip.compress(html), page), (lfs, pointer)):
+            if content[:2] == b"\x1f\x8b" and kind == "an image":
+                continue
+            path.write_bytes(content)
+            assert run(path, options).failed == [(str(path), reason.format(kind))]
+
+
+FOREIGN = {
+    "x.zip": (
+        b"hello world, this is text",
+        "is not a ZIP archive: it starts with 'hello world, this is tex'",
+    ),
+    "x.tar": (b"\xfd7zXZ\0\1", "is an xz file, not a TAR archive"),
+    "x.tar.gz": (b"BZh91AY", "is a bzip2 file, not a TAR archive"),
+    "x.tgz": (b"junk" * 200, "is not a TAR archive: it starts with 'junkjunkjunkjunkjunkjunk'"),
+    "x.parquet": (
+        bytes(9),
+        "is not a Parquet file: it starts with the bytes 00 00 00 00 00 00 00 00",
+    ),
+    "x.npz": (b"\x80\4\x95", "is a pickle of Python, not an NPZ file"),
+    "x.npy": (b"\x89HDF\r\n", "is an HDF5 file, not an NPY file"),
+    "x.csv": (b"\x28\xb5\x2f\xfd", "is a zstd file, not a CSV file"),
+    "x.png": (b"PK\3\4", "is a ZIP archive, not an image"),
+    "x.7z": (
+        b"7z\xbc\xaf\x27\x1c",
+        f"is a 7z archive, not an image; files of many images are taken as {SOURCES}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_aez_does_not_take_is_named(
+    tmp_path: Path, options: CompressOptions, name: str
+) -> None:
+    content, reason = FOREIGN[name]
+    (tmp_path / name).write_bytes(content)
+    assert run(tmp_path / name, options).failed == [(str(tmp_path / name), reason)]
 
 
 def test_a_damaged_image_is_never_taken_and_never_removed(
@@ -820,6 +865,90 @@ def test_nearly_grey_images_are_taken_on_demand(tmp_path: Path, options: Compres
     assert run(tree / "a.webp", options, grey=True).images == 1
 
 
+# Labels that are not what they seem
+
+
+def test_rows_of_csv_label_the_images_that_they_name(
+    tmp_path: Path, options: CompressOptions
+) -> None:
+    tree = write_tree(tmp_path / "t")
+    (tmp_path / "t.tar").write_bytes(tar_of(FILES))
+    rows = [f"{name},{LABELS[i]}" for i, name in enumerate(NAMES)]
+    random.Random(1).shuffle(rows)
+    table = tmp_path / "y.csv"
+    table.write_text("\n".join(["file,label", *rows]))
+    for source in (tree, tmp_path / "t.tar"):
+        result = run(source, options, tmp_path / "x.aez", labels=str(table), force=True)
+        assert f"{source}: labels from {table}, by its column file" in result.notes
+        with opened(tmp_path / "x.aez", options) as collection:
+            for number in range(COUNT):
+                label = LABELS[NAMES.index(collection.name(number))]
+                assert collection.labels_at([number])[0] == label
+
+
+def test_labels_in_a_directory_or_nowhere_are_named(
+    tmp_path: Path, options: CompressOptions
+) -> None:
+    images = tmp_path / "a-images-idx3-ubyte"
+    images.write_bytes(pack_idx(PIXELS))
+    folder = tmp_path / "a-labels-idx1-ubyte"
+    folder.mkdir()
+    assert run(images, options).failed == []  # not taken for a file of labels
+    images.with_suffix(".aez").unlink()
+    for labels, said in (
+        (str(folder), f"labels in {folder}: Is a directory"),
+        ("", "the name after --labels is empty"),
+        ("nix", f"--labels nix is no file, and no column or array of {images}"),
+    ):
+        assert run(images, options, labels=labels).failed == [(str(images), said)]
+
+
+NPZ_LABELS = {
+    "labels: is object, wanted integers or short texts": np.array([None, "a", 1] * 3),
+    "labels: is int64 (9, 2), wanted a label an image": np.zeros((9, 2), int),
+    "labels: is int64 (), wanted a label an image": np.array(3),
+}
+
+
+@pytest.mark.parametrize(("said", "labels"), NPZ_LABELS.items(), ids=NPZ_LABELS)
+def test_arrays_that_are_no_labels_are_told_so_or_left_out(
+    tmp_path: Path, options: CompressOptions, said: str, labels: np.ndarray
+) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, images=PIXELS, labels=labels)
+    wanted = f"{said}; --labels none leaves labels out"
+    assert run(path, options, labels="labels").failed == [(str(path), wanted)]
+    result = run(path, options)
+    if labels.dtype == object:
+        assert result.failed == [(str(path), wanted)]
+    else:
+        left = f"{path}: not stored: labels {labels.dtype} {labels.shape}"
+        assert (result.failed, result.notes) == ([], [left])
+
+
+def test_two_arrays_that_could_be_labels_are_named(
+    tmp_path: Path, options: CompressOptions
+) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, images=PIXELS, labels=LABELS, targets=LABELS)
+    result = run(path, options, remove=True)
+    assert f"{path}: labels in labels or targets? --labels NAME takes one of them" in result.notes
+    assert path.exists()  # as labels are not stored
+
+
+def test_a_zip_with_more_than_its_entries_is_kept(tmp_path: Path, options: CompressOptions) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", PNGS[0])
+        archive.comment = b"made by me"
+    result = run(path, options, remove=True)
+    assert result.notes == [
+        f"{path}: not stored: its comment",
+        f"{path}: kept, as not all of it is stored",
+    ]
+    assert path.exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX")
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o400, 0o777])
 def test_what_is_private_stays_private(tmp_path: Path, options: CompressOptions, mode: int) -> None:
@@ -832,6 +961,30 @@ def test_what_is_private_stays_private(tmp_path: Path, options: CompressOptions,
             assert run(path, options).exit_code == 0
             made = path.with_suffix(".aez").stat().st_mode & 0o777
             assert oct(made) == oct(0o600 | mode & 0o044)
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX")
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o711])
+def test_a_collection_of_a_private_directory_is_private(
+    tmp_path: Path, options: CompressOptions, mode: int
+) -> None:
+    before = os.umask(0o022)
+    try:
+        tree = write_tree(tmp_path / "t")
+        tree.chmod(mode)
+        assert run(tree, options).exit_code == 0
+        made = (tmp_path / "t.aez").stat().st_mode & 0o777
+        assert oct(made) == oct({0o750: 0o640, 0o755: 0o644}.get(mode, 0o600))
+        (tmp_path / "x.npy").write_bytes(pack_npy(PIXELS))
+        (tmp_path / "x.npy").chmod(0o644)
+        assert run(tmp_path / "x.npy", options).exit_code == 0
+        assert run(tmp_path / "x.npy", options, tmp_path / "y.aez").exit_code == 0
+        pair = [str(tmp_path / "x.aez"), str(tmp_path / "y.aez")]
+        (tmp_path / "y.aez").chmod(0o600)
+        assert Result.of(merge(pair, str(tmp_path / "z.aez"))).exit_code == 0
+        assert (tmp_path / "z.aez").stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from codec.errors import ImageError
-from codec.files.labels import names_beside, of_folders, read_labels
+from codec.files.labels import names_beside, of_folders, read_labels, read_labels_of
 
 DATA = Path(os.environ.get("AEZ_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -87,7 +87,14 @@ REFUSED = [
     ("y", b"7\n\n8\n", "line 2: the label is empty"),
     ("y", b"a" * 256, "line 1: the label has 256 bytes"),
     ("y", b"a\0b\n", "line 1: the label contains NUL"),
-    ("y", b"\xff\n", "is truncated or damaged: 'utf-8' codec"),
+    ("y", b"\xff\n", "line 1 is not UTF-8: save the file as UTF-8"),
+    ("y", b"a\nb\n\xe9\n", "line 3 is not UTF-8"),
+    ("y", b"<!DOCTYPE html>", "is a web page, not a file of labels: download the file again"),
+    ("y", b"PAR1" + bytes(9), "is a Parquet file, not a file of labels"),
+    ("y", idx(bytes(9), 3, 0x803), "claims "),
+    ("y", struct.pack(">4I", 0x803, 1, 2, 3) + bytes(6), "labels are of shape (1, 2, 3), wanted"),
+    ("y", npz(), "has 0 arrays, aez takes one of labels"),
+    ("y.csv", b"name\n1\n2\n", "row 1 is 'name' and all others are numbers; a column of labels"),
     ("y.csv", b"a,b\n1,2\n", "2 columns, none is called one of label, labels, class"),
     ("y.csv", b"id,label\na,7\nb\n", "row 3 has 1 columns, not 2"),
     ("y.csv", b"id,label\na,7\nb,\n", "row 3: the label is empty"),
@@ -98,7 +105,7 @@ REFUSED = [
     ("y", npy(np.arange(9))[:-1], "claims 72 bytes of labels, but has 71"),
     ("y", idx(bytes(5), 4), "claims 4 bytes of labels, but has 5"),
     ("y", idx(bytes(2**16), 2**31), "claims 2147483648 bytes of labels, but has 65536"),
-    ("y", npz(a=np.arange(3), b=np.arange(3)), "2 arrays, aez takes one of labels"),
+    ("y", npz(a=np.arange(3), b=np.arange(3)), "has 2 arrays, aez takes one of labels"),
     ("y", gzip.compress(b"7\n")[:-4], "is truncated or damaged: Compressed file ended"),
 ]
 
@@ -144,7 +151,10 @@ def test_the_labels_of_a_data_set_are_ten_thousand(name: str) -> None:
                 "emnist-letters-test-labels-idx1-ubyte.gz",
             ],
         ),
-        ("x.idx", []),
+        ("x.idx", ["x-labels.idx", "x-labels.idx.gz"]),
+        ("d/images.idx3.gz", ["d/labels.idx1.gz", "d/labels.idx1"]),
+        ("x-idx3-ubyte", ["x-labels-idx1-ubyte", "x-labels-idx1-ubyte.gz"]),
+        (".idx", []),
         ("images.npy", []),
     ],
 )
@@ -161,3 +171,52 @@ def test_folders_are_labels() -> None:
     assert of_folders(["-1/a.png", "1/b.png"], "d") == ["-1", "1"]
     with pytest.raises(ImageError, match=r"^d: b\.png is in no folder: --labels folders needs one"):
         of_folders(["0/a.png", "b.png"], "d")
+
+
+IMAGES = ["a/2.png", "a/10.jpg", "b/03.png"]
+BY_NAME = {  # what the column has, of images number 2, 0 and 1
+    "path": ["b/03.png", "a/2.png", "a/10.jpg"],
+    "file": ["03.png", "2.png", "10.jpg"],
+    "stem": ["03", "2", "10"],
+    "number": ["3", "2", "10"],
+    "path without suffix": ["b/03", "a/2", "a/10"],
+}
+
+
+@pytest.mark.parametrize("values", BY_NAME.values(), ids=BY_NAME)
+def test_rows_of_csv_belong_to_the_images_that_they_name(values: list[str]) -> None:
+    rows = [f"{i},{value},x{at}" for i, (value, at) in enumerate(zip(values, "201", strict=True))]
+    stream = "\n".join([",Id,label", *rows]).encode()
+    labels, how = read_labels_of(IMAGES, io.BytesIO(stream), "y.csv")
+    assert (labels, how) == (["x0", "x1", "x2"], ", by its column id")
+    assert read_labels(io.BytesIO(stream), "y.csv") == ["x2", "x0", "x1"]
+
+
+def test_rows_that_name_no_images_are_in_order() -> None:
+    stream = b"id,label\nq,5\nr,6\ns,7\n"
+    labels, how = read_labels_of(IMAGES, io.BytesIO(stream), "y.csv")
+    assert (list(labels), how) == ([5, 6, 7], ", in the order of its rows")
+    labels, how = read_labels_of(IMAGES, io.BytesIO(b"label\n5\n6\n7\n"), "y.csv")
+    assert (list(labels), how) == ([5, 6, 7], "")
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (["03.png", "2.png", "11.jpg"], "has no a/10.jpg"),
+        (["03.png", "2.png", "10.jpg", "9.png"], "has more rows than images"),
+        (["03.png", "2.png", "10.jpg", "2.png"], "has more rows than images"),
+        (["0", "1", "2"], "has no a/10.jpg"),
+    ],
+)
+def test_rows_that_name_only_some_images_are_refused(column: list[str], said: str) -> None:
+    stream = "\n".join(["file,label", *(f"{value},7" for value in column)]).encode()
+    with pytest.raises(ImageError) as caught:
+        read_labels_of(IMAGES, io.BytesIO(stream), "y.csv")
+    assert str(caught.value) == (f"y.csv: the column file {said}; aez takes one row for each image")
+
+
+def test_spaces_in_quotes_belong_to_a_text() -> None:
+    assert read_labels(io.BytesIO(b'label\n" a "\nb\n'), "y.csv") == [" a ", "b"]
+    assert read_labels(io.BytesIO(b"label\n a \nb\n"), "y.csv") == ["a", "b"]
+    assert list(read_labels(io.BytesIO(b'label\n" 7 "\n8\n'), "y.csv")) == [7, 8]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 import codec
 from codec.collection.open import open_collection
 from codec.commands import decompress
+from codec.commands.compress import compress
 from codec.commands.decompress import labels_place
 from codec.commands.events import Note, Progress, Result
 from codec.commands.sinks import SINKS, npy_header, pack_idx_labels
@@ -467,3 +469,94 @@ def test_notes_come_before_the_work(pixels: np.ndarray) -> None:
     collection(NAMES)
     events = [type(event) for event in decompress.decompress(["x.aez"], "x.npy")]
     assert events.index(Note) < events.index(Progress)
+
+
+# Who may read the outputs
+
+
+def modes(top: str) -> dict[str, str]:
+    paths = [Path(top), *Path(top).rglob("*")] if Path(top).is_dir() else [Path(top)]
+    return {str(path): oct(path.stat().st_mode & 0o777) for path in paths}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX")
+@pytest.mark.parametrize(
+    ("mode", "file", "folder"),
+    [
+        (0o600, 0o600, 0o700),
+        (0o400, 0o600, 0o700),
+        (0o640, 0o640, 0o750),
+        (0o604, 0o604, 0o705),
+        (0o644, 0o644, 0o755),
+        (0o666, 0o644, 0o755),
+    ],
+)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_outputs_of_a_private_stream_are_private(
+    mode: int, file: int, folder: int, jobs: int
+) -> None:
+    before = os.umask(0o022)
+    try:
+        collection(None, INTEGERS)
+        collection(["e/f/" + name for name in NAMES], INTEGERS, "y.aez")
+        Path("z.aez").write_bytes(codec.compress(np.zeros((28, 28), np.uint8)))
+        for stream in ("x.aez", "y.aez", "z.aez"):
+            Path(stream).chmod(mode)
+        for format in ("npy", "npz", "idx", "csv"):
+            assert run(f"out/a.{format}", format=format, jobs=jobs).exit_code == 0
+        assert run("out/b.png", path="z.aez").exit_code == 0
+        assert run("out/b.npy", path="z.aez").exit_code == 0
+        found = modes("out")
+        assert len(found) == 8
+        assert found.pop("out") == "0o755"  # for outputs of other streams, too
+        assert set(found.values()) == {oct(file)}
+        assert run("t/u", path="y.aez", jobs=jobs).exit_code == 0
+        assert run("t/v", format="folders", jobs=jobs).exit_code == 0
+        assert run("t/w", path="y.aez", index=[range(2)]).exit_code == 0
+        found = modes("t")
+        assert found.pop("t") == "0o755"
+        for path, seen in found.items():
+            assert seen == oct(folder if Path(path).is_dir() else file), path
+        assert len(found) == 3 * 1 + 3 + 7 + 6 + 7 + 3 + 2
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX")
+def test_the_mode_of_a_directory_that_is_there_stays() -> None:
+    collection(["e/" + name for name in NAMES])
+    Path("x.aez").chmod(0o600)
+    Path("t/e").mkdir(parents=True)
+    for path in ("t", "t/e"):
+        Path(path).chmod(0o755)
+    assert run("t").exit_code == 0
+    found = modes("t")
+    assert (found["t"], found["t/e"], found["t/e/d"]) == ("0o755", "0o755", "0o700")
+
+
+# What comes back from files that this program wrote
+
+
+@pytest.mark.parametrize("format", ["npz", "idx", "csv"])
+@pytest.mark.parametrize("labels", [INTEGERS, INTEGERS * 9, TEXTS, [" ", "7 ", "a,b"] * 2 + ["'"]])
+@pytest.mark.parametrize("names", [None, NAMES])
+def test_labels_survive_the_way_to_another_format_and_back(
+    format: str, labels: Labels, names: list[str] | None
+) -> None:
+    if isinstance(labels, list) and format == "idx":
+        return  # refused, as is tested above
+    if labels is TEXTS and format == "csv":
+        labels = [label.replace("\n", " ") for label in TEXTS]  # a row is one line
+    collection(names, labels)
+    assert run(f"y.{format}").exit_code == 0
+    assert Result.of(compress([f"y.{format}"], "z.aez")).exit_code == 0
+    with open_collection(Path("z.aez")) as back:
+        assert list(back.labels_at(list(range(7)))) == list(labels)
+
+
+def test_a_tree_of_no_images_is_not_written_in_silence() -> None:
+    np.save("e.npy", np.empty((0, 28, 28), np.uint8))
+    assert Result.of(compress(["e.npy"])).exit_code == 0
+    result = run("t", path="e.aez", format="png")
+    assert (result.exit_code, result.outputs) == (0, [])
+    assert result.notes == ["e.aez: holds no images"]

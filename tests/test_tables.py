@@ -248,9 +248,11 @@ REFUSED = {
     "line 5: the label is 1.5, wanted an integer": changed(4, 0, "1.5"),
     "line 5: the label is 4294967296, wanted": changed(4, 0, "4294967296"),
     "line 5: the label is empty": changed(4, 0, ""),
-    "line 2: is not UTF-8": PLAIN.replace(b"\n7,", b'\n"\xff",'),
-    "line 1: is not UTF-8": PLAIN.decode().encode("utf-16"),
-    "line 4: unexpected end of data": changed(3, 0, '"7'),
+    "line 2 is not UTF-8: save the file as UTF-8": PLAIN.replace(b"\n7,", b'\n"\xff",'),
+    "line 1 is not UTF-8": PLAIN.decode().encode("utf-16"),
+    "line 4 has a quote that is not closed: a row is one line": changed(3, 0, '"7'),
+    "line 1 has a CR within: lines end in LF or CR LF": PLAIN.replace(b"\n", b"\r"),
+    "line 2 is not UTF-8": PLAIN.replace(b"\n7,", b"\n\xe9,"),
     f"line 2 has over {MAX_LINE_BYTES} bytes": table(ROWS[:1]) + b"1," * MAX_LINE_BYTES,
     "is truncated or damaged: Compressed file ended": gzip.compress(PLAIN)[:-20],
 }
@@ -425,13 +427,20 @@ def test_fractions_in_parquet_are_taken_by_their_scale() -> None:
 
 NULL_LABEL = pa.array([1, None, 3, 4, 5])
 PARQUET_REFUSED: dict[str, dict[str, Any]] = {
-    "no 784 columns are called pixel0, pixel1, ... or 1x1, 1x2, ...; there are 2: a, label": {
+    "has no images; aez takes a column of image files (as bytes) or of lists of pixels, or 784 "
+    "columns pixel0, pixel1, ...; it holds a (int64), label (int64)": {
         "a": [1] * 5,
         "label": LABELS,
     },
-    "row 3 is null": {"image": hugging_face([*PNGS[:3], None, PNGS[4]])},
+    "row 3 has no image, it is null; aez takes the bytes of image files": {
+        "image": hugging_face([*PNGS[:3], None, PNGS[4]])
+    },
+    "row 1 has no image, only the path 'a.png'; aez takes the bytes of image files": {
+        "image": pa.array([{"bytes": p, "path": "a.png"} for p in (PNGS[0], None)], HF_TYPE),
+        "label": LABELS[:2],
+    },
     "row 1 is nul": {"image": pa.array([PNGS[0], None, *PNGS[2:]], pa.binary())},
-    "row 4 is null": {"image": pa.array([*IMAGES.to_pylist()[:4], None], HF_TYPE)},
+    "row 4 has no image, it is null": {"image": pa.array([*IMAGES.to_pylist()[:4], None], HF_TYPE)},
     "row 4 has another number of pixels, or none": {"image": pa.array([*LISTS[:4], None])},
     "row 3 has another number of pixels, or none": {"image": [*ROWS[:3], ROWS[3][1:], ROWS[4]]},
     "row 3 has another number of pixels, or": {

@@ -14,6 +14,8 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 
+from codec.cli import misuse
+from codec.cli.misuse import Misuse
 from codec.cli.printing import say, stdout_error
 from codec.errors import AezError, BitstreamError, UsageError
 
@@ -61,10 +63,26 @@ class Group(TyperGroup):
         super().__init__(**attrs)
         self.commands = Verbs()  # type: ignore[assignment]  # nothing is added to it
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().make_context(*args, **extra)
+        except Misuse as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                raise
+            say(misuse.said(error))
+            raise typer.Exit(2) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not ctx.resilient_parsing:
+            raise UsageError(misuse.unknown_command(args[0], VERBS))
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             try:
                 return super().invoke(ctx)
+            except Misuse as error:
+                raise UsageError(misuse.said(error)) from None
             finally:
                 _flush()
         except BrokenPipeError:  # `aez info ... | head`: the reader has what it wanted

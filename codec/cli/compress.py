@@ -24,10 +24,10 @@ def _bound(param: typer.CallbackParam, value: str | None) -> int | None:
     return found
 
 
-def _scale(scale: int | None) -> int | None:
-    if scale not in (None, 1, 255):
-        raise typer.BadParameter(f"{scale} is neither 1 nor 255")
-    return scale
+def _scale(value: str | None) -> int | None:
+    if value not in (None, "1", "255"):
+        raise UsageError(f"--scale {value}: give 1 or 255, the value that is white")
+    return None if value is None else int(value)
 
 
 def compress(
@@ -139,6 +139,7 @@ def compress(
         int | None,
         typer.Option(
             "--scale",
+            parser=str,
             metavar="1|255",
             callback=_scale,
             help="Take fractions in arrays and tables: the value that is white.",
@@ -200,7 +201,7 @@ def compress(
     from codec.files.batch import Reading, Scale
 
     if rounded and scale is None:
-        raise typer.BadParameter("needs --scale", param_hint="--round")
+        raise UsageError("--round needs --scale, which takes fractions")
     reading = Reading(array, labels, Scale(scale, rounded) if scale else None, all_files, grey)
     encoding = Options.of(quality, model, lossless, max_bytes, min_psnr, effort, guard, max_error)
     options = command.CompressOptions(

@@ -102,14 +102,21 @@ def _check_fit(base: Collection, output: str, blocks: Blocks, label: str) -> Non
         return chain(base.each_name() if blocks.named else (), blocks.names())
 
     if clash := names.clash(called):
-        first, second = (next(islice(called(), number, None)) for number in clash[:2])
-        raise UsageError(f"{output} and {label}: {first} and {second} {clash[2]}")
+        *numbers, what = clash
+        one, other = (next(islice(called(), number, None)) for number in numbers)
+        if one == other:
+            raise UsageError(f"{output} has an image {one} already")
+        first, second = (output if number < len(base) else label for number in numbers)
+        raise UsageError(f"{one} of {first} and {other} of {second} {what}")
 
 
-def check_append(output: Place, blocks: Blocks, label: str) -> None:
-    """Raise UsageError if `blocks` cannot be added to the collection that is there."""
+def check_append(output: Place, blocks: Blocks, label: str) -> int:
+    """The number of images in the collection that is there.
+
+    Raises UsageError if `blocks` cannot be added to it, BitstreamError, OSError.
+    """
     with ExitStack() as opened:
-        _Base.of(output, blocks, label, opened)
+        return sum(block.count for block in _Base.of(output, blocks, label, opened).blocks)
 
 
 def write_collection(job: Collecting, blocks: Blocks, run: Run) -> Events:

@@ -86,20 +86,22 @@ def _planned(job: Job, run: Run) -> Events:
             with job.open() as source:
                 yield from _said(job.label, str(job.source.place), source, run)
                 labels = source.labels_from
-                _check_append(job, SourceBlocks(source, "", 1, run.options.reading.grey), run)
-                yield Planned(job.label, str(job.output), source.num_images, True, labels)
+                there = _there(job, SourceBlocks(source, "", 1, run.options.reading.grey), run)
+                yield Planned(job.label, str(job.output), source.num_images, True, labels, there)
         case Images():
             found, labels = job.labels() or (None, "")
-            _check_append(job, FileBlocks(job.inputs, found, 1, run.options.reading.grey), run)
-            yield Planned(job.label, str(job.output), job.num_images, True, labels)
+            there = _there(job, FileBlocks(job.inputs, found, 1, run.options.reading.grey), run)
+            yield Planned(job.label, str(job.output), job.num_images, True, labels, there)
         case _:
             for label, output in job.outputs():
                 yield Planned(label, str(output), 1, False)
 
 
-def _check_append(job: Collecting, blocks: Blocks, run: Run) -> None:
-    if run.options.append and job.output.exists():
-        check_append(job.output, blocks, job.label)
+def _there(job: Collecting, blocks: Blocks, run: Run) -> int | None:
+    """How many images the output has already; None: it is a new one."""
+    if not (run.options.append and job.output.exists()):
+        return None
+    return check_append(job.output, blocks, job.label)
 
 
 def _done(job: Job, run: Run) -> Events:

@@ -29,11 +29,11 @@ from codec.commands.stream import Found, Restoration, Stream, folders_of, open_s
 from codec.commands.tree import Tree
 from codec.errors import UsageError
 from codec.files import arrays, images
+from codec.files.labels import IDX_ENDING, labels_name
 from codec.files.place import STANDARD, Place, below, place
 
 Format = Literal["png", "npy", "npz", "idx", "csv", "folders"]
 FILE_FORMATS = ("png", "npy", "npz", "idx", "csv")  # and their suffixes
-IDX_ENDING = "-idx3-ubyte"  # of names of IDX files that have no suffix
 
 
 class Destination(NamedTuple):
@@ -54,17 +54,9 @@ class Destination(NamedTuple):
 
 
 def labels_place(images_place: Place) -> Place:
-    """Where the labels of an IDX file go: `t10k-images-idx3-ubyte` -> `t10k-labels-idx1-ubyte`,
-    `x.idx` -> `x-labels.idx`.
-    """
+    """Where the labels of an IDX file go."""
     name = images_place.name
-    head = str(images_place).removesuffix(name)
-    before, found, after = name.rpartition("images")
-    if not found:
-        at = name.rfind(IDX_ENDING)
-        at = name.rfind(".") if at < 0 else at
-        before, after = name[:at] + "-", name[at:]
-    return place(f"{head}{before}labels{after.replace('idx3', 'idx1')}")
+    return place(str(images_place).removesuffix(name) + labels_name(name))
 
 
 @dataclass(frozen=True)
@@ -237,6 +229,8 @@ def _write_tree(
     in_folders = format == "folders"
     if in_folders:
         stream.check_folders(destination.tree)
+    if not stream.num_images:
+        yield Note(f"{stream.label}: holds no images")
     pins = _pins(source, format, asked.force) if numbers is None else None
     tree = Tree(
         destination.tree, stream, given=destination.tree_given, force=asked.force, pins=pins
@@ -281,6 +275,5 @@ def _write_single(
             continue
         pack = images.pack_png if format == "png" else images.pack_npy
         packed = pack(item.pixels[0])
-        with output.replace(force=force) as file:
-            file.write(packed)
+        output.write(packed, force=force, mode=stream.mode)
         yield Done(stream.label, str(output), 1, stream.num_bytes, len(packed))

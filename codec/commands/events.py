@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from codec.api import CompressStats, StreamInfo
 from codec.collection.listing import Entry
-from codec.errors import AezError, BitstreamError
+from codec.errors import AezError, BitstreamError, counted
 from codec.files.atomic import OutputExists
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Done:
 @dataclass(frozen=True)
 class Planned:
     """An output that would be written, in a dry run; several: it would hold many images; labels:
-    where those would come from.
+    where those would come from; there: the number of images that these would be added to.
     """
 
     input: str
@@ -47,11 +47,13 @@ class Planned:
     images: int
     several: bool
     labels: str = ""
+    there: int | None = None
 
     def __str__(self) -> str:
         labels = f", labels: {self.labels}" if self.labels else ""
-        count = f" ({self.images} images{labels})" if self.several else ""
-        return f"{self.input}{count} -> {self.output}"
+        count = f" ({counted(self.images, 'image')}{labels})" if self.several else ""
+        adds = "" if self.there is None else f", added to the {counted(self.there, 'image')} there"
+        return f"{self.input}{count} -> {self.output}{adds}"
 
 
 @dataclass(frozen=True)

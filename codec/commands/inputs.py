@@ -126,10 +126,10 @@ def images_in(top: Place, all_files: bool = False) -> Generator[Event, None, lis
         more = {name for name in others if _is_image(top.below(name))}
         found = sorted([*found, *more])
         others = [name for name in others if name not in more]
-    skipped = "; ".join(kinds.others_of(others))
+    skipped = "; ".join(kinds.others_of(others, seen=all_files))
     if not found:
         yield Failed.by(
-            str(top), ImageError(f"no images in this directory: {skipped or 'nothing'}")
+            str(top), ImageError(f"no images in this directory: {skipped or 'it is empty'}")
         )
     elif skipped:
         yield Note(f"{top}: skipped {skipped}")

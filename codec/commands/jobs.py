@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from codec.commands.events import Event, Failed
 from codec.commands.inputs import Input, Inputs
-from codec.errors import UsageError
+from codec.errors import ImageError, UsageError, counted
 from codec.files import names
 from codec.files.batch import READING, ImageSource, Reading
-from codec.files.labels import of_folders, read_labels
+from codec.files.labels import of_folders, read_labels_of
 from codec.files.place import Place, below, place
 from codec.files.sources import open_source
 from codec.labels import Labels
@@ -90,7 +90,7 @@ class Collecting(Job):
 
     @property
     def mode(self) -> int | None:
-        """That of the only input, if there is only one: see `Place.replace`."""
+        """Who may read all that the user gave, if that is known: see `Place.replace`."""
         return None
 
 
@@ -98,16 +98,24 @@ class Collecting(Job):
 class Images(Collecting):
     """Image files become one collection, in which they have names.
 
-    wanted: which labels are asked for, see `labels_for`.
+    wanted: which labels are asked for, see `labels_for`; permissions: of what the user gave.
     """
 
     wanted: str | None = None
+    permissions: int | None = None
+
+    @property
+    def mode(self) -> int | None:
+        return self.permissions
 
     def labels(self) -> tuple[Labels, str] | None:
         """The labels, and where they come from.  Raises ImageError, UsageError, OSError."""
         found = labels_for(self.wanted, list(self.inputs.names()), self.label)
         if found is not None and len(found[0]) != len(self.inputs):
-            raise UsageError(f"{found[1]}: {len(found[0])} labels for {len(self.inputs)} images")
+            raise UsageError(
+                f"{found[1]}: {counted(len(found[0]), 'label')} for "
+                f"{counted(len(self.inputs), 'image')}"
+            )
         return found
 
     @property
@@ -161,7 +169,7 @@ class Source(Collecting):
             file = where.path or stack.enter_context(where.open())
             source = stack.enter_context(open_source(file, str(where), self.reading))
             if self.labels is not None:
-                source.label_with(_labels_at(self.labels), str(self.labels))
+                source.label_with(*_labels_at(self.labels, source.names))
             else:
                 give_labels(source, self.reading.labels)
             yield source
@@ -190,15 +198,22 @@ def labels_for(
         if names is None:
             raise UsageError(f"--labels folders: the images of {images} are in no folders")
         return of_folders(names, images), "folder names"
+    if not wanted:
+        raise UsageError("the name after --labels is empty")
     where = place(wanted)
     if not where.exists():
         raise UsageError(f"--labels {wanted} is no file, and no column or array of {images}")
-    return _labels_at(where), wanted
+    return _labels_at(where, names)
 
 
-def _labels_at(where: Place) -> Labels:
-    with where.open() as file:
-        return read_labels(file, str(where))
+def _labels_at(where: Place, names: Sequence[str] | None) -> tuple[Labels, str]:
+    """Labels in a file, and what they are said to be from.  names: of the images, if any."""
+    try:
+        with where.open() as file:
+            labels, how = read_labels_of(names, file, str(where))
+    except OSError as error:
+        raise ImageError(f"labels in {where}: {error.strerror or error}") from None
+    return labels, f"{where}{how}"
 
 
 class Stdin(Collecting):

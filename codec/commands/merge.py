@@ -12,7 +12,7 @@ from codec.collection.writer import Writer
 from codec.commands.events import Done, Events, Failed, Progress, expected
 from codec.errors import BitstreamError, UsageError
 from codec.files import names
-from codec.files.place import Place, given, place
+from codec.files.place import Place, common_mode, given, place
 
 
 def merge(inputs: Sequence[str], out: str, *, force: bool = False) -> Events:
@@ -54,7 +54,8 @@ def _write(joined: list[tuple[str, Collection]], output: Place, force: bool) -> 
     label = str(output)
     yield from expected(sum(len(collection) for _, collection in joined))
     try:
-        with output.replace(force=force, durable=True) as file:
+        mode = common_mode(place(each) for each, _ in joined)
+        with output.replace(force=force, durable=True, mode=mode) as file:
             writer = Writer(file, models)
             for label, collection in joined:  # noqa: B007 (it names what fails)
                 for number, block in enumerate(collection.blocks):

@@ -19,7 +19,7 @@ from codec.files import kinds, names
 from codec.files.arrays import images_of_npz, part_name
 from codec.files.batch import READING, Reading, listing
 from codec.files.labels import names_beside
-from codec.files.place import STANDARD, Local, Place, below, given, place
+from codec.files.place import STANDARD, Local, Place, below, common_mode, given, place
 
 Planning = Generator[Event, None, list[Job]]
 
@@ -97,10 +97,11 @@ class _Planner:
             found = yield from images_in(url, self._reading.all_files)
             listed = Inputs.directory(url, found)
             output = output or place(f"{url.name}.aez")
-            return [self._images(listed, output, str(url))] if found else []
+            return [self._images([url], listed, output, str(url))] if found else []
         output = output or place(f"{names.bare(url.name)}.aez")
-        make = self._images if self._append else self._single
-        return [make(alone, output, str(url))]
+        if self._append:
+            return [self._images([url], alone, output, str(url))]
+        return [self._single(alone, output, str(url))]
 
     def one(self, output: Place) -> Planning:
         """Everything becomes one file."""
@@ -122,7 +123,7 @@ class _Planner:
         if len(self._paths) == 1 and not self._paths[0].is_dir() and not self._append:
             return [self._single(inputs, output, "")]
         label = str(self._paths[0] if len(self._paths) == 1 else output)
-        return [self._images(inputs, output, label)] if len(inputs) else []
+        return [self._images(self._places, inputs, output, label)] if len(inputs) else []
 
     def many(self, folder: Place | None, separate: bool) -> Planning:
         """Each source and each directory becomes a collection, each image a stream, next to it or
@@ -149,7 +150,7 @@ class _Planner:
                     singles.inputs.add(str(path), "" if name == "." else f"{name}/", found)
                 elif found:
                     listed = Inputs.directory(one, found)
-                    collections.append(self._images(listed, _beside(path), str(path)))
+                    collections.append(self._images([one], listed, _beside(path), str(path)))
         if not len(singles.inputs):
             return collections
         self._check_single()
@@ -193,8 +194,8 @@ class _Planner:
             for array in arrays
         ]
 
-    def _images(self, inputs: Inputs, output: Place, label: str) -> Job:
-        return Images(output, label, inputs, self._reading.labels)
+    def _images(self, given: Sequence[Place], inputs: Inputs, output: Place, label: str) -> Job:
+        return Images(output, label, inputs, self._reading.labels, common_mode(given))
 
     def _single(self, inputs: Inputs, output: Place, label: str) -> Job:
         self._check_single()
@@ -215,7 +216,8 @@ def _label_files(places: Sequence[Place]) -> dict[Place, Place]:
     for one in places:
         for name in names_beside(one.name):
             beside = place(str(one).removesuffix(one.name) + name)
-            if one not in found and (beside in places or beside.exists()):
+            is_there = beside in places or (beside.exists() and not beside.is_directory())
+            if one not in found and is_there:
                 found[one] = beside
     return found
 

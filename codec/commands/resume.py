@@ -68,14 +68,17 @@ def finished(number: int, total: int | None = None) -> str:
 class Journal:
     """The finished parts of an output, as a file.  A context manager.
 
-    pins: JSON values on which the output depends; output: its path, for messages. entries: what
+    pins: JSON values on which the output depends; output: its path, for messages; mode: of the file
+    that is read, see `make_folder`. entries: what
     earlier runs of the same command have finished, in order; is_resumed: whether there was one.
     """
 
-    def __init__(self, path: Path, pins: dict[str, Any], output: Path) -> None:
+    def __init__(
+        self, path: Path, pins: dict[str, Any], output: Path, mode: int | None = None
+    ) -> None:
         self.path = path
         self._made_folder = not path.parent.exists()
-        make_folder(path.parent)
+        make_folder(path.parent, mode, path.parent)
         # unbuffered: a line is written at once, or cut off
         self._file = open_log(path, output, _no_link)
         try:

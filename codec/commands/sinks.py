@@ -278,7 +278,8 @@ def write_array(
         return
     with ExitStack() as stack:
         files = [
-            stack.enter_context(output.replace(force=force, durable=True)) for output in outputs
+            stack.enter_context(output.replace(force=force, durable=True, mode=stream.mode))
+            for output in outputs
         ]
         sink = SINKS[format](files, expected)
         stack.callback(_close, sink)

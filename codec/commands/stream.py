@@ -9,6 +9,7 @@ READ ME FIRST
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -27,6 +28,7 @@ from codec.commands.inputs import Input
 from codec.commands.processes import spread
 from codec.errors import AezError, BitstreamError, UsageError, counted
 from codec.files import images, names
+from codec.files.atomic import make_folder
 from codec.files.place import Place, place
 from codec.labels import Labels, joined, one_by_one, picked
 
@@ -50,13 +52,16 @@ class WriteTask(NamedTuple):
     """Images to write as PNG files; the block is decoded or not.
 
     paths: of each image, None: do not write it. again: an earlier run of the same command was cut
-    short, so a file that has the right bytes counts as written.
+    short, so a file that has the right bytes counts as written. root: of all paths; mode: see
+    `Stream`.
     """
 
     block: Block | Decoded
     paths: Sequence[str | None]
     force: bool
-    again: bool = False
+    again: bool
+    root: Place
+    mode: int | None
 
 
 class Written(NamedTuple):
@@ -74,15 +79,18 @@ def write_block(task: WriteTask) -> Written:
     written: list[int | Exception | None] = [None] * len(decoded.images)
     for i, path in enumerate(task.paths):
         if path is not None and not decoded.lost[i]:
-            written[i] = _write_png(path, decoded.pixels[i], task.force, task.again)
+            written[i] = _write_png(path, decoded.pixels[i], task)
     return Written(replace(decoded.verdict, names=[]), written)
 
 
-def _write_png(path: str, pixels: U8, force: bool, again: bool) -> int | Exception:
+def _write_png(path: str, pixels: U8, task: WriteTask) -> int | Exception:
     packed, output = images.pack_png(pixels), place(path)
     try:
-        if not (again and output.holds(packed)):
-            output.write(packed, force=force)
+        if output.path is not None and not os.path.isdir(output.path.parent):
+            output.check_free(task.force)
+            make_folder(output.path.parent, task.mode, task.root.path)
+        if not (task.again and output.holds(packed)):
+            output.write(packed, force=task.force, mode=task.mode)
     except (AezError, OSError) as error:
         return error
     return len(packed)
@@ -107,12 +115,13 @@ def folders_of(labels: Labels | None, count: int) -> list[str]:
 
 
 class Stream:
-    """An open stream: a `collection` or a `single` image; the other is None.  label: in
-    messages.
+    """An open stream: a `collection` or a `single` image; the other is None.  label: in messages;
+    mode: who may read it, see `Place.mode`.
     """
 
     def __init__(self, source: Input, opened: Collection | SingleImage) -> None:
         self.label, self.num_bytes, self._opened = source.label, opened.num_bytes, opened
+        self.mode = source.place.mode()
         self._is_shared = source.place.path is not None  # workers can open it
         self.collection = opened if isinstance(opened, Collection) else None
         self.single = opened if isinstance(opened, SingleImage) else None

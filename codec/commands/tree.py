@@ -130,7 +130,7 @@ class Tree:
         if self._journal is None:
             yield from self._write(None, blocks, jobs, num_tasks, picked)
         else:
-            with Journal(*self._journal) as journal:
+            with Journal(*self._journal, self._stream.mode) as journal:
                 yield from noting(
                     self._write(journal, blocks, jobs, num_tasks, picked),
                     lambda error: (
@@ -205,7 +205,7 @@ class Tree:
                 self._waiting.append(Progress(len(paths), there[number]))
                 continue
             under_way.append(_UnderWay(number, block.names, labels))
-            yield WriteTask(block.block, paths, self._force, again)
+            yield WriteTask(block.block, paths, self._force, again, self._root, self._stream.mode)
 
     def _path_of(self, name: str, number: int, label: str) -> str | None:
         """The path of an image; None: it cannot be written, as is reported, or it was written."""

@@ -12,6 +12,7 @@
 - `sources`: files of many images: `arrays` (NPY, NPZ, IDX), `tables` (CSV), `parquet`, `archives`
   (ZIP, TAR). `batch` is what they have in common, `columns` tells which column is what.
 - `labels`: files of labels. `kinds`: what a file is by its name. `names`: which names are safe.
+  `foreign`: what a file is that is not taken.
 - `place`: where bytes come from and go to; it uses `atomic` (local files that appear whole) and
   `urls` (by fsspec).
 """

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from codec.arrays import SIDE
-from codec.errors import ImageError, UsageError
+from codec.errors import ImageError, UsageError, counted
 from codec.files import images, kinds, names
 from codec.files.batch import (
     CHUNK_BYTES,
@@ -40,6 +40,7 @@ from codec.files.batch import (
 
 MAX_TAR_HEADER_BYTES = 1 << 20  # of names and other properties, which are read at once
 TAR_BLOCK = 512
+ZIP_END_BYTES = 22  # of the record at the end of a ZIP archive, without a comment
 
 
 class Entry(NamedTuple):
@@ -76,14 +77,19 @@ class ArchiveSource(ImageSource):
                 self.names.append(entry.name)
                 self._where.extend(entry.where)
         self.num_images = len(self.names)
-        self.left = kinds.others_of(others)
+        self.left = kinds.others_of(others, packed=True, seen=reading.all_files)
         if not self.num_images and not self.failed:
             raise ImageError(
-                f"{name}: no images in this archive: {'; '.join(self.left) or 'nothing'}"
+                f"{name}: no images in this archive: {'; '.join(self.left) or 'it is empty'}"
             )
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Raise ImageError if two images would be restored as one file."""
         if clash := names.clash(lambda: self.names):
-            one, other, what = clash
-            raise ImageError(f"{name}: {self.names[one]} and {self.names[other]} {what}")
+            one, other, what = self.names[clash[0]], self.names[clash[1]], clash[2]
+            said = f"two entries are called {one}" if one == other else f"{one} and {other} {what}"
+            raise ImageError(f"{self.name}: {said}")
 
     @abstractmethod
     def _entries(self) -> Iterator[Entry]:
@@ -135,12 +141,15 @@ class ZipSource(ArchiveSource):
         self._listed, self._numbers = list[str](), array("Q")
         self._archive = _Zip(file, self._take)
         super().__init__(num_bytes, name, reading)
+        self.left += _beside_entries(file, self._archive.comment)
         del self._listed, self._numbers
 
     def _take(self, info: zipfile.ZipInfo) -> None:
         if info.flag_bits & 1:
             raise ImageError(f"is encrypted ({info.filename}): unpack it first")
-        self._listed.append(info.orig_filename)
+        name = _utf8_name(info)
+        info.flag_bits |= RECODED * (name != info.orig_filename)
+        self._listed.append(name)
         self._numbers.extend(getattr(info, each) for each in ZIP_NUMBERS)
 
     def _entries(self) -> Iterator[Entry]:
@@ -162,11 +171,41 @@ ZIP_NUMBERS = (
 )
 
 
+ZIP_UTF8 = 1 << 11  # among the flags: the name is UTF-8
+RECODED = 1 << 16  # which no flag of a file is: the name is UTF-8, though it does not say so
+
+
+def _utf8_name(info: zipfile.ZipInfo) -> str:
+    """The name of an entry: of those without the flag, many are UTF-8 nevertheless."""
+    name = info.orig_filename
+    if name.isascii() or info.flag_bits & ZIP_UTF8:
+        return name
+    try:
+        return name.encode("cp437").decode()
+    except UnicodeError:
+        return name
+
+
 def _zip_info(name: str, numbers: Iterable[int]) -> zipfile.ZipInfo:
+    named = dict(zip(ZIP_NUMBERS, numbers, strict=True))
+    if named["flag_bits"] & RECODED:
+        named["flag_bits"] ^= RECODED
+        name = name.encode().decode("cp437")  # as zipfile compares it
     info = zipfile.ZipInfo(name)
-    for each, number in zip(ZIP_NUMBERS, numbers, strict=True):
+    for each, number in named.items():
         setattr(info, each, number)
     return info
+
+
+def _beside_entries(file: BinaryIO, comment: bytes) -> list[str]:
+    """What a ZIP archive has besides its entries."""
+    size = file.seek(0, io.SEEK_END)
+    at = max(0, size - ZIP_END_BYTES - 0xFFFF)
+    file.seek(at)
+    end = file.read().rfind(b"PK\5\6")
+    after = size - (at + end + ZIP_END_BYTES + len(comment))
+    trailing = [f"{counted(after, 'byte')} after its end"] if after else []
+    return ["its comment"] * bool(comment) + trailing
 
 
 class _Entries:

@@ -24,6 +24,7 @@ from numpy.lib import format as npy_format
 
 from codec.arrays import PIXELS, SIDE, U8
 from codec.errors import ImageError, UsageError
+from codec.files import foreign
 from codec.files.batch import (
     ASK_SCALE,
     READING,
@@ -97,6 +98,11 @@ class Header(NamedTuple):
             return 1
         one_image = {(SIDE, SIDE), (1, SIDE, SIDE), (SIDE, SIDE, 1), (PIXELS,)}
         return self.shape[0] if self.shape[1:] in one_image and self.shape[0] >= 0 else None
+
+    @property
+    def is_one_each(self) -> bool:
+        """Whether there is one value for each image, as of labels."""
+        return len(self.shape) == 1 or (len(self.shape) == 2 and self.shape[1] == 1)
 
     @property
     def num_bytes(self) -> int:
@@ -200,7 +206,7 @@ def open_array(
             magic = file.read(4)
             file.seek(0)
             if magic[:2] == b"PK":
-                array = _open_npz(stack.enter_context(_zip_file(file)), name, stack, reading)
+                array = _open_npz(stack.enter_context(_zip_file(file, name)), name, stack, reading)
             else:
                 is_npy = magic == b"\x93NUM"
                 header = npy_header(file) if is_npy else idx_header(file, name)
@@ -239,13 +245,13 @@ def npy_header(file: BinaryIO) -> Header:
 def idx_header(file: BinaryIO, name: str) -> Header:
     head = file.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES:
-        raise ImageError(f"{name}: is not an NPY, NPZ or IDX file")
+        head += file.read(foreign.HEAD_BYTES)
+        wanted = "an NPY, NPZ or IDX file"
+        raise ImageError(f"{name}: {foreign.instead_of(wanted, head) if head else 'is empty'}")
     sizes = file.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
-        found, wanted = 4 + len(sizes), 4 + 4 * head[3]
-        raise ImageError(
-            f"{name}: is truncated: has {found} of the {wanted} bytes of an IDX header"
-        )
+        there, size = 4 + len(sizes), 4 + 4 * head[3]
+        raise ImageError(f"{name}: is truncated: has {there} of the {size} bytes of an IDX header")
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     return Header(shape, False, np.dtype(IDX_TYPES[head[2]]), 4 + len(sizes))
 
@@ -284,16 +290,19 @@ class Npz(NamedTuple):
         return Npz(arrays, images)
 
     def labels_of(self, array: str) -> str | None:
-        """The array of the labels of an array of images, by its name."""
+        """The array of the labels of an array of images, by its name; None: none, or several."""
+        found = self.perhaps_labels(array)
+        return found[0] if len(found) == 1 else None
+
+    def perhaps_labels(self, array: str) -> list[str]:
+        """The arrays that could be the labels of an array of images, by their names."""
         named = [
             each
             for each, (_, header) in self.arrays.items()
-            if _is_label(each) and header is not None and header.shape[1:] in ((), (1,))
+            if _is_label(each) and header is not None and header.is_one_each
         ]
         same = [each for each in named if _set(each) == _set(array)]
-        if not same and len(self.images) == 1:
-            same = named
-        return same[0] if len(same) == 1 else None
+        return named if not same and len(self.images) == 1 else same
 
     def described(self, arrays: list[str]) -> str:
         """`x uint8 (5, 28, 28), y int64 (5,)`"""
@@ -324,16 +333,27 @@ def part_name(array: str) -> str:
 
 
 @contextmanager
-def _zip_file(file: BinaryIO) -> Iterator[ZipFile]:
+def _zip_file(file: BinaryIO, name: str) -> Iterator[ZipFile]:
     import zipfile
 
+    head = file.read(foreign.HEAD_BYTES)
+    file.seek(0)
+    if not head:
+        raise ImageError(f"{name}: is empty")
+    if not head.startswith(b"PK"):
+        raise ImageError(f"{name}: {foreign.instead_of('an NPZ file', head)}")
     with zipfile.ZipFile(file) as archive:
         yield archive
 
 
 def images_of_npz(source: Path | BinaryIO, name: str, reading: Reading) -> list[str]:
     """Names of the arrays of images that are taken from an NPZ file.  Raises ImageError."""
-    with image_errors(name), opened(source) as file, _zip_file(file) as archive:
+    with (
+        image_errors(name),
+        opened(source) as packed,
+        gunzipped(packed) as file,
+        _zip_file(file, name) as archive,
+    ):
         npz = Npz.of(archive, reading.scale, name)
         return [_chosen(npz, reading, name)] if reading.array or len(npz.images) < 2 else npz.images
 
@@ -341,10 +361,12 @@ def images_of_npz(source: Path | BinaryIO, name: str, reading: Reading) -> list[
 def _chosen(npz: Npz, reading: Reading, name: str) -> str:
     """The array that is asked for, or the only one of images."""
     wanted = f"aez takes one, of whole numbers (N, {SIDE}, {SIDE})"
+    if not npz.arrays:
+        raise ImageError(f"{name}: holds no arrays at all, {wanted}")
     if reading.array is None:
         if len(npz.images) == 1:
             return npz.images[0]
-        holds = npz.described(list(npz.arrays)) or "nothing"
+        holds = npz.described(list(npz.arrays))
         are_floats = any(_are_images(header, Scale(1)) for _, header in npz.arrays.values())
         choose = "--array NAME takes one of them"
         if not npz.images:
@@ -354,7 +376,7 @@ def _chosen(npz: Npz, reading: Reading, name: str) -> str:
         )
         raise ImageError(f"{name}: {'; '.join(filter(None, (found, f'it holds {holds}', choose)))}")
     if reading.array not in npz.arrays:
-        holds = npz.described(list(npz.arrays)) or "nothing"
+        holds = npz.described(list(npz.arrays))
         raise ImageError(f"{name}: has no array {reading.array}; it holds {holds}")
     return reading.array
 
@@ -374,6 +396,8 @@ def _open_npz(archive: ZipFile, name: str, stack: ExitStack, reading: Reading) -
     if wanted in npz.arrays:
         found = _npz_labels(archive, *npz.arrays[wanted], f"{name}: {wanted}")
         source.label_with(found, f"array {wanted}")
+    elif wanted is None and (perhaps := npz.perhaps_labels(array)):
+        source.notes.append(f"labels in {' or '.join(perhaps)}? --labels NAME takes one of them")
     stored = set(npz.images) if reading.of_all else {array}
     used = {npz.labels_of(each) for each in stored} if reading.labels is None else {wanted}
     left = [each for each in npz.arrays if each not in stored | used]
@@ -384,9 +408,9 @@ def _open_npz(archive: ZipFile, name: str, stack: ExitStack, reading: Reading) -
 def _npz_labels(archive: ZipFile, info: ZipInfo, header: Header | None, name: str) -> Labels:
     """One array of labels, of shape (N,) or (N, 1).  Raises ImageError."""
     try:
-        if header is None or header.shape[1:] not in ((), (1,)):
+        if header is None or not header.is_one_each:
             raise UsageError(f"is {header or 'no array'}, wanted a label an image")
-        if header.dtype.itemsize > 4 * MAX_LABEL_BYTES:
+        if header.dtype.hasobject or header.dtype.itemsize > 4 * MAX_LABEL_BYTES:
             raise UsageError(f"is {header.dtype}, wanted integers or short texts")
         with archive.open(info) as file:
             file.seek(header.offset)

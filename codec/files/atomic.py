@@ -97,11 +97,21 @@ def temporary_file() -> BinaryIO:
     return io.BufferedRandom(_OutputFile(descriptor, "r+", output))
 
 
-def make_folder(folder: Path) -> None:
-    """Make a directory for outputs, and those above it.  Raises UsageError, OSError."""
+def make_folder(folder: Path, permissions: int | None = None, top: Path | None = None) -> None:
+    """Make a directory for outputs, and those above it.  Raises UsageError, OSError.
+
+    permissions: those of the file that the outputs are made from: nobody else may look into a new
+    directory, nor into those above it up to `top`.
+    """
+    if permissions is None:
+        mode = 0o777
+    else:  # who can read can list
+        mode = 0o700 | (permissions & 0o066) | ((permissions & 0o044) >> 2)
+    if top is not None and folder != top and not os.path.isdir(folder.parent):
+        make_folder(folder.parent, permissions, top)
     try:
         with naming(f"cannot make the directory {folder}"):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         what = "is a file" if there.is_file() else "is no directory"

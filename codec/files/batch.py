@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.arrays import SIDE, U8
-from codec.errors import AezError, ImageError
+from codec.errors import AezError, ImageError, counted
 from codec.labels import Labels
 
 Contents = list[bytes | Exception]  # image files in memory, or why there is none
@@ -122,7 +122,8 @@ class ImageSource(ABC):
         """Give the images labels.  Raises ImageError unless there is one for each image."""
         if len(labels) != self.num_images:
             raise ImageError(
-                f"{self.name}: {len(labels)} labels ({origin}) for {self.num_images} images"
+                f"{self.name}: {counted(len(labels), 'label')} ({origin}) for "
+                f"{counted(self.num_images, 'image')}"
             )
         self.labels, self.labels_from = labels, origin
 
@@ -185,8 +186,21 @@ def image_errors(name: str) -> Iterator[None]:
         # On hostile bytes parsers of images, arrays and archives raise anything. The system's
         # errors have a reason, which is shown.
         reason = error.strerror if isinstance(error, OSError) else None
-        said = f"is truncated or damaged: {str(error) or type(error).__name__}"
+        said = f"is truncated or damaged: {_in_words(error)}"
         raise ImageError(f"{name}: {reason or said}") from error
+
+
+# What libraries say of damage, and what that means.
+_SAID = {
+    "File is not a zip file": "the list of what is in it, at its end, is missing",
+    "Not a gzipped file": "something else follows what is compressed",
+    "Parquet magic bytes not found in footer": "its end is missing",
+}
+
+
+def _in_words(error: Exception) -> str:
+    said = str(error).strip() or type(error).__name__
+    return next((words for start, words in _SAID.items() if said.startswith(start)), said)
 
 
 def name_of(source: Path | BinaryIO) -> str:

@@ -45,7 +45,7 @@ def columns_of(names: Sequence[str] | None, count: int, labels: str | None, file
         pixels = [i for i in range(count) if i != label][-PIXELS:]
     else:
         called = [name.strip() for name in names]
-        pixels = _pixels(called)
+        pixels = pixel_columns(called)
         if not pixels:
             raise ImageError(
                 f"{file}: no {PIXELS} columns are called pixel0, pixel1, ... or 1x1, 1x2, ...; "
@@ -65,7 +65,7 @@ def _position(called: list[str], label: str | None) -> int | None:
     return called.index(label) if label in called else None
 
 
-def _pixels(called: list[str]) -> list[int]:
+def pixel_columns(called: Sequence[str]) -> list[int]:
     """Positions of the columns of pixels, in the order of the pixels; [] if there are none."""
     for pattern, starts in ((_IN_ROWS, ((0, 0), (1, 1))), (_NUMBERED, ((0,), (1,)))):
         families: dict[str, dict[tuple[int, ...], int]] = {}

@@ -29,7 +29,7 @@ from numpy.lib import format as npy_format
 
 from codec.arrays import SIDE, U8
 from codec.errors import ImageError
-from codec.files import damage
+from codec.files import damage, foreign
 from codec.files.batch import image_errors, name_of, opened
 from codec.files.kinds import SOURCES
 
@@ -107,10 +107,7 @@ def examine(source: Path | BinaryIO, name: str | None = None, *, grey: bool = Fa
         try:
             image = Image.open(io.BytesIO(content) if is_small else file, formats=PILLOW_FORMATS)
         except UnidentifiedImageError as error:
-            said = "is not an image that Pillow can read"
-            if "." in name.rpartition("/")[2] and not is_image_file(name):
-                said += f"; files of many images are taken as {SOURCES}"
-            raise ImageError(f"{name}: {said}") from error
+            raise ImageError(f"{name}: {_no_image(content, name)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(f"{name}: far more than {SIDE}x{SIDE} pixels: {error}") from error
         num_frames = getattr(image, "n_frames", 1)
@@ -130,6 +127,18 @@ def examine(source: Path | BinaryIO, name: str | None = None, *, grey: bool = Fa
         if grey and (np.asarray(image.convert("RGB")) != pixels[..., None]).any():
             dropped += ("colour",)
         return Examined(pixels, len(content), dropped)
+
+
+def _no_image(content: bytes, name: str) -> str:
+    """Why Pillow cannot read a file."""
+    head = content[: foreign.HEAD_BYTES]
+    if foreign.is_placeholder(head):
+        return foreign.instead_of("an image", head)
+    found = foreign.named(head)
+    said = f"is {found}, not an image" if found else "is not an image that Pillow can read"
+    if "." in name.rpartition("/")[2] and not is_image_file(name):
+        said += f"; files of many images are taken as {SOURCES}"
+    return said
 
 
 def _dropped(image: Image.Image, turned: bool) -> tuple[str, ...]:

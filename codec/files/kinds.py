@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from codec.errors import counted
 from codec.files.batch import listing
 
 ARRAY_ENDINGS = tuple(".npy .npz .npy.gz .idx .idx3 -ubyte .idx.gz .idx3.gz -ubyte.gz".split())
@@ -28,17 +29,22 @@ def is_litter(name: str) -> bool:
     return bool(_LITTER.fullmatch(name))
 
 
-def others_of(found: Sequence[str]) -> list[str]:
-    """What to say of the files of a directory or an archive that are no images."""
+def others_of(found: Sequence[str], *, packed: bool = False, seen: bool = False) -> list[str]:
+    """What to say of the files of a directory or, `packed`, of an archive that are no images.
+
+    seen: images were looked for in all of them.
+    """
     sources = [name for name in found if is_source_file(name)]
     said = []
     if sources:
-        one, are = ("file", "is") if len(sources) == 1 else ("files", "are")
+        are, them = ("is", "it") if len(sources) == 1 else ("are", "them")
         said.append(
-            f"{len(sources)} {one} of many images ({listing(sources, 3)}), "
-            f"which {are} taken if given by name"
+            f"{counted(len(sources), 'file')} of many images ({listing(sources, 3)}), which {are} "
+            + (f"taken if you unpack {them}" if packed else "taken if given by name")
         )
     if number := len(found) - len(sources):
         rest = [name for name in found if not is_source_file(name)]
-        said.append(f"{number} file{'s' * (number > 1)} of other kinds ({listing(rest, 3)})")
+        may_be = not seen and not all("." in name.rpartition("/")[2] for name in rest)
+        remedy = "; --all-files looks for images in files without a suffix" * may_be
+        said.append(f"{counted(number, 'file')} of other kinds ({listing(rest, 3)}){remedy}")
     return said

@@ -35,7 +35,7 @@ from codec.files.batch import (
     name_of,
     opened,
 )
-from codec.files.columns import columns_of
+from codec.files.columns import columns_of, pixel_columns
 from codec.files.labels import COLUMN_NAMES
 from codec.files.names import Claims
 from codec.labels import checked
@@ -64,6 +64,8 @@ class ParquetSource(ImageSource):
         schema = self._parquet.schema_arrow
         image = _image_column(schema, reading.array, name)
         if image is None:
+            if not pixel_columns(schema.names):
+                raise ImageError(f"{name}: has no images; {_holding(schema)}")
             found = columns_of(schema.names, len(schema.names), reading.labels, name)
             self._columns = [schema.names[i] for i in found.pixels]
             label = None if found.label is None else schema.names[found.label]
@@ -168,7 +170,13 @@ class ParquetSource(ImageSource):
 
     def _contents(self, column: Column, row: int) -> Contents:
         if _is_file_struct(column.type):
-            column = _field(column, "bytes")
+            paths, column = _field(column, "path"), _field(column, "bytes")
+            if column.null_count:
+                at = _first_null(column)
+                path = paths[at].as_py()
+                there = "it is null" if path is None else f"only the path {path[:80]!r}"
+                said = f"row {row + at} has no image, {there}"
+                raise ImageError(f"{self.name}: {said}; aez takes the bytes of image files")
         _check_nulls(column, row, self.name)
         contents = column.to_pylist()
         for i, content in enumerate(contents):
@@ -206,8 +214,11 @@ def _field(column: Column, field: str) -> Any:
 
 def _check_nulls(column: Column, row: int, name: str, per_row: int = 1) -> None:
     if column.null_count:
-        at = row + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False))) // per_row
-        raise ImageError(f"{name}: row {at} is null")
+        raise ImageError(f"{name}: row {row + _first_null(column) // per_row} is null")
+
+
+def _first_null(column: Column) -> int:
+    return int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
 
 
 def _is_binary(type_: Type) -> bool:
@@ -265,6 +276,15 @@ def _image_column(schema: Schema, wanted: str | None, name: str) -> str | None:
             raise ImageError(f"{name}: images in {listing(found)}? --array NAME takes one of them")
         return named[0]
     return found[0] if found else None
+
+
+def _holding(schema: Schema) -> str:
+    """What is taken, and what is there instead."""
+    there = listing([f"{field.name} ({field.type})" for field in schema]) or "nothing"
+    return (
+        "aez takes a column of image files (as bytes) or of lists of pixels, or "
+        f"{PIXELS} columns pixel0, pixel1, ...; it holds {there}"
+    )
 
 
 def _label_column(schema: Schema, labels: str | None) -> str | None:

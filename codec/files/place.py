@@ -14,14 +14,17 @@ READ ME FIRST
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
+import operator
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +94,7 @@ class Place(ABC):
         """A text that changes when the file does: size, and time or tag.  Raises OSError."""
 
     def mode(self) -> int | None:
-        """Who may read a file here, as permission bits; None where that is not known."""
+        """Who may read what is here, as permission bits; None where that is not known."""
         return None
 
     @abstractmethod
@@ -122,9 +125,9 @@ class Place(ABC):
     def spool(self) -> Path | None:
         """The path next to which an output lies until it is whole; None: it cannot be resumed."""
 
-    def write(self, content: bytes, *, force: bool = False) -> None:
-        """Write one small file.  Raises UsageError, OSError."""
-        with self.replace(force=force) as file:
+    def write(self, content: bytes, *, force: bool = False, mode: int | None = None) -> None:
+        """Write one small file; see `replace`.  Raises UsageError, OSError."""
+        with self.replace(force=force, mode=mode) as file:
             file.write(content)
 
     def holds(self, content: bytes) -> bool:
@@ -178,7 +181,9 @@ class Local(Place):
 
     def mode(self) -> int | None:
         with contextlib.suppress(OSError):
-            return os.stat(self.path).st_mode & 0o777
+            mode = os.stat(self.path).st_mode
+            # who cannot enter a directory cannot read the files in it
+            return mode & 0o777 & (((mode & 0o111) << 2 | 0o733) if stat.S_ISDIR(mode) else 0o777)
         return None
 
     def walk(self, wanted: Callable[[str], bool]) -> Listing:
@@ -304,7 +309,7 @@ class Url(Place):
 
         return user_cache_path("aez", False) / hashlib.sha256(self.url.encode()).hexdigest()[:32]
 
-    def write(self, content: bytes, *, force: bool = False) -> None:
+    def write(self, content: bytes, *, force: bool = False, mode: int | None = None) -> None:
         """In one request, which every store does as a whole; `force` is not checked again."""
         with naming(f"cannot write {self.url}"):
             urls.write(self.url, content)
@@ -392,6 +397,12 @@ def place(name: str | Path) -> Place:
 def given(name: str) -> Place:
     """The place that a user names, "-" for a standard stream."""
     return STANDARD if name == "-" else place(name)
+
+
+def common_mode(places: Iterable[Place]) -> int | None:
+    """Who may read all of these places; None where that is not known."""
+    modes = [mode for one in places if (mode := one.mode()) is not None]
+    return functools.reduce(operator.and_, modes) if modes else None
 
 
 def below(root: str, name: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from codec.arrays import U8
 from codec.errors import ImageError
+from codec.files import foreign
 from codec.files.arrays import IDX_TYPES, open_array
 from codec.files.batch import (
     READING,
@@ -30,12 +31,22 @@ from codec.files.batch import (
     opened,
 )
 from codec.files.images import read_image
+from codec.files.kinds import ARRAY_ENDINGS
 
 Opener = Callable[[Path | BinaryIO, str, Reading], AbstractContextManager[ImageSource]]
 
 HEAD_BYTES = 512  # of a file, unzipped: the first header of a TAR archive
 MANY_COMMAS = 16  # among so many bytes
-_PROMISED = {".zip": "ZIP archive", ".parquet": "Parquet file"}
+ANY_KIND = "a file of many images"
+_PROMISED = {  # by the ending of its name
+    (".zip",): "a ZIP archive",
+    (".tar", ".tar.gz", ".tgz"): "a TAR archive",
+    (".parquet",): "a Parquet file",
+    (".csv", ".csv.gz"): "a CSV file",
+    (".npz",): "an NPZ file",
+    (".npy", ".npy.gz"): "an NPY file",
+    ARRAY_ENDINGS: "an IDX file",
+}
 
 
 @contextmanager
@@ -52,12 +63,11 @@ def open_source(
         head = _head(file)
     if not head:
         raise ImageError(f"{name}: is empty")
-    opener = _opener(head, name)
+    opener = None if foreign.is_placeholder(head) else _opener(head, name)
     if opener is None:
-        for ending, wanted in _PROMISED.items():
-            if name.lower().endswith(ending):
-                raise ImageError(f"{name}: is no {wanted}: it begins with {head[:16]!r}")
-        opener = open_array  # which says that it is none
+        lower = name.lower()
+        promised = (kind for endings, kind in _PROMISED.items() if lower.endswith(endings))
+        raise ImageError(f"{name}: {foreign.instead_of(next(promised, ANY_KIND), head)}")
     with opener(source, name, reading) as found:
         yield found
 
@@ -75,7 +85,8 @@ def image_of(batch: Batch, number: int, name: str) -> U8:
 
 def is_source_content(file: BinaryIO) -> bool:
     """Whether a file, by its content alone, has many images."""
-    return _opener(_head(file), "") is not None
+    head = _head(file)
+    return not foreign.is_placeholder(head) and _opener(head, "") is not None
 
 
 def _head(file: BinaryIO) -> bytes:
@@ -97,12 +108,25 @@ def _opener(head: bytes, name: str) -> Opener | None:
         from codec.files.parquet import open_parquet
 
         return open_parquet
-    if is_zip or head[257:262] == b"ustar" or lower.endswith((".tar", ".tar.gz", ".tgz")):
+    is_tar = head[257:262] == b"ustar"
+    if is_zip or is_tar or (lower.endswith((".tar", ".tar.gz", ".tgz")) and _is_old_tar(head)):
         from codec.files.archives import open_archive
 
         return open_archive
-    if lower.endswith((".csv", ".csv.gz")) or head.count(b",") >= MANY_COMMAS:
+    is_known = foreign.named(head) is not None
+    if (lower.endswith((".csv", ".csv.gz")) and not is_known) or head.count(b",") >= MANY_COMMAS:
         from codec.files.tables import open_table
 
         return open_table
     return None
+
+
+def _is_old_tar(head: bytes) -> bool:
+    """Whether a file begins as TAR archives without a magic number do, or as empty ones."""
+    import tarfile
+
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return not any(head)
+    return True

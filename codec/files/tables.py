@@ -43,7 +43,8 @@ from codec.files.labels import of_texts
 MAX_LINE_BYTES = 1 << 18  # of 785 columns, with room for long fractions
 CHUNK_ROWS = 512  # taken apart at once
 _PIXEL = re.compile(r" *0*(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9]) *")
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_FRACTION = re.compile(r"\s*\+?\d*(\.\d*([eE][+-]?\d+)?|[eE][+-]?\d+)\s*", re.ASCII)
 
 _OTHER_MARKS = {b";": "semicolons", b"\t": "tabs", b"|": "bars"}  # that could separate columns
 
@@ -82,6 +83,8 @@ class TableSource(ImageSource):
             self.num_images = sum(1 for _ in self._whole_rows())
         else:
             texts = list(self._texts(self._columns.label))
+            if all(map(_NUMBER.fullmatch, set(texts))):
+                texts = [text.strip() for text in texts]
             self.num_images = len(texts)
             if not self._has_header and reading.labels is None:
                 self._check_first(texts)
@@ -129,8 +132,7 @@ class TableSource(ImageSource):
         try:
             return next(csv.reader([row[1].decode()], strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
-            said = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-            raise ImageError(f"{self.name}: line {row[0]}: {said}") from None
+            raise ImageError(f"{self.name}: line {row[0]} {_in_words(error, row[1])}") from None
 
     def _checked_fields(self, row: Row) -> list[str]:
         fields = self._fields(row)
@@ -144,13 +146,14 @@ class TableSource(ImageSource):
         """The fields of one column."""
         behind = self._count - column
         for row in self._whole_rows():
-            if b'"' in row[1]:
+            if b'"' in row[1] or not row[1].isascii():
                 field = self._fields(row)[column]
             elif column < behind:
                 field = row[1].split(b",", column + 1)[column].decode()
             else:
                 field = row[1].rsplit(b",", behind)[-behind].decode()
-            yield sys.intern(field.strip())  # equal ones are in memory once
+            # in quotes, spaces belong to a text; equal ones are in memory once
+            yield sys.intern(field if b'"' in row[1] else field.strip())
 
     def _read(self, size: int, start: int) -> Iterator[U8]:
         rows = islice(self._rows(), start * size, None)
@@ -207,12 +210,23 @@ class TableSource(ImageSource):
         if not all(map(pattern.fullmatch, pixels)):
             at = next(i for i, field in enumerate(pixels) if not pattern.fullmatch(field))
             wanted = "a number" if self._scale else "a whole number 0..255"
-            if _NUMBER.fullmatch(pixels[at]):
+            if _FRACTION.fullmatch(pixels[at]):
                 wanted += f"; {ASK_SCALE}"
             column = self._called[self._columns.pixels[at]]
             found = f"line {row[0]}, column {column}: {pixels[at][:40]!r}"
             raise ImageError(f"{self.name}: {found}, aez takes {wanted}")
         return list(map(float, pixels)) if self._scale else list(map(int, pixels))
+
+
+def _in_words(error: Exception, line: bytes) -> str:
+    """Why a line cannot be taken apart."""
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8: save the file as UTF-8"
+    if b"\r" in line:
+        return "has a CR within: lines end in LF or CR LF"
+    if "unexpected end" in str(error):
+        return "has a quote that is not closed: a row is one line"
+    return f"is not CSV: {error}"
 
 
 def _is_header(fields: list[str]) -> bool:
