@@ -1,7 +1,9 @@
 """`aez bench`: aez and other codecs on the same images, measured in the same way.
 
 READ ME FIRST
-- Bytes are means over the images, of whole files or of the whole collection, without names. The
+- Bytes are means over the images, of whole files or of one file of all images, without names. In
+  the results the latter is "collection", and "one_file" says what it is: a collection of aez, a
+  sheet (a picture with all images side by side) or a frame of zstd, both without random access. The
   payload is a file without its constant part: for aez the header tells; for the others it is the
   file less the bytes that a black image takes at the same setting, which is a little too kind.
 - Speeds are those of one core, in memory, in processor time, so that other load on the machine
@@ -28,7 +30,7 @@ from codec import __version__, api, metrics, parallel
 from codec.arrays import U8, spread
 from codec.encoder.options import DEFAULT_EFFORT
 from codec.errors import ModelNotFound, UsageError
-from codec.format.constants import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY, NEAR_LOSSLESS
 from codec.measure import codecs
 from codec.measure.codecs import Codec
 from codec.measure.page import Outcome
@@ -39,7 +41,7 @@ from codec.model import registry
 Others = Callable[[U8, list[str]], Iterable[Codec]]
 Step = Callable[[str, int, int], None]
 
-QUALITIES = (10, 40, 70, 95)
+QUALITIES = (10, 40, 70, 85, 95)
 EFFORTS = (1, DEFAULT_EFFORT)
 SAMPLE = 64  # images that choose the model
 ENOUGH_S = 0.1  # work that took less is timed again
@@ -73,6 +75,7 @@ def bench(
     model: str = "auto",
     qualities: Sequence[int] = QUALITIES,
     efforts: Sequence[int] = EFFORTS,
+    max_errors: Sequence[int] = codecs.MAX_ERRORS,
     others: Others = codecs.others,
     enough_s: float = ENOUGH_S,
     step: Step = lambda what, done, total: None,
@@ -81,8 +84,9 @@ def bench(
 
     model: name or file of a model, lossy or lossless, or "auto". qualities: of aez, 0 .. 99.
     efforts: of aez, 1 .. 9; the main effort, at which single files are measured, is DEFAULT_EFFORT
-    or else the last one. others: the other codecs, Pillow's PNG first. enough_s: work that took
-    less is timed again. step: is called with what comes next, the steps done, and all steps.
+    or else the last one. max_errors: of aez, where the lossless model has learned grids. others:
+    the other codecs, Pillow's PNG first. enough_s: work that took less is timed again. step: is
+    called with what comes next, the steps done, and all steps.
     Raises UsageError, ModelError.
     """
     _check(pixels, qualities, efforts)
@@ -94,6 +98,7 @@ def bench(
         measured = list(others(pixels, missing))
         models = choose_models(model, pixels, missing)
         measured += settings_of_aez(models, sorted(set(qualities)), efforts, main_effort)
+        measured += near_lossless(models, max_errors)
         _warm_up(models, pixels)
         for number, codec in enumerate(measured):
             step(f"{codec.name} {codec.setting}", number, len(measured))
@@ -175,6 +180,15 @@ def settings_of_aez(
         yield codecs.aez(models.lossless, LOSSLESS_QUALITY, DEFAULT_EFFORT)
 
 
+def near_lossless(models: Models, max_errors: Sequence[int]) -> Iterator[Codec]:
+    """aez with a largest error, all images in one file, where its model has learned it."""
+    steps = registry.by_name(models.lossless, True).grid_steps if models.lossless else ()
+    for bound in max_errors:
+        if 2 * bound + 1 in steps:
+            quality = NEAR_LOSSLESS + bound
+            yield codecs.aez(str(models.lossless), quality, DEFAULT_EFFORT, files=False)
+
+
 def _warm_up(models: Models, pixels: U8) -> None:
     """Load the models, and those that images fall back to, before anything is timed."""
     if models.lossy:
@@ -197,6 +211,7 @@ def measure(codec: Codec, pixels: U8, enough_s: float = ENOUGH_S) -> tuple[Row, 
         "setting": codec.setting,
         "quality": codec.quality,
         "effort": codec.effort,
+        "one_file": codec.one_file,
         "file": None,
     }
     outcome = None
@@ -240,7 +255,7 @@ def _add_efficiency(rows: list[Row], models: Models, pixels: U8, products_per_s:
         if name := models.of(lossless):
             counts[lossless] = registry.by_name(name, None).multiply_adds(pixels)
     for row in rows:
-        if row["codec"] == "aez":
+        if row["codec"] == "aez" and row["quality"] <= LOSSLESS_QUALITY:
             lossless = row["quality"] == LOSSLESS_QUALITY
             row["multiply_adds"] = dict(zip(("encode", "decode"), counts[lossless], strict=True))
             if not lossless and row["effort"] != 1:
@@ -264,6 +279,7 @@ def _bd_rates(rows: list[Row], main_effort: int) -> Iterator[Row]:
     for counted in ("file", "collection"):
         curves = curves_of(rows, counted)
         ours = curves.pop(("aez", main_effort), [])
+        curves.pop(("aez", None), None)  # near-lossless, which has no such curve of its own
         for (name, effort), anchor in curves.items():
             percent, where = bd_rate_percent(anchor, ours)
             yield {
