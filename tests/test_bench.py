@@ -124,6 +124,22 @@ def test_a_sheet_has_its_own_psnr_in_the_table():
     assert shown[page.HEADINGS.index("\nsheet (dB)")] == of_sheet
 
 
+def test_of_many_images_some_become_single_files_and_are_shown(shipped_lossless):
+    pixels = helpers.drawn(9)
+    done = quick(pixels, qualities=(50,), efforts=(1,), max_files=3)
+    assert done.files.tolist() == [0, 4, 8]
+    assert (done.results["images"], done.results["images_as_files"]) == (9, 3)
+    row = next(row for row in done.results["rows"] if row["quality"] == 50)
+    some, stream = pixels[done.files], api.compress(pixels, quality=50, effort=1)
+    files = api.compress_images(some, quality=50, effort=1)[0]
+    assert row["file"]["bytes"] == pytest.approx(sum(map(len, files)) / 3, abs=1e-3)
+    assert row["collection"]["bytes"] == pytest.approx(len(stream) / 9, abs=1e-3)
+    assert done.decoded[50].pixels.shape == (3, 28, 28)
+    html = page.html(done.results, some, ["a", "b", "c"], done.decoded)
+    assert "Single files: 3 images, evenly spread." in html
+    assert page.sampled({"images": 3, "images_as_files": 3}) == ""
+
+
 def test_some_settings_are_measured_on_sheets_alone():
     row, outcome = bench.measure(codecs.jxl(1, files=False), helpers.drawn(4), 0)
     assert (row["file"], outcome) == (None, None)
@@ -623,6 +639,8 @@ def test_bench_without_images_says_so(tmp_path, shipped):
     ("options", "said"),
     [
         (["-q", "50,100"], "'100' is not a whole number from 0 to 99"),
+        (["--max-errors", "0"], "'0' is not a whole number from 1 to 64"),
+        (["--files", "0"], "--files 0: give a whole number from 1 to 100000"),
         (["-n", "0"], "-n 0: give a whole number from 1 to 100000"),
         (["-e", "x"], "'x' is not a whole number from 1 to 9"),
         (["--quiet"], "would show nothing"),
@@ -641,6 +659,7 @@ def test_bench_reads_no_stdin(shipped):
 
 
 def test_bench_says_that_it_takes_a_sample(folder):
-    result = aez(folder, "-n", "2", "--json", "-q", "50", "-e", "1")
+    result = aez(folder, "-n", "2", "--files", "1", "--json", "-q", "50", "-e", "1")
     assert "measuring 2 of 4 images" in result.stderr
+    assert json.loads(result.stdout)["images_as_files"] == 1
     assert json.loads(result.stdout)["images"] == 2

@@ -62,6 +62,16 @@ def bench(
             help="Measure at most N images, evenly spread.",
         ),
     ] = 500,
+    max_files: Annotated[
+        int,
+        typer.Option(
+            "--files",
+            parser=str,
+            callback=opt.whole(1, 100_000),
+            metavar="N",
+            help="Make single files of at most N of them.",
+        ),
+    ] = 1000,
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -96,6 +106,7 @@ def bench(
             qualities=settings[0] or ruler.QUALITIES,
             efforts=settings[1] or ruler.EFFORTS,
             max_errors=bounds or codecs.MAX_ERRORS,
+            max_files=max_files,
             step=lambda what, done, total: step(f" codecs, {what}", done, total),
         )
     results = {"data": [str(name) for name in inputs], "images_in_all": num_images, **done.results}
@@ -103,7 +114,8 @@ def bench(
     if out is None:
         result.outputs.append("-")
     else:
-        result.outputs += _write(out, force, results, pixels, names, done.decoded)
+        of_files = pixels[done.files], [names[i] for i in done.files.tolist()]
+        result.outputs += _write(out, force, results, *of_files, done.decoded)
     if not quiet and not as_json:
         _print_tables(results)
     summary = [] if out is None else [f"-> {' and '.join(result.outputs)}"]
@@ -147,7 +159,7 @@ def _print_tables(results: dict[str, Any]) -> None:
     models = " and ".join(name for name in results["models"].values() if name)
     processor = results["machine"]["processor"]
     title = f"{images(results['images'])}, model {models}, one core of {processor}"
-    for text in (title, page.work_done_by(results)):
+    for text in filter(None, (title, page.work_done_by(results), page.sampled(results).strip())):
         put(shown(text))
     below = f"Bytes of aez, effort {results['main_effort']}, at equal PSNR (BD-rate, PCHIP)"
     for caption, (heads, rows) in (

@@ -98,6 +98,12 @@ def work_done_by(results: Mapping[str, Any]) -> str:
     )
 
 
+def sampled(results: Mapping[str, Any]) -> str:
+    """Says of how many images single files were made, if not of all; else ""."""
+    count = results["images_as_files"]
+    return "" if count == results["images"] else f" Single files: {count} images, evenly spread."
+
+
 def bd_table(bd_rates: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells: bytes at equal PSNR, a row for each codec that aez is compared with."""
     by_codec: dict[str, dict[str, str]] = {}
@@ -253,7 +259,11 @@ def _html_table(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
 def html(
     results: Mapping[str, Any], pixels: U8, names: Sequence[str], decoded: Mapping[int, Outcome]
 ) -> str:
-    """The whole report.  results: of `bench`; pixels: uint8 (N, 28, 28), with their names."""
+    """The whole report.
+
+    results: of `bench`; pixels: the images that became single files, uint8 (N, 28, 28), with their
+    names; decoded: see `Bench`.
+    """
     rows, machine = results["rows"], results["machine"]
     models = " and ".join(escape(str(name)) for name in results["models"].values() if name) or "no"
     of_all = (
@@ -268,7 +278,7 @@ def html(
 <h1>{results["images"]} images{of_all}</h1>
 <p>aez {escape(results["aez"])} with the models {models}; one core of
 {escape(machine["processor"])}, Python {escape(machine["python"])},
-numpy {escape(machine["numpy"])}; {escape(work_done_by(results))}.</p>
+numpy {escape(machine["numpy"])}; {escape(work_done_by(results))}.{escape(sampled(results))}</p>
 <h2>Rate and distortion, one file an image</h2>{rate_distortion(rows, "file")}
 <h2>Rate and distortion, all images in one file</h2>{rate_distortion(rows, "collection")}
 <p class="note">The one file of aez is a collection, from which any image can be read alone. The
