@@ -1,11 +1,15 @@
 """Glyphs of fonts as images, to measure on characters that no model was trained on.
 
-    python -m codec.measure.glyphs FONTS -o glyphs.npy --count 3000
+    pip install --no-deps --target build/fonts font-amatic-sc font-caladea font-fredoka-one \\
+        font-hanken-grotesk font-intuitive font-lato font-manrope font-roboto \\
+        font-source-sans-pro font-source-serif-pro
+    python -m codec.measure.glyphs build/fonts -o build/glyphs.npy
+    python -m codec.measure.sheets build/glyphs.npy -o build/glyphs.json
 
-FONTS is a folder with fonts that are not installed: those of /usr/share/fonts, of matplotlib and of
-Pillow are used in training (`codec/train/drawings`). Each image is one letter or digit of ASCII in
-white on black, centred, with the font at a size of 16 to 32 pixels. No two images show the same
-character of the same font.
+The folder has fonts that are not installed: those of /usr/share/fonts, of matplotlib and of Pillow
+are used in training (`codec/train/drawings`). Each image is one letter or digit of ASCII in white on
+black, centred, with the font at a size of 16 to 32 pixels. No two images show the same character of
+the same font.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A collection of aez against one sheet of all images, by AVIF and JPEG XL, as JSON.
 
     python -m codec.measure.sheets ../shared/data/natural/heldout.npy.gz -o natural.json
+    ... -m new.safetensors -m new-lossless.safetensors -m auto    # the best of these
 
 READ ME FIRST
 - aez is measured at every kind of quality that the models have: `-q` of lossy ones, largest errors
