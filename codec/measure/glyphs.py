@@ -7,9 +7,9 @@
     python -m codec.measure.sheets build/glyphs.npy -o build/glyphs.json
 
 The folder has fonts that are not installed: those of /usr/share/fonts, of matplotlib and of Pillow
-are used in training (`codec/train/drawings`). Each image is one letter or digit of ASCII in white on
-black, centred, with the font at a size of 16 to 32 pixels. No two images show the same character of
-the same font.
+are used in training (`codec/train/drawings`). Each image is one letter or digit of ASCII in white
+on black, centred, with the font at a size of 16 to 32 pixels. No two images show the same character
+of the same font.
 """
 
 from __future__ import annotations
