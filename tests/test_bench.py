@@ -150,7 +150,7 @@ def test_near_lossless_is_measured_where_the_model_has_learned_it(shipped_lossle
     assert list(bench.near_lossless(bench.Models("tiny0", "tiny0-lossless"), (1, 2))) == []
     assert list(bench.near_lossless(bench.Models("tiny0", None), (1, 2))) == []
     monkeypatch.setattr(registry.by_name("tiny0-lossless", True), "grid_steps", [3, 9])
-    found = bench.near_lossless(bench.Models("tiny0", "tiny0-lossless"), (1, 2, 4))
+    found = bench.near_lossless(bench.Models("tiny0", "tiny0-lossless"), (0, 1, 2, 4))
     assert [(codec.setting, codec.files) for codec in found] == [
         ("near 1", False),
         ("near 4", False),
@@ -639,7 +639,7 @@ def test_bench_without_images_says_so(tmp_path, shipped):
     ("options", "said"),
     [
         (["-q", "50,100"], "'100' is not a whole number from 0 to 99"),
-        (["--max-errors", "0"], "'0' is not a whole number from 1 to 64"),
+        (["--max-errors", "65"], "'65' is not a whole number from 0 to 64"),
         (["--files", "0"], "--files 0: give a whole number from 1 to 100000"),
         (["-n", "0"], "-n 0: give a whole number from 1 to 100000"),
         (["-e", "x"], "'x' is not a whole number from 1 to 9"),

@@ -191,7 +191,7 @@ def near_lossless(models: Models, max_errors: Sequence[int]) -> Iterator[Codec]:
     """aez with a largest error, all images in one file, where its model has learned it."""
     steps = registry.by_name(models.lossless, True).grid_steps if models.lossless else ()
     for bound in max_errors:
-        if 2 * bound + 1 in steps:
+        if bound and 2 * bound + 1 in steps:
             quality = NEAR_LOSSLESS + bound
             yield codecs.aez(str(models.lossless), quality, DEFAULT_EFFORT, files=False)
 
