@@ -9,9 +9,12 @@ from typing import Any
 import golden_tool
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from codec import api
-from codec.measure import curve, points, reading, tool
+from codec.errors import ModelNotFound
+from codec.measure import curve, glyphs, points, reading, sheets, tool
+from codec.model import registry
 
 ROWS = [{"bytes": 8.0, "psnr_db": 20.0}, {"bytes": 32.0, "psnr_db": 24.0}]
 
@@ -105,3 +108,66 @@ def test_files_and_random_access_are_measured(
     sizes = result["bytes_an_image"]
     assert 0 < sizes["names"] < sizes["names_index_checks"] < sizes["whole"]
     assert result["one_random_image_ms"] > 0
+
+
+# Against sheets
+
+
+def test_aez_against_sheets_is_written_as_json(data: Path, tmp_path: Path) -> None:
+    """mnist has one row that nobody beats; its lossless twin is asked for a bound as well."""
+    out = tmp_path / "x.json"
+    options = ("--qualities", "40,90", "--max-errors", "4", "-m", "mnist", "-e", 1)
+    assert run(sheets.main, data, "-o", out, *options, "--between", "20,30") == 0
+    result = json.loads(out.read_text())
+    ours = [row for row in result["rows"] if row["codec"] == "aez"]
+    assert [row["setting"] for row in ours] == ["q40 e1", "q90 e1", "near 4", "lossless"]
+    avif = [row for row in result["rows"] if row["codec"] == "avif"]
+    assert len(avif) == len(sheets.AVIF_QUALITIES)
+    percent = points.bd_rate_percent(
+        points.points_of(avif), points.points_of(ours), between=(20, 30)
+    )
+    assert (result["at_equal_psnr_against_avif_percent"], result["at"]) == percent
+    exact = result["lossless_bytes"]
+    assert exact["aez"] == ours[-1]["bytes"]
+    assert result["lossless_against_jxl_percent"] == pytest.approx(
+        100 * (exact["aez"] / exact["jxl"] - 1), abs=0.01
+    )
+
+
+def test_of_several_models_the_best_counts_and_each_is_measured_where_it_can_be(
+    data: Path, tmp_path: Path
+) -> None:
+    pixels = np.load(data)[:4]
+    files = [str(registry.path_of(registry.by_name("mnist", kind).hash)) for kind in (False, True)]
+    rows = sheets.of_aez(files, (90, 128 + 4, 100), 1, pixels)
+    assert [Path(row["model"]).name[:7] for row in rows[:1]] == ["mnist-1"]
+    assert {row["setting"] for row in rows if row["model"] == files[1]} == {"near 4", "lossless"}
+    with pytest.raises(ModelNotFound, match="none of the qualities"):
+        sheets.of_aez(files[1:], (90,), 1, pixels)
+
+
+def test_between_is_two_numbers(data: Path, tmp_path: Path) -> None:
+    assert run(sheets.main, data, "-o", tmp_path / "x.json", "--between", "28") == 2
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_glyphs_are_letters_and_digits_each_once(tmp_path: Path) -> None:
+    font = ImageFont.load_default(20)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    (tmp_path / "fonts" / "some").mkdir(parents=True)
+    font.path.seek(0)
+    (tmp_path / "fonts" / "some" / "a.ttf").write_bytes(font.path.read())
+    (tmp_path / "fonts" / "broken.otf").write_bytes(b"<html>")
+    out = tmp_path / "glyphs.npy"
+    assert run(glyphs.main, tmp_path / "fonts", "-o", out, "--count", 500) == 0
+    drawn = np.load(out)
+    assert drawn.shape == (62, 28, 28)
+    assert drawn.reshape(62, -1).any(axis=1).all()
+    assert run(glyphs.main, tmp_path / "fonts", "-o", out, "--count", 5, "-f") == 0
+    assert (np.load(out) == drawn[:5]).all()
+    assert run(glyphs.main, tmp_path, "-o", out, "-f", "--seed", 1) == 0
+    assert not (np.load(out) == drawn).all()
+
+
+def test_a_folder_without_fonts_is_an_error(tmp_path: Path) -> None:
+    assert run(glyphs.main, tmp_path, "-o", tmp_path / "x.npy") == 1

@@ -379,6 +379,22 @@ def test_near_lossless_figures_are_those_measured() -> None:
             assert rows[str(row["quality"] - 128)][column] == shown(row)
 
 
+def test_figures_of_the_plain_autoencoder_are_those_measured() -> None:
+    first = table(README, "| | MNIST | Fashion-MNIST |")
+    rows = table(FIGURES[FIGURES.index("**Where this field starts**") :], "| | MNIST |")
+    quality = table(FIGURES, "| quality | 0 | 10 | 25 | 50 | 75 | 90 | 99 |")
+    column_of_50 = quality["quality"].index("50")
+    label = next(label for label in first if label.startswith("the textbook's [plain autoencoder]"))
+    for column, data in enumerate(TITLES):
+        found = read(f"{data}-plain-t10k.json")
+        assert (found["test_set"], found["epochs"]) == ("t10k-images-idx3-ubyte.gz", 10)
+        assert first[label][column] == shown(found).replace(" B, ", " (") + ")"
+        assert rows["plain autoencoder, all images in one file"][column] == shown(found)
+        assert rows["plain autoencoder, test error"][column] == f"{found['test_mse']:.5f}"
+        aez = rows["aez, quality 50, all in one file"][column]
+        assert aez == quality[TITLES[data]][column_of_50]
+
+
 def test_figures_of_efforts_are_those_measured() -> None:
     rows = table(FIGURES, "| effort | 1 | 2 | 3 |")
     for data, title in TITLES.items():

@@ -13,6 +13,7 @@ from codec.cli import options as opt
 from codec.cli.printing import Screen, images, put, shown
 from codec.cli.progress import is_terminal
 from codec.errors import UsageError
+from codec.format.constants import MAX_ERROR
 
 FILES = ("results.json", "report.html")
 
@@ -32,12 +33,23 @@ def bench(
     qualities: Annotated[
         str | None,
         typer.Option(
-            "-q", "--qualities", metavar="Q,Q,...", help="Of aez, 0 to 99; by default 10,40,70,95."
+            "-q",
+            "--qualities",
+            metavar="Q,Q,...",
+            help="Of aez, 0 to 99; by default 10,40,70,85,95.",
         ),
     ] = None,
     efforts: Annotated[
         str | None,
         typer.Option("-e", "--efforts", metavar="E,E,...", help="Of aez, 1 to 9; by default 1,3."),
+    ] = None,
+    max_errors: Annotated[
+        str | None,
+        typer.Option(
+            "--max-errors",
+            metavar="N,N,...",
+            help="Of aez, near-lossless, 1 to 64; by default 1,2,4,8; 0: none, faster.",
+        ),
     ] = None,
     max_images: Annotated[
         int,
@@ -50,6 +62,16 @@ def bench(
             help="Measure at most N images, evenly spread.",
         ),
     ] = 500,
+    max_files: Annotated[
+        int,
+        typer.Option(
+            "--files",
+            parser=str,
+            callback=opt.whole(1, 100_000),
+            metavar="N",
+            help="Make single files of at most N of them.",
+        ),
+    ] = 1000,
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -57,14 +79,17 @@ def bench(
     """Measure this codec and others on your images.
 
     Bytes, PSNR, SSIM and speed as a table; with -o also as JSON and as one HTML page with plots and
-    a contact sheet. JPEG XL, JPEG-LS and BD-rates need: pip install "aez[bench]".
+    a contact sheet. The others are measured as files and on one sheet of all images, a file without
+    random access. JPEG XL, JPEG-LS and BD-rates need: pip install "aez[bench]".
     """
     screen = Screen(quiet)
     settings = opt.numbers(qualities, 0, 99, "-q"), opt.numbers(efforts, 1, 9, "-e")
+    bounds = opt.numbers(max_errors, 0, MAX_ERROR, "--max-errors")
     if quiet and out is None and not as_json:
         raise UsageError("--quiet would show nothing: add -o DIR or --json")
     from codec.commands.events import Result
     from codec.measure import bench as ruler
+    from codec.measure import codecs
     from codec.measure.inputs import read
 
     _check_free(out, force)
@@ -80,6 +105,8 @@ def bench(
             model=model,
             qualities=settings[0] or ruler.QUALITIES,
             efforts=settings[1] or ruler.EFFORTS,
+            max_errors=bounds or codecs.MAX_ERRORS,
+            max_files=max_files,
             step=lambda what, done, total: step(f" codecs, {what}", done, total),
         )
     results = {"data": [str(name) for name in inputs], "images_in_all": num_images, **done.results}
@@ -87,7 +114,8 @@ def bench(
     if out is None:
         result.outputs.append("-")
     else:
-        result.outputs += _write(out, force, results, pixels, names, done.decoded)
+        of_files = pixels[done.files], [names[i] for i in done.files.tolist()]
+        result.outputs += _write(out, force, results, *of_files, done.decoded)
     if not quiet and not as_json:
         _print_tables(results)
     summary = [] if out is None else [f"-> {' and '.join(result.outputs)}"]
@@ -131,7 +159,7 @@ def _print_tables(results: dict[str, Any]) -> None:
     models = " and ".join(name for name in results["models"].values() if name)
     processor = results["machine"]["processor"]
     title = f"{images(results['images'])}, model {models}, one core of {processor}"
-    for text in (title, page.work_done_by(results)):
+    for text in filter(None, (title, page.work_done_by(results), page.sampled(results).strip())):
         put(shown(text))
     below = f"Bytes of aez, effort {results['main_effort']}, at equal PSNR (BD-rate, PCHIP)"
     for caption, (heads, rows) in (
@@ -139,7 +167,11 @@ def _print_tables(results: dict[str, Any]) -> None:
         (below, page.bd_table(results["bd_rates"])),
     ):
         table = Table(
-            title=Text(shown(caption)) if caption else None, title_justify="left", box=SIMPLE_HEAD
+            title=Text(shown(caption)) if caption else None,
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            collapse_padding=True,
+            pad_edge=False,
         )
         for head in heads:
             table.add_column(
@@ -151,5 +183,6 @@ def _print_tables(results: dict[str, Any]) -> None:
             )
         if rows:
             console.print(table)
+    put(shown(page.ABOUT_SHEETS))
     for text in results["not_measured"]:
         put(shown(f"not measured: {text}"))

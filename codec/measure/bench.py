@@ -1,9 +1,12 @@
 """`aez bench`: aez and other codecs on the same images, measured in the same way.
 
 READ ME FIRST
-- Bytes are means over the images, of whole files or of the whole collection, without names. The
+- Bytes are means over the images, of whole files or of one file of all images, without names. In
+  the results the latter is "collection", and "one_file" says what it is: a collection of aez, a
+  sheet (a picture with all images side by side) or a frame of zstd, both without random access. The
   payload is a file without its constant part: for aez the header tells; for the others it is the
   file less the bytes that a black image takes at the same setting, which is a little too kind.
+- Of many images, single files are made of some alone, evenly spread, by all codecs of the same.
 - Speeds are those of one core, in memory, in processor time, so that other load on the machine
   hardly counts; best of a few runs. Pillow's PNG, by which they are divided, is measured in the
   same run. Single files of aez go through the network together, as those of a directory do.
@@ -25,10 +28,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from codec import __version__, api, metrics, parallel
-from codec.arrays import U8, spread
+from codec.arrays import I64, U8, spread
 from codec.encoder.options import DEFAULT_EFFORT
 from codec.errors import ModelNotFound, UsageError
-from codec.format.constants import LOSSLESS_QUALITY
+from codec.format.constants import LOSSLESS_QUALITY, NEAR_LOSSLESS
 from codec.measure import codecs
 from codec.measure.codecs import Codec
 from codec.measure.page import Outcome
@@ -39,9 +42,10 @@ from codec.model import registry
 Others = Callable[[U8, list[str]], Iterable[Codec]]
 Step = Callable[[str, int, int], None]
 
-QUALITIES = (10, 40, 70, 95)
+QUALITIES = (10, 40, 70, 85, 95)
 EFFORTS = (1, DEFAULT_EFFORT)
 SAMPLE = 64  # images that choose the model
+FILES = 1000  # images that become single files, at most
 ENOUGH_S = 0.1  # work that took less is timed again
 MAX_RUNS = 5
 
@@ -49,11 +53,12 @@ MAX_RUNS = 5
 @dataclass(frozen=True)
 class Bench:
     """results: JSON values, as in `results.json`; decoded: what single files of aez decode to, by
-    quality, at the main effort.
+    quality, at the main effort; files: the numbers of the images that became single files.
     """
 
     results: dict[str, Any]
     decoded: dict[int, Outcome]
+    files: I64
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ def bench(
     model: str = "auto",
     qualities: Sequence[int] = QUALITIES,
     efforts: Sequence[int] = EFFORTS,
+    max_errors: Sequence[int] = codecs.MAX_ERRORS,
+    max_files: int = FILES,
     others: Others = codecs.others,
     enough_s: float = ENOUGH_S,
     step: Step = lambda what, done, total: None,
@@ -81,8 +88,10 @@ def bench(
 
     model: name or file of a model, lossy or lossless, or "auto". qualities: of aez, 0 .. 99.
     efforts: of aez, 1 .. 9; the main effort, at which single files are measured, is DEFAULT_EFFORT
-    or else the last one. others: the other codecs, Pillow's PNG first. enough_s: work that took
-    less is timed again. step: is called with what comes next, the steps done, and all steps.
+    or else the last one. max_errors: of aez, where the lossless model has learned grids.
+    max_files: how many images become single files, at most. others: the other codecs, Pillow's PNG
+    first. enough_s: work that took less is timed again. step: is called with what comes next, the
+    steps done, and all steps.
     Raises UsageError, ModelError.
     """
     _check(pixels, qualities, efforts)
@@ -90,14 +99,16 @@ def bench(
     missing: list[str] = []
     rows: list[Row] = []
     decoded: dict[int, Outcome] = {}
+    files = spread(len(pixels), min(max_files, len(pixels)))
     with parallel.cores(1):
         measured = list(others(pixels, missing))
         models = choose_models(model, pixels, missing)
         measured += settings_of_aez(models, sorted(set(qualities)), efforts, main_effort)
+        measured += near_lossless(models, max_errors)
         _warm_up(models, pixels)
         for number, codec in enumerate(measured):
             step(f"{codec.name} {codec.setting}", number, len(measured))
-            row, outcome = measure(codec, pixels, enough_s)
+            row, outcome = measure(codec, pixels, enough_s, pixels[files])
             rows.append(row)
             if codec.quality is not None and outcome is not None:
                 decoded[codec.quality] = outcome
@@ -108,6 +119,7 @@ def bench(
     results = {
         "aez": __version__,
         "images": len(pixels),
+        "images_as_files": len(files),
         "models": {"lossy": models.lossy, "lossless": models.lossless},
         "main_effort": main_effort,
         "machine": machine(),
@@ -116,7 +128,7 @@ def bench(
         "bd_rates": list(_bd_rates(rows, main_effort)),
         "not_measured": missing,
     }
-    return Bench(results, decoded)
+    return Bench(results, decoded, files)
 
 
 def _check(pixels: U8, qualities: Sequence[int], efforts: Sequence[int]) -> None:
@@ -175,6 +187,15 @@ def settings_of_aez(
         yield codecs.aez(models.lossless, LOSSLESS_QUALITY, DEFAULT_EFFORT)
 
 
+def near_lossless(models: Models, max_errors: Sequence[int]) -> Iterator[Codec]:
+    """aez with a largest error, all images in one file, where its model has learned it."""
+    steps = registry.by_name(models.lossless, True).grid_steps if models.lossless else ()
+    for bound in max_errors:
+        if bound and 2 * bound + 1 in steps:
+            quality = NEAR_LOSSLESS + bound
+            yield codecs.aez(str(models.lossless), quality, DEFAULT_EFFORT, files=False)
+
+
 def _warm_up(models: Models, pixels: U8) -> None:
     """Load the models, and those that images fall back to, before anything is timed."""
     if models.lossy:
@@ -186,8 +207,14 @@ def _warm_up(models: Models, pixels: U8) -> None:
 # Figures
 
 
-def measure(codec: Codec, pixels: U8, enough_s: float = ENOUGH_S) -> tuple[Row, Outcome | None]:
-    """The row of one codec, and what its single files decode to, if they are measured."""
+def measure(
+    codec: Codec, pixels: U8, enough_s: float = ENOUGH_S, as_files: U8 | None = None
+) -> tuple[Row, Outcome | None]:
+    """The row of one codec, and what its single files decode to, if they are measured.
+
+    as_files: the images that become single files; None: all.
+    """
+    as_files = pixels if as_files is None else as_files
 
     def timed(work: Callable[[], Any]) -> tuple[float, Any]:
         return best_of(MAX_RUNS, work, enough_s=enough_s, clock=time.process_time)
@@ -197,14 +224,15 @@ def measure(codec: Codec, pixels: U8, enough_s: float = ENOUGH_S) -> tuple[Row, 
         "setting": codec.setting,
         "quality": codec.quality,
         "effort": codec.effort,
+        "one_file": codec.one_file,
         "file": None,
     }
     outcome = None
     if codec.files:
-        encode_s, files = timed(lambda: codec.encode(pixels))
+        encode_s, files = timed(lambda: codec.encode(as_files))
         decode_s, back = timed(lambda: codec.decode(files))
-        row["file"] = _figures(pixels, sum(map(len, files)), back, encode_s, decode_s)
-        row["file"]["payload_bytes"] = round(codec.payload_bytes(files) / len(pixels), 3)
+        row["file"] = _figures(as_files, sum(map(len, files)), back, encode_s, decode_s)
+        row["file"]["payload_bytes"] = round(codec.payload_bytes(files) / len(files), 3)
         outcome = Outcome([len(file) for file in files], back)
     encode_s, stream = timed(lambda: codec.encode_all(pixels))
     decode_s, back = timed(lambda: codec.decode_all(stream, len(pixels)))
@@ -240,7 +268,7 @@ def _add_efficiency(rows: list[Row], models: Models, pixels: U8, products_per_s:
         if name := models.of(lossless):
             counts[lossless] = registry.by_name(name, None).multiply_adds(pixels)
     for row in rows:
-        if row["codec"] == "aez":
+        if row["codec"] == "aez" and row["quality"] <= LOSSLESS_QUALITY:
             lossless = row["quality"] == LOSSLESS_QUALITY
             row["multiply_adds"] = dict(zip(("encode", "decode"), counts[lossless], strict=True))
             if not lossless and row["effort"] != 1:
@@ -264,6 +292,7 @@ def _bd_rates(rows: list[Row], main_effort: int) -> Iterator[Row]:
     for counted in ("file", "collection"):
         curves = curves_of(rows, counted)
         ours = curves.pop(("aez", main_effort), [])
+        curves.pop(("aez", None), None)  # near-lossless, which has no such curve of its own
         for (name, effort), anchor in curves.items():
             percent, where = bd_rate_percent(anchor, ours)
             yield {

@@ -1,11 +1,12 @@
 """The codecs that are measured: aez, and others from Pillow, imagecodecs and zstandard.
 
 Each `Codec` is one codec at one setting, and is used in two ways: one *file* for each image, and
-one *collection* of all images. For aez that is `compress --separate`, and an `.aez` collection.
-The others have no collections. Theirs is one picture with all images side by side: it takes fewer
-bytes, but no image can be read alone. zstd's is one frame.
+one file of *all* images. For aez that is `compress --separate`, and an `.aez` collection. The
+others have no collections. Theirs is a *sheet*, one picture with all images side by side: it takes
+fewer bytes, but no image can be read alone. zstd's is one frame of all pixels.
 
-imagecodecs (JPEG XL, JPEG-LS) is optional. What cannot be measured here is appended to `missing`.
+imagecodecs (JPEG XL, JPEG-LS) is optional, and so is AVIF in Pillow. What cannot be measured here
+is appended to `missing`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import zstandard
@@ -22,13 +23,21 @@ from PIL import Image, features
 
 from codec import api
 from codec.arrays import PIXELS, SIDE, U8
-from codec.format.constants import LOSSLESS_QUALITY
+from codec.encoder.options import Choices
+from codec.format.constants import LOSSLESS_QUALITY, NEAR_LOSSLESS, max_error_of
+from codec.model.registry import AUTO
 
 WEBP_QUALITIES = (0, 20, 50, 75, 90)
 JPEG_QUALITIES = (5, 25, 50, 75, 90)
 AVIF_QUALITIES = (0, 40, 70, 90)
+AVIF_SHEETS = (20, 55, 80)  # qualities between, at which there are sheets alone
+AVIF_SPEED = 6  # Pillow's own; 0 is the slowest
 JXL_DISTANCES = (15, 8, 4, 2)
+JXL_SHEETS = (1, 0.5)
+MAX_ERRORS = (1, 2, 4, 8)  # of JPEG-LS, and of aez
 DICTIONARY_BYTES = 112640
+
+OneFile = Literal["collection", "sheet", "frame"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,11 @@ class Codec:
     """One codec at one setting.
 
     encode: uint8 (N, 28, 28) -> N files; decode: its inverse. encode_all: the same images -> one
-    file; decode_all: its inverse, given the file and N.
+    file; decode_all: its inverse, given the file and N. one_file: what that one file is; only from
+    a collection can an image be read alone.
     payload_bytes: of N files together, without what is the same in each of them.
-    quality, effort: of aez. files: whether single files are measured.
+    quality: of aez. effort: of aez, None for near-lossless. files: whether single files are
+    measured.
     """
 
     name: str
@@ -48,27 +59,40 @@ class Codec:
     encode_all: Callable[[U8], bytes]
     decode_all: Callable[[bytes, int], U8]
     payload_bytes: Callable[[list[bytes]], int]
+    one_file: OneFile = "sheet"
     quality: int | None = None
     effort: int | None = None
     files: bool = True
 
 
 def aez(model: str, quality: int, effort: int, *, files: bool = True) -> Codec:
-    """This codec, with one model."""
+    """This codec, with one model or AUTO.
+
+    quality: 0 to 99, LOSSLESS_QUALITY, or NEAR_LOSSLESS + N for a largest error of N.
+    """
+    bound = max_error_of(quality) if quality > NEAR_LOSSLESS else None
+    asked: Choices = {"quality": quality} if bound is None else {"max_error": bound}
+    asked |= {"effort": effort, "model": model}
+    extra = None if model == AUTO else model  # a file that may not be installed
 
     def encode(pixels: U8) -> list[bytes]:
-        return api.compress_images(pixels, quality=quality, effort=effort, model=model)[0]
+        return api.compress_images(pixels, **asked)[0]
 
+    if quality == LOSSLESS_QUALITY:
+        setting = "lossless"
+    else:
+        setting = f"q{quality} e{effort}" if bound is None else f"near {bound}"
     return Codec(
         "aez",
-        "lossless" if quality == LOSSLESS_QUALITY else f"q{quality} e{effort}",
+        setting,
         encode,
-        decode=lambda files: api.decompress_images(files, model=model),
-        encode_all=lambda pixels: api.compress(pixels, quality=quality, effort=effort, model=model),
-        decode_all=lambda file, num_images: api.decompress(file, model=model),
+        decode=lambda files: api.decompress_images(files, model=extra),
+        encode_all=lambda pixels: api.compress(pixels, **asked),
+        decode_all=lambda file, num_images: api.decompress(file, model=extra),
         payload_bytes=lambda files: sum(api.info(file).payload_bytes for file in files),
+        one_file="collection",
         quality=quality,
-        effort=effort,
+        effort=effort if bound is None else None,
         files=files,
     )
 
@@ -110,7 +134,12 @@ def cut(picture: U8, num_images: int) -> U8:
 
 
 def _of_pictures(
-    name: str, setting: str, encode: Callable[[U8], bytes], decode: Callable[[bytes], U8]
+    name: str,
+    setting: str,
+    encode: Callable[[U8], bytes],
+    decode: Callable[[bytes], U8],
+    *,
+    files: bool = True,
 ) -> Codec:
     """A codec of pictures, uint8 (H, W).
 
@@ -125,11 +154,12 @@ def _of_pictures(
         encode_all=lambda pixels: encode(sheet(pixels)),
         decode_all=lambda file, num_images: cut(decode(file), num_images),
         payload_bytes=lambda files: sum(map(len, files)) - blank * len(files),
+        files=files,
     )
 
 
-def by_pillow(name: str, setting: str, **options: Any) -> Codec:
-    """A codec of Pillow; options: of its `save`."""
+def by_pillow(name: str, setting: str, *, files: bool = True, **options: Any) -> Codec:
+    """A codec of Pillow.  files: see `Codec`; options: of Pillow's `save`."""
 
     def encode(picture: U8) -> bytes:
         file = io.BytesIO()
@@ -139,7 +169,7 @@ def by_pillow(name: str, setting: str, **options: Any) -> Codec:
     def decode(file: bytes) -> U8:
         return np.asarray(Image.open(io.BytesIO(file)).convert("L"))  # WebP comes back as RGB
 
-    return _of_pictures(name, setting, encode, decode)
+    return _of_pictures(name, setting, encode, decode, files=files)
 
 
 def png(*, optimize: bool = False) -> Codec:
@@ -149,8 +179,53 @@ def png(*, optimize: bool = False) -> Codec:
 def webp(quality: int | None) -> Codec:
     """WebP at its slowest method; None: lossless.  Needs a Pillow that was built with WebP."""
     if quality is None:
-        return by_pillow("webp", "lossless m6", lossless=True, quality=100, method=6)
+        options: dict[str, Any] = {"lossless": True, "method": 6}
+        best = by_pillow("webp", "lossless m6", quality=100, **options)
+        # On a sheet the last step takes 15 times as long, for a thousandth of the bytes.
+        return replace(best, encode_all=by_pillow("webp", "", quality=90, **options).encode_all)
     return by_pillow("webp", f"q{quality} m6", quality=quality, method=6)
+
+
+def avif(quality: int | None, speed: int = AVIF_SPEED, *, files: bool = True) -> Codec:
+    """AVIF of one grey plane; None: lossless.  Needs a Pillow that was built with AVIF."""
+    setting = "lossless" if quality is None else f"q{quality}"
+    return by_pillow(
+        "avif",
+        setting if speed == AVIF_SPEED else f"{setting} speed {speed}",
+        files=files,
+        quality=100 if quality is None else quality,
+        subsampling="4:0:0",
+        speed=speed,
+        max_threads=1,
+    )
+
+
+def jxl(distance: float | None, *, files: bool = True) -> Codec:
+    """JPEG XL at effort 9; None: lossless.  Needs imagecodecs."""
+    import imagecodecs as ic
+
+    options: dict[str, Any] = {"lossless": True} if distance is None else {"distance": distance}
+
+    def encode(picture: U8) -> bytes:
+        return bytes(ic.jpegxl_encode(picture, effort=9, numthreads=1, **options))
+
+    def decode(file: bytes) -> U8:
+        return np.asarray(ic.jpegxl_decode(file, numthreads=1))
+
+    setting = "lossless" if distance is None else f"d{distance:g}"
+    return _of_pictures("jxl", f"{setting} e9", encode, decode, files=files)
+
+
+def jpeg_ls(max_error: int) -> Codec:
+    """JPEG-LS; 0: lossless, else no pixel is off by more.  Needs imagecodecs."""
+    import imagecodecs as ic
+
+    return _of_pictures(
+        "jpeg-ls",
+        f"near {max_error}" if max_error else "lossless",
+        lambda picture: bytes(ic.jpegls_encode(picture, level=max_error)),
+        lambda file: np.asarray(ic.jpegls_decode(file)),
+    )
 
 
 def of_pillow(missing: list[str]) -> Iterator[Codec]:
@@ -164,9 +239,9 @@ def of_pillow(missing: list[str]) -> Iterator[Codec]:
     else:
         missing.append("WebP: this Pillow was built without it")
     if features.check("avif"):  # imagecodecs codes grey AVIF only losslessly
-        for quality in AVIF_QUALITIES:
-            options = {"quality": quality, "subsampling": "4:0:0", "max_threads": 1}
-            yield by_pillow("avif", f"q{quality}", **options)
+        yield avif(None)
+        for quality in sorted((*AVIF_QUALITIES, *AVIF_SHEETS)):
+            yield avif(quality, files=quality in AVIF_QUALITIES)
     else:
         missing.append("AVIF: this Pillow was built without it")
 
@@ -178,28 +253,15 @@ def of_imagecodecs(missing: list[str]) -> Iterator[Codec]:
     except ImportError:
         missing.append("JPEG XL and JPEG-LS: pip install 'aez[bench]'")
         return
-
-    def jxl(setting: str, **options: Any) -> Codec:
-        def encode(picture: U8) -> bytes:
-            return bytes(ic.jpegxl_encode(picture, effort=9, numthreads=1, **options))
-
-        def decode(file: bytes) -> U8:
-            return np.asarray(ic.jpegxl_decode(file, numthreads=1))
-
-        return _of_pictures("jxl", f"{setting} e9", encode, decode)
-
     if ic.JPEGXL.available:
-        yield jxl("lossless", lossless=True)
-        yield from (jxl(f"d{distance}", distance=distance) for distance in JXL_DISTANCES)
+        yield jxl(None)
+        yield from map(jxl, JXL_DISTANCES)
+        for distance in JXL_SHEETS:
+            yield jxl(distance, files=False)
     else:
         missing.append("JPEG XL: this imagecodecs was built without it")
     if ic.JPEGLS.available:
-        yield _of_pictures(
-            "jpeg-ls",
-            "lossless",
-            lambda picture: bytes(ic.jpegls_encode(picture)),
-            lambda file: np.asarray(ic.jpegls_decode(file)),
-        )
+        yield from map(jpeg_ls, (0, *MAX_ERRORS))
     else:
         missing.append("JPEG-LS: this imagecodecs was built without it")
 
@@ -232,6 +294,7 @@ def with_dictionary(pixels: U8) -> Codec:
         encode_all=lambda images: whole.compress(images.tobytes()),
         decode_all=lambda file, num_images: _images_of(zstandard.decompress(file)),
         payload_bytes=lambda files: sum(len(file) - blanks[i % 2] for i, file in enumerate(files)),
+        one_file="frame",
     )
 
 

@@ -29,6 +29,7 @@ HEADINGS = (
     "B/image\nfile",
     "\npayload",
     "\ncollection",
+    "\nsheet (dB)",
     "PSNR\ndB",
     "SSIM",
     "encode\nimages/s",
@@ -39,6 +40,10 @@ HEADINGS = (
     "decode\n/ G",
 )
 NONE = "–"  # in a cell
+ABOUT_SHEETS = (
+    "near N: no pixel is off by more than N. sheet: one file, no random access: a picture of all "
+    "images side by side, in as many rows as columns or one less (zstd: one frame); its own dB"
+)
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,18 @@ def table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _cells(row: Row) -> list[str]:
-    """One row of the main table; without single files, PSNR and speed are the collection's."""
-    file, collection = row["file"], row["collection"]
-    shown = file or collection
+    """One row of the main table; without single files, PSNR and speed are those of one file."""
+    file, together = row["file"], row["collection"]
+    shown, is_collection = file or together, row["one_file"] == "collection"
+    of_all = f"{together['bytes']:.1f}"
+    its_psnr = "" if is_collection or row["lossless"] else f" ({together['psnr_db']:.1f})"
     return [
         label(row["codec"]),
         row["setting"],
         f"{file['bytes']:.1f}" if file else NONE,
         f"{file['payload_bytes']:.1f}" if file else NONE,
-        f"{collection['bytes']:.1f}",
+        of_all if is_collection else NONE,
+        NONE if is_collection else of_all + its_psnr,
         "lossless" if shown["psnr_db"] is None else f"{shown['psnr_db']:.1f}",
         f"{shown['ssim']:.3f}",
         f"{shown['encode_images_per_s']:.0f}",
@@ -90,6 +98,12 @@ def work_done_by(results: Mapping[str, Any]) -> str:
     )
 
 
+def sampled(results: Mapping[str, Any]) -> str:
+    """Says of how many images single files were made, if not of all; else ""."""
+    count = results["images_as_files"]
+    return "" if count == results["images"] else f" Single files: {count} images, evenly spread."
+
+
 def bd_table(bd_rates: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells: bytes at equal PSNR, a row for each codec that aez is compared with."""
     by_codec: dict[str, dict[str, str]] = {}
@@ -101,22 +115,37 @@ def bd_table(bd_rates: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
         [label(codec), texts.get("file", NONE), texts.get("collection", NONE)]
         for codec, texts in by_codec.items()
     ]
-    return ["against", "single files", "collection"], cells
+    return ["against", "single files", "collection against sheet"], cells
 
 
 # Plots
 
 
+def series_name(row: Row, *, sheets: bool = False) -> str:
+    """What the legend calls the series of a row.  sheets: of one file of all images."""
+    if row["codec"] == "aez" and row["effort"] is None:
+        return "aez, near-lossless"
+    return label(row["codec"], row["effort"]) + ", sheet" * (sheets and row["one_file"] == "sheet")
+
+
 def rate_distortion(rows: Iterable[Row], counted: str) -> str:
-    """PSNR over bytes.  counted: "file" or "collection"."""
+    """PSNR over bytes.  counted: "file" or "collection"; dots of sheets are hollow."""
     found: dict[str, Series] = {}
     for row in rows:
         codec, effort, figures = row["codec"], row["effort"], row[counted]
         if figures is None or figures["psnr_db"] is None:
             continue
-        name, num_bytes, psnr_db = label(codec, effort), figures["bytes"], figures["psnr_db"]
-        dashed = effort not in (None, DEFAULT_EFFORT)
-        series = found.setdefault(name, Series(name, colour(codec, effort), dashed=dashed))
+        name = series_name(row, sheets=counted == "collection")
+        num_bytes, psnr_db = figures["bytes"], figures["psnr_db"]
+        series = found.setdefault(
+            name,
+            Series(
+                name,
+                colour(codec, effort),
+                dashed=codec == "aez" and effort != DEFAULT_EFFORT,
+                hollow=name.endswith("sheet"),
+            ),
+        )
         text = f"{label(codec)} {row['setting']}: {num_bytes:.1f} B, {psnr_db:.2f} dB"
         series.points.append((num_bytes, psnr_db, text))
     return plot(_ours_first(found), "bytes an image", "PSNR in dB", log_x=True)
@@ -131,8 +160,11 @@ def speeds(rows: Iterable[Row]) -> str:
         codec, lossless = row["codec"], bool(row["lossless"])
         effort = None if lossless else row["effort"]
         figures = row["collection"] if codec == "aez" else row["file"]
-        has_both = codec in ("aez", "webp", "jxl")
-        name = label(codec, effort) + ", lossless" * (lossless and has_both)
+        if figures is None:
+            continue
+        name = series_name(row)
+        if lossless:
+            name = label(codec) + ", lossless" * (codec not in ("png", "zstd"))
         series = found.setdefault(name, Series(name, colour(codec, effort), hollow=lossless))
         encode, decode = figures["encode_images_per_s"], figures["decode_images_per_s"]
         speed = f"{encode:.0f} images/s to encode, {decode:.0f} to decode"
@@ -227,7 +259,11 @@ def _html_table(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
 def html(
     results: Mapping[str, Any], pixels: U8, names: Sequence[str], decoded: Mapping[int, Outcome]
 ) -> str:
-    """The whole report.  results: of `bench`; pixels: uint8 (N, 28, 28), with their names."""
+    """The whole report.
+
+    results: of `bench`; pixels: the images that became single files, uint8 (N, 28, 28), with their
+    names; decoded: see `Bench`.
+    """
     rows, machine = results["rows"], results["machine"]
     models = " and ".join(escape(str(name)) for name in results["models"].values() if name) or "no"
     of_all = (
@@ -242,26 +278,29 @@ def html(
 <h1>{results["images"]} images{of_all}</h1>
 <p>aez {escape(results["aez"])} with the models {models}; one core of
 {escape(machine["processor"])}, Python {escape(machine["python"])},
-numpy {escape(machine["numpy"])}; {escape(work_done_by(results))}.</p>
+numpy {escape(machine["numpy"])}; {escape(work_done_by(results))}.{escape(sampled(results))}</p>
 <h2>Rate and distortion, one file an image</h2>{rate_distortion(rows, "file")}
 <h2>Rate and distortion, all images in one file</h2>{rate_distortion(rows, "collection")}
 <p class="note">The one file of aez is a collection, from which any image can be read alone. The
-other codecs have none: their one file is a picture with all images side by side.</p>
+other codecs have none. Theirs is a sheet: one file, no random access. It shows all images side by
+side, in as many rows as columns or one less.</p>
 <h2>Bytes of aez at equal PSNR (BD-rate, PCHIP), effort {results["main_effort"]}</h2>
 {_html_table(*bd_table(results["bd_rates"]))}
 <h2>Speed</h2>{speeds(rows)}
 <p class="note">Collections of aez, single files of the others, in memory, on one core. Hollow dots
 are lossless.</p>
 <h2>All figures</h2>{_html_table(*table(rows))}
-<p class="note">Bytes are means over the images. File: one file for each image. Collection: one file
-for all of them (zstd: one frame, without a dictionary). Payload: a file without its constant part;
-for aez the header tells, for the others it is the file less the bytes of a black image. Not
-counted: the dictionary of zstd, which is made of other images of this set, and the models of aez.
-PSNR, SSIM (7x7 windows) and speed are those of the files, or of the collection where files were not
-measured. Speed is in processor time, on one core. "/ PNG": divided by the speed of Pillow's PNG in
-this run. "/ G": efficiency, images/s times the multiply-adds of an image in the networks of aez,
-divided by G, the multiply-adds a second of numpy's float32 product 1024x784x512 on one core in this
-run; for lossy encoding it is known at effort 1 only.</p>
+<p class="note">Bytes are means over the images. File: one file for each image. Collection and
+sheet: one file for all of them; a sheet (zstd: one frame, without a dictionary) has no random
+access. Behind the bytes of a sheet stands its own PSNR. Payload: a file without its constant part;
+for aez the header tells, for the others it is the file less the bytes of a black image. Near N: no
+pixel is off by more than N. Not counted: the dictionary of zstd, which is made of other images of
+this set, and the models of aez. PSNR, SSIM (7x7 windows) and speed are those of the files, or of
+the one file where files were not measured. Speed is in processor time, on one core. "/ PNG":
+divided by the speed of Pillow's PNG in this run. "/ G": efficiency, images/s times the
+multiply-adds of an image in the networks of aez, divided by G, the multiply-adds a second of
+numpy's float32 product 1024x784x512 on one core in this run; for lossy encoding it is known at
+effort 1 only.</p>
 {f"<p>Not measured:</p><ul>{missing}</ul>" if missing else ""}
 <h2>Contact sheet</h2>
 <p class="note">The worst images first, by their mean PSNR. Error: grey where nothing changed,

@@ -6,6 +6,7 @@ A curve is measured at a few qualities. `psnr_at` and `bytes_at` read it between
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -53,16 +54,21 @@ def rising(points: Iterable[Point]) -> list[Point]:
     return kept
 
 
-def bd_rate_percent(anchor: Iterable[Point], test: Iterable[Point]) -> tuple[float | None, str]:
+def bd_rate_percent(
+    anchor: Iterable[Point],
+    test: Iterable[Point],
+    between: Point = (-math.inf, math.inf),
+) -> tuple[float | None, str]:
     """BD-rate: how many percent more bytes `test` needs than `anchor` at equal PSNR, by PCHIP.
 
-    Negative: fewer bytes. The mean is over the PSNRs that both curves have.
-    Returns the percentage, and the PSNRs it is the mean over; or None, and the reason.
+    Negative: fewer bytes. The mean is over the PSNRs that both curves have and that lie `between`
+    two. Returns the percentage, and the PSNRs it is the mean over; or None, and the reason.
     """
     anchor, test = rising(anchor), rising(test)
     if len(anchor) < 2 or len(test) < 2:
         return None, "too few points"
-    low, high = max(anchor[0][1], test[0][1]), min(anchor[-1][1], test[-1][1])
+    low = max(anchor[0][1], test[0][1], between[0])
+    high = min(anchor[-1][1], test[-1][1], between[1])
     if low >= high:
         ranges = (f"{curve[0][1]:.1f} .. {curve[-1][1]:.1f} dB" for curve in (anchor, test))
         return None, f"no overlap: {' and '.join(ranges)}"
@@ -70,11 +76,13 @@ def bd_rate_percent(anchor: Iterable[Point], test: Iterable[Point]) -> tuple[flo
         import bjontegaard
     except ImportError:
         return None, "pip install 'aez[bench]' (bjontegaard)"
-    percent = bjontegaard.bd_rate(
+    _, of_anchor, of_test = bjontegaard.bd_rate(  # log10 of bytes by PSNR
         *zip(*anchor, strict=True),
         *zip(*test, strict=True),
         method="pchip",
         require_matching_points=False,
         min_overlap=0,
+        interpolators=True,
     )
-    return round(float(percent), 2), f"{low:.1f} .. {high:.1f} dB"
+    gap = (of_test.integrate(low, high) - of_anchor.integrate(low, high)) / (high - low)
+    return round(float(100 * (10**gap - 1)), 2), f"{low:.1f} .. {high:.1f} dB"
