@@ -179,8 +179,10 @@ def test_modules_become_one_script(tmp_path: Path) -> None:
 
 def test_texts_over_lines_are_not_touched(tmp_path: Path) -> None:
     text = "const text = `first\n    // no comment\n  /* none */\n\nlast`;\n"
-    script = joined(tmp_path, a=f"// One.\n{text}console.log(JSON.stringify(text));\n")
-    assert "One" not in script
+    script = joined(tmp_path, a=f"// One.\n{text}// Two.\nconsole.log(JSON.stringify(text));\n")
+    assert not re.search("One|Two", script)
+    other = joined(tmp_path, a=f'const mark = "`";\n{text}console.log(JSON.stringify(text));\n')
+    assert output_of(other) == output_of(script)
     expected = "first\n    // no comment\n  /* none */\n\nlast"
     assert json.loads(output_of(script)) == expected
 

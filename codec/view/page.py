@@ -181,24 +181,21 @@ def _variable(path: Path) -> str:
 def _stripped(script: str) -> str:
     """Without the comments that have lines of their own, indentation, and empty lines.
 
-    From the first line on where a text over several lines may begin (an odd number of backticks),
-    all is kept.
+    A line with an odd number of backticks begins or ends a text over several lines, in which all is
+    kept. Where they do not pair up, a backtick means something else, and everything is kept.
     """
-    lines = script.splitlines()
     kept: list[str] = []
-    in_comment = False
-    for number, line in enumerate(lines):
-        line = line.strip()
-        if in_comment or line.startswith("/*"):
+    in_comment = in_text = False
+    for whole in script.splitlines():
+        line = whole.strip()
+        if not in_text and (in_comment or line.startswith("/*")):
             _, end, line = line[0 if in_comment else 2 :].partition("*/")
-            in_comment = not end
-            line = line.strip()
-        if in_comment or not line or line.startswith("//"):
+            in_comment, line = not end, line.strip()
+        if not in_text and (not line or line.startswith("//")):
             continue
-        if line.count("`") % 2:
-            return "\n".join(kept + lines[number:])
-        kept.append(line)
-    return "\n".join(kept)
+        kept.append(whole if in_text else line)
+        in_text ^= line.count("`") % 2 == 1
+    return script if in_text or in_comment else "\n".join(kept)
 
 
 def _ascii_script(script: str) -> str:
