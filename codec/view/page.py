@@ -32,6 +32,7 @@ from codec.errors import shown
 
 WEB = Path(__file__).resolve().parent / "web"
 CHARSET = "windows-1252"
+MAX_PAGE_BYTES = 64_000_000  # of streams, models and originals: more makes browsers slow
 # The mark of an escape; what an HTML parser changes in such a text (NUL, CR), what could end it.
 _ESCAPED = b"=\x00\r<"
 _MARK, _MOVED = b"=", 64  # before an escaped byte, and what is added to it
