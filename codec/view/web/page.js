@@ -18,13 +18,12 @@ const IN_MEMORY = 16e6; // bytes; larger files stay where they are, and workers 
 const MAX_TOLD = 4; // places of damage that are listed
 const byId = (id) => document.getElementById(id);
 const config = JSON.parse(byId("config").textContent);
-const script = byId("worker").textContent;
 const blob = (number) => blobBytes(byId(`blob-${number}`));
 
 const streams = config.streams.map((one) => ({ ...one }));
-const models = config.models.map((one) => blob(one.blob));
-let wasm = null;
+let code = null; // a promise of what the page carries: {script, wasm, models, original}
 let comparison = null;
+let opening = null; // what `shown` will be
 let shown = null; // {name, size, pool, facts, info, damaged}
 let problem = null; // why nothing is shown
 let remarks = []; // about dropped files
@@ -48,12 +47,13 @@ const source = {
     panel(number, k) {
         if (comparison && k === 0) {
             const known = number < comparison.count;
-            return known ? { values: comparison.original(number), colours: GREY } : undefined;
+            return known ? { values: comparison.original(number), colours: GREY } : { absent: true };
         }
         const pixels = source.pixels(number);
-        if (!pixels) return source.error(number) ? undefined : null;
+        const error = source.error(number);
+        if (!pixels) return error && { absent: error.kind === "ModelNotFound" };
         if (!comparison || k === 1) return { values: pixels, colours: GREY };
-        if (number >= comparison.count) return undefined;
+        if (number >= comparison.count) return { absent: true };
         return { values: comparison.errors(number, pixels), colours: comparison.colours };
     },
     value(number, place) {
@@ -97,14 +97,19 @@ function changed(all = false) {
 
 // opening
 
-async function compiled() {
-    if (typeof WebAssembly !== "object") {
-        throw new Error("This browser has no WebAssembly, which the decoder needs.");
+async function carried() {
+    if (typeof WebAssembly !== "object" || typeof DecompressionStream !== "function") {
+        throw new Error("This browser is too old to decode the images: it has no WebAssembly.");
     }
-    wasm ||= await WebAssembly.compile(blob(config.wasm)).catch(() => {
-        throw new Error("This browser's WebAssembly has no SIMD, which the decoder needs.");
+    const text = config.worker === undefined ? byId("worker").textContent
+        : new TextDecoder().decode(await blob(config.worker));
+    const wasm = await WebAssembly.compile(await blob(config.wasm)).catch(() => {
+        throw new Error("This browser cannot decode the images: its WebAssembly has no SIMD.");
     });
-    return wasm;
+    const models = await Promise.all(config.models.map((one) => blob(one.blob)));
+    const { compare } = config;
+    const original = compare && new Comparison(await blob(compare.blob), compare.names || null);
+    return { script: text, wasm, models, original };
 }
 
 async function sourceOf(stream) {
@@ -114,36 +119,41 @@ async function sourceOf(stream) {
         const small = file.size <= IN_MEMORY;
         return { opened: small ? new Uint8Array(await file.arrayBuffer()) : file, size: file.size };
     }
-    const bytes = stream.data || blob(stream.blob);
+    const bytes = stream.data || await blob(stream.blob);
     stream.data = bytes instanceof Blob || bytes.length <= IN_MEMORY ? bytes : new Blob([bytes]);
     return { opened: stream.data, size: bytes.size || bytes.length };
 }
 
 async function openStream(stream) {
-    if (shown) shown.pool.end();
+    if (opening && opening.pool) opening.pool.end();
     shown = null;
     problem = null;
     byId("grid").dataset.state = "opening";
     grid.show(null, 0);
-    const pool = new Pool(script, changed);
-    const mine = { name: stream.name, size: 0, pool };
+    const mine = { name: stream.name };
     opening = mine;
+    let pool = null;
     try {
+        const { script, wasm, models, original } = await (code ||= carried());
         const { opened, size } = await sourceOf(stream);
+        if (opening !== mine) return;
+        comparison = stream === streams[0] ? original : null;
+        byId("legend").hidden = !comparison;
+        pool = mine.pool = new Pool(script, changed);
         const count = Math.min(2, Math.max(1, (navigator.hardwareConcurrency || 2) - 1));
-        const info = await pool.open({ source: opened, models, wasm: await compiled() }, count);
+        const info = await pool.open({ source: opened, models, wasm }, count);
         if (opening !== mine) return pool.end();
         shown = Object.assign(mine, { size, info, facts: new Facts(info.length) });
         start();
     } catch (error) {
-        pool.end();
-        if (opening === mine) problem = error;
+        if (pool) pool.end();
+        if (opening !== mine) return;
+        problem = error;
     }
     delete byId("grid").dataset.state;
     tellNotes();
     tellStatus();
 }
-let opening = null;
 
 /** A stream is open: show it, then learn of each image. */
 function start() {
@@ -166,6 +176,7 @@ function start() {
         one.open(Number(asked[1]));
     }
     learn(shown);
+    if (comparison) setTimeout(rank, 1000);
 }
 
 async function learn(mine) {
@@ -182,6 +193,14 @@ async function learn(mine) {
         remark(`Names, labels and sizes are not all known: ${told(error)}`);
     }
     if (shown === mine && isFiltered()) reorder();
+}
+
+/** The worst first, as far as they are known: again and again while nobody has scrolled. */
+function rank() {
+    if (!shown || !comparison || byId("sort").value !== "psnr") return;
+    const finished = comparison.done === Math.min(comparison.count, shown.info.length);
+    if (grid.top === 0 && grid.current < 0) reorder();
+    if (!finished) setTimeout(rank, 1000);
 }
 
 // filters and order
@@ -207,6 +226,7 @@ function damagedOnes() {
 }
 
 function fillFilters() {
+    if (!shown) return;
     const options = shown.facts.options(damagedOnes().size);
     for (const [id, list] of Object.entries(options)) fill(byId(id), list);
     fillOrders();
@@ -232,7 +252,10 @@ function tellStatus() {
         if (size && info.length > 1) parts.push(`${written(size / info.length, 1)} bytes each`);
         if (grid.order && grid.count < info.length) parts.push(`${written(grid.count)} shown`);
         if (facts.known < info.length) parts.push(`${written(facts.known)} read`);
-        if (pool.errors.size) parts.push(`${written(pool.errors.size)} damaged`);
+        const absent = [...pool.errors.values()].filter(({ kind }) => kind === "ModelNotFound").length;
+        const damaged = pool.errors.size - absent;
+        if (damaged) parts.push(`${written(damaged)} damaged`);
+        if (absent) parts.push(`${written(absent)} without a model`);
         if (comparison) parts.push(comparison.summary());
         if (grid.current >= 0 && grid.count) parts.push(`image ${written(grid.number(grid.current))}`);
     }
@@ -250,9 +273,10 @@ function tellNotes() {
     const notes = [];
     const note = (...parts) => notes.push(element("p", { class: "note" }, ...parts));
     if (config.note) note(visible(config.note));
-    if (problem) note(problem.kind ? "This stream cannot be read. " : "", told(problem));
+    if (problem) note(problem.kind ? "This stream cannot be shown. " : "", told(problem));
     for (const text of remarks) note(text);
-    const info = shown ? shown.info : { models: [], damage: [], length: 1 };
+    const needed = problem && problem.modelHash ? [{ hash: problem.modelHash, present: false }] : [];
+    const info = shown ? shown.info : { models: needed, damage: [], length: 1 };
     for (const model of info.models.filter(({ present }) => !present)) {
         const file = `${model.name || "NAME"}-${model.hash.slice(0, 8)}.safetensors`;
         const choose = element("button", { type: "button" }, "choose it");
@@ -290,18 +314,23 @@ async function take(files) {
     }
     fillStreams();
     if (streams.length > before) await choose(before);
-    else tellNotes();
+    else fillFilters();
+    tellNotes();
 }
 
 async function takeModel(file) {
     const bytes = new Uint8Array(await file.arrayBuffer());
+    const { models } = await code;
     try {
         if (shown) shown.info.models = await shown.pool.addModel(bytes);
         models.push(bytes);
+        if (!problem) return;
+        await choose(Number(byId("stream").value) || 0); // it may have been the one that lacked
+        if (problem && problem.kind === "BadModel") throw problem;
     } catch (error) {
+        if (models.at(-1) === bytes) models.pop();
         remark(`${visible(file.name)} is not a model that can be used: ${told(error)}`);
     }
-    tellNotes();
 }
 
 function fillStreams() {
@@ -310,8 +339,6 @@ function fillStreams() {
 
 function choose(number) {
     byId("stream").value = String(number);
-    comparison = number === 0 ? original : null;
-    byId("legend").hidden = !comparison;
     const { name } = streams[number];
     byId("title").textContent = visible(number === 0 ? config.title || name : name);
     ready = openStream(streams[number]);
@@ -360,7 +387,7 @@ byId("query").oninput = () => {
     clearTimeout(typing);
     typing = setTimeout(reorder, 120);
 };
-byId("quality").onfocus = () => shown && fillFilters(); // damage may have been found
+byId("quality").onfocus = fillFilters; // damage may have been found
 document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || /INPUT|SELECT/.test(event.target.tagName) || byId("one").open) return;
     event.preventDefault();
@@ -382,8 +409,6 @@ document.addEventListener("drop", (event) => {
 
 // start
 
-const against = config.compare;
-const original = against ? new Comparison(blob(against.blob), against.names || null) : null;
 fill(byId("scale"), [["32", "\u00b132"], ["8", "\u00b18"], ["128", "\u00b1128"]]);
 fillStreams();
 if (streams.length) choose(0);

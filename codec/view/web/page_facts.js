@@ -147,7 +147,9 @@ export class Facts {
 
     keys(sort) {
         if (sort === "bytes") return (i) => 2 ** 20 - Math.round(this.bytes[i] * BYTE_STEPS);
-        if (sort === "psnr") return (i) => Math.round(Math.min(this.psnr[i], 1000) * 1000);
+        if (sort === "psnr") { // those not yet compared (NaN) last, after the exact ones
+            return (i) => Math.round(Math.min(this.psnr[i], 998) * 1000) || 999000;
+        }
         if (sort === "label") {
             const rank = new Uint32Array(this.labels.length + 1);
             this.sortedLabels().forEach((place, k) => { rank[place] = k + 1; });

@@ -17,26 +17,30 @@ const MAX_HEIGHT = 4e6; // CSS pixels; Firefox ends at 17.9 million, less on zoo
 const ZOOMS = [1, 2, 3, 4, 6, 8, 12];
 const CAPTION_FROM = 50; // CSS pixels of a tile's width: narrower ones have no caption
 const EMPTY = 0x30808080; // ABGR: not decoded yet
-const HATCH = [0xff3a3aa8, 0xff2a2a58];
+const HATCH = [0xff3a3aa8, 0xff2a2a58]; // damaged
+const ABSENT = [0xff8c8880, 0xff6a6660]; // its model is not here
 export const GREY = Uint32Array.from({ length: 256 }, (_, v) => (0xff000000 | (v * 0x10101)) >>> 0);
 
 /** Paint 784 values, through a table of colours, at column x of a picture. */
-export function paint(out, width, x, values, colours) {
+function paint(out, width, x, values, colours) {
     for (let y = 0, i = 0; y < SIDE; y++) {
         const start = y * width + x;
         for (let k = 0; k < SIDE; k++) out[start + k] = colours[values[i++]];
     }
 }
 
-/** The hatching of an image that is damaged. */
-export function hatch(out, width, x) {
+/** Paint what stands for an image that is not there: yet, or at all. */
+function paintNone(out, width, x, panel) {
+    const [line, ground] = panel ? (panel.absent ? ABSENT : HATCH) : [EMPTY, EMPTY];
     for (let y = 0; y < SIDE; y++) {
-        for (let k = 0; k < SIDE; k++) out[y * width + x + k] = HATCH[(k + y) % 7 < 2 ? 0 : 1];
+        for (let k = 0; k < SIDE; k++) out[y * width + x + k] = (k + y) % 7 < 2 ? line : ground;
     }
 }
 
-function blank(out, width, x) {
-    for (let y = 0; y < SIDE; y++) out.fill(EMPTY, y * width + x, y * width + x + SIDE);
+/** Paint one panel of an image, as `source.panel` gives it, at column x. */
+export function paintPanel(out, width, x, panel) {
+    if (panel && panel.values) paint(out, width, x, panel.values, panel.colours);
+    else paintNone(out, width, x, panel);
 }
 
 export class Grid {
@@ -44,7 +48,7 @@ export class Grid {
      * @param {HTMLElement} root  scrolls, has the focus
      * @param {object} source  what there is to show:
      *   panels: pictures side by side for each image;
-     *   panel(number, k) -> {values, colours} | null (not there yet) | undefined (damaged);
+     *   panel(number, k) -> {values, colours} | {absent: is its model missing?} | null: not yet;
      *   caption(number, width) -> nodes; describe(number) -> text;
      *   want(numbers); open(position); moved(position)
      */
@@ -110,7 +114,7 @@ export class Grid {
         this.tile = SIDE * panels + panels - 1; // image pixels, as the next two
         const factor = Math.max(1, Math.min(
             Math.round(this.zoom * dpr), Math.floor(space / this.tile)));
-        this.gap = factor < 2 ? 2 : factor < 2 * dpr + 1 ? 2 : 1;
+        this.gap = panels > 1 ? 5 : factor < 2 * dpr + 1 ? 2 : 1;
         this.columns = Math.max(1, Math.floor((space / factor + this.gap) / (this.tile + this.gap)));
         this.px = factor / dpr; // CSS pixels of an image's pixel
         this.captioned = this.tile * this.px >= CAPTION_FROM;
@@ -236,10 +240,8 @@ export class Grid {
             for (let k = 0; k < this.source.panels; k++) {
                 const x = (position - row.from) * (this.tile + this.gap) + k * (SIDE + 1);
                 const panel = this.source.panel(number, k);
-                if (panel) paint(row.words, width, x, panel.values, panel.colours);
-                else if (panel === undefined) hatch(row.words, width, x);
-                else blank(row.words, width, x);
-                if (panel === null) row.missing = true;
+                paintPanel(row.words, width, x, panel);
+                if (!panel) row.missing = true;
             }
         }
         row.canvas.getContext("2d").putImageData(row.image, 0, 0);

@@ -1,6 +1,6 @@
 // One image, large: its facts, its exact values, its file.
 
-import { GREY, hatch, paint } from "./page_grid.js";
+import { paintPanel } from "./page_grid.js";
 import { byteText, qualityOf } from "./page_facts.js";
 import { greyPng } from "./page_png.js";
 import { element, isolated, told, written } from "./page_text.js";
@@ -85,7 +85,7 @@ export class One {
         const { coding } = fact;
         const facts = [["Number", written(number)]];
         if (fact.label) facts.push(["Label", isolated(fact.label)]);
-        if (fact.bytes !== null) facts.push(["Bytes", byteText(fact.bytes)]);
+        if (fact.bytes !== null) facts.push(["Size", byteText(fact.bytes)]);
         if (coding) facts.push(["Coding", qualityOf(coding)]);
         if (coding && coding.model) {
             facts.push(["Model", isolated(coding.modelName || "unknown"), element("code", {}, coding.model)]);
@@ -106,14 +106,12 @@ export class One {
         const image = context.createImageData(SIDE, SIDE);
         const words = new Uint32Array(image.data.buffer);
         const panel = this.source.panel(this.number, k);
-        if (panel) paint(words, SIDE, 0, panel.values, panel.colours);
-        else if (panel === undefined) hatch(words, SIDE, 0);
+        paintPanel(words, SIDE, 0, panel);
         context.putImageData(image, 0, 0);
         const { clientWidth, clientHeight } = document.documentElement;
         const dpr = window.devicePixelRatio || 1;
-        const count = this.source.panels;
-        const wide = Math.min(clientWidth, 1100) - (clientWidth > 700 ? 330 : 48);
-        const space = Math.min(clientWidth > 700 ? wide / count : wide, clientHeight - 150);
+        const wide = Math.min(clientWidth, 1100) - (clientWidth > 700 ? 330 : 60);
+        const space = Math.min(wide / this.source.panels, clientHeight - 150);
         const factor = Math.max(2, Math.floor(Math.min(space / SIDE, MAX_ZOOM) * dpr)) / dpr;
         const size = `${SIDE * factor}px`;
         canvas.style.width = canvas.style.height = size;

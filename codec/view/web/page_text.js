@@ -11,13 +11,14 @@ new TextDecoder("windows-1252")
 
 /**
  * The bytes of a `<script type="application/x-aez" data-offset="K">`: each stands as the character
- * byte + K, or as "=" and the character byte + K + 64.  The element is emptied: it was a copy.
+ * byte + K, or as "=" and the character byte + K + 64.  With `data-deflated` they are those of a
+ * raw deflate stream, and inflated here.  The element goes: it was a copy.
  * @param {HTMLElement} element
- * @returns {Uint8Array}
+ * @returns {Promise<Uint8Array>}
  */
-export function blobBytes(element) {
+export async function blobBytes(element) {
     const text = element.textContent;
-    const offset = Number(element.dataset.offset);
+    const { offset, deflated } = element.dataset;
     const bytes = new Uint8Array(text.length);
     let size = 0;
     for (let i = 0; i < text.length; i++) {
@@ -26,7 +27,10 @@ export function blobBytes(element) {
         bytes[size++] = code - offset; // an Uint8Array keeps the low 8 bits
     }
     element.remove();
-    return bytes.slice(0, size);
+    const packed = bytes.slice(0, size);
+    if (deflated === undefined) return packed;
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 const UNSEEN = new RegExp(
