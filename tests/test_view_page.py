@@ -254,7 +254,7 @@ def test_what_is_drawn_and_saved_is_exact(page: Page, plain: Path, driver: Any) 
         const { data } = canvas.getContext("2d").getImageData(0, 0, 28, 28);
         return [...data];
     """
-    page.find("#grid").click()
+    page.find(".cell").click()
     page.run("document.getElementById('one').close(); document.getElementById('grid').focus()")
     page.press(Keys.HOME, Keys.ENTER)
     for selector in (".row canvas", "#pictures canvas"):
@@ -344,7 +344,7 @@ NAMES = [
     "tab\tline\nbell\a\x7f\x85",
     "\u2066\u2067\u200f\u05d0\u05d1\u05d2\u200b",
     "javascript:window.hacked=1",
-    "a" * 3000,
+    "a" * 250,
 ]
 
 
@@ -353,7 +353,7 @@ def test_names_that_are_scripts_are_shown_as_text(page: Page, make: Make, tmp_pa
     stream = codec.compress(drawn(len(NAMES)), names=NAMES, labels=labels, effort=1)
     path = written(tmp_path / "<b>names<script>.aez", stream)
     page.open(make(path)).complete()
-    page.find("#grid").click()
+    page.find(".cell").click()
     for k, name in enumerate(NAMES):
         page.run("document.getElementById('one').close(); document.getElementById('grid').focus()")
         page.press(Keys.HOME, *[Keys.ARROW_RIGHT] * k, Keys.ENTER)
@@ -394,7 +394,7 @@ def test_filters_search_and_order(page: Page, make: Make, tmp_path: Path) -> Non
     page.find("#query").send_keys(Keys.SPACE, Keys.BACKSPACE)
     page.wait("return aez.state.shown === 60")
     page.choose("#sort", "bytes")
-    page.find("#grid").click()
+    page.find(".cell").click()
     page.press(Keys.ESCAPE)
     sizes = []
     page.press(Keys.HOME)
@@ -421,11 +421,11 @@ def test_keys_move_and_open(page: Page, plain: Path) -> None:
         page.press(*keys)
         assert page.run(active) == f"cell-{cell}"
     label = page.run("return document.getElementById('cell-0').getAttribute('aria-label')")
-    assert label.startswith("image 0, label ")
+    assert re.fullmatch(r"image 0, digits/0-bold.png, label 0, [\d.]+ bytes, quality 60", label)
     page.press(Keys.ENTER)
     assert page.run("return document.getElementById('one').open")
     page.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
-    assert page.text("#one-title") == "Image 1"
+    assert "Number1" in page.text("#facts")
     page.wait("return !document.getElementById('save').disabled")
     shift = ActionChains(page.driver).key_down(Keys.SHIFT)
     shift.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_DOWN).key_up(Keys.SHIFT).perform()
@@ -440,7 +440,7 @@ def test_keys_move_and_open(page: Page, plain: Path) -> None:
 
 def test_the_value_under_the_pointer_is_exact(page: Page, plain: Path) -> None:
     page.open(plain).complete()
-    page.find("#grid").click()
+    page.find(".cell").click()
     canvas = page.find("#pictures canvas")
     page.wait("return !document.getElementById('save').disabled")
     size = canvas.size["width"] / 28
@@ -465,8 +465,8 @@ def test_zoom_is_by_whole_device_pixels(page: Page, plain: Path) -> None:
             factor = page.run(script)
             assert abs(factor - round(factor)) < 0.01
             page.find("#larger").click()
-    assert page.run("return getComputedStyle(document.querySelector('.row canvas')).imageRendering") \
-        == "pixelated"  # fmt: skip
+    rendering = "return getComputedStyle(document.querySelector('.row canvas')).imageRendering"
+    assert page.run(rendering) == "pixelated"
 
 
 def test_a_dropped_file_joins_the_page(page: Page, plain: Path) -> None:
@@ -560,7 +560,7 @@ def test_nothing_sticks_out_at_any_width(width: int, page: Page, plain: Path) ->
     page.open(plain).complete()
     wide = "return document.documentElement.scrollWidth"
     assert page.run(wide) <= width
-    page.find("#grid").click()
+    page.find(".cell").click()
     page.wait("return document.getElementById('one').open")
     assert page.run(wide) <= width
     box = page.run("return document.getElementById('one').getBoundingClientRect().toJSON()")
@@ -616,7 +616,7 @@ def sixty_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sixty_thousand_images_scroll(page: Page, make: Make, sixty_thousand: Path) -> None:
-    """From top to bottom, by jumps and by the wheel: what is in sight is always drawn in the end."""
+    """By jumps, then from top to bottom: what is in sight is always drawn in the end."""
     made = make(sixty_thousand)
     page.open(made)
     page.wait("return aez.state.complete")

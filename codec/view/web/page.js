@@ -21,12 +21,13 @@ const config = JSON.parse(byId("config").textContent);
 const blob = (number) => blobBytes(byId(`blob-${number}`));
 
 const streams = config.streams.map((one) => ({ ...one }));
-let code = null; // a promise of what the page carries: {script, wasm, models, original}
+let code = null; // a promise of what the page carries: {script, wasm, models, originals}
 let comparison = null;
 let opening = null; // what `shown` will be
 let shown = null; // {name, size, pool, facts, info, damaged}
 let problem = null; // why nothing is shown
 let remarks = []; // about dropped files
+let damageTold = 0; // places
 let visibleMs = 0;
 let painting = 0;
 let ready = Promise.resolve();
@@ -46,24 +47,24 @@ const source = {
     describe: (number) => described(source.fact(number), source.error(number)),
     panel(number, k) {
         if (comparison && k === 0) {
-            const known = number < comparison.count;
-            return known ? { values: comparison.original(number), colours: GREY } : { absent: true };
+            return comparison.has(number) ? { values: comparison.original(number), colours: GREY }
+                : { absent: true };
         }
         const pixels = source.pixels(number);
         const error = source.error(number);
         if (!pixels) return error && { absent: error.kind === "ModelNotFound" };
         if (!comparison || k === 1) return { values: pixels, colours: GREY };
-        if (number >= comparison.count) return { absent: true };
+        if (!comparison.has(number)) return { absent: true };
         return { values: comparison.errors(number, pixels), colours: comparison.colours };
     },
     value(number, place) {
         const pixels = source.pixels(number);
         if (!pixels) return "";
-        if (!comparison || number >= comparison.count) return String(pixels[place]);
+        if (!comparison || !comparison.has(number)) return String(pixels[place]);
         const original = comparison.original(number)[place];
         const error = pixels[place] - original;
-        return `${original} \u2192 ${pixels[place]} (${error > 0 ? "+" : error < 0 ? "\u2212" : ""}${
-            Math.abs(error)})`;
+        const sign = error > 0 ? "+" : error < 0 ? "\u2212" : "";
+        return `${original} \u2192 ${pixels[place]} (${sign}${Math.abs(error)})`;
     },
     caption(number, width) {
         const error = source.error(number);
@@ -73,8 +74,9 @@ const source = {
         }
         const { label, bytes } = source.fact(number);
         const parts = label ? [element("b", {}, isolated(label))] : [];
-        const db = comparison && number < comparison.count ? comparison.psnr[number] : NaN;
-        if (!Number.isNaN(db)) parts.push(element("i", {}, decibels(db)));
+        if (comparison && comparison.isKnown(number)) {
+            parts.push(element("i", {}, decibels(comparison.psnr[number])));
+        }
         if (!label || width > 80) parts.push(element("span", {}, written(number)));
         if (bytes !== null && width > 140) parts.push(element("span", {}, byteText(bytes)));
         return parts;
@@ -90,6 +92,7 @@ function changed(all = false) {
         if (!shown) return;
         grid.refresh(all || Boolean(comparison));
         one.refresh();
+        if (damageTold !== shown.pool.damage.length) tellNotes();
         if (!visibleMs && grid.complete) visibleMs = performance.now();
         tellStatus();
     });
@@ -107,9 +110,8 @@ async function carried() {
         throw new Error("This browser cannot decode the images: its WebAssembly has no SIMD.");
     });
     const models = await Promise.all(config.models.map((one) => blob(one.blob)));
-    const { compare } = config;
-    const original = compare && new Comparison(await blob(compare.blob), compare.names || null);
-    return { script: text, wasm, models, original };
+    const originals = config.compare && await blob(config.compare.blob);
+    return { script: text, wasm, models, originals };
 }
 
 async function sourceOf(stream) {
@@ -134,16 +136,18 @@ async function openStream(stream) {
     opening = mine;
     let pool = null;
     try {
-        const { script, wasm, models, original } = await (code ||= carried());
+        const { script, wasm, models, originals } = await (code ||= carried());
         const { opened, size } = await sourceOf(stream);
         if (opening !== mine) return;
-        comparison = stream === streams[0] ? original : null;
-        byId("legend").hidden = !comparison;
+        comparison = null;
         pool = mine.pool = new Pool(script, changed);
         const count = Math.min(2, Math.max(1, (navigator.hardwareConcurrency || 2) - 1));
         const info = await pool.open({ source: opened, models, wasm }, count);
         if (opening !== mine) return pool.end();
         shown = Object.assign(mine, { size, info, facts: new Facts(info.length) });
+        if (originals && stream === streams[0]) {
+            comparison = new Comparison(originals, info.length, config.compare);
+        }
         start();
     } catch (error) {
         if (pool) pool.end();
@@ -158,13 +162,11 @@ async function openStream(stream) {
 /** A stream is open: show it, then learn of each image. */
 function start() {
     const { pool, info, facts } = shown;
+    byId("legend").hidden = !comparison;
     if (comparison) {
         pool.arrived = (number, pixels) => comparison.measure(number, pixels);
         facts.psnr = comparison.psnr;
-        pool.background = () => {
-            const last = Math.min(comparison.count, info.length);
-            return comparison.next < last ? comparison.next++ : null;
-        };
+        pool.background = () => comparison.another();
     }
     byId("query").value = "";
     for (const id of ["label", "model", "quality"]) fill(byId(id), []);
@@ -184,8 +186,10 @@ async function learn(mine) {
     try {
         for (let from = 0; from < info.length; from += CHUNK) {
             const to = Math.min(from + CHUNK, info.length);
-            facts.add(from, await pool.call("facts", { from, to }));
+            const found = await pool.call("facts", { from, to });
             if (shown !== mine) return;
+            facts.add(from, found);
+            for (const fault of found.faults) remark(told(fault));
             if (from === 0 || to === info.length) fillFilters();
             changed(true);
         }
@@ -198,7 +202,7 @@ async function learn(mine) {
 /** The worst first, as far as they are known: again and again while nobody has scrolled. */
 function rank() {
     if (!shown || !comparison || byId("sort").value !== "psnr") return;
-    const finished = comparison.done === Math.min(comparison.count, shown.info.length);
+    const finished = comparison.done === comparison.numbers.length;
     if (grid.top === 0 && grid.current < 0) reorder();
     if (!finished) setTimeout(rank, 1000);
 }
@@ -219,7 +223,7 @@ function fillOrders() {
 
 function damagedOnes() {
     const damaged = new Map(shown.pool.errors);
-    for (const { from, to, error } of shown.info.damage) {
+    for (const { from, to, error } of shown.pool.damage) {
         for (let k = from; k < to; k++) if (!damaged.has(k)) damaged.set(k, error);
     }
     return damaged;
@@ -276,7 +280,9 @@ function tellNotes() {
     if (problem) note(problem.kind ? "This stream cannot be shown. " : "", told(problem));
     for (const text of remarks) note(text);
     const needed = problem && problem.modelHash ? [{ hash: problem.modelHash, present: false }] : [];
-    const info = shown ? shown.info : { models: needed, damage: [], length: 1 };
+    const info = shown ? shown.info : { models: needed, length: 1 };
+    const damage = shown ? shown.pool.damage : [];
+    damageTold = damage.length;
     for (const model of info.models.filter(({ present }) => !present)) {
         const file = `${model.name || "NAME"}-${model.hash.slice(0, 8)}.safetensors`;
         const choose = element("button", { type: "button" }, "choose it");
@@ -285,13 +291,13 @@ function tellNotes() {
             " is not in this page. To see the images that need it, drop its file (",
             isolated(file), ") onto the page, or ", choose, ".");
     }
-    for (const { from, to, error } of info.damage.slice(0, MAX_TOLD)) {
+    for (const { from, to, error } of damage.slice(0, MAX_TOLD)) {
         const images = to - from === 1 ? `Image ${written(from)} is`
             : to > from ? `Images ${written(from)} to ${written(to - 1)} are` : "The stream is";
         note(`${images} damaged. ${told(error)}`);
     }
-    if (info.damage.length > MAX_TOLD) {
-        note(`${written(info.damage.length - MAX_TOLD)} more places are damaged.`);
+    if (damage.length > MAX_TOLD) {
+        note(`${written(damage.length - MAX_TOLD)} more places are damaged.`);
     }
     if (!info.length) note("No images: the collection is empty.");
     byId("notes").replaceChildren(...notes);
@@ -426,7 +432,8 @@ window.aez = {
         const numbers = Array.from({ length: to - from }, (_, k) => from + k);
         const pixels = new Uint8Array(numbers.length * IMAGE);
         const errors = numbers.map(() => null);
-        for (const part of numbers.length ? await shown.pool.call("images", { numbers }) : []) {
+        const { parts } = numbers.length ? await shown.pool.call("images", { numbers }) : { parts: [] };
+        for (const part of parts) {
             pixels.set(part.pixels, (part.from - from) * IMAGE);
             for (const [number, error] of part.failed) errors[number - from] = error;
         }

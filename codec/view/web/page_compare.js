@@ -5,7 +5,7 @@
 // common MSE.
 
 import { IMAGE } from "./page_pool.js";
-import { visible, written } from "./page_text.js";
+import { isolated, written } from "./page_text.js";
 
 const FULL = 32; // the error that has the full colour, at first
 const AMBER = [255, 176, 64];
@@ -24,15 +24,21 @@ export function decibels(db) {
 export class Comparison {
     /**
      * @param {Uint8Array} originals  784 bytes an image
-     * @param {string[] | null} names
+     * @param {number} length  images of the stream
+     * @param {{names: ?string[], numbers: ?number[]}} given  their names, if they are others; the
+     *   images of the stream that they belong to, if not 0, 1, ...
      */
-    constructor(originals, names) {
+    constructor(originals, length, { names, numbers }) {
+        const count = originals.length / IMAGE;
         this.originals = originals;
         this.names = names;
-        this.count = originals.length / IMAGE;
-        this.next = 0; // the next image to measure
-        this.psnr = new Float32Array(this.count).fill(NaN);
-        this.largest = new Uint8Array(this.count);
+        this.numbers = (numbers || Array.from({ length: count }, (_, k) => k))
+            .filter((number) => number < length);
+        this.place = new Int32Array(length).fill(-1); // number of an image -> place of its original
+        this.numbers.forEach((number, k) => { this.place[number] = k; });
+        this.next = 0; // the place to measure next
+        this.psnr = new Float32Array(length).fill(NaN); // NaN: not known
+        this.largest = new Uint8Array(length);
         this.done = 0;
         this.sse = 0;
         this.scale(FULL);
@@ -49,8 +55,22 @@ export class Comparison {
         });
     }
 
+    /** The number of an image to measure, each one once; null: no more. */
+    another() {
+        return this.next < this.numbers.length ? this.numbers[this.next++] : null;
+    }
+
+    has(number) {
+        return this.place[number] >= 0;
+    }
+
+    isKnown(number) {
+        return !Number.isNaN(this.psnr[number]);
+    }
+
     original(number) {
-        return this.originals.subarray(number * IMAGE, (number + 1) * IMAGE);
+        const start = this.place[number] * IMAGE;
+        return this.originals.subarray(start, start + IMAGE);
     }
 
     /** Errors + 255 of an image: places in `colours`.  @returns {Uint16Array} */
@@ -61,7 +81,7 @@ export class Comparison {
 
     /** Measure an image, once. */
     measure(number, pixels) {
-        if (number >= this.count || !Number.isNaN(this.psnr[number])) return;
+        if (!this.has(number) || this.isKnown(number)) return;
         const original = this.original(number);
         let sse = 0;
         let largest = 0;
@@ -79,14 +99,15 @@ export class Comparison {
     /** A line of all images that are measured. */
     summary() {
         if (!this.done) return "";
-        let worst = 0;
+        let worst = -1;
         let largest = 0;
-        this.psnr.forEach((db, k) => {
-            if (db < this.psnr[worst] || Number.isNaN(this.psnr[worst])) worst = k;
-            if (this.largest[k] > largest) largest = this.largest[k];
-        });
-        const some = this.done < this.count
-            ? `${written(this.done)} of ${written(this.count)} compared \u00b7 ` : "";
+        for (const number of this.numbers) {
+            if (!this.isKnown(number)) continue;
+            if (worst < 0 || this.psnr[number] < this.psnr[worst]) worst = number;
+            if (this.largest[number] > largest) largest = this.largest[number];
+        }
+        const count = this.numbers.length;
+        const some = this.done < count ? `${written(this.done)} of ${written(count)} compared \u00b7 ` : "";
         return `${some}PSNR ${decibels(psnr(this.sse, this.done * IMAGE))} \u00b7 worst ` +
             `${decibels(this.psnr[worst])} (image ${written(worst)}) \u00b7 largest error ${largest}`;
     }
@@ -94,9 +115,9 @@ export class Comparison {
     /** What is told of an image: [name, text][]. */
     notes(number) {
         const notes = [];
-        const name = this.names && this.names[number];
-        if (name) notes.push(["Original", visible(String(name))]);
-        if (number < this.count && !Number.isNaN(this.psnr[number])) {
+        const name = this.names && this.has(number) && this.names[this.place[number]];
+        if (name) notes.push(["Original", isolated(String(name))]);
+        if (this.isKnown(number)) {
             notes.push(["PSNR", decibels(this.psnr[number])]);
             notes.push(["Largest error", String(this.largest[number])]);
         }

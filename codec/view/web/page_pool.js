@@ -24,6 +24,7 @@ export class Pool {
         this.changed = changed;
         this.workers = [];
         this.errors = new Map(); // number -> {kind, message, modelHash}
+        this.damage = []; // {from, to, error}: known by now
         this.pending = new Set(); // numbers that a worker is busy with
         this.wanted = [];
         this.background = null; // () -> a number that could be decoded when nothing is wanted
@@ -44,6 +45,7 @@ export class Pool {
     async open(opening, count) {
         const first = this.start();
         const info = await this.ask(first, "open", opening);
+        this.found(info.damage);
         this.slots = new Int32Array(info.length); // slot + 1 of an image, 0: none
         this.owners = new Int32Array(Math.min(MAX_KEPT, info.length)); // image + 1 of a slot
         this.slabs = [];
@@ -162,7 +164,9 @@ export class Pool {
         const began = performance.now();
         let count = 0;
         try {
-            for (const part of await this.ask(worker, "images", { numbers })) {
+            const { parts, damage } = await this.ask(worker, "images", { numbers });
+            this.found(damage);
+            for (const part of parts) {
                 count += part.to - part.from;
                 this.keep(part);
             }
@@ -182,9 +186,21 @@ export class Pool {
     async answer(worker) {
         const [task, data, resolve, reject] = this.calls.shift();
         worker.busy = true;
-        await this.ask(worker, task, data).then(resolve, reject);
+        await this.ask(worker, task, data).then((found) => {
+            this.found(found.damage || []);
+            resolve(found);
+        }, reject);
         worker.busy = false;
         this.pump();
+    }
+
+    /** Damage that a worker knows of; the others may know of other damage. */
+    found(damage) {
+        for (const one of damage) {
+            const known = ({ from, to, error }) => from === one.from && to === one.to &&
+                error.message === one.error.message;
+            if (!this.damage.some(known)) this.damage.push(one);
+        }
     }
 
     keep({ from, to, pixels, failed }) {

@@ -22,17 +22,17 @@ async function opened({ source, models, wasm }) {
     const missing = supported();
     if (missing) throw new Error(missing);
     stream = await open(source, { models, wasm });
-    return {
-        length: stream.length,
-        kind: stream.kind,
-        damage: stream.damage.map(({ from, to, error }) => ({ from, to, error: told(error) })),
-        models: stream.models,
-    };
+    return { length: stream.length, kind: stream.kind, damage: damage(), models: stream.models };
+}
+
+/** What is known by now: reading finds more. */
+function damage() {
+    return stream.damage.map(({ from, to, error }) => ({ from, to, error: told(error) }));
 }
 
 /** The images of rising numbers, with those between that come at no cost. */
 async function images({ numbers }) {
-    const found = [];
+    const parts = [];
     for (let i = 0; i < numbers.length;) {
         const from = numbers[i];
         let to = from + 1;
@@ -40,15 +40,25 @@ async function images({ numbers }) {
         const { pixels, errors } = await stream.images(from, to);
         const failed = [];
         errors.forEach((error, k) => { if (error) failed.push([from + k, told(error)]); });
-        found.push({ from, to, pixels, failed });
+        parts.push({ from, to, pixels, failed });
     }
-    return found;
+    return { parts, damage: damage() };
 }
 
+/** Names, labels and sizes; each of them can be damaged without the others. */
 async function facts({ from, to }) {
-    const names = await stream.names(from, to);
-    const labels = await stream.labels(from, to);
-    const details = await stream.details(from, to);
+    const faults = [];
+    const attempt = async (method) => {
+        try {
+            return await stream[method](from, to);
+        } catch (error) {
+            faults.push(told(error));
+            return null;
+        }
+    };
+    const names = await attempt("names");
+    const labels = await attempt("labels");
+    const details = await attempt("details") || new Array(to - from).fill(null);
     const bytes = new Float32Array(to - from);
     const codings = [];
     const places = new Map();
@@ -62,7 +72,8 @@ async function facts({ from, to }) {
         }
         return places.get(key);
     });
-    return { names: names.some((name) => name) ? names : null, labels, bytes, coding, codings };
+    const named = names && names.some((name) => name);
+    return { names: named ? names : null, labels, bytes, coding, codings, faults, damage: damage() };
 }
 
 const TASKS = {
@@ -78,9 +89,8 @@ const TASKS = {
 self.onmessage = async ({ data }) => {
     try {
         const answer = await TASKS[data.task](data);
-        const parts = Array.isArray(answer) ? answer.map((part) => part.pixels) : [];
-        self.postMessage({ id: data.id, answer },
-            parts.filter((pixels) => pixels).map((pixels) => pixels.buffer));
+        const moved = (answer.parts || []).map(({ pixels }) => pixels.buffer);
+        self.postMessage({ id: data.id, answer }, moved);
     } catch (error) {
         self.postMessage({ id: data.id, error: told(error) });
     }
