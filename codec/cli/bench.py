@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from codec.cli import options as opt
-from codec.cli.printing import Screen, images, put, shown
+from codec.cli.printing import Screen, images, put
 from codec.cli.progress import is_terminal
-from codec.errors import UsageError
+from codec.errors import UsageError, shown
 
 FILES = ("results.json", "report.html")
 

@@ -1,0 +1,317 @@
+"""The page that `aez view` builds: bytes as text, modules as one script, and what it lets in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import subprocess
+import zlib
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codec.view import page
+from codec.view.page import Model, Originals, Stream, build
+
+# The bytes that windows-1252 does not define, which WHATWG's decoder takes as they are.
+UNDEFINED = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+CHARACTERS = [chr(b) if b in UNDEFINED else bytes([b]).decode("cp1252") for b in range(256)]
+BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
+
+
+def read_by_browser(content: bytes) -> str:
+    """The characters of a file as an HTML parser takes them: newlines are normalized, and NUL, in
+    a script, is U+FFFD.
+    """
+    text = "".join(CHARACTERS[byte] for byte in content)
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
+
+
+def scripts(content: bytes) -> dict[str, tuple[str, str]]:
+    """id -> attributes and text of each script element; "" is that of the one without an id."""
+    found = {}
+    text = read_by_browser(content)
+    while (start := re.search(r"<script([^>]*)>", text)) is not None:
+        inside, end, text = text[start.end() :].partition("</script>")
+        assert end
+        name = re.search(r'id="([\w-]+)"', start[1])
+        found[name[1] if name else ""] = start[1], inside
+    return found
+
+
+def blob_of(attributes: str, text: str) -> bytes:
+    """The bytes of a blob, as page_text.js reads them."""
+    offset = int(re.search(r'data-offset="(\d+)"', attributes)[1])  # type: ignore[index]
+    found, codes = bytearray(), iter([BYTES[character] for character in text])
+    for code in codes:
+        found.append(((next(codes) - 64 if code == 0x3D else code) - offset) % 256)
+    if "data-deflated" in attributes:
+        return zlib.decompress(bytes(found), wbits=-zlib.MAX_WBITS)
+    return bytes(found)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Path:
+    """Small files in place of the page's."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    (folder / "page.html").write_text(
+        '<!DOCTYPE html><meta charset="windows-1252">'
+        '<meta http-equiv="Content-Security-Policy" content="{{csp}}"><title>{{title}}</title>'
+        '<style>{{style}}</style><script type="application/json" id="config">{{config}}</script>\n'
+        '{{blobs}}<script type="text/plain" id="worker">{{worker}}</script>'
+        "<p>\u2190</p><script>{{script}}</script>"
+    )
+    (folder / "page.css").write_text('/* \u2190 */ b::before { content: "\u2192"; }\n')
+    (folder / "page.js").write_text(
+        'import { two } from "./two.js";\nconsole.log(two, "\u00d7");\n'
+    )
+    (folder / "worker.js").write_text('import { two } from "./two.js";\npostMessage(two);\n')
+    (folder / "two.js").write_text("export const two = 2;\n")
+    (folder / "kernels.wasm").write_bytes(b"\0asm" + bytes(range(256)))
+    return folder
+
+
+def config_of(content: bytes) -> dict[str, Any]:
+    return json.loads(scripts(content)["config"][1])  # type: ignore[no-any-return]
+
+
+# Bytes in text
+
+
+@given(st.binary(max_size=3000))
+def test_any_bytes_survive_as_text(content: bytes) -> None:
+    offset, text = page.blob(content)
+    element = b'<script id="blob-0" data-offset="%d">%b</script>' % (offset, text)
+    assert blob_of(*scripts(element)["blob-0"]) == content
+
+
+@given(
+    st.sampled_from([b"\r\n", b"\n\r", b"\0", b"<!--<script>", b"</script>", b"=", b"\xef\xbb\xbf"])
+)
+def test_what_parsers_change_survives_at_any_offset(content: bytes) -> None:
+    """Shifted by each of 256 offsets, so that the one that is chosen meets every byte."""
+    for shift in range(256):
+        moved = bytes((byte + shift) % 256 for byte in content) * 3
+        offset, text = page.blob(moved)
+        assert not set(text) & set(b"\0\r<")
+        element = b'<script id="blob-0" data-offset="%d">%b</script>' % (offset, text)
+        assert blob_of(*scripts(element)["blob-0"]) == moved
+
+
+def test_bytes_are_written_as_by_hand() -> None:
+    """Offset 0 needs no escape for "abc". Of all 256 bytes four are escaped at every offset, so it
+    is 0, too: 0 -> "=@", 13 -> "=M", 60 -> "=|", 61 -> "=}".
+    """
+    assert page.blob(b"abc") == (0, b"abc")
+    assert page.blob(b"") == (0, b"")
+    offset, text = page.blob(bytes(range(256)))
+    assert offset == 0
+    assert text[:2] == b"=@"
+    assert text[14:16] == b"=M"
+    assert text[62:66] == b"=|=}"
+    assert len(text) == 260
+
+
+def test_the_best_offset_is_taken() -> None:
+    offset, text = page.blob(bytes(1000) + b"=" * 500)
+    assert len(text) == 1500
+    assert offset
+
+
+def test_random_bytes_grow_by_about_one_in_a_hundred() -> None:
+    content = np.random.default_rng(0).bytes(100_000)
+    assert len(page.blob(content)[1]) < 101_700
+
+
+# Modules as one script
+
+
+def joined(folder: Path, **modules: str) -> str:
+    for name, text in modules.items():
+        (folder / f"{name}.js").write_text(text)
+    return page.joined(folder / "a.js")
+
+
+def output_of(script: str) -> str:
+    node = which("node")
+    if node is None:
+        pytest.skip("no node: apt-get install nodejs")
+    return subprocess.run([node, "-e", script], capture_output=True, text=True, check=True).stdout
+
+
+def test_modules_become_one_script(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/d.js").write_text(
+        "var far = 7;\nexport default far;\nexport { far, far as away };\n"
+        "export function* each() { yield far; }\n"
+    )
+    script = joined(
+        tmp_path,
+        a="""// A comment
+            import { one, Two as Second, three,
+                many } from "./b.js";
+            import * as d from './deep/d.js';
+            /** A text over
+             *  two lines. import { x } from "./y.js" */
+            console.log(one(), new Second().x, three, many, d.far, d.away, [...d.each()]);
+            """.replace("\n            ", "\n"),
+        b="""import { away } from "./deep/d.js";
+            export async function many() {}
+            export const three = 3;
+            function one() { return away; }
+            export class Two { x = 2; }
+            export { one };
+            """.replace("\n            ", "\n"),
+    )
+    assert "comment" not in script
+    assert script.count("var far = 7") == 1
+    assert output_of(script) == "7 2 3 [AsyncFunction: many] 7 7 [ 7 ]\n"
+
+
+def test_texts_over_lines_are_not_touched(tmp_path: Path) -> None:
+    text = "const text = `first\n    // no comment\n  /* none */\n\nlast`;\n"
+    script = joined(tmp_path, a=f"// One.\n{text}console.log(JSON.stringify(text));\n")
+    assert "One" not in script
+    expected = "first\n    // no comment\n  /* none */\n\nlast"
+    assert json.loads(output_of(script)) == expected
+
+
+def test_other_characters_become_escapes(tmp_path: Path) -> None:
+    script = joined(
+        tmp_path, a='console.log("\u00d7\u2192\U0001f600", /[\u2190]/.test("\u2190"));\n'
+    )
+    assert script.isascii()
+    assert output_of(script) == "\u00d7\u2192\U0001f600 true\n"
+
+
+def test_a_script_does_not_end_the_element_it_stands_in(tmp_path: Path) -> None:
+    script = joined(tmp_path, a='console.log("</script></SCRIPT>", "</b>");\n')
+    assert "</script" not in script.lower()
+    assert output_of(script) == "</script></SCRIPT> </b>\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('const x = await import("./b.js");', r"import\("),
+        ("const here = import.meta.url;", "import.meta"),
+        ('import b from "./b.js";', "import b"),
+        ('import "./b.js";', "import"),
+        ('import { b } from "fzstd";', "fzstd"),
+        ("export default function () {}", "export default"),
+        ('export * from "./b.js";', r"export \*"),
+        ('import { a } from "./a.js";', "circle"),
+        ("const x = 1; // <!-- a mark", "<!--"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        joined(tmp_path, a=text + "\n", b="export const b = 1;\n")
+
+
+# The page
+
+
+def test_a_page_holds_streams_models_and_code(web: Path) -> None:
+    stream, model = bytes(range(256)) * 3, b"model" * 99
+    pixels = bytes(784 * 2)
+    content = build(
+        "two.aez",
+        [Stream("two.aez", stream), Stream("far.aez", None, "1.aez", 12345)],
+        [Model("mnist", "1940d17a82af6b24", model)],
+        Originals(pixels, ["a", "</script>"], [3, 5]),
+        note="A note.",
+        web=web,
+    )
+    found, config = scripts(content), config_of(content)
+    assert config["title"] == "two.aez"
+    assert config["note"] == "A note."
+    assert config["streams"][1] == {"name": "far.aez", "url": "1.aez", "bytes": 12345}
+    assert config["models"][0]["name"] == "mnist"
+    assert config["models"][0]["hash"] == "1940d17a82af6b24"
+    compare = config["compare"]
+    assert (compare["count"], compare["names"], compare["numbers"]) == (
+        2,
+        ["a", "</script>"],
+        [3, 5],
+    )
+
+    def blob(number: int) -> bytes:
+        return blob_of(*found[f"blob-{number}"])
+
+    assert blob(config["streams"][0]["blob"]) == stream
+    assert blob(config["models"][0]["blob"]) == model
+    assert blob(compare["blob"]) == pixels
+    assert blob(config["wasm"]) == (web / "kernels.wasm").read_bytes()
+    assert blob(config["worker"]).decode() == page.joined(web / "worker.js")
+    assert output_of(found[""][1]) == "2 \u00d7\n"
+
+
+def test_only_the_blobs_are_not_ascii_and_the_charset_comes_first(web: Path) -> None:
+    content = build("caf\u00e9 \u2190", [Stream("caf\u00e9.aez", b"")], web=web)
+    assert re.sub(b'(data-offset="[^>]*>).*?</script>', b"", content, flags=re.DOTALL).isascii()
+    assert content.index(b'charset="windows-1252"') < 1024
+    assert b"&#8592;" in content
+    assert config_of(content)["streams"][0]["name"] == "caf\u00e9.aez"
+
+
+def test_the_policy_names_script_and_style_and_nothing_else(web: Path) -> None:
+    content = build("x", [Stream("x", b"x")], web=web).decode("latin-1")
+    policy = html.unescape(re.search(r'Policy" content="([^"]*)"', content)[1])  # type: ignore[index]
+    style = re.search("<style>(.*?)</style>", content, re.DOTALL)[1]  # type: ignore[index]
+
+    def digest(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    assert "\u2192" not in style
+    assert r"\2192 " in style
+    script = scripts(content.encode("latin-1"))[""][1]
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        f"script-src 'sha256-{digest(script)}' 'wasm-unsafe-eval'",
+        f"style-src 'sha256-{digest(style)}'",
+        "img-src blob: data:",
+        "worker-src blob:",
+        "connect-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    served = build("x", [Stream("x", url="0.aez", num_bytes=1)], web=web)
+    assert b"connect-src 'self'" in served
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "</title><script>alert(1)</script>",
+        "{{script}} {{config}}",
+        "\"'><img src=x onerror=alert(1)>",
+        "evil\u202egnp.exe",
+        "bell\a\0\r\n",
+        "\udcff",
+    ],
+)
+def test_titles_and_names_are_only_text(title: str, web: Path) -> None:
+    plain = build("x", [Stream("x", b"x")], web=web)
+    content = build(title, [Stream(title, b"x")], web=web)
+    assert content.count(b"<") == plain.count(b"<")
+    assert config_of(content)["streams"][0]["name"] == title
+    assert config_of(content)["title"] == title
+    said = html.unescape(re.search(b"<title>(.*?)</title>", content)[1].decode())  # type: ignore[index]
+    assert said.isprintable()
+    assert title == said or not title.isprintable()
+
+
+def test_a_template_with_other_marks_is_refused(web: Path) -> None:
+    (web / "page.html").write_text("{{title}} {{tittle}}")
+    with pytest.raises(ValueError, match="tittle"):
+        build("x", [], web=web)
