@@ -16,6 +16,7 @@ import { One } from "./page_one.js";
 const CHUNK = 4096; // images whose facts are asked for at once
 const IN_MEMORY = 16e6; // bytes; larger files stay where they are, and workers read parts of them
 const MAX_TOLD = 4; // places of damage that are listed
+const FEW = [[1, 12], [60, 4], [250, 3], [Infinity, 2]]; // images, and the zoom that shows so many
 const byId = (id) => document.getElementById(id);
 const config = JSON.parse(byId("config").textContent);
 const blob = (number) => blobBytes(byId(`blob-${number}`));
@@ -28,6 +29,7 @@ let shown = null; // {name, size, pool, facts, info, damaged}
 let problem = null; // why nothing is shown
 let remarks = []; // about dropped files
 let damageTold = 0; // places
+let isZoomed = false; // by hand
 let visibleMs = 0;
 let painting = 0;
 let ready = Promise.resolve();
@@ -171,6 +173,7 @@ function start() {
     byId("query").value = "";
     for (const id of ["label", "model", "quality"]) fill(byId(id), []);
     fillOrders();
+    if (!isZoomed) grid.zoom = comparison ? 2 : FEW.find(([count]) => info.length <= count)[1];
     grid.show(null, info.length);
     const asked = /^#(\d+)$/.exec(location.hash);
     if (asked && Number(asked[1]) < info.length) {
@@ -380,8 +383,12 @@ byId("files").onchange = (event) => {
     event.target.value = "";
 };
 byId("stream").onchange = (event) => choose(Number(event.target.value));
-byId("smaller").onclick = () => { grid.setZoom(-1); };
-byId("larger").onclick = () => { grid.setZoom(1); };
+for (const [id, step] of [["smaller", -1], ["larger", 1]]) {
+    byId(id).onclick = () => {
+        isZoomed = true;
+        grid.setZoom(step);
+    };
+}
 byId("scale").onchange = (event) => {
     comparison.scale(Number(event.target.value));
     changed(true);

@@ -328,7 +328,7 @@ export class Grid {
             const step = steps[event.key];
             const to = this.current + step;
             // up and down stay in their column: no step beyond the first or last line
-            const beyond = Math.abs(step) === this.columns && (to < 0 || to >= this.count);
+            const beyond = /^Arrow(Up|Down)/.test(event.key) && (to < 0 || to >= this.count);
             if (this.current < 0) this.go(step === this.count ? this.count - 1 : this.firstInSight());
             else if (!beyond) this.go(to);
         } else if (event.key === "Enter" || event.key === " ") {

@@ -39,17 +39,15 @@ const UNSEEN = new RegExp(
     "\\u{e0000}-\\u{e0fff}]|\\p{Cs}", "gu");
 
 /**
- * A text with what is invisible, or would turn its direction, written out: controls as their
- * pictures, the others as `<U+202E>` in angle quotes.
+ * A text with what is invisible, or would turn its direction, written out: `<U+202E>` with angle
+ * quotes.
  * @param {string} text
  * @returns {string}
  */
 export function visible(text) {
     return text.replace(UNSEEN, (found) => {
-        const code = found.codePointAt(0);
-        if (code < 0x20) return String.fromCharCode(0x2400 + code);
-        if (code === 0x7f) return "\u2421";
-        return `\u2039U+${code.toString(16).toUpperCase().padStart(4, "0")}\u203a`;
+        const code = found.codePointAt(0).toString(16).toUpperCase();
+        return `\u2039U+${code.padStart(4, "0")}\u203a`;
     });
 }
 
