@@ -21,7 +21,7 @@ const LOSSLESS_QUALITY = 100;
 const STORED_CDF = [0, TOTAL - 16, TOTAL];
 const BYTE_CDF = Uint32Array.from({ length: 257 }, (_, byte) => 256 * byte);
 const SYMBOLS = 2 * PIXELS + 8; // of an image, at most: 2 for each pixel, or 2 + 784 bytes of a stored one, and its head
-const BATCH_IMAGES = 128;
+const BATCH_IMAGES = 64;
 const MAX_SCRATCH_BYTES = 1 << 28; // of a batch; a model that needs more for 16 images is refused
 
 export class Pixels {
