@@ -238,16 +238,18 @@ def test_damaged_lossy_messages_are_what_python_makes_of_them(group: int, tmp_pa
 @pytest.mark.parametrize("group", [1, 16])
 def test_verdicts_on_any_messages_are_those_of_python(group: int, tmp_path: Path) -> None:
     decoding, messages = Decoding(tmp_path), random_messages(group)
-    pixels = np.delete(helpers.drawn(20), [3, 11, 19], axis=0)[-group:]  # those are stored, zstd
+    # Strokes, which the lossless model does not store.
+    pixels = helpers.drawn(64)[np.arange(64) % 8 > 4][:group]
     for model, quality in (
-        (helpers.tiny_model(1), 50),
         (helpers.tiny_model(0), 50),
         (helpers.tiny_pixel_model(), 100),
-        (test_native_pixels.odd_model(), 192),
+        (helpers.tiny_pixel_model(1), 192),
     ):
         (message,) = model.encode(pixels, quality, group=group).messages
-        every = messages + damaged(message, 60, group) + [message]
+        every = [*messages, *damaged(message, 60, group), message]
         decoding.add(model, every, len(every) * group - (group > 1), quality, group)
+    odd = test_native_pixels.odd_model()
+    decoding.add(odd, messages, len(messages) * group, 100, group)
     found = decoding.check()
     assert any("final state" in (error or "") for errors in found for error in errors)
     assert any("left over" in (error or "") for errors in found for error in errors)
