@@ -363,6 +363,68 @@ def test_damaged_model_files_are_judged_as_by_python(tmp_path: Path) -> None:
     check_verdicts(streams, tmp_path)
 
 
+def wide_model(hidden: int) -> Ladder:
+    """A model with one block, of `hidden` channels inside it."""
+    sizes = helpers.Sizes(1, 1, (1,), 1, 1, 1, 1, ())
+    tensors = helpers.tiny_tensors(0, sizes)
+    reduce, spatial = "synthesis.0.0.reduce", "synthesis.0.0.spatial"
+    for part, axis in (("weight", 0), ("bias", 0), ("shift", 1), ("multiplier", 1)):
+        one = tensors[f"{reduce}.{part}"]
+        tensors[f"{reduce}.{part}"] = (one[:1] if axis else one).repeat(hidden, axis)
+    tensors[f"{spatial}.weight"] = tensors[f"{spatial}.weight"].repeat(hidden, 1)
+    tensors[f"{spatial}.weight"][:, hidden // 1000 :] = 0  # the bound of sums
+    return Ladder(*helpers.pack_pair(tensors))
+
+
+@needs_node
+def test_models_that_need_much_memory_get_it_or_are_refused(tmp_path: Path) -> None:
+    decoding = Decoding(tmp_path)
+    decoding.encoded(wide_model(3000), helpers.drawn(50), 60, 5)
+    assert not any(error for errors in decoding.check() for error in errors)
+    (tmp_path / "wide").write_bytes(wide_model(200_000).stream)
+    (answer,) = ask(tmp_path, [{"load": str(tmp_path / "wide")}])
+    assert answer == {"error": "the model needs more memory than there is", "kind": "BadModel"}
+
+
+@needs_node
+def test_memory_that_is_used_up_is_an_error_and_nothing_else(tmp_path: Path) -> None:
+    """Each of the models stays in memory; in the end there is none, and no decoding is wrong."""
+    model = wide_model(60_000)
+    (message,) = model.encode(helpers.drawn(1), 60, group=1).messages
+    request = {"quality": 60, "counts": [1], "messages": [as_text(message)]}
+    requests = []
+    for i in range(60):
+        file = tmp_path / f"{i}"
+        file.write_bytes(model.stream)
+        requests.append({**request, "decode": str(file)})
+    answers = ask(tmp_path, requests)
+    kinds = [answer.get("kind") for answer in answers]
+    assert None in kinds
+    assert set(kinds) == {None, "RangeError"}
+    assert all(answer["errors"] == [None] for answer in answers if "kind" not in answer)
+
+
+@needs_node
+def test_a_browser_without_simd_or_webassembly_is_told_so() -> None:
+    module = (RUN.parent / "../../codec/view/web/kernels.js").resolve().as_uri()
+    script = f"""
+        const {{ supported, loadKernels }} = await import({module!r});
+        console.log(supported());
+        WebAssembly.validate = () => false;
+        console.log(supported());
+        globalThis.WebAssembly = undefined;
+        console.log(supported());
+        await loadKernels(new Uint8Array()).catch((error) => console.log(error.message));
+    """
+    assert NODE is not None
+    command = [NODE, "--input-type=module", "--eval", script]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == "null"
+    assert "no SIMD" in said[1]
+    assert "no WebAssembly" in said[2]
+    assert said[3] == said[2]
+
+
 def _first(header: dict[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = header[next(name for name in header if name != "__metadata__")]
     return entry

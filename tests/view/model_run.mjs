@@ -1,10 +1,11 @@
 /**
- * Answers requests about models, for tests/test_view_kernels.py: node model_run.mjs REQUESTS.json -> one JSON list.
+ * Answers requests about models, for tests/test_view_kernels.py: node model_run.mjs REQUESTS.json
+ * -> one JSON list.
  *
- *     {load: PATH}                                  -> {hash, name, lossless} or {error, kind}
- *     {decode: PATH, quality, counts, messages}     -> {pixels, errors}; bytes are base64, here and below
- *     {decode: ..., raw: true}                      the same, the pixels of damaged messages as they came out
- *     {frequencies: logits, exp}                    -> {freq}
+ *     {load: PATH}                                -> {hash, name, lossless} or {error, kind}
+ *     {decode: PATH, quality, counts, messages}   -> {pixels, errors}; bytes are base64, everywhere
+ *     {decode: ..., raw: true}                    the same, damaged pixels as they came out
+ *     {frequencies: logits, exp}                  -> {freq}
  */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -14,10 +15,15 @@ import { unpackModel } from "../../codec/view/web/models_file.js";
 import { Ladder } from "../../codec/view/web/models_ladder.js";
 import { Pixels } from "../../codec/view/web/models_pixels.js";
 
-const { decompress } = await import(process.env.AEZ_FZSTD ?? "../../codec/view/web/vendor/fzstd.mjs");
-const kernels = await loadKernels(readFileSync(new URL("../../codec/view/web/kernels.wasm", import.meta.url)));
+const { decompress } = await import(
+    process.env.AEZ_FZSTD ?? "../../codec/view/web/vendor/fzstd.mjs"
+);
+const kernels = await loadKernels(
+    readFileSync(new URL("../../codec/view/web/kernels.wasm", import.meta.url)),
+);
 const bytesOf = (text) => new Uint8Array(Buffer.from(text, "base64"));
-const textOf = (bytes) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
+const textOf = (bytes) =>
+    Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
 const tools = {
     sha256: (bytes) => new Uint8Array(createHash("sha256").update(bytes).digest()),
     unstored: (bytes) => {
@@ -39,17 +45,27 @@ function modelOf(path, raw) {
 
 function rawModel(file) {
     const { architecture, bundle } = unpackModel(file);
-    return architecture === "ladder-1" ? new Ladder(bundle, kernels) : new Pixels(bundle, kernels, tools.unstored);
+    return architecture === "ladder-1"
+        ? new Ladder(bundle, kernels)
+        : new Pixels(bundle, kernels, tools.unstored);
 }
 
 function answer(request) {
     if (request.load) {
-        const { hash, name, lossless } = loadModel(new Uint8Array(readFileSync(request.load)), kernels, tools);
+        const { hash, name, lossless } = loadModel(
+            new Uint8Array(readFileSync(request.load)),
+            kernels,
+            tools,
+        );
         return { hash, name, lossless };
     }
     if (request.decode) {
         const { decode: path, raw, quality, messages, counts } = request;
-        const { pixels, errors } = modelOf(path, raw).decode(quality, messages.map(bytesOf), counts);
+        const { pixels, errors } = modelOf(path, raw).decode(
+            quality,
+            messages.map(bytesOf),
+            counts,
+        );
         return { pixels: textOf(pixels), errors };
     }
     const logits = bytesOf(request.frequencies);
@@ -63,7 +79,7 @@ function answer(request) {
 }
 
 const answers = JSON.parse(readFileSync(process.argv[2])).map((request) => {
-    const mark = request.load ? kernels.mark() : null; // of models that are only tried, nothing stays
+    const mark = request.load ? kernels.mark() : null; // nothing stays of models only tried
     try {
         return answer(request);
     } catch (error) {
