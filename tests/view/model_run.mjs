@@ -8,19 +8,17 @@
  *     {frequencies: logits, exp}                  -> {freq}
  */
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
 import { loadKernels } from "../../codec/view/web/kernels.js";
 import { loadModel } from "../../codec/view/web/models.js";
 import { unpackModel } from "../../codec/view/web/models_file.js";
 import { Ladder } from "../../codec/view/web/models_ladder.js";
 import { Pixels } from "../../codec/view/web/models_pixels.js";
 
-const { decompress } = await import(
-    process.env.AEZ_FZSTD ?? "../../codec/view/web/vendor/fzstd.mjs"
-);
-const kernels = await loadKernels(
-    readFileSync(new URL("../../codec/view/web/kernels.wasm", import.meta.url)),
-);
+const web = new URL("../../codec/view/web/", import.meta.url);
+const vendored = readdirSync(new URL("vendor/", web)).find((name) => /^fzstd.*js$/.test(name));
+const { decompress } = await import(new URL(`vendor/${vendored}`, web));
+const kernels = await loadKernels(readFileSync(new URL("kernels.wasm", web)));
 const bytesOf = (text) => new Uint8Array(Buffer.from(text, "base64"));
 const textOf = (bytes) =>
     Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
