@@ -15,6 +15,12 @@
 
 #define PAD 16
 #define INLINE static inline __attribute__((always_inline))
+/* In front of a loop with few turns: unroll it, so that arrays indexed by its variable are registers. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 /* LANES: numbers in a vector. TILE_ROWS x TILE_VECTORS: sums held in registers at once. */
 

@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #define KERNEL(name) name
+#define BACKWARD 0
 
 enum { PAGE = 1 << 16, MOST = 1 << 30 }; /* bytes; below MOST an address is a positive int32 */
 

@@ -1,13 +1,14 @@
 /**
- * The native kernels (codec/kernels) as WebAssembly: kernels.wasm, its memory, and how numbers get there.
+ * The native kernels (codec/kernels) as WebAssembly: kernels.wasm, its memory, and how numbers get
+ * there.
  *
  * READ ME FIRST
- * - The module imports nothing and can reach nothing but its own memory. Inside that memory it trusts its arguments:
- *   whoever calls it checks sizes and ranges first (models.js and its parts).
- * - The memory is a stack. `keep` puts there what stays, a model's weights. Between `mark` and `release` lies what one
- *   call needs.
- * - When the memory grows, all views of it become empty. So views (`i32`, `u8`, ...) are asked for anew after each
- *   allocation, and never kept.
+ * - The module imports nothing and can reach nothing but its own memory. Inside that memory it
+ *   trusts its arguments: whoever calls it checks sizes and ranges first (models.js and its parts).
+ * - The memory is a stack. `keep` puts there what stays, a model's weights. Between `mark` and
+ *   `release` lies what one call needs.
+ * - When the memory grows, all views of it become empty. So views (`i32`, `u8`, ...) are asked for
+ *   anew after each allocation, and never kept.
  */
 
 /** Most bytes of memory, as in wasm/kernels.c. Addresses below it are positive int32. */
@@ -30,14 +31,18 @@ export function supported() {
         return "This browser has no WebAssembly, which is needed to decode images.";
     }
     if (!WebAssembly.validate(new Uint8Array(SIMD))) {
-        return "This browser's WebAssembly has no SIMD, which is needed to decode images; browsers since 2023 have it.";
+        return (
+            "This browser's WebAssembly has no SIMD, which is needed to decode images; " +
+            "browsers since 2023 have it."
+        );
     }
     return null;
 }
 
 /**
  * Load kernels.wasm.
- * @param {Uint8Array | ArrayBuffer | WebAssembly.Module} wasm its bytes, or the module compiled before
+ * @param {Uint8Array | ArrayBuffer | WebAssembly.Module} wasm its bytes, or the module compiled
+ *     before
  * @returns {Promise<Kernels>}
  * @throws {Error} with a sentence where WebAssembly or its SIMD is missing
  */
@@ -111,7 +116,11 @@ export class Kernels {
     #current() {
         const buffer = this.#functions.memory.buffer;
         if (this.#views?.u8.buffer !== buffer) {
-            this.#views = { u8: new Uint8Array(buffer), i16: new Int16Array(buffer), i32: new Int32Array(buffer) };
+            this.#views = {
+                u8: new Uint8Array(buffer),
+                i16: new Int16Array(buffer),
+                i32: new Int32Array(buffer),
+            };
         }
         return this.#views;
     }

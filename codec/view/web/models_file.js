@@ -1,8 +1,9 @@
 /**
  * Model files: safetensors of integers with a card, and the layers in them. FORMAT.md 6.3 and 7.
  *
- * The twin of codec/model/{bundle,layers}.py. A file can come from anybody, so every check of the Python reader is made,
- * in the same order: type, shape, range, and that no sum reaches 2**24. The kernels rely on them.
+ * The twin of codec/model/{bundle,layers}.py. A file can come from anybody, so every check of the
+ * Python reader is made, in the same order: type, shape, range, and that no sum reaches 2**24. The
+ * kernels rely on them.
  */
 
 export const MAX_MODEL_BYTES = 1 << 24;
@@ -14,7 +15,10 @@ const MULTIPLIER_BITS = 24;
 
 const ARRAYS = { I8: Int8Array, I16: Int16Array, I32: Int32Array };
 // The types that a tensor can have, by the last part of its name; all others are I32.
-const TYPES = new Map([["weight", ["I8", "I16"]], ["table", ["I16"]]]);
+const TYPES = new Map([
+    ["weight", ["I8", "I16"]],
+    ["table", ["I16"]],
+]);
 
 /** @returns {Error} of kind "BadModel" */
 export function badModel(reason) {
@@ -45,20 +49,29 @@ export function checkRange(name, values, low, high) {
  * @throws {Error} of kind "BadModel"
  */
 export function unpackModel(stream) {
-    if (stream.length > MAX_MODEL_BYTES) throw badModel(`a model has ${stream.length} bytes, too many`);
+    if (stream.length > MAX_MODEL_BYTES)
+        throw badModel(`a model has ${stream.length} bytes, too many`);
     let header, metadata, card;
     const start = headerEnd(stream);
     try {
-        header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(stream.subarray(8, start)));
+        header = JSON.parse(
+            new TextDecoder("utf-8", { fatal: true }).decode(stream.subarray(8, start)),
+        );
         metadata = header.__metadata__;
         card = JSON.parse(metadata.card);
     } catch (error) {
         throw badModel(`not a model file: ${error.message}`);
     }
     const texts = Object.values(metadata).every((value) => typeof value === "string");
-    if (!texts || !("architecture" in metadata)) throw badModel("not a model file: its metadata are not texts");
-    if (typeof card?.name !== "string" || Array.isArray(card)) throw badModel("the model's name is not a text");
-    return { architecture: metadata.architecture, card, bundle: new Bundle(tensorsOf(stream, header, start)) };
+    if (!texts || !("architecture" in metadata))
+        throw badModel("not a model file: its metadata are not texts");
+    if (typeof card?.name !== "string" || Array.isArray(card))
+        throw badModel("the model's name is not a text");
+    return {
+        architecture: metadata.architecture,
+        card,
+        bundle: new Bundle(tensorsOf(stream, header, start)),
+    };
 }
 
 /** Where the JSON text ends, and the tensors begin. */
@@ -81,9 +94,13 @@ function tensorsOf(stream, header, start) {
         if (!areSizes(shape) || !areSizes(offsets) || offsets.length !== 2) {
             throw badModel(`not a model file: the entry of ${name} is malformed`);
         }
-        if (!types.includes(dtype)) throw badModel(`tensor ${name} is ${dtype}, wanted ${types.join(" or ")}`);
+        if (!types.includes(dtype))
+            throw badModel(`tensor ${name} is ${dtype}, wanted ${types.join(" or ")}`);
     }
-    entries.sort(([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0] || a.data_offsets[1] - b.data_offsets[1]);
+    entries.sort(
+        ([, a], [, b]) =>
+            a.data_offsets[0] - b.data_offsets[0] || a.data_offsets[1] - b.data_offsets[1],
+    );
     let at = 0;
     for (const [name, { dtype, shape, data_offsets: offsets }] of entries) {
         const size = shape.reduce((product, length) => product * length, 1);
@@ -91,7 +108,8 @@ function tensorsOf(stream, header, start) {
         if (offsets[0] !== at || offsets[1] !== at + bytes || start + at + bytes > stream.length) {
             throw badModel(`not a model file: ${name} does not lie where it should`);
         }
-        // A copy, as a typed array must start at a multiple of its number's size. Little-endian, as all browsers are.
+        // A copy, as a typed array must start at a multiple of its number's size. Little-endian, as
+        // all browsers are.
         const data = new ARRAYS[dtype](stream.slice(start + at, start + at + bytes).buffer);
         tensors.set(name, { shape, data });
         at += bytes;
@@ -101,7 +119,9 @@ function tensorsOf(stream, header, start) {
 }
 
 function areSizes(numbers) {
-    return Array.isArray(numbers) && numbers.every((each) => Number.isSafeInteger(each) && each >= 0);
+    return (
+        Array.isArray(numbers) && numbers.every((each) => Number.isSafeInteger(each) && each >= 0)
+    );
 }
 
 /** The tensors of a file, each of which must be taken exactly once. */
@@ -126,7 +146,9 @@ export class Bundle {
         if (!tensor) throw badModel(`tensor ${name} is missing`);
         this.#tensors.delete(name);
         if (shape && !fits(tensor.shape, shape)) {
-            throw badModel(`${name} has shape (${tensor.shape}), wanted (${shape.map((n) => n ?? "any")})`);
+            throw badModel(
+                `${name} has shape (${tensor.shape}), wanted (${shape.map((n) => n ?? "any")})`,
+            );
         }
         return tensor;
     }
@@ -139,8 +161,8 @@ export class Bundle {
 
     /** The layer of a name, made of its four tensors. kind: see Layer. */
     layer(name, kind, inputMax = ACTIVATION_MAX) {
-        const [weight, bias, shift, multiplier] = ["weight", "bias", "shift", "multiplier"].map((part) =>
-            this.pop(`${name}.${part}`),
+        const [weight, bias, shift, multiplier] = ["weight", "bias", "shift", "multiplier"].map(
+            (part) => this.pop(`${name}.${part}`),
         );
         const layer = new Layer(name, kind, weight, bias, shift, multiplier, inputMax);
         this.multiplyAdds += weight.data.length * (kind === "dense" ? 1 : POSITIONS);
@@ -155,13 +177,18 @@ export class Bundle {
 }
 
 function fits(shape, wanted) {
-    return shape.length === wanted.length && shape.every((n, i) => (wanted[i] === null ? n > 0 : n === wanted[i]));
+    return (
+        shape.length === wanted.length &&
+        shape.every((n, i) => (wanted[i] === null ? n > 0 : n === wanted[i]))
+    );
 }
 
 /**
- * round((weight * x + bias) * multiplier), FORMAT.md 6.3. kind: "dense", "point" or "conv"; |x| <= inputMax.
+ * round((weight * x + bias) * multiplier), FORMAT.md 6.3. kind: "dense", "point" or "conv"; |x| <=
+ * inputMax.
  *
- * weight: (O, K), conv: (O, K, 3, 3); bias: (O) or, not dense, (O, 49); shift, multiplier: (1, O) or (ROWS, O).
+ * weight: (O, K), conv: (O, K, 3, 3); bias: (O) or, not dense, (O, 49); shift, multiplier: (1, O)
+ * or (ROWS, O).
  */
 export class Layer {
     #bias;
@@ -174,11 +201,13 @@ export class Layer {
         const rows = shift.shape[0];
         const right =
             fits(weight.shape, [null, null, ...kernel]) &&
-            (fits(bias.shape, [outputs]) || (kind !== "dense" && fits(bias.shape, [outputs, POSITIONS]))) &&
+            (fits(bias.shape, [outputs]) ||
+                (kind !== "dense" && fits(bias.shape, [outputs, POSITIONS]))) &&
             (rows === 1 || rows === ROWS) &&
             fits(shift.shape, [rows, outputs]) &&
             fits(multiplier.shape, [rows, outputs]);
-        if (!right) throw badModel(`${name}: the shapes of its tensors do not make a ${kind} layer`);
+        if (!right)
+            throw badModel(`${name}: the shapes of its tensors do not make a ${kind} layer`);
         checkRange(`${name}.multiplier`, multiplier.data, 1, 2 ** MULTIPLIER_BITS);
         this.name = name;
         this.outputs = outputs;
@@ -203,24 +232,29 @@ export class Layer {
             let bias = 0;
             let shift = 0;
             for (let i = o * each; i < (o + 1) * each; i++) weights += Math.abs(this.weight[i]);
-            for (let i = o * positions; i < (o + 1) * positions; i++) bias = Math.max(bias, Math.abs(this.#bias[i]));
+            for (let i = o * positions; i < (o + 1) * positions; i++)
+                bias = Math.max(bias, Math.abs(this.#bias[i]));
             for (let i = o; i < this.#shift.data.length; i += this.outputs) {
                 shift = Math.max(shift, Math.abs(this.#shift.data[i]));
             }
             const reach = weights * inputMax + bias + shift;
-            if (reach >= EXACT_LIMIT) throw badModel(`${this.name}: a sum could reach ${reach}, at least 2**24`);
+            if (reach >= EXACT_LIMIT)
+                throw badModel(`${this.name}: a sum could reach ${reach}, at least 2**24`);
         }
     }
 
     /** Throw BadModel unless it takes `inputs` numbers and gives `outputs`. */
     check(inputs, outputs = this.outputs) {
         if (this.inputs !== inputs || this.outputs !== outputs) {
-            const found = `${this.inputs} numbers and gives ${this.outputs}`;
-            throw badModel(`${this.name} takes ${found}, wanted ${inputs} and ${outputs}: the layers do not fit together`);
+            const found = `takes ${this.inputs} numbers and gives ${this.outputs}`;
+            throw badModel(`${this.name} ${found}, wanted ${inputs} and ${outputs}`);
         }
     }
 
-    /** @returns {{bias: Int32Array, multiplier: Float32Array}} at a quality: (1 or 49 positions, outputs), (outputs) */
+    /**
+     * @returns {{bias: Int32Array, multiplier: Float32Array}} at a quality: (1 or 49 positions,
+     * outputs), (outputs)
+     */
     at(quality) {
         const shift = interpolate(this.#shift, quality);
         const positions = this.byPosition ? POSITIONS : 1;
@@ -230,7 +264,10 @@ export class Layer {
                 bias[p * this.outputs + o] = this.#bias[o * positions + p] + shift[o];
             }
         }
-        const multiplier = Float32Array.from(interpolate(this.#multiplier, quality), (m) => m * 2 ** -MULTIPLIER_BITS);
+        const multiplier = Float32Array.from(
+            interpolate(this.#multiplier, quality),
+            (m) => m * 2 ** -MULTIPLIER_BITS,
+        );
         return { bias, multiplier };
     }
 }

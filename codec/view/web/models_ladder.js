@@ -1,8 +1,15 @@
 /**
- * The lossy coder, a ladder of latents, on the kernels: the twin of codec/model/{ladder,ladder_native}.py.
- * FORMAT.md 5 to 7; codec/model/ladder.py has a drawing.
+ * The lossy coder, a ladder of latents, on the kernels: the twin of
+ * codec/model/{ladder,ladder_native}.py. FORMAT.md 5 to 7; codec/model/ladder.py has a drawing.
  */
-import { ACTIVATION_MAX, POSITIONS, ROWS, badModel, checkRange, interpolate } from "./models_file.js";
+import {
+    ACTIVATION_MAX,
+    POSITIONS,
+    ROWS,
+    badModel,
+    checkRange,
+    interpolate,
+} from "./models_file.js";
 import { Packer, padded } from "./models_memory.js";
 import { Lanes, PIXELS, batchesOf, faultOf, withoutZeros } from "./models_messages.js";
 
@@ -17,7 +24,10 @@ const BATCH_IMAGES = 48; // their features fit the cache
 const MAX_SCRATCH_BYTES = 1 << 28; // of a batch; a model that needs more for 16 images is refused
 
 /** A symbol for each code, in 256ths of a step: 0, -1, 1, -2, 2, ... */
-const RESIDUALS = Int32Array.from({ length: 256 }, (_, c) => STEP_UNIT * (c & 1 ? -(c + 1) / 2 : c / 2));
+const RESIDUALS = Int32Array.from(
+    { length: 256 },
+    (_, c) => STEP_UNIT * (c & 1 ? -(c + 1) / 2 : c / 2),
+);
 
 export class Ladder {
     #kernels;
@@ -30,13 +40,18 @@ export class Ladder {
         this.#kernels = kernels;
         this.#packer = new Packer(kernels);
         this.lossless = false;
-        this.start = [bundle.layer("start0", "dense", DEQUANTIZED_MAX), bundle.layer("start1", "dense")];
+        this.start = [
+            bundle.layer("start0", "dense", DEQUANTIZED_MAX),
+            bundle.layer("start1", "dense"),
+        ];
         this.widen = bundle.layer("widen", "point");
         this.output = bundle.layer("output", "point");
         this.stages = upTo(bundle.count("synthesis"), (i) => residualsOf(bundle, `synthesis.${i}`));
         this.levels = upTo(bundle.count("levels"), (i) => levelOf(bundle, `levels.${i}`));
         if (this.stages.length !== this.levels.length + 1) {
-            throw badModel(`${this.levels.length} levels in ${this.stages.length} stages of synthesis`);
+            throw badModel(
+                `${this.levels.length} levels in ${this.stages.length} stages of synthesis`,
+            );
         }
         this.multiplyAdds = bundle.multiplyAdds;
         this.priorMean = bundle.pop("prior_mean", [ROWS, null]);
@@ -61,7 +76,8 @@ export class Ladder {
         const channels = this.widen.outputs;
         const latents = this.dequantizer.shape[1];
         for (const table of [this.priorMean, this.priorSigma]) {
-            if (table.shape[1] !== latents) throw badModel("the priors of the dense latents do not fit together");
+            if (table.shape[1] !== latents)
+                throw badModel("the priors of the dense latents do not fit together");
         }
         this.start[0].check(latents);
         this.start[1].check(this.start[0].outputs, this.widen.inputs * POSITIONS);
@@ -79,12 +95,24 @@ export class Ladder {
         this.output.check(channels, 16);
     }
 
-    /** At least the bytes of scratch for an image. The kernels count in 32 bits: this keeps them far below. */
+    /**
+     * At least the bytes of scratch for an image. The kernels count in 32 bits: this keeps them far
+     * below.
+     */
     #scratchBytes() {
-        const widths = this.stages.flat().map(({ reduce, spatial }) => Math.max(reduce.outputs, spatial.outputs));
-        const levels = this.levels.map(({ prior0, dequantizer }) => prior0.outputs + 8 * dequantizer.shape[1]);
+        const widths = this.stages
+            .flat()
+            .map(({ reduce, spatial }) => Math.max(reduce.outputs, spatial.outputs));
+        const levels = this.levels.map(
+            ({ prior0, dequantizer }) => prior0.outputs + 8 * dequantizer.shape[1],
+        );
         const { widen, start, dequantizer } = this;
-        const rows = widen.outputs + widen.inputs + 3 * Math.max(0, ...widths) + 2 * Math.max(0, ...levels) + 128;
+        const rows =
+            widen.outputs +
+            widen.inputs +
+            3 * Math.max(0, ...widths) +
+            2 * Math.max(0, ...levels) +
+            128;
         return 2 * (POSITIONS * rows + start[0].outputs + 8 * dequantizer.shape[1] + PIXELS);
     }
 
@@ -105,7 +133,14 @@ export class Ladder {
             const mark = this.#kernels.mark();
             try {
                 const some = messages.slice(batch.from, batch.to);
-                errors.push(...this.#decodeBatch(at, some, batch, pixels.subarray(done, done + batch.images * PIXELS)));
+                errors.push(
+                    ...this.#decodeBatch(
+                        at,
+                        some,
+                        batch,
+                        pixels.subarray(done, done + batch.images * PIXELS),
+                    ),
+                );
             } finally {
                 this.#kernels.release(mark);
             }
@@ -114,23 +149,45 @@ export class Ladder {
         return { pixels, errors };
     }
 
-    /** Decode a batch into `pixels`; @returns {(string | null)[]} what is wrong with each message */
+    /**
+     * Decode a batch into `pixels`; @returns {(string | null)[]} what is wrong with each message
+     */
     #decodeBatch(at, messages, { group, images: n }, pixels) {
         const kernels = this.#kernels;
-        const symbols = at.means.length + this.levels.reduce((sum, level) => sum + level.dequantizer.shape[1] * POSITIONS, 0);
+        const symbols =
+            at.means.length +
+            this.levels.reduce((sum, level) => sum + level.dequantizer.shape[1] * POSITIONS, 0);
         const tooLong = (message) => message.length > 2 * symbols * group + 4;
         const whole = messages.map(withoutZeros);
         const lanes = new Lanes(
             kernels,
-            whole.map((message) => ({ message: tooLong(message) ? message.subarray(0, 0) : message, at: 0, state: 0 })),
+            whole.map((message) => ({
+                message: tooLong(message) ? message.subarray(0, 0) : message,
+                at: 0,
+                state: 0,
+            })),
         );
-        const steps = Math.max(at.means.length, ...this.levels.map((level) => level.dequantizer.shape[1] * POSITIONS));
+        const steps = Math.max(
+            at.means.length,
+            ...this.levels.map((level) => level.dequantizer.shape[1] * POSITIONS),
+        );
         const [means, rows, codes] = [4, 4, 1].map((bytes) => kernels.take(steps * n * bytes));
         const t = kernels.take(n * POSITIONS * padded(this.widen.outputs) * 2);
         const image = kernels.take(n * PIXELS);
         const symbolsOf = (level, count) => {
             const table = this.tables[level];
-            kernels.call("decode_symbols", table, this.cdf.shape[2], count, n, group, rows, lanes.at, lanes.bytes, codes);
+            kernels.call(
+                "decode_symbols",
+                table,
+                this.cdf.shape[2],
+                count,
+                n,
+                group,
+                rows,
+                lanes.at,
+                lanes.bytes,
+                codes,
+            );
             // The latents take the place of their means.
             const [y, code] = [kernels.i32.subarray(means / 4), kernels.u8.subarray(codes)];
             for (let i = 0; i < count * n; i++) y[i] += RESIDUALS[code[i]];
@@ -152,7 +209,10 @@ export class Ladder {
         pixels.set(kernels.u8.subarray(image, image + n * PIXELS));
         return lanes.finish().map((end, lane) => {
             if (tooLong(whole[lane])) return "a message is longer than any that is valid";
-            return faultOf(end, pixels.subarray(lane * group * PIXELS, (lane + 1) * group * PIXELS));
+            return faultOf(
+                end,
+                pixels.subarray(lane * group * PIXELS, (lane + 1) * group * PIXELS),
+            );
         });
     }
 
@@ -165,7 +225,8 @@ export class Ladder {
     #make(quality) {
         const packer = this.#packer;
         const signed = (layer) => packer.layer([[layer, -ACTIVATION_MAX, ACTIVATION_MAX]], quality);
-        const rectified = (layer, moved) => packer.layer([[layer, 0, ACTIVATION_MAX]], quality, moved);
+        const rectified = (layer, moved) =>
+            packer.layer([[layer, 0, ACTIVATION_MAX]], quality, moved);
         const dequantizer = (table) => {
             const multipliers = interpolate(table, quality).map((m) => m * 2 ** -DEQUANTIZER_BITS);
             return [packer.table(multipliers, table.shape[1], Float32Array), table.shape[1]];
@@ -200,7 +261,13 @@ export class Ladder {
                 packer.structure([
                     ...Array(2 * 9).fill(0), // the posteriors, which only an encoder has
                     ...rectified(prior0),
-                    ...packer.layer([[mean, -LATENT_MAX, LATENT_MAX], [sigma, 0, NUM_SIGMAS - 1]], quality),
+                    ...packer.layer(
+                        [
+                            [mean, -LATENT_MAX, LATENT_MAX],
+                            [sigma, 0, NUM_SIGMAS - 1],
+                        ],
+                        quality,
+                    ),
                     ...signed(merge),
                     ...dequantizer(table),
                 ]),
@@ -246,8 +313,11 @@ function cdfOf(bundle, levels) {
     for (let row = 0; row < levels * NUM_SIGMAS; row++) {
         const entries = cdf.data.subarray(row * width, (row + 1) * width);
         const end = entries.indexOf(TOTAL); // the number of symbols, if all is well
-        const rises = entries.every((entry, i) => (i === 0 ? entry === 0 : i > end ? entry === TOTAL : entry > entries[i - 1]));
-        if (end < 0 || !rises) throw badModel("a CDF row does not run from 0 to 2**16, or has a gap");
+        const rises = entries.every((entry, i) =>
+            i === 0 ? entry === 0 : i > end ? entry === TOTAL : entry > entries[i - 1],
+        );
+        if (end < 0 || !rises)
+            throw badModel("a CDF row does not run from 0 to 2**16, or has a gap");
         if (end % 2 === 0 || (row % NUM_SIGMAS === 0 && end !== 1)) {
             throw badModel("a CDF row has an even number of symbols, or row 0 is not certain");
         }

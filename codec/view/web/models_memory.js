@@ -1,8 +1,9 @@
 /**
  * Layers in the memory of the kernels: the twin of codec/model/native_layers.py.
  *
- * A structure of C is an array of 32-bit words here, numbers and addresses, in the order of its fields in codec/kernels.
- * Weights are packed once; biases and multipliers once for each quality that is used, or once if it changes nothing.
+ * A structure of C is an array of 32-bit words here, numbers and addresses, in the order of its
+ * fields in codec/kernels. Weights are packed once; biases and multipliers once for each quality
+ * that is used, or once if it changes nothing.
  */
 import { MAX_MEMORY_BYTES } from "./kernels.js";
 import { POSITIONS, badModel } from "./models_file.js";
@@ -31,7 +32,8 @@ export class Packer {
 
     /**
      * Keep a table (rows, width), its rows padded with zeros.
-     * @param {new (n: number) => ArrayLike} Type what the kernel reads: Int16Array, Int32Array, Float32Array
+     * @param {new (n: number) => ArrayLike} Type what the kernel reads: Int16Array, Int32Array,
+     *     Float32Array
      * @param {(i: number) => number} [place] where number i of a row goes
      */
     table(values, width, Type, size = padded(width), place = (i) => i) {
@@ -51,10 +53,10 @@ export class Packer {
     }
 
     /**
-     * The words of the structure Layer, results clipped to low..high. Several layers with the same inputs, one below the
-     * other, are one: parts are [layer, low, high].
-     * @param {{columns?: {size, place}, places?: {size, place}}} [moved] how many inputs (outputs) a row has,
-     *     and where each lies in it
+     * The words of the structure Layer, results clipped to low..high. Several layers with the same
+     * inputs, one below the other, are one: parts are [layer, low, high].
+     * @param {{columns?: {size, place}, places?: {size, place}}} [moved] how many inputs (outputs)
+     *     a row has, and where each lies in it
      * @returns {number[]}
      */
     layer(parts, quality, { columns, places } = {}) {
@@ -71,15 +73,34 @@ export class Packer {
             return this.#once(key, () => this.table(each, outputs, Int32Array, size, place));
         });
         const [bias, multiplier] = this.#once(`${names} at ${by}`, () => {
-            const found = joined(parts.map(([layer]) => layer), outputs, byPosition, quality);
+            const found = joined(
+                parts.map(([layer]) => layer),
+                outputs,
+                byPosition,
+                quality,
+            );
             return [
                 this.table(found.bias, outputs, Int32Array, size, place),
                 this.table(found.multiplier, outputs, Float32Array, size, place),
             ];
         });
-        const weight = this.#weight(names, parts.map(([layer]) => layer), columns, places);
+        const weight = this.#weight(
+            names,
+            parts.map(([layer]) => layer),
+            columns,
+            places,
+        );
         const inputs = columns?.size ?? first.inputs;
-        return [inputs, size, first.taps, byPosition ? size : 0, weight, bias, multiplier, ...limits];
+        return [
+            inputs,
+            size,
+            first.taps,
+            byPosition ? size : 0,
+            weight,
+            bias,
+            multiplier,
+            ...limits,
+        ];
     }
 
     /** The address of a weight as the kernel `pack` orders it. */
@@ -102,7 +123,8 @@ export class Packer {
                 const row = (places ? places.place(o) : o) * inputs;
                 for (let k = 0; k < from; k++) {
                     const column = columns ? columns.place(k) : k;
-                    for (let tap = 0; tap < taps; tap++) to[(row + column) * taps + tap] = layer.weight[at++];
+                    for (let tap = 0; tap < taps; tap++)
+                        to[(row + column) * taps + tap] = layer.weight[at++];
                 }
             }
         }

@@ -1,5 +1,6 @@
 /**
- * Messages: how they enter the memory of the kernels, and whether they end as they must. FORMAT.md 5.1 and 5.2.
+ * Messages: how they enter the memory of the kernels, and whether they end as they must. FORMAT.md
+ * 5.1 and 5.2.
  */
 
 export const PIXELS = 784;
@@ -7,8 +8,9 @@ const LOWER_BOUND = 2 ** 23; // of a state
 const LANE_WORDS = 3; // of the structure Lane: state, place of the next byte, end
 
 /**
- * The start of a message behind its leading zero bytes, which change nothing. A reader need not notice them, but they
- * are the only way in which a message can be valid and longer than two bytes for each of its symbols.
+ * The start of a message behind its leading zero bytes, which change nothing. A reader need not
+ * notice them, but they are the only way in which a message can be valid and longer than two bytes
+ * for each of its symbols.
  */
 export function withoutZeros(message) {
     const first = message.findIndex((byte) => byte > 0);
@@ -32,7 +34,8 @@ export class Decoder {
         let symbol = 0;
         while (cdf[symbol + 1] <= slot) symbol++;
         // Below 2**32, so not for the bit operators, which are for 31 bits.
-        this.state = (cdf[symbol + 1] - cdf[symbol]) * Math.floor(this.state / 65536) + slot - cdf[symbol];
+        this.state =
+            (cdf[symbol + 1] - cdf[symbol]) * Math.floor(this.state / 65536) + slot - cdf[symbol];
         return symbol;
     }
 }
@@ -58,7 +61,9 @@ export class Lanes {
         });
     }
 
-    /** Shift in what bytes the rule allows; @returns {{state: number, left: number}[]} left: bytes */
+    /**
+     * Shift in what bytes the rule allows; @returns {{state: number, left: number}[]} left: bytes
+     */
     finish() {
         this.#kernels.call("refill", this.at, this.#count, this.bytes);
         const words = this.#kernels.i32.subarray(this.at / 4);
@@ -94,8 +99,8 @@ function crc32(bytes) {
 }
 
 /**
- * Messages as batches that a kernel can decode at once: neighbours with the same number of images, the last of a batch
- * perhaps with fewer.
+ * Messages as batches that a kernel can decode at once: neighbours with the same number of images,
+ * the last of a batch perhaps with fewer.
  * @param {number[]} counts images of each message
  * @param {number} most images in a batch, unless one message alone has more
  * @returns {{from: number, to: number, group: number, images: number}[]} messages from..to - 1
@@ -104,7 +109,9 @@ export function batchesOf(counts, most) {
     const batches = [];
     let last = null;
     counts.forEach((count, k) => {
-        const full = last && (counts[k - 1] !== last.group || count > last.group || last.images + count > most);
+        const full =
+            last &&
+            (counts[k - 1] !== last.group || count > last.group || last.images + count > most);
         if (!last || full) batches.push((last = { from: k, to: k, group: count, images: 0 }));
         last.to = k + 1;
         last.images += count;

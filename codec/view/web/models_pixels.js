@@ -1,6 +1,7 @@
 /**
- * The lossless coder, which predicts each pixel, on the kernels: the twin of codec/model/{pixels,pixels_native}.py.
- * FORMAT.md 8. One call of a kernel decodes all pixels of a batch; what comes before them in a message is read here.
+ * The lossless coder, which predicts each pixel, on the kernels: the twin of
+ * codec/model/{pixels,pixels_native}.py. FORMAT.md 8. One call of a kernel decodes all pixels of a
+ * batch; what comes before them in a message is read here.
  */
 import { ACTIVATION_MAX, badModel, checkRange } from "./models_file.js";
 import { Packer, padded } from "./models_memory.js";
@@ -20,8 +21,9 @@ const TOTAL = 1 << 16;
 const LOSSLESS_QUALITY = 100;
 const STORED_CDF = [0, TOTAL - 16, TOTAL];
 const BYTE_CDF = Uint32Array.from({ length: 257 }, (_, byte) => 256 * byte);
-const SYMBOLS = 2 * PIXELS + 8; // of an image, at most: 2 for each pixel, or 2 + 784 bytes of a stored one, and its head
-const BATCH_IMAGES = 128;
+// Of an image, at most: 2 for each pixel, more than the bytes of a stored one, and its head.
+const SYMBOLS = 2 * PIXELS + 8;
+const BATCH_IMAGES = 64;
 const MAX_SCRATCH_BYTES = 1 << 28; // of a batch; a model that needs more for 16 images is refused
 
 export class Pixels {
@@ -33,7 +35,8 @@ export class Pixels {
 
     /**
      * Take all tensors of a bundle, and lay them out. Throws BadModel.
-     * @param {(bytes: Uint8Array) => Uint8Array} unstored stored bytes -> 784 pixels (FORMAT.md 2.3); throws if damaged
+     * @param {(bytes: Uint8Array) => Uint8Array} unstored stored bytes -> 784 pixels (FORMAT.md
+     *     2.3); throws if damaged
      */
     constructor(bundle, kernels, unstored) {
         this.#kernels = kernels;
@@ -47,8 +50,14 @@ export class Pixels {
         const freq = bundle.pop("palette.freq", [palettes]).data;
         const costs = bundle.pop("palette.costs.table", [palettes, 256]).data;
         this.#paletteCdf = freq.reduce((cdf, each) => [...cdf, cdf[cdf.length - 1] + each], [0]);
-        if (palettes > MAX_PALETTES || freq.some((each) => each < 1) || this.#paletteCdf[palettes] !== TOTAL) {
-            throw badModel(`palette.freq of ${palettes} palettes: wanted at most 256, of sum 2**16, no zeros`);
+        if (
+            palettes > MAX_PALETTES ||
+            freq.some((each) => each < 1) ||
+            this.#paletteCdf[palettes] !== TOTAL
+        ) {
+            throw badModel(
+                `palette.freq of ${palettes} palettes: wanted at most 256, of sum 2**16, no zeros`,
+            );
         }
         checkRange("palette.costs.table", costs, 0, MAX_PALETTE_COST);
         bundle.finish();
@@ -75,7 +84,9 @@ export class Pixels {
             const mark = this.#kernels.mark();
             const some = pixels.subarray(done, done + batch.images * PIXELS);
             try {
-                errors.push(...this.#decodeBatch(messages.slice(batch.from, batch.to), batch, some));
+                errors.push(
+                    ...this.#decodeBatch(messages.slice(batch.from, batch.to), batch, some),
+                );
             } finally {
                 this.#kernels.release(mark);
             }
@@ -84,34 +95,60 @@ export class Pixels {
         return { pixels, errors };
     }
 
-    /** Decode a batch into `pixels`; @returns {(string | null)[]} what is wrong with each message */
+    /**
+     * Decode a batch into `pixels`; @returns {(string | null)[]} what is wrong with each message
+     */
     #decodeBatch(messages, { group, images: n }, pixels) {
         const kernels = this.#kernels;
-        const heads = messages.map((message, k) => this.#head(message, Math.min(group, n - k * group)));
+        const heads = messages.map((message, k) =>
+            this.#head(message, Math.min(group, n - k * group)),
+        );
         const [active, palette, out] = [n, 4 * n, n * PIXELS].map((bytes) => kernels.take(bytes));
-        const lanes = new Lanes(kernels, heads.map(({ decoder }) => decoder));
+        const lanes = new Lanes(
+            kernels,
+            heads.map(({ decoder }) => decoder),
+        );
         heads.forEach(({ stored, palettes, fault }, k) => {
             palettes.forEach((number, i) => {
                 kernels.u8[active + k * group + i] = fault || stored[i] ? 0 : 1;
                 kernels.i32[palette / 4 + k * group + i] = number;
             });
         });
-        kernels.call("decode_pixels", this.#model, n, group, active, palette, lanes.bytes, lanes.at, out);
+        kernels.call(
+            "decode_pixels",
+            this.#model,
+            n,
+            group,
+            active,
+            palette,
+            lanes.bytes,
+            lanes.at,
+            out,
+        );
         pixels.set(kernels.u8.subarray(out, out + n * PIXELS));
         const ends = lanes.finish();
         return heads.map(({ stored, fault }, k) => {
             stored.forEach((image, i) => image && pixels.set(image, (k * group + i) * PIXELS));
-            return fault ?? faultOf(ends[k], pixels.subarray(k * group * PIXELS, (k + 1) * group * PIXELS));
+            return (
+                fault ??
+                faultOf(ends[k], pixels.subarray(k * group * PIXELS, (k + 1) * group * PIXELS))
+            );
         });
     }
 
     /**
      * What comes before the pixels in a message of n images, FORMAT.md 8.1.
-     * @returns {{decoder: Decoder, stored: (Uint8Array | null)[], palettes: number[], fault: string | null}}
+     * @returns {{decoder: Decoder, stored: (Uint8Array | null)[], palettes: number[], fault: string
+     *     | null}}
      */
     #head(message, n) {
         const decoder = new Decoder(withoutZeros(message));
-        const head = { decoder, stored: Array(n).fill(null), palettes: Array(n).fill(0), fault: null };
+        const head = {
+            decoder,
+            stored: Array(n).fill(null),
+            palettes: Array(n).fill(0),
+            fault: null,
+        };
         if (decoder.message.length > 2 * SYMBOLS * n + 4) {
             decoder.message = message.subarray(0, 0);
             return { ...head, fault: "a message is longer than any that is valid" };
@@ -197,11 +234,15 @@ function valueNet(bundle) {
     return { input, sums, near, position, flagged, palette, logits, layers, link, head, exp };
 }
 
-/** At least the bytes that the kernel takes for an image. It counts in 32 bits: this keeps it far below. */
+/**
+ * At least the bytes that the kernel takes for an image. It counts in 32 bits: this keeps it far
+ * below.
+ */
 function scratchBytes(flag, value) {
     const [width, flagWidth] = [value.input.outputs, flag.window.outputs];
     const links = value.layers.length * 30 * padded(value.link) * 2;
-    const rows = 2 * value.input.inputs + 8 * width + 12 * padded(value.link) + 8 * flagWidth + 2048;
+    const rows =
+        2 * value.input.inputs + 8 * width + 12 * padded(value.link) + 8 * flagWidth + 2048;
     return 2 * 34 * 40 + 4 * (flagWidth + value.sums.outputs) + 2 * links + rows;
 }
 
@@ -224,13 +265,18 @@ function flagWords(net, packer) {
 }
 
 function valueWords(net, packer) {
-    const layer = (each, most, moved) => packer.layer([[each, -most, most]], LOSSLESS_QUALITY, moved);
+    const layer = (each, most, moved) =>
+        packer.layer([[each, -most, most]], LOSSLESS_QUALITY, moved);
     // The inputs of a hidden layer: h, then the links of each neighbour, each of them padded.
     const h = net.input.outputs;
     const columns = {
         size: padded(h) + (LINKED - 1) * padded(net.link) + net.link,
         place: (k) =>
-            k < h ? k : padded(h) + Math.floor((k - h) / net.link) * padded(net.link) + ((k - h) % net.link),
+            k < h
+                ? k
+                : padded(h) +
+                  Math.floor((k - h) / net.link) * padded(net.link) +
+                  ((k - h) % net.link),
     };
     const { near, position, flagged, palette, logits } = net;
     return [
