@@ -218,12 +218,13 @@ def build(
     models: Sequence[Model] = (),
     originals: Originals | None = None,
     note: str = "",
-    web: Path = WEB,
+    web: Path | None = None,
 ) -> bytes:
     """The page, in CHARSET.  Streams without content are fetched from their URLs, relative to it.
 
-    note: a sentence that the page shows; web: the folder of the page's files.
+    note: a sentence that the page shows; web: the folder of the page's files, by default WEB.
     """
+    web = web or WEB
     blobs = _Blobs()
     config = {
         "version": __version__,
