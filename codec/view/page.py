@@ -91,7 +91,7 @@ def blob(content: bytes) -> tuple[int, bytes]:
 
 
 def _deflated(content: bytes) -> bytes:
-    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    deflate = zlib.compressobj(6, wbits=-zlib.MAX_WBITS)
     return deflate.compress(content) + deflate.flush()
 
 
