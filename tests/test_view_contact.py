@@ -160,7 +160,9 @@ def test_no_damage_raises(path: Path) -> None:
 
 def test_names_that_are_markup_are_text(shipped: Ladder) -> None:
     names = ["<script>alert(1)</script>", '"onload="x', "evil\u202egnp", "a\nb\a", "x" * 3000]
-    stream = codec.compress(drawn(5), names=names, labels=names, model="tiny0", effort=1)
+    stream = codec.compress(
+        drawn(5), names=names, labels=[n[:99] for n in names], model="tiny0", effort=1
+    )
     with codec.open(stream) as collection:
         sheet = sheet_of(collection)
     assert "<script" not in sheet
