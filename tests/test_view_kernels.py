@@ -203,6 +203,25 @@ def test_what_no_message_can_be_is_refused(tmp_path: Path) -> None:
         assert answer["kind"] == "RangeError", answer
 
 
+@needs_node
+def test_products_are_rounded_before_they_are_rounded_to_integers(tmp_path: Path) -> None:
+    """Law L1, in the last layer: its sums and multipliers tell whether a product was rounded."""
+    decoding = Decoding(tmp_path, raw=True)
+    sums, multipliers = map(np.abs, test_kernels.telling_sums(1 << 8))
+    for some in (slice(0, 16), slice(16, 32), slice(24, 40)):
+        tensors = helpers.tiny_tensors()
+        tensors["output.weight"][:] = 0
+        tensors["output.bias"] = sums[some].astype(np.int32)
+        tensors["output.shift"][:] = 0
+        tensors["output.multiplier"][:] = multipliers[some]
+        model = helpers.model_of(tensors)
+        pixels, _ = model.decode([b""], 1, 50, group=1)
+        once = np.rint(sums[some] * multipliers[some] / 2**24).reshape(4, 4)  # exact in float64
+        assert (pixels[0, :4, :4] != once).all()
+        decoding.add(model, [b""], 1, 50, 1)
+    decoding.check()
+
+
 # ---- damage
 
 

@@ -104,17 +104,10 @@ export class Ladder {
         const widths = this.stages
             .flat()
             .map(({ reduce, spatial }) => Math.max(reduce.outputs, spatial.outputs));
-        const levels = this.levels.map(
-            ({ prior0, dequantizer }) => prior0.outputs + 8 * dequantizer.shape[1],
-        );
-        const { widen, start, dequantizer } = this;
-        const rows =
-            widen.outputs +
-            widen.inputs +
-            3 * Math.max(0, ...widths) +
-            2 * Math.max(0, ...levels) +
-            128;
-        return 2 * (POSITIONS * rows + start[0].outputs + 8 * dequantizer.shape[1] + PIXELS);
+        const levels = this.levels.map((level) => level.prior0.outputs + 8 * latents(level));
+        const { widen, start } = this;
+        const rows = widen.outputs + widen.inputs + 3 * most(widths) + 2 * most(levels) + 128;
+        return 2 * (POSITIONS * rows + start[0].outputs + 8 * latents(this) + PIXELS);
     }
 
     /** Throw RangeError unless streams of this model can have this quality. */
@@ -145,8 +138,8 @@ export class Ladder {
             kernels,
             whole.map((message, lane) => start(tooLong[lane] ? nothing : message)),
         );
-        const most = Math.max(...counts) * n;
-        const [means, rows, codes] = [4, 4, 1].map((bytes) => kernels.take(most * bytes));
+        const size = most(counts) * n;
+        const [means, rows, codes] = [4, 4, 1].map((bytes) => kernels.take(size * bytes));
         const t = kernels.take(n * POSITIONS * padded(this.widen.outputs) * 2);
         const image = kernels.take(n * PIXELS);
         const decodeLevel = (i) => {
@@ -240,6 +233,10 @@ export class Ladder {
             output: packer.structure(packer.layer([[this.output, 0, 255]], quality)),
         };
     }
+}
+
+function most(numbers) {
+    return numbers.reduce((largest, each) => Math.max(largest, each), 0);
 }
 
 /** Channels of the latents of a level. */
