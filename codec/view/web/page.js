@@ -143,7 +143,7 @@ async function openStream(stream) {
         if (opening !== mine) return;
         comparison = null;
         pool = mine.pool = new Pool(script, changed);
-        const count = Math.min(2, Math.max(1, (navigator.hardwareConcurrency || 2) - 1));
+        const count = Math.min(2, navigator.hardwareConcurrency || 1);
         const info = await pool.open({ source: opened, models, wasm }, count);
         if (opening !== mine) return pool.end();
         shown = Object.assign(mine, { size, info, facts: new Facts(info.length) });
@@ -456,7 +456,7 @@ window.aez = {
             decoded: shown ? shown.pool.decoded : 0,
             damaged: shown ? shown.pool.errors.size : 0,
             missing: shown ? shown.info.models.filter(({ present }) => !present) : [],
-            complete: grid.complete,
+            complete: Boolean(shown) && grid.complete,
             visibleMs,
             problem,
         };
