@@ -229,11 +229,12 @@ export class Grid {
         row.image = row.canvas.getContext("2d").createImageData(width, SIDE);
         row.words = new Uint32Array(row.image.data.buffer);
         this.draw(row);
+        this.label(row);
         return row;
     }
 
     draw(row) {
-        row.missing = false;
+        row.missing = row.failed = false;
         const width = row.image.width;
         for (let position = row.from; position < row.to; position++) {
             const number = this.number(position);
@@ -242,10 +243,10 @@ export class Grid {
                 const panel = this.source.panel(number, k);
                 paintPanel(row.words, width, x, panel);
                 if (!panel) row.missing = true;
+                else if (!panel.values) row.failed = true;
             }
         }
         row.canvas.getContext("2d").putImageData(row.image, 0, 0);
-        this.label(row);
     }
 
     /** The cells of a row: those with a caption, or only the current one. */
@@ -274,7 +275,11 @@ export class Grid {
 
     /** Images have come, or facts: draw what was missing.  all: everything. */
     refresh(all = false) {
-        for (const row of this.rows.values()) if (row.missing || all) this.draw(row);
+        for (const row of this.rows.values()) {
+            if (!row.missing && !all) continue;
+            this.draw(row);
+            if (all || row.failed) this.label(row);
+        }
     }
 
     /** Whether all images in sight are there. */

@@ -45,18 +45,21 @@ const UNSEEN = new RegExp(
  * @returns {string}
  */
 export function visible(text) {
+    if (/^[ -~]*$/.test(text)) return text;
     return text.replace(UNSEEN, (found) => {
         const code = found.codePointAt(0).toString(16).toUpperCase();
         return `\u2039U+${code.padStart(4, "0")}\u203a`;
     });
 }
 
-/** `1,234`; with `digits` after the point.  @param {number} value @returns {string} */
+const FORMATS = [0, 1].map((digits) => new Intl.NumberFormat("en", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+})); // made once: a thousand captions are written while one scrolls
+
+/** `1,234`; with 0 or 1 digits after the point.  @param {number} value @returns {string} */
 export function written(value, digits = 0) {
-    return value.toLocaleString("en", {
-        minimumFractionDigits: digits,
-        maximumFractionDigits: digits,
-    });
+    return FORMATS[digits].format(value);
 }
 
 /** `1 image`, `1,234 images`.  @param {number} count @param {string} noun @returns {string} */
