@@ -64,7 +64,8 @@ export class Grid {
         this.rows = new Map();
         this.layer = element("div", { class: "layer", role: "presentation" });
         this.ring = element("div", { class: "ring", "aria-hidden": "true" });
-        this.space = element("div", { class: "space", role: "presentation" }, this.layer, this.ring);
+        this.space = element("div", { class: "space", role: "presentation" });
+        this.space.append(this.layer, this.ring);
         root.replaceChildren(this.space);
         root.addEventListener("scroll", () => this.scrolled(), { passive: true });
         root.addEventListener("wheel", (event) => this.wheeled(event), { passive: false });
@@ -115,7 +116,8 @@ export class Grid {
         const factor = Math.max(1, Math.min(
             Math.round(this.zoom * dpr), Math.floor(space / this.tile)));
         this.gap = panels > 1 ? 5 : factor < 2 * dpr + 1 ? 2 : 1;
-        this.columns = Math.max(1, Math.floor((space / factor + this.gap) / (this.tile + this.gap)));
+        const fit = Math.floor((space / factor + this.gap) / (this.tile + this.gap));
+        this.columns = Math.max(1, fit);
         this.px = factor / dpr; // CSS pixels of an image's pixel
         this.captioned = this.tile * this.px >= CAPTION_FROM;
         this.picture = SIDE * this.px;
@@ -334,7 +336,7 @@ export class Grid {
             const to = this.current + step;
             // up and down stay in their column: no step beyond the first or last line
             const beyond = /^Arrow(Up|Down)/.test(event.key) && (to < 0 || to >= this.count);
-            if (this.current < 0) this.go(step === this.count ? this.count - 1 : this.firstInSight());
+            if (this.current < 0 && step !== this.count) this.go(this.firstInSight());
             else if (!beyond) this.go(to);
         } else if (event.key === "Enter" || event.key === " ") {
             if (this.current < 0) this.go(this.firstInSight());
