@@ -31,12 +31,12 @@ from codec.commands import resume, work
 from codec.commands.compress import CompressOptions, compress
 from codec.commands.decompress import decompress
 from codec.commands.events import Result
+from codec.commands.sample import read as read_for_bench
 from codec.encoder.options import Options
 from codec.errors import UsageError
 from codec.files.batch import Reading, Scale
 from codec.files.images import ORIENTATION, pack_idx, pack_npy, pack_png
 from codec.files.kinds import SOURCES
-from codec.measure.inputs import read as read_for_bench
 
 COUNT = 9
 PIXELS = helpers.drawn(COUNT)

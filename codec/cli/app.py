@@ -23,6 +23,7 @@ VERBS = {
     "decompress": "decompress",
     "info": "info",
     "ls": "ls",
+    "view": "view",
     "test": "check",
     "merge": "merge",
     "models": "models",

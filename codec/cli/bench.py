@@ -64,8 +64,8 @@ def bench(
     if quiet and out is None and not as_json:
         raise UsageError("--quiet would show nothing: add -o DIR or --json")
     from codec.commands.events import Result
+    from codec.commands.sample import read
     from codec.measure import bench as ruler
-    from codec.measure.inputs import read
 
     _check_free(out, force)
     result = Result()

@@ -32,6 +32,7 @@ from codec.errors import shown
 
 WEB = Path(__file__).resolve().parent / "web"
 CHARSET = "windows-1252"
+MAX_PAGE_BYTES = 64_000_000  # of streams, models and originals: more makes browsers slow
 # The mark of an escape; what an HTML parser changes in such a text (NUL, CR), what could end it.
 _ESCAPED = b"=\x00\r<"
 _MARK, _MOVED = b"=", 64  # before an escaped byte, and what is added to it
@@ -90,7 +91,7 @@ def blob(content: bytes) -> tuple[int, bytes]:
 
 
 def _deflated(content: bytes) -> bytes:
-    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    deflate = zlib.compressobj(6, wbits=-zlib.MAX_WBITS)
     return deflate.compress(content) + deflate.flush()
 
 
@@ -181,24 +182,21 @@ def _variable(path: Path) -> str:
 def _stripped(script: str) -> str:
     """Without the comments that have lines of their own, indentation, and empty lines.
 
-    From the first line on where a text over several lines may begin (an odd number of backticks),
-    all is kept.
+    A line with an odd number of backticks begins or ends a text over several lines, in which all is
+    kept. Where they do not pair up, a backtick means something else, and everything is kept.
     """
-    lines = script.splitlines()
     kept: list[str] = []
-    in_comment = False
-    for number, line in enumerate(lines):
-        line = line.strip()
-        if in_comment or line.startswith("/*"):
+    in_comment = in_text = False
+    for whole in script.splitlines():
+        line = whole.strip()
+        if not in_text and (in_comment or line.startswith("/*")):
             _, end, line = line[0 if in_comment else 2 :].partition("*/")
-            in_comment = not end
-            line = line.strip()
-        if in_comment or not line or line.startswith("//"):
+            in_comment, line = not end, line.strip()
+        if not in_text and (not line or line.startswith("//")):
             continue
-        if line.count("`") % 2:
-            return "\n".join(kept + lines[number:])
-        kept.append(line)
-    return "\n".join(kept)
+        kept.append(whole if in_text else line)
+        in_text ^= line.count("`") % 2 == 1
+    return script if in_text or in_comment else "\n".join(kept)
 
 
 def _ascii_script(script: str) -> str:
@@ -220,12 +218,13 @@ def build(
     models: Sequence[Model] = (),
     originals: Originals | None = None,
     note: str = "",
-    web: Path = WEB,
+    web: Path | None = None,
 ) -> bytes:
     """The page, in CHARSET.  Streams without content are fetched from their URLs, relative to it.
 
-    note: a sentence that the page shows; web: the folder of the page's files.
+    note: a sentence that the page shows; web: the folder of the page's files, by default WEB.
     """
+    web = web or WEB
     blobs = _Blobs()
     config = {
         "version": __version__,
