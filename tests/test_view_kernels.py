@@ -9,7 +9,6 @@ import base64
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,9 @@ import test_kernels
 import test_native_pixels
 
 from codec.coding import rans
-from codec.errors import BadModel
 from codec.format.constants import group_images
 from codec.model import registry
-from codec.model.bundle import Model, architecture_of
-from codec.model.ladder import Ladder
+from codec.model.bundle import Model
 from codec.model.pixels import Pixels
 from codec.view.wasm import build
 
@@ -118,6 +115,27 @@ def test_the_file_is_small() -> None:
     assert build.WASM.stat().st_size < 30_000
 
 
+@needs_node
+def test_a_browser_without_simd_or_webassembly_is_told_so() -> None:
+    module = (RUN.parent / "../../codec/view/web/kernels.js").resolve().as_uri()
+    script = f"""
+        const {{ supported, loadKernels }} = await import({module!r});
+        console.log(supported());
+        WebAssembly.validate = () => false;
+        console.log(supported());
+        globalThis.WebAssembly = undefined;
+        console.log(supported());
+        await loadKernels(new Uint8Array()).catch((error) => console.log(error.message));
+    """
+    assert NODE is not None
+    command = [NODE, "--input-type=module", "--eval", script]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == "null"
+    assert "no SIMD" in said[1]
+    assert "no WebAssembly" in said[2]
+    assert said[3] == said[2]
+
+
 # ---- messages
 
 
@@ -203,6 +221,25 @@ def test_what_no_message_can_be_is_refused(tmp_path: Path) -> None:
         assert answer["kind"] == "RangeError", answer
 
 
+@needs_node
+def test_products_are_rounded_before_they_are_rounded_to_integers(tmp_path: Path) -> None:
+    """Law L1, in the last layer: its sums and multipliers tell whether a product was rounded."""
+    decoding = Decoding(tmp_path, raw=True)
+    sums, multipliers = map(np.abs, test_kernels.telling_sums(1 << 10))
+    once = np.rint(sums * multipliers / 2**24)  # the product is exact in float64
+    some = np.resize(np.flatnonzero(once < 255), 16)  # those that fit a pixel, one for each output
+    tensors = helpers.tiny_tensors()
+    tensors["output.weight"][:] = 0
+    tensors["output.bias"] = sums[some].astype(np.int32)
+    tensors["output.shift"][:] = 0
+    tensors["output.multiplier"][:] = multipliers[some]
+    model = helpers.model_of(tensors)
+    pixels, _ = model.decode([b""], 1, 50, group=1)
+    assert (pixels[0, :4, :4].ravel() != once[some]).all()
+    decoding.add(model, [b""], 1, 50, 1)
+    decoding.check()
+
+
 # ---- damage
 
 
@@ -275,191 +312,3 @@ def test_frequencies_are_those_of_numpy(tmp_path: Path) -> None:
     for (net, rows), answer in zip(cases, ask(tmp_path, requests), strict=True):
         freq = np.frombuffer(base64.b64decode(answer["freq"]), np.uint32).reshape(rows.shape)
         np.testing.assert_array_equal(freq, net._frequencies(rows.astype(np.float32)))
-
-
-# ---- models
-
-
-def verdict(stream: bytes) -> str | None:
-    """The hash of a model that Python takes; None: it refuses it."""
-    try:
-        kind = {each.ARCHITECTURE: each for each in (Ladder, Pixels)}[architecture_of(stream)]
-        return kind(stream).hash.hex()
-    except (BadModel, KeyError):
-        return None
-
-
-def spoilt(tensors: helpers.Tensors, rng: np.random.Generator) -> Iterator[helpers.Tensors]:
-    """The tensors, each of them changed in several ways; some of the changes do no harm."""
-    yield {**tensors, "extra": np.zeros(3, np.int32)}
-    for name, tensor in tensors.items():
-        others = {key: other for key, other in tensors.items() if key != name}
-        yield others
-        for changed in (
-            np.concatenate([tensor, tensor]),
-            tensor[..., :-1],
-            tensor[None],
-            tensor.T,
-            tensor[:0],
-            tensor.reshape(-1)[0],
-            tensor.astype(np.int64),
-            tensor.astype(np.float32),
-            tensor.astype(np.int16),
-            tensor.astype(np.int8),
-        ):
-            yield {**others, name: np.ascontiguousarray(changed)}
-        ends = np.iinfo(tensor.dtype)
-        near = [-(1 << 24), (1 << 24) + 1, 0, 1, -1, 1023, 1024, -1024, 64, 65535, 65536, 65537]
-        near += [1 << 17, (1 << 17) + 1, ends.min, ends.max]
-        for value in near:
-            if ends.min <= value <= ends.max:
-                copy = tensor.copy()
-                copy.flat[rng.integers(copy.size)] = value
-                yield {**others, name: copy}
-
-
-def check_verdicts(streams: list[bytes], tmp_path: Path) -> int:
-    """Assert that both readers take the same files; -> how many are taken."""
-    paths = [tmp_path / f"{i}" for i in range(len(streams))]
-    for path, stream in zip(paths, streams, strict=True):
-        path.write_bytes(stream)
-    answers = ask(tmp_path, [{"load": str(path)} for path in paths])
-    for i, (stream, answer) in enumerate(zip(streams, answers, strict=True)):
-        assert answer.get("kind", "BadModel") == "BadModel", answer
-        assert answer.get("hash") == verdict(stream), (i, answer)
-    return sum("hash" in answer for answer in answers)
-
-
-@needs_node
-@pytest.mark.parametrize("architecture", [Ladder.ARCHITECTURE, Pixels.ARCHITECTURE])
-def test_models_that_break_a_rule_are_refused(architecture: str, tmp_path: Path) -> None:
-    lossy = architecture == Ladder.ARCHITECTURE
-    every = helpers.tiny_tensors() if lossy else helpers.tiny_pixel_tensors()
-    tensors = {name: each for name, each in every.items() if not helpers.of_encoder(name)}
-    rng = np.random.default_rng(0)
-    changed = spoilt(tensors, rng)
-    streams = [helpers.pack(each, architecture=architecture) for each in changed]
-    streams = [streams[i] for i in rng.permutation(len(streams))[:400]]
-    taken = check_verdicts(streams, tmp_path)
-    assert 0 < taken < len(streams) // 2
-
-
-@needs_node
-def test_damaged_model_files_are_judged_as_by_python(tmp_path: Path) -> None:
-    rng, streams = np.random.default_rng(0), [b"", b"{}", bytes(8), b"\xff" * 100]
-    for stream in (helpers.tiny_bundle(), helpers.tiny_pixel_bundle()):
-        size = 8 + int.from_bytes(stream[:8], "little")
-        for at in [*rng.integers(size, size=100), *rng.integers(len(stream), size=20)]:
-            flipped = bytearray(stream)
-            flipped[at] ^= 1 << int(rng.integers(8))
-            streams.append(bytes(flipped))
-        streams += [stream[: int(cut)] for cut in rng.integers(len(stream), size=8)]
-        streams += [stream + b"\0", stream[:-1], stream, stream[:size]]
-        header = json.loads(stream[8:size])
-        for change in HEADERS:
-            copy = json.loads(json.dumps(header))
-            packed = json.dumps(change(copy) or copy).encode()
-            streams.append(len(packed).to_bytes(8, "little") + packed + stream[size:])
-    check_verdicts(streams, tmp_path)
-
-
-def wide_model(hidden: int) -> Ladder:
-    """A model with one block, of `hidden` channels inside it."""
-    sizes = helpers.Sizes(1, 1, (1,), 1, 1, 1, 1, ())
-    tensors = helpers.tiny_tensors(0, sizes)
-    reduce, spatial = "synthesis.0.0.reduce", "synthesis.0.0.spatial"
-    for part, axis in (("weight", 0), ("bias", 0), ("shift", 1), ("multiplier", 1)):
-        one = tensors[f"{reduce}.{part}"]
-        tensors[f"{reduce}.{part}"] = (one[:1] if axis else one).repeat(hidden, axis)
-    tensors[f"{spatial}.weight"] = tensors[f"{spatial}.weight"].repeat(hidden, 1)
-    tensors[f"{spatial}.weight"][:, 20:] = 0  # for the bound of sums
-    return Ladder(*helpers.pack_pair(tensors))
-
-
-@needs_node
-def test_models_that_need_much_memory_get_it_or_are_refused(tmp_path: Path) -> None:
-    decoding = Decoding(tmp_path)
-    decoding.encoded(wide_model(3000), helpers.drawn(50), 60, 5)
-    assert not any(error for errors in decoding.check() for error in errors)
-    (tmp_path / "wide").write_bytes(wide_model(200_000).stream)
-    (answer,) = ask(tmp_path, [{"load": str(tmp_path / "wide")}])
-    assert answer == {"error": "the model needs more memory than there is", "kind": "BadModel"}
-
-
-@needs_node
-def test_memory_that_is_used_up_is_an_error_and_nothing_else(tmp_path: Path) -> None:
-    """Each of the models stays in memory; in the end there is none, and no decoding is wrong."""
-    model = wide_model(50_000)
-    (message,) = model.encode(helpers.drawn(1), 60, group=1).messages
-    request = {"quality": 60, "counts": [1], "messages": [as_text(message)]}
-    requests = []
-    for i in range(75):
-        file = tmp_path / f"{i}"
-        file.write_bytes(model.stream)
-        requests.append({**request, "decode": str(file)})
-    answers = ask(tmp_path, requests)
-    kinds = [answer.get("kind") for answer in answers]
-    assert None in kinds
-    assert set(kinds) == {None, "RangeError"}
-    assert all(answer["errors"] == [None] for answer in answers if "kind" not in answer)
-
-
-@needs_node
-def test_a_browser_without_simd_or_webassembly_is_told_so() -> None:
-    module = (RUN.parent / "../../codec/view/web/kernels.js").resolve().as_uri()
-    script = f"""
-        const {{ supported, loadKernels }} = await import({module!r});
-        console.log(supported());
-        WebAssembly.validate = () => false;
-        console.log(supported());
-        globalThis.WebAssembly = undefined;
-        console.log(supported());
-        await loadKernels(new Uint8Array()).catch((error) => console.log(error.message));
-    """
-    assert NODE is not None
-    command = [NODE, "--input-type=module", "--eval", script]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said[0] == "null"
-    assert "no SIMD" in said[1]
-    assert "no WebAssembly" in said[2]
-    assert said[3] == said[2]
-
-
-def _first(header: dict[str, Any]) -> dict[str, Any]:
-    entry: dict[str, Any] = header[next(name for name in header if name != "__metadata__")]
-    return entry
-
-
-HEADERS: list[Callable[[dict[str, Any]], Any]] = [
-    lambda header: None,
-    lambda header: header.pop("__metadata__") and None,
-    lambda header: header["__metadata__"].update(card="[]"),
-    lambda header: header["__metadata__"].update(card='"name"'),
-    lambda header: header["__metadata__"].update(card='{"name": 5}'),
-    lambda header: header["__metadata__"].update(card="{"),
-    lambda header: header["__metadata__"].update(card=5),
-    lambda header: header["__metadata__"].update(more={}),
-    lambda header: header["__metadata__"].update(architecture="ladder-1-encoder"),
-    lambda header: header["__metadata__"].update(architecture="constructor"),
-    lambda header: header["__metadata__"].pop("architecture") and None,
-    lambda header: header.update({"a.constructor": header.pop("exp", None)}),
-    lambda header: header.update({"__proto__": _first(header)}),
-    lambda header: header.update(more=None),
-    lambda header: header.update(more=[1]),
-    lambda header: _first(header).update(shape=[1 << 62, 4]),
-    lambda header: _first(header).update(shape=[1 << 31, 1 << 33]),
-    lambda header: _first(header).update(shape=[-1, -4]),
-    lambda header: _first(header).update(shape="4"),
-    lambda header: _first(header).update(shape=[1.5]),
-    lambda header: _first(header).update(shape=None),
-    lambda header: _first(header).update(dtype="I128"),
-    lambda header: _first(header).update(dtype="toString"),
-    lambda header: _first(header).update(dtype=7),
-    lambda header: _first(header).update(data_offsets=[0, 1 << 60]),
-    lambda header: _first(header).update(data_offsets=[8, 4]),
-    lambda header: _first(header).update(data_offsets=[0, 4, 8]),
-    lambda header: _first(header).update(data_offsets={"0": 0, "1": 4}),
-    lambda header: _first(header).pop("data_offsets") and None,
-    lambda header: [1, 2],
-    lambda header: 5,
-]

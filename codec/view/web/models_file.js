@@ -127,13 +127,23 @@ function areSizes(numbers) {
 /** The tensors of a file, each of which must be taken exactly once. */
 export class Bundle {
     #tensors;
-    #names;
+    #below = new Map(); // what follows each beginning of names
 
     constructor(tensors) {
         this.#tensors = tensors;
-        this.#names = [...tensors.keys()];
+        for (const name of tensors.keys()) {
+            const [first, second, third] = name.split(".", 3);
+            this.#follows(first, second);
+            this.#follows(`${first}.${second}`, third);
+        }
         /** Products of one image, in all layers that were taken so far. */
         this.multiplyAdds = 0;
+    }
+
+    #follows(prefix, part) {
+        if (part === undefined) return;
+        if (!this.#below.has(prefix)) this.#below.set(prefix, new Set());
+        this.#below.get(prefix).add(part);
     }
 
     /**
@@ -153,10 +163,9 @@ export class Bundle {
         return tensor;
     }
 
-    /** How many numbered layers, or groups of layers, have names below `prefix`. */
+    /** How many layers, or groups of layers, have names below `prefix` (1 or 2 parts of a name). */
     count(prefix) {
-        const below = this.#names.filter((name) => name.startsWith(`${prefix}.`));
-        return new Set(below.map((name) => name.slice(prefix.length + 1).split(".")[0])).size;
+        return this.#below.get(prefix)?.size ?? 0;
     }
 
     /** The layer of a name, made of its four tensors. kind: see Layer. */

@@ -11,7 +11,7 @@ import {
     interpolate,
 } from "./models_file.js";
 import { Packer, padded } from "./models_memory.js";
-import { Lanes, PIXELS, batchesOf, faultOf, withoutZeros } from "./models_messages.js";
+import { Lanes, PIXELS, faultOf, inBatches, withoutZeros } from "./models_messages.js";
 
 const DEQUANTIZED_MAX = 4095;
 const DEQUANTIZER_BITS = 18;
@@ -34,6 +34,7 @@ export class Ladder {
     #packer;
     #qualities = new Map();
     #batch;
+    #tables; // addresses of the CDF table of each level
 
     /** Take all tensors of a bundle. Throws BadModel. */
     constructor(bundle, kernels) {
@@ -66,7 +67,7 @@ export class Ladder {
         if (images < 16) throw badModel("the model needs more memory than there is");
         this.#batch = Math.min(BATCH_IMAGES, images);
         const words = this.cdf.shape[1] * this.cdf.shape[2];
-        this.tables = upTo(1 + this.levels.length, (i) =>
+        this.#tables = upTo(1 + this.levels.length, (i) =>
             kernels.keep(this.cdf.data.subarray(i * words, (i + 1) * words)),
         );
     }
@@ -103,17 +104,10 @@ export class Ladder {
         const widths = this.stages
             .flat()
             .map(({ reduce, spatial }) => Math.max(reduce.outputs, spatial.outputs));
-        const levels = this.levels.map(
-            ({ prior0, dequantizer }) => prior0.outputs + 8 * dequantizer.shape[1],
-        );
-        const { widen, start, dequantizer } = this;
-        const rows =
-            widen.outputs +
-            widen.inputs +
-            3 * Math.max(0, ...widths) +
-            2 * Math.max(0, ...levels) +
-            128;
-        return 2 * (POSITIONS * rows + start[0].outputs + 8 * dequantizer.shape[1] + PIXELS);
+        const levels = this.levels.map((level) => level.prior0.outputs + 8 * latents(level));
+        const { widen, start } = this;
+        const rows = widen.outputs + widen.inputs + 3 * most(widths) + 2 * most(levels) + 128;
+        return 2 * (POSITIONS * rows + start[0].outputs + 8 * latents(this) + PIXELS);
     }
 
     /** Throw RangeError unless streams of this model can have this quality. */
@@ -126,89 +120,53 @@ export class Ladder {
     /** See `Model.decode`. */
     decode(quality, messages, counts) {
         const at = this.#at(quality);
-        const errors = [];
-        const pixels = new Uint8Array(counts.reduce((sum, count) => sum + count, 0) * PIXELS);
-        let done = 0;
-        for (const batch of batchesOf(counts, this.#batch)) {
-            const mark = this.#kernels.mark();
-            try {
-                const some = messages.slice(batch.from, batch.to);
-                errors.push(
-                    ...this.#decodeBatch(
-                        at,
-                        some,
-                        batch,
-                        pixels.subarray(done, done + batch.images * PIXELS),
-                    ),
-                );
-            } finally {
-                this.#kernels.release(mark);
-            }
-            done += batch.images * PIXELS;
-        }
-        return { pixels, errors };
+        return inBatches(this.#kernels, messages, counts, this.#batch, (some, batch, pixels) =>
+            this.#decodeBatch(at, some, batch, pixels),
+        );
     }
 
-    /**
-     * Decode a batch into `pixels`; @returns {(string | null)[]} what is wrong with each message
-     */
+    /** See `inBatches`. at: the structures of a quality. */
     #decodeBatch(at, messages, { group, images: n }, pixels) {
         const kernels = this.#kernels;
-        const symbols =
-            at.means.length +
-            this.levels.reduce((sum, level) => sum + level.dequantizer.shape[1] * POSITIONS, 0);
-        const tooLong = (message) => message.length > 2 * symbols * group + 4;
+        const counts = [at.means.length, ...this.levels.map((level) => POSITIONS * latents(level))];
+        const symbols = counts.reduce((sum, count) => sum + count);
         const whole = messages.map(withoutZeros);
+        const tooLong = whole.map((message) => message.length > 2 * symbols * group + 4);
+        const start = (message) => ({ message, at: 0, state: 0 });
+        const nothing = new Uint8Array();
         const lanes = new Lanes(
             kernels,
-            whole.map((message) => ({
-                message: tooLong(message) ? message.subarray(0, 0) : message,
-                at: 0,
-                state: 0,
-            })),
+            whole.map((message, lane) => start(tooLong[lane] ? nothing : message)),
         );
-        const steps = Math.max(
-            at.means.length,
-            ...this.levels.map((level) => level.dequantizer.shape[1] * POSITIONS),
-        );
-        const [means, rows, codes] = [4, 4, 1].map((bytes) => kernels.take(steps * n * bytes));
+        const size = most(counts) * n;
+        const [means, rows, codes] = [4, 4, 1].map((bytes) => kernels.take(size * bytes));
         const t = kernels.take(n * POSITIONS * padded(this.widen.outputs) * 2);
         const image = kernels.take(n * PIXELS);
-        const symbolsOf = (level, count) => {
-            const table = this.tables[level];
-            kernels.call(
-                "decode_symbols",
-                table,
-                this.cdf.shape[2],
-                count,
-                n,
-                group,
-                rows,
-                lanes.at,
-                lanes.bytes,
-                codes,
-            );
+        const decodeLevel = (i) => {
+            const [table, width] = [this.#tables[i], this.cdf.shape[2]];
+            const [steps, where] = [counts[i], [rows, lanes.at, lanes.bytes, codes]];
+            kernels.call("decode_symbols", table, width, steps, n, group, ...where);
             // The latents take the place of their means.
             const [y, code] = [kernels.i32.subarray(means / 4), kernels.u8.subarray(codes)];
-            for (let i = 0; i < count * n; i++) y[i] += RESIDUALS[code[i]];
+            for (let k = 0; k < steps * n; k++) y[k] += RESIDUALS[code[k]];
         };
         at.means.forEach((mean, k) => {
             kernels.i32.fill(mean, means / 4 + k * n, means / 4 + (k + 1) * n);
             kernels.i32.fill(at.rows[k], rows / 4 + k * n, rows / 4 + (k + 1) * n);
         });
-        symbolsOf(0, at.means.length);
+        decodeLevel(0);
         kernels.call("start", at.start, n, means, t, 0);
         at.stages.forEach(({ address, count }, i) => {
             kernels.call("residuals", address, count, n, t, 0);
             if (i === at.levels.length) return;
             kernels.call("prior", at.levels[i], n, t, means, rows, 0);
-            symbolsOf(i + 1, this.levels[i].dequantizer.shape[1] * POSITIONS);
+            decodeLevel(i + 1);
             kernels.call("merge", at.levels[i], n, means, t, 0);
         });
         kernels.call("unpatches", at.output, n, t, image);
         pixels.set(kernels.u8.subarray(image, image + n * PIXELS));
         return lanes.finish().map((end, lane) => {
-            if (tooLong(whole[lane])) return "a message is longer than any that is valid";
+            if (tooLong[lane]) return "a message is longer than any that is valid";
             return faultOf(
                 end,
                 pixels.subarray(lane * group * PIXELS, (lane + 1) * group * PIXELS),
@@ -275,6 +233,15 @@ export class Ladder {
             output: packer.structure(packer.layer([[this.output, 0, 255]], quality)),
         };
     }
+}
+
+function most(numbers) {
+    return numbers.reduce((largest, each) => Math.max(largest, each), 0);
+}
+
+/** Channels of the latents of a level. */
+function latents({ dequantizer }) {
+    return dequantizer.shape[1];
 }
 
 function upTo(count, make) {

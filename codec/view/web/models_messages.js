@@ -99,22 +99,37 @@ function crc32(bytes) {
 }
 
 /**
- * Messages as batches that a kernel can decode at once: neighbours with the same number of images,
- * the last of a batch perhaps with fewer.
+ * Decode messages in batches: neighbours with the same number of images, the last of a batch
+ * perhaps with fewer, as the kernels want them.
+ * @param {Kernels} kernels
+ * @param {Uint8Array[]} messages
  * @param {number[]} counts images of each message
  * @param {number} most images in a batch, unless one message alone has more
- * @returns {{from: number, to: number, group: number, images: number}[]} messages from..to - 1
+ * @param {(messages: Uint8Array[], batch: {group: number, images: number}, pixels: Uint8Array) =>
+ *     (string | null)[]} decodeBatch fills in the pixels of a batch, and returns what is wrong with
+ *     each message; what it takes of the kernels' memory is given back
+ * @returns {{pixels: Uint8Array, errors: (string | null)[]}}
  */
-export function batchesOf(counts, most) {
-    const batches = [];
-    let last = null;
-    counts.forEach((count, k) => {
-        const full =
-            last &&
-            (counts[k - 1] !== last.group || count > last.group || last.images + count > most);
-        if (!last || full) batches.push((last = { from: k, to: k, group: count, images: 0 }));
-        last.to = k + 1;
-        last.images += count;
-    });
-    return batches;
+export function inBatches(kernels, messages, counts, most, decodeBatch) {
+    const total = counts.reduce((sum, count) => sum + count, 0);
+    const pixels = new Uint8Array(total * PIXELS);
+    const errors = [];
+    let done = 0;
+    for (let from = 0, to; from < counts.length; from = to) {
+        const group = counts[from];
+        let images = group;
+        for (to = from + 1; to < counts.length; images += counts[to++]) {
+            const full = counts[to - 1] !== group || images + counts[to] > most;
+            if (full || counts[to] > group) break;
+        }
+        const some = pixels.subarray(done * PIXELS, (done + images) * PIXELS);
+        const mark = kernels.mark();
+        try {
+            errors.push(...decodeBatch(messages.slice(from, to), { group, images }, some));
+        } finally {
+            kernels.release(mark);
+        }
+        done += images;
+    }
+    return { pixels, errors };
 }

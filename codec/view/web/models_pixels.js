@@ -3,9 +3,9 @@
  * codec/model/{pixels,pixels_native}.py. FORMAT.md 8. One call of a kernel decodes all pixels of a
  * batch; what comes before them in a message is read here.
  */
-import { ACTIVATION_MAX, badModel, checkRange } from "./models_file.js";
+import { ACTIVATION_MAX, badModel, checkRange, range } from "./models_file.js";
 import { Packer, padded } from "./models_memory.js";
-import { Decoder, Lanes, PIXELS, batchesOf, faultOf, withoutZeros } from "./models_messages.js";
+import { Decoder, Lanes, PIXELS, faultOf, inBatches, withoutZeros } from "./models_messages.js";
 
 const WINDOW = 84; // pixels that are inputs as they are
 const NEIGHBOURS = 12; // whose values have embeddings
@@ -49,15 +49,11 @@ export class Pixels {
         const palettes = value.palette.shape[0];
         const freq = bundle.pop("palette.freq", [palettes]).data;
         const costs = bundle.pop("palette.costs.table", [palettes, 256]).data;
-        this.#paletteCdf = freq.reduce((cdf, each) => [...cdf, cdf[cdf.length - 1] + each], [0]);
-        if (
-            palettes > MAX_PALETTES ||
-            freq.some((each) => each < 1) ||
-            this.#paletteCdf[palettes] !== TOTAL
-        ) {
-            throw badModel(
-                `palette.freq of ${palettes} palettes: wanted at most 256, of sum 2**16, no zeros`,
-            );
+        this.#paletteCdf = new Float64Array(palettes + 1);
+        freq.forEach((each, i) => (this.#paletteCdf[i + 1] = this.#paletteCdf[i] + each));
+        const complete = this.#paletteCdf[palettes] === TOTAL && range(freq)[0] >= 1;
+        if (palettes > MAX_PALETTES || !complete) {
+            throw badModel("palette.freq: wanted at most 256 palettes, of sum 2**16, no zeros");
         }
         checkRange("palette.costs.table", costs, 0, MAX_PALETTE_COST);
         bundle.finish();
@@ -77,27 +73,12 @@ export class Pixels {
 
     /** See `Model.decode`. All qualities are decoded alike. */
     decode(quality, messages, counts) {
-        const errors = [];
-        const pixels = new Uint8Array(counts.reduce((sum, count) => sum + count, 0) * PIXELS);
-        let done = 0;
-        for (const batch of batchesOf(counts, this.#batch)) {
-            const mark = this.#kernels.mark();
-            const some = pixels.subarray(done, done + batch.images * PIXELS);
-            try {
-                errors.push(
-                    ...this.#decodeBatch(messages.slice(batch.from, batch.to), batch, some),
-                );
-            } finally {
-                this.#kernels.release(mark);
-            }
-            done += batch.images * PIXELS;
-        }
-        return { pixels, errors };
+        return inBatches(this.#kernels, messages, counts, this.#batch, (some, batch, pixels) =>
+            this.#decodeBatch(some, batch, pixels),
+        );
     }
 
-    /**
-     * Decode a batch into `pixels`; @returns {(string | null)[]} what is wrong with each message
-     */
+    /** See `inBatches`. */
     #decodeBatch(messages, { group, images: n }, pixels) {
         const kernels = this.#kernels;
         const heads = messages.map((message, k) =>
