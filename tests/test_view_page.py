@@ -30,7 +30,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import codec
-from codec.cli import app
+from codec.cli.app import app
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="no selenium: pip install selenium", exc_type=ImportError

@@ -1,8 +1,8 @@
 // Originals beside what was decoded: errors as pictures and in numbers.
 //
 // An error is decoded - original, -255 .. 255, shown by its colour: black is none, amber is
-// brighter than the original, blue darker.  PSNR is 10 log10(255^2 / MSE), that of all images from their
-// common MSE.
+// brighter than the original, blue darker.  PSNR is 10 log10(255^2 / MSE), that of all images from
+// their common MSE.
 
 import { IMAGE } from "./page_pool.js";
 import { isolated, written } from "./page_text.js";

@@ -336,7 +336,7 @@ export class Grid {
             const to = this.current + step;
             // up and down stay in their column: no step beyond the first or last line
             const beyond = /^Arrow(Up|Down)/.test(event.key) && (to < 0 || to >= this.count);
-            if (this.current < 0 && step !== this.count) this.go(this.firstInSight());
+            if (this.current < 0 && Math.abs(step) !== this.count) this.go(this.firstInSight());
             else if (!beyond) this.go(to);
         } else if (event.key === "Enter" || event.key === " ") {
             if (this.current < 0) this.go(this.firstInSight());
