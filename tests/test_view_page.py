@@ -18,6 +18,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +38,7 @@ webdriver = pytest.importorskip(
     "selenium.webdriver", reason="no selenium: pip install selenium", exc_type=ImportError
 )
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
@@ -560,6 +563,21 @@ def test_several_streams_and_colours(page: Page, make: Make) -> None:
     page.find("#theme").click()
 
 
+def test_a_served_stream_is_read_from_the_server(page: Page) -> None:
+    path = TESTS / "golden/mnist-1940d17a-parts40.aez"
+    command = [sys.executable, "-m", "codec", "view", str(path), "--serve", "--no-open"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS.parent)
+    try:
+        line = server.stdout.readline() if server.stdout else ""
+        page.driver.get(re.findall(r"http://\S+/", line)[0])
+        page.wait("await aez.ready; return true")
+        assert page.complete()["problem"] is None
+        assert sha256(page.pixels(0, 40)[0]) == GOLDEN[path.name]["pixels_sha256"]
+    finally:
+        server.terminate()
+        server.communicate()
+
+
 @pytest.mark.parametrize("width", [320, 700, 1280])
 def test_nothing_sticks_out_at_any_width(width: int, page: Page, plain: Path) -> None:
     page.size(width, 640, 2)
@@ -668,6 +686,42 @@ def test_sixty_thousand_images_scroll(page: Page, make: Make, sixty_thousand: Pa
     print(json.dumps(report, indent=1))
     expected = codec.open(sixty_thousand)[[59_999]]
     assert (page.pixels(59_999, 60_000)[0] == expected).all()
+
+
+def test_a_grid_higher_than_browsers_allow_scrolls(
+    page: Page, make: Make, sixty_thousand: Path
+) -> None:
+    """60,000 rows of more than 300 pixels: every one is reached, and a wheel moves by its steps."""
+    page.size(320, 640)
+    page.open(make(sixty_thousand)).complete()
+    for _ in range(6):
+        page.find("#larger").click()
+    page.complete()
+    place = """
+        const grid = document.getElementById("grid").getBoundingClientRect();
+        const rows = [...document.querySelectorAll(".row")];
+        const row = rows.find((row) => row.ariaRowIndex === String(args[0]));
+        const box = row && row.getBoundingClientRect();
+        return box && [box.top - grid.top, grid.bottom - box.bottom];
+    """
+    assert page.run("return document.getElementById('grid').ariaRowCount") == "60000"
+    assert page.run("return document.getElementById('grid').scrollHeight") < 5e6
+    top = page.run(place, 1)[0]
+    wheel = ScrollOrigin.from_element(page.find("#grid"))
+    ActionChains(page.driver).scroll_from_origin(wheel, 0, 100).perform()
+    time.sleep(0.2)
+    assert page.run(place, 1)[0] == pytest.approx(top - 100, abs=1)
+    page.run("document.getElementById('grid').focus()")
+    page.press(Keys.END)
+    page.complete()
+    assert min(page.run(place, 60_000)) >= 0
+    page.press(Keys.ARROW_UP, Keys.ARROW_UP)
+    page.complete()
+    assert min(page.run(place, 59_998)) >= -1
+    page.run("const g = document.getElementById('grid'); g.scrollTop = g.scrollHeight / 2")
+    page.complete()
+    middle = page.run("return [...document.querySelectorAll('.row')].map((r) => r.ariaRowIndex)")
+    assert all(abs(int(row) - 30_000) < 100 for row in middle)
 
 
 def resident_bytes() -> int:

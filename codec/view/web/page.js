@@ -172,6 +172,7 @@ function start() {
         pool.background = () => comparison.another();
     }
     byId("query").value = "";
+    byId("query").hidden = info.length < 2;
     for (const id of ["label", "model", "quality"]) fill(byId(id), []);
     fillOrders();
     if (!isZoomed) grid.zoom = comparison ? 2 : FEW.find(([count]) => info.length <= count)[1];
