@@ -32,7 +32,8 @@ let remarks = []; // about dropped files
 let damageTold = 0; // places
 let isZoomed = false; // by hand
 let visibleMs = 0;
-let painting = 0;
+let painting = 0; // the frame that is asked for
+let isStale = false; // all that is drawn
 let ready = Promise.resolve();
 
 // what there is to show
@@ -88,12 +89,14 @@ const source = {
 const grid = new Grid(byId("grid"), source);
 const one = new One(source, grid);
 
-/** Draw what has come, at the next frame. */
+/** Draw what has come, at the next frame.  all: captions, too. */
 function changed(all = false) {
+    isStale ||= all;
     painting ||= requestAnimationFrame(() => {
         painting = 0;
         if (!shown) return;
-        grid.refresh(all || Boolean(comparison));
+        grid.refresh(isStale || Boolean(comparison));
+        isStale = false;
         one.refresh();
         if (damageTold !== shown.pool.damage.length) tellNotes();
         if (!visibleMs && grid.complete) visibleMs = performance.now();
@@ -175,7 +178,10 @@ function start() {
     byId("query").hidden = info.length < 2;
     for (const id of ["label", "model", "quality"]) fill(byId(id), []);
     fillOrders();
-    if (!isZoomed) grid.zoom = comparison ? 2 : FEW.find(([count]) => info.length <= count)[1];
+    if (!isZoomed) {
+        const three = window.innerWidth < 500 ? 3 : 2;
+        grid.zoom = comparison ? three : FEW.find(([count]) => info.length <= count)[1];
+    }
     grid.show(null, info.length);
     const asked = /^#(\d+)$/.exec(location.hash);
     if (asked && Number(asked[1]) < info.length) {
