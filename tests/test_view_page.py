@@ -18,6 +18,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,12 +32,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import codec
-from codec.cli import app
+from codec.cli.app import app
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="no selenium: pip install selenium", exc_type=ImportError
 )
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
@@ -125,6 +128,12 @@ class Page:
 
     def press(self, *keys: str) -> None:
         ActionChains(self.driver).send_keys(*keys).perform()
+
+    def click_first(self) -> None:
+        """Click the first image.  By its place: elements of the grid come and go."""
+        grid = self.find("#grid")
+        x, y = 30 - grid.size["width"] // 2, 30 - grid.size["height"] // 2
+        ActionChains(self.driver).move_to_element_with_offset(grid, x, y).click().perform()
 
     def choose(self, selector: str, value: str) -> None:
         self.run(
@@ -254,7 +263,7 @@ def test_what_is_drawn_and_saved_is_exact(page: Page, plain: Path, driver: Any) 
         const { data } = canvas.getContext("2d").getImageData(0, 0, 28, 28);
         return [...data];
     """
-    page.find(".cell").click()
+    page.click_first()
     page.run("document.getElementById('one').close(); document.getElementById('grid').focus()")
     page.press(Keys.HOME, Keys.ENTER)
     for selector in (".row canvas", "#pictures canvas"):
@@ -353,7 +362,7 @@ def test_names_that_are_scripts_are_shown_as_text(page: Page, make: Make, tmp_pa
     stream = codec.compress(drawn(len(NAMES)), names=NAMES, labels=labels, effort=1)
     path = written(tmp_path / "<b>names<script>.aez", stream)
     page.open(make(path)).complete()
-    page.find(".cell").click()
+    page.click_first()
     for k, name in enumerate(NAMES):
         page.run("document.getElementById('one').close(); document.getElementById('grid').focus()")
         page.press(Keys.HOME, *[Keys.ARROW_RIGHT] * k, Keys.ENTER)
@@ -394,7 +403,7 @@ def test_filters_search_and_order(page: Page, make: Make, tmp_path: Path) -> Non
     page.find("#query").send_keys(Keys.SPACE, Keys.BACKSPACE)
     page.wait("return aez.state.shown === 60")
     page.choose("#sort", "bytes")
-    page.find(".cell").click()
+    page.click_first()
     page.press(Keys.ESCAPE)
     sizes = []
     page.press(Keys.HOME)
@@ -440,7 +449,7 @@ def test_keys_move_and_open(page: Page, plain: Path) -> None:
 
 def test_the_value_under_the_pointer_is_exact(page: Page, plain: Path) -> None:
     page.open(plain).complete()
-    page.find(".cell").click()
+    page.click_first()
     canvas = page.find("#pictures canvas")
     page.wait("return !document.getElementById('save').disabled")
     size = canvas.size["width"] / 28
@@ -554,13 +563,28 @@ def test_several_streams_and_colours(page: Page, make: Make) -> None:
     page.find("#theme").click()
 
 
+def test_a_served_stream_is_read_from_the_server(page: Page) -> None:
+    path = TESTS / "golden/mnist-1940d17a-parts40.aez"
+    command = [sys.executable, "-m", "codec", "view", str(path), "--serve", "--no-open"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS.parent)
+    try:
+        line = server.stdout.readline() if server.stdout else ""
+        page.driver.get(re.findall(r"http://\S+/", line)[0])
+        page.wait("await aez.ready; return true")
+        assert page.complete()["problem"] is None
+        assert sha256(page.pixels(0, 40)[0]) == GOLDEN[path.name]["pixels_sha256"]
+    finally:
+        server.terminate()
+        server.communicate()
+
+
 @pytest.mark.parametrize("width", [320, 700, 1280])
 def test_nothing_sticks_out_at_any_width(width: int, page: Page, plain: Path) -> None:
     page.size(width, 640, 2)
     page.open(plain).complete()
     wide = "return document.documentElement.scrollWidth"
     assert page.run(wide) <= width
-    page.find(".cell").click()
+    page.click_first()
     page.wait("return document.getElementById('one').open")
     assert page.run(wide) <= width
     box = page.run("return document.getElementById('one').getBoundingClientRect().toJSON()")
@@ -662,6 +686,42 @@ def test_sixty_thousand_images_scroll(page: Page, make: Make, sixty_thousand: Pa
     print(json.dumps(report, indent=1))
     expected = codec.open(sixty_thousand)[[59_999]]
     assert (page.pixels(59_999, 60_000)[0] == expected).all()
+
+
+def test_a_grid_higher_than_browsers_allow_scrolls(
+    page: Page, make: Make, sixty_thousand: Path
+) -> None:
+    """60,000 rows of more than 300 pixels: every one is reached, and a wheel moves by its steps."""
+    page.size(320, 640)
+    page.open(make(sixty_thousand)).complete()
+    for _ in range(6):
+        page.find("#larger").click()
+    page.complete()
+    place = """
+        const grid = document.getElementById("grid").getBoundingClientRect();
+        const rows = [...document.querySelectorAll(".row")];
+        const row = rows.find((row) => row.ariaRowIndex === String(args[0]));
+        const box = row && row.getBoundingClientRect();
+        return box && [box.top - grid.top, grid.bottom - box.bottom];
+    """
+    assert page.run("return document.getElementById('grid').ariaRowCount") == "60000"
+    assert page.run("return document.getElementById('grid').scrollHeight") < 5e6
+    top = page.run(place, 1)[0]
+    wheel = ScrollOrigin.from_element(page.find("#grid"))
+    ActionChains(page.driver).scroll_from_origin(wheel, 0, 100).perform()
+    time.sleep(0.2)
+    assert page.run(place, 1)[0] == pytest.approx(top - 100, abs=1)
+    page.run("document.getElementById('grid').focus()")
+    page.press(Keys.END)
+    page.complete()
+    assert min(page.run(place, 60_000)) >= 0
+    page.press(Keys.ARROW_UP, Keys.ARROW_UP)
+    page.complete()
+    assert min(page.run(place, 59_998)) >= -1
+    page.run("const g = document.getElementById('grid'); g.scrollTop = g.scrollHeight / 2")
+    page.complete()
+    middle = page.run("return [...document.querySelectorAll('.row')].map((r) => r.ariaRowIndex)")
+    assert all(abs(int(row) - 30_000) < 100 for row in middle)
 
 
 def resident_bytes() -> int:

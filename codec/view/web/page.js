@@ -12,6 +12,7 @@ import { byteText, described, Facts } from "./page_facts.js";
 import { GREY, Grid } from "./page_grid.js";
 import { Comparison, decibels } from "./page_compare.js";
 import { One } from "./page_one.js";
+import { startTheme } from "./page_theme.js";
 
 const CHUNK = 4096; // images whose facts are asked for at once
 const IN_MEMORY = 16e6; // bytes; larger files stay where they are, and workers read parts of them
@@ -31,7 +32,8 @@ let remarks = []; // about dropped files
 let damageTold = 0; // places
 let isZoomed = false; // by hand
 let visibleMs = 0;
-let painting = 0;
+let painting = 0; // the frame that is asked for
+let isStale = false; // all that is drawn
 let ready = Promise.resolve();
 
 // what there is to show
@@ -87,12 +89,14 @@ const source = {
 const grid = new Grid(byId("grid"), source);
 const one = new One(source, grid);
 
-/** Draw what has come, at the next frame. */
+/** Draw what has come, at the next frame.  all: captions, too. */
 function changed(all = false) {
+    isStale ||= all;
     painting ||= requestAnimationFrame(() => {
         painting = 0;
         if (!shown) return;
-        grid.refresh(all || Boolean(comparison));
+        grid.refresh(isStale || Boolean(comparison));
+        isStale = false;
         one.refresh();
         if (damageTold !== shown.pool.damage.length) tellNotes();
         if (!visibleMs && grid.complete) visibleMs = performance.now();
@@ -143,7 +147,7 @@ async function openStream(stream) {
         if (opening !== mine) return;
         comparison = null;
         pool = mine.pool = new Pool(script, changed);
-        const count = Math.min(2, Math.max(1, (navigator.hardwareConcurrency || 2) - 1));
+        const count = Math.min(2, navigator.hardwareConcurrency || 1);
         const info = await pool.open({ source: opened, models, wasm }, count);
         if (opening !== mine) return pool.end();
         shown = Object.assign(mine, { size, info, facts: new Facts(info.length) });
@@ -171,9 +175,13 @@ function start() {
         pool.background = () => comparison.another();
     }
     byId("query").value = "";
+    byId("query").hidden = info.length < 2;
     for (const id of ["label", "model", "quality"]) fill(byId(id), []);
     fillOrders();
-    if (!isZoomed) grid.zoom = comparison ? 2 : FEW.find(([count]) => info.length <= count)[1];
+    if (!isZoomed) {
+        const three = window.innerWidth < 500 ? 3 : 2;
+        grid.zoom = comparison ? three : FEW.find(([count]) => info.length <= count)[1];
+    }
     grid.show(null, info.length);
     const asked = /^#(\d+)$/.exec(location.hash);
     if (asked && Number(asked[1]) < info.length) {
@@ -214,7 +222,7 @@ function rank() {
 
 const wish = () => Object.fromEntries(
     ["query", "label", "model", "quality", "sort"].map((id) => [id, byId(id).value]));
-const isFiltered = () => Object.entries(wish()).some(([id, value]) => value && value !== "number");
+const isFiltered = () => Object.values(wish()).some((value) => value && value !== "number");
 
 function fillOrders() {
     const { facts } = shown;
@@ -259,12 +267,13 @@ function tellStatus() {
         if (size && info.length > 1) parts.push(`${written(size / info.length, 1)} bytes each`);
         if (grid.order && grid.count < info.length) parts.push(`${written(grid.count)} shown`);
         if (facts.known < info.length) parts.push(`${written(facts.known)} read`);
-        const absent = [...pool.errors.values()].filter(({ kind }) => kind === "ModelNotFound").length;
+        const absent = pool.absent;
         const damaged = pool.errors.size - absent;
         if (damaged) parts.push(`${written(damaged)} damaged`);
         if (absent) parts.push(`${written(absent)} without a model`);
         if (comparison) parts.push(comparison.summary());
-        if (grid.current >= 0 && grid.count) parts.push(`image ${written(grid.number(grid.current))}`);
+        const { current } = grid;
+        if (current >= 0 && grid.count) parts.push(`image ${written(grid.number(current))}`);
     }
     const text = parts.filter(Boolean).join(" \u00b7 ");
     if (byId("status").textContent !== text) byId("status").textContent = text;
@@ -282,15 +291,17 @@ function tellNotes() {
     if (config.note) note(visible(config.note));
     if (problem) note(problem.kind ? "This stream cannot be shown. " : "", told(problem));
     for (const text of remarks) note(text);
-    const needed = problem && problem.modelHash ? [{ hash: problem.modelHash, present: false }] : [];
-    const info = shown ? shown.info : { models: needed, length: 1 };
+    const needed = problem && problem.modelHash;
+    const info = shown ? shown.info
+        : { models: needed ? [{ hash: needed, present: false }] : [], length: 1 };
     const damage = shown ? shown.pool.damage : [];
     damageTold = damage.length;
     for (const model of info.models.filter(({ present }) => !present)) {
         const file = `${model.name || "NAME"}-${model.hash.slice(0, 8)}.safetensors`;
         const choose = element("button", { type: "button" }, "choose it");
         choose.onclick = () => byId("files").click();
-        note("The model ", model.name ? isolated(`${model.name} `) : "", element("code", {}, model.hash),
+        const name = model.name ? isolated(`${model.name} `) : "";
+        note("The model ", name, element("code", {}, model.hash),
             " is not in this page. To see the images that need it, drop its file (",
             isolated(file), ") onto the page, or ", choose, ".");
     }
@@ -356,27 +367,7 @@ function choose(number) {
 
 // controls
 
-const THEMES = { "": "as the system", dark: "dark", light: "light" };
-
-function setTheme(theme) {
-    document.documentElement.dataset.theme = theme;
-    byId("theme").setAttribute("aria-label", `Colours: ${THEMES[theme]}`);
-    byId("theme").title = `Colours: ${THEMES[theme]}`;
-    try {
-        localStorage.setItem("aez-theme", theme);
-    } catch { /* a page of its own origin has no storage */ }
-}
-
-let saved = "";
-try {
-    saved = localStorage.getItem("aez-theme") || "";
-} catch { /* the same */ }
-setTheme(saved in THEMES ? saved : "");
-byId("theme").onclick = () => {
-    const names = Object.keys(THEMES);
-    const at = names.indexOf(document.documentElement.dataset.theme);
-    setTheme(names[(at + 1) % names.length]);
-};
+startTheme(byId("theme"));
 byId("add").onclick = () => byId("files").click();
 byId("files").onchange = (event) => {
     take([...event.target.files]);
@@ -439,8 +430,8 @@ window.aez = {
         const numbers = Array.from({ length: to - from }, (_, k) => from + k);
         const pixels = new Uint8Array(numbers.length * IMAGE);
         const errors = numbers.map(() => null);
-        const { parts } = numbers.length ? await shown.pool.call("images", { numbers }) : { parts: [] };
-        for (const part of parts) {
+        const found = numbers.length ? await shown.pool.call("images", { numbers }) : { parts: [] };
+        for (const part of found.parts) {
             pixels.set(part.pixels, (part.from - from) * IMAGE);
             for (const [number, error] of part.failed) errors[number - from] = error;
         }
@@ -456,7 +447,7 @@ window.aez = {
             decoded: shown ? shown.pool.decoded : 0,
             damaged: shown ? shown.pool.errors.size : 0,
             missing: shown ? shown.info.models.filter(({ present }) => !present) : [],
-            complete: grid.complete,
+            complete: Boolean(shown) && grid.complete,
             visibleMs,
             problem,
         };

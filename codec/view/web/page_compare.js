@@ -1,8 +1,8 @@
 // Originals beside what was decoded: errors as pictures and in numbers.
 //
-// An error is decoded - original, -255 .. 255, shown by its colour: black is none, amber is brighter
-// than the original, blue darker.  PSNR is 10 log10(255^2 / MSE), that of all images from their
-// common MSE.
+// An error is decoded - original, -255 .. 255, shown by its colour: black is none, amber is
+// brighter than the original, blue darker.  PSNR is 10 log10(255^2 / MSE), that of all images from
+// their common MSE.
 
 import { IMAGE } from "./page_pool.js";
 import { isolated, written } from "./page_text.js";
@@ -107,9 +107,11 @@ export class Comparison {
             if (this.largest[number] > largest) largest = this.largest[number];
         }
         const count = this.numbers.length;
-        const some = this.done < count ? `${written(this.done)} of ${written(count)} compared \u00b7 ` : "";
+        const some = this.done < count
+            ? `${written(this.done)} of ${written(count)} compared \u00b7 ` : "";
         return `${some}PSNR ${decibels(psnr(this.sse, this.done * IMAGE))} \u00b7 worst ` +
-            `${decibels(this.psnr[worst])} (image ${written(worst)}) \u00b7 largest error ${largest}`;
+            `${decibels(this.psnr[worst])} (image ${written(worst)}) \u00b7 ` +
+            `largest error ${largest}`;
     }
 
     /** What is told of an image: [name, text][]. */

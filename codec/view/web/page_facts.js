@@ -98,8 +98,8 @@ export class Facts {
             ["", all],
             ...[...counts].map(([name, count]) => [name, `${name} (${written(count)})`]),
         ];
-        const label = this.sortedLabels().slice(0, MAX_LISTED)
-            .map((place) => [String(place), `${this.labels[place - 1]} (${written(labels[place])})`]);
+        const label = this.sortedLabels().slice(0, MAX_LISTED).map((place) => (
+            [String(place), `${this.labels[place - 1]} (${written(labels[place])})`]));
         const quality = listed(qualities, "Every quality");
         if (quality.length === 2) quality.pop();
         if (damaged) quality.push(["damaged", `damaged (${written(damaged)})`]);

@@ -64,7 +64,8 @@ export class Grid {
         this.rows = new Map();
         this.layer = element("div", { class: "layer", role: "presentation" });
         this.ring = element("div", { class: "ring", "aria-hidden": "true" });
-        this.space = element("div", { class: "space", role: "presentation" }, this.layer, this.ring);
+        this.space = element("div", { class: "space", role: "presentation" });
+        this.space.append(this.layer, this.ring);
         root.replaceChildren(this.space);
         root.addEventListener("scroll", () => this.scrolled(), { passive: true });
         root.addEventListener("wheel", (event) => this.wheeled(event), { passive: false });
@@ -115,7 +116,8 @@ export class Grid {
         const factor = Math.max(1, Math.min(
             Math.round(this.zoom * dpr), Math.floor(space / this.tile)));
         this.gap = panels > 1 ? 5 : factor < 2 * dpr + 1 ? 2 : 1;
-        this.columns = Math.max(1, Math.floor((space / factor + this.gap) / (this.tile + this.gap)));
+        const fit = Math.floor((space / factor + this.gap) / (this.tile + this.gap));
+        this.columns = Math.max(1, fit);
         this.px = factor / dpr; // CSS pixels of an image's pixel
         this.captioned = this.tile * this.px >= CAPTION_FROM;
         this.picture = SIDE * this.px;
@@ -229,11 +231,12 @@ export class Grid {
         row.image = row.canvas.getContext("2d").createImageData(width, SIDE);
         row.words = new Uint32Array(row.image.data.buffer);
         this.draw(row);
+        this.label(row);
         return row;
     }
 
     draw(row) {
-        row.missing = false;
+        row.missing = row.failed = false;
         const width = row.image.width;
         for (let position = row.from; position < row.to; position++) {
             const number = this.number(position);
@@ -242,10 +245,10 @@ export class Grid {
                 const panel = this.source.panel(number, k);
                 paintPanel(row.words, width, x, panel);
                 if (!panel) row.missing = true;
+                else if (!panel.values) row.failed = true;
             }
         }
         row.canvas.getContext("2d").putImageData(row.image, 0, 0);
-        this.label(row);
     }
 
     /** The cells of a row: those with a caption, or only the current one. */
@@ -274,7 +277,11 @@ export class Grid {
 
     /** Images have come, or facts: draw what was missing.  all: everything. */
     refresh(all = false) {
-        for (const row of this.rows.values()) if (row.missing || all) this.draw(row);
+        for (const row of this.rows.values()) {
+            if (!row.missing && !all) continue;
+            this.draw(row);
+            if (all || row.failed) this.label(row);
+        }
     }
 
     /** Whether all images in sight are there. */
@@ -329,7 +336,7 @@ export class Grid {
             const to = this.current + step;
             // up and down stay in their column: no step beyond the first or last line
             const beyond = /^Arrow(Up|Down)/.test(event.key) && (to < 0 || to >= this.count);
-            if (this.current < 0) this.go(step === this.count ? this.count - 1 : this.firstInSight());
+            if (this.current < 0 && Math.abs(step) !== this.count) this.go(this.firstInSight());
             else if (!beyond) this.go(to);
         } else if (event.key === "Enter" || event.key === " ") {
             if (this.current < 0) this.go(this.firstInSight());

@@ -8,6 +8,9 @@ import { element, isolated, told, written } from "./page_text.js";
 const SIDE = 28;
 const MAX_ZOOM = 16;
 const SHOWN = { original: "Original", decoded: "Decoded", error: "Error" };
+const STEPS = {
+    ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],
+};
 const byId = (id) => document.getElementById(id);
 
 /** A file name for an image: the last part of its name, without what file systems dislike. */
@@ -59,8 +62,7 @@ export class One {
     }
 
     key(event) {
-        const [x, y] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
-            [event.key] || [0, 0];
+        const [x, y] = STEPS[event.key] || [0, 0];
         if (!x && !y || event.ctrlKey || event.altKey || event.metaKey) return;
         event.preventDefault();
         if (event.shiftKey) {
@@ -88,7 +90,8 @@ export class One {
         if (fact.bytes !== null) facts.push(["Size", byteText(fact.bytes)]);
         if (coding) facts.push(["Coding", qualityOf(coding)]);
         if (coding && coding.model) {
-            facts.push(["Model", isolated(coding.modelName || "unknown"), element("code", {}, coding.model)]);
+            const hash = element("code", {}, coding.model);
+            facts.push(["Model", isolated(coding.modelName || "unknown"), hash]);
         }
         facts.push(...source.notes(number));
         if (error) facts.push(["Damaged", told(error)]);
@@ -104,9 +107,9 @@ export class One {
         const canvas = element("canvas", { width: SIDE, height: SIDE });
         const context = canvas.getContext("2d");
         const image = context.createImageData(SIDE, SIDE);
-        const words = new Uint32Array(image.data.buffer);
+        const colours = new Uint32Array(image.data.buffer);
         const panel = this.source.panel(this.number, k);
-        paintPanel(words, SIDE, 0, panel);
+        paintPanel(colours, SIDE, 0, panel);
         context.putImageData(image, 0, 0);
         const { clientWidth, clientHeight } = document.documentElement;
         const dpr = window.devicePixelRatio || 1;
@@ -117,7 +120,8 @@ export class One {
         canvas.style.width = canvas.style.height = size;
         const title = SHOWN[this.source.titles[k]];
         canvas.setAttribute("role", "img");
-        canvas.setAttribute("aria-label", `${title || "Image"} ${written(this.number)}, 28 by 28 pixels`);
+        const words = `${title || "Image"} ${written(this.number)}, 28 by 28 pixels`;
+        canvas.setAttribute("aria-label", words);
         const cross = element("div", { class: "cross", hidden: "" });
         cross.style.width = cross.style.height = `${factor}px`;
         const frame = element("div", { class: "frame" }, canvas, cross);

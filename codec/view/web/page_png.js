@@ -1,7 +1,7 @@
 // PNG files of single images: 8-bit grey, exact.
 //
-// Not by canvas.toBlob: it writes four channels, and browsers that fight fingerprints change what is
-// read back from a canvas.  784 bytes need no compression, so deflate's stored blocks do.
+// Not by canvas.toBlob: it writes four channels, and browsers that fight fingerprints change what
+// is read back from a canvas.  784 bytes need no compression, so deflate's stored blocks do.
 
 const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
     for (let k = 0; k < 8; k++) n = n & 1 ? (n >>> 1) ^ 0xedb88320 : n >>> 1;

@@ -72,7 +72,8 @@ export class Pool {
             else resolve(data.answer);
         };
         worker.onerror = (event) => {
-            const error = { kind: "", message: `the decoder stopped: ${event.message || "no reason"}` };
+            const message = `the decoder stopped: ${event.message || "no reason"}`;
+            const error = { kind: "", message };
             for (const [, reject] of worker.calls.values()) reject(error);
             worker.calls.clear();
         };
@@ -119,6 +120,13 @@ export class Pool {
         if (slot < 0) return null;
         const start = (slot % SLAB) * IMAGE;
         return this.slabs[Math.floor(slot / SLAB)].subarray(start, start + IMAGE);
+    }
+
+    /** How many images have not the model that they need. */
+    get absent() {
+        let count = 0;
+        for (const { kind } of this.errors.values()) count += kind === "ModelNotFound";
+        return count;
     }
 
     missing(number) {

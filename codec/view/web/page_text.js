@@ -33,10 +33,8 @@ export async function blobBytes(element) {
     return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-const UNSEEN = new RegExp(
-    "[\\u0000-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180e\\u200b-\\u200f" +
-    "\\u2028-\\u202e\\u2060-\\u206f\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff9-\\ufffb" +
-    "\\u{e0000}-\\u{e0fff}]|\\p{Cs}", "gu");
+// controls, formats (directions, joiners), lone surrogates, separators, and letters without a shape
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0]/gu;
 
 /**
  * A text with what is invisible, or would turn its direction, written out: `<U+202E>` with angle
@@ -45,18 +43,21 @@ const UNSEEN = new RegExp(
  * @returns {string}
  */
 export function visible(text) {
+    if (/^[ -~]*$/.test(text)) return text;
     return text.replace(UNSEEN, (found) => {
         const code = found.codePointAt(0).toString(16).toUpperCase();
         return `\u2039U+${code.padStart(4, "0")}\u203a`;
     });
 }
 
-/** `1,234`; with `digits` after the point.  @param {number} value @returns {string} */
+const FORMATS = [0, 1].map((digits) => new Intl.NumberFormat("en", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+})); // made once: a thousand captions are written while one scrolls
+
+/** `1,234`; with 0 or 1 digits after the point.  @param {number} value @returns {string} */
 export function written(value, digits = 0) {
-    return value.toLocaleString("en", {
-        minimumFractionDigits: digits,
-        maximumFractionDigits: digits,
-    });
+    return FORMATS[digits].format(value);
 }
 
 /** `1 image`, `1,234 images`.  @param {number} count @param {string} noun @returns {string} */

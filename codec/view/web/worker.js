@@ -1,11 +1,11 @@
 // The page's worker: it owns one opened stream and answers questions about it.
 //
 //     {id, task: "open", source, models, wasm}  ->  {id, answer: what the stream is}
-//     {id, task: "images", numbers}             ->  {id, answer: pixels and errors of at least these}
+//     {id, task: "images", numbers}             ->  {id, answer: parts that have at least these}
 //     {id, task: "facts", from, to}             ->  {id, answer: names, labels, bytes, codings}
 //     {id, task: "model", bytes}                ->  {id, answer: the stream's models}
 //
-// A failure is answered {id, error: {kind, message, modelHash}}.  Arrays of numbers are transferred.
+// A failure is answered {id, error: {kind, message, modelHash}}.  Pixels are transferred.
 
 import { open } from "./aez.js";
 import { supported } from "./kernels.js";
@@ -73,7 +73,8 @@ async function facts({ from, to }) {
         return places.get(key);
     });
     const named = names && names.some((name) => name);
-    return { names: named ? names : null, labels, bytes, coding, codings, faults, damage: damage() };
+    const found = { names: named ? names : null, labels, bytes, coding, codings, faults };
+    return { ...found, damage: damage() };
 }
 
 const TASKS = {
