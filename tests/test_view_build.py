@@ -120,6 +120,17 @@ def test_modules_become_one_script(tmp_path: Path) -> None:
     assert output_of(script) == "7 2 3 [AsyncFunction: many] 7 7 [ 7 ]\n"
 
 
+def test_one_statement_can_export_several_names(tmp_path: Path) -> None:
+    script = joined(
+        tmp_path,
+        a='import { one, two, three, f } from "./b.js";\nconsole.log(one, two, three, f(1));\n',
+        b='export const one = [1, 2].length, two = ", four = (4",\n    three = { x: 3, y: 4 }.x;\n'
+        "export const f = (a, b = 2, [c] = [3]) => {\n    const d = 1, e = 2;\n"
+        "    return a + b + c + d + e;\n};\n",
+    )
+    assert output_of(script) == "2 , four = (4 3 9\n"
+
+
 def test_texts_over_lines_are_not_touched(tmp_path: Path) -> None:
     text = "const text = `first\n    // no comment\n  /* none */\n\nlast`;\n"
     script = joined(tmp_path, a=f"// One.\n{text}// Two.\nconsole.log(JSON.stringify(text));\n")
@@ -152,6 +163,7 @@ def test_a_script_does_not_end_the_element_it_stands_in(tmp_path: Path) -> None:
         ('import b from "./b.js";', "import b"),
         ('import "./b.js";', "import"),
         ('import { b } from "fzstd";', "fzstd"),
+        ('import { b, c } from "./b.js";', "b.js does not export c"),
         ("export default function () {}", "export default"),
         ('export * from "./b.js";', r"export \*"),
         ('import { a } from "./a.js";', "circle"),

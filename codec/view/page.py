@@ -122,7 +122,7 @@ _IMPORT = re.compile(
     re.MULTILINE,
 )
 _EXPORT = re.compile(
-    r"^export (?=(?:async )?(?:function\*?|class|const|let|var) +([\w$]+))", re.MULTILINE
+    r"^export (?=(?:(?:async )?function\*?|class|(const|let|var)) +([\w$]+))", re.MULTILINE
 )
 _EXPORT_LIST = re.compile(r"^export\s*\{([^}]*)\};?$", re.MULTILINE)
 _DEFAULT = re.compile(r"^export default [\w$]+;?$", re.MULTILINE)  # nobody imports one
@@ -134,17 +134,24 @@ def joined(entry: Path) -> str:
 
     Raises ValueError for a circle, or a form of import or export that it does not know.
     """
-    modules: dict[Path, str] = {}
+    modules: dict[Path, _Module] = {}
     _join(entry.resolve(), modules, ())
-    script = '"use strict";\n' + "".join(modules.values())
+    script = '"use strict";\n' + "".join(module.script for module in modules.values())
     for word in ("<!--", "<script"):
         if word in script.lower():
             raise ValueError(f"{entry.name}: {word} would be markup in a page")
     return re.sub("</(?=script)", r"<\\/", _ascii_script(script), flags=re.IGNORECASE)
 
 
-def _join(path: Path, modules: dict[Path, str], above: tuple[Path, ...]) -> None:
-    """Add the script of a module to `modules`, after those that it imports."""
+class _Module(NamedTuple):
+    """What becomes of a module, and the names that it exports."""
+
+    script: str
+    exported: set[str]
+
+
+def _join(path: Path, modules: dict[Path, _Module], above: tuple[Path, ...]) -> None:
+    """Add a module to `modules`, after those that it imports."""
     if path in modules:
         return
     if path in above:
@@ -155,24 +162,50 @@ def _join(path: Path, modules: dict[Path, str], above: tuple[Path, ...]) -> None
         names, whole, _, upwards, name = found.groups()
         other = (path.parent / upwards / name).resolve()
         _join(other, modules, (*above, path))
-        names = whole or "{ " + ", ".join(_pairs(names, "{0}: {1}")) + " }"
-        return f"const {names} = {_variable(other)};"
+        if whole:
+            return f"const {whole} = {_variable(other)};"
+        pairs = _pairs(names)
+        if missing := {name for name, _ in pairs} - modules[other].exported:
+            raise ValueError(f"{path.name}: {other.name} does not export {min(missing)}")
+        return f"const {{ {_listed(pairs)} }} = {_variable(other)};"
 
     text = _IMPORT.sub(imported, text)
-    exported = _EXPORT.findall(text)
+    pairs = [(name, name) for found in _EXPORT.finditer(text) for name in _declared(text, found)]
     for names in _EXPORT_LIST.findall(text):
-        exported += _pairs(names, "{1}: {0}")
+        pairs += [(outside, inside) for inside, outside in _pairs(names)]
     text = _DEFAULT.sub("", _EXPORT_LIST.sub("", _EXPORT.sub("", text)))
     if other_form := _OTHER_FORM.search(text):
         raise ValueError(f"{path.name}: cannot join {other_form[0].strip()!r}")
-    gives = ", ".join(exported)
-    modules[path] = f"const {_variable(path)} = (() => {{\n{text}\nreturn {{ {gives} }};\n}})();\n"
+    script = (
+        f"const {_variable(path)} = (() => {{\n{text}\nreturn {{ {_listed(pairs)} }};\n}})();\n"
+    )
+    modules[path] = _Module(script, {outside for outside, _ in pairs})
 
 
-def _pairs(names: str, form: str) -> list[str]:
-    """`a, b as c` -> ["a", "b: c"], as the form says: {0} is the name before `as`."""
+def _declared(text: str, export: re.Match[str]) -> list[str]:
+    """The names that one statement exports: `export const a = f(x, y = 1), b = 2;` -> a, b."""
+    if export[1] is None:  # a function or a class
+        return [export[2]]
+    bare = re.sub(r"""(["'`])(?:\\.|(?!\1).)*\1""", "0", text[export.end(2) :], flags=re.DOTALL)
+    names, depth = [export[2]], 0
+    for found in re.finditer(r"[(\[{]|[)\]}]|;|,\s*([\w$]+)", bare):
+        depth += (found[0] in "([{") - (found[0] in ")]}")
+        if depth == 0 and found[1]:
+            names.append(found[1])
+        if depth < 0 or (depth == 0 and found[0] == ";"):
+            break
+    return names
+
+
+def _listed(pairs: Sequence[tuple[str, str]]) -> str:
+    """Names outside and inside, as an object has them: `a, b: c`."""
+    return ", ".join(a if a == b else f"{a}: {b}" for a, b in pairs)
+
+
+def _pairs(names: str) -> list[tuple[str, str]]:
+    """`a, b as c` -> (a, a), (b, c)."""
     each = [name.split() for name in names.split(",") if name.strip()]
-    return [form.format(name[0], name[-1]) if len(name) > 1 else name[0] for name in each]
+    return [(name[0], name[-1]) for name in each]
 
 
 def _variable(path: Path) -> str:
