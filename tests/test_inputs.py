@@ -258,7 +258,7 @@ def test_it_can_be_measured(
     told, images = helpers.drained(read_for_bench([str(tmp_path / name)], 4))
     assert told == []
     np.testing.assert_array_equal(images.pixels, PIXELS[[0, 2, 5, 8]])
-    assert images.names == [f"{name}[{i}]" for i in (0, 2, 5, 8)]
+    assert images.names == [NAMES[i] if named else f"{name}[{i}]" for i in (0, 2, 5, 8)]
     assert images.total == COUNT
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -443,7 +444,7 @@ def test_pairs_by_hand() -> None:
     ("originals", "against", "said", "code"),
     [
         (NAMED, NAMED, "before --against stand the originals", 2),
-        ("-", NAMED, "not from stdin", 2),
+        ("-", NAMED, "not stdin", 2),
         ("typo.png", NAMED, "typo.png: No such file", 1),
         (Path(__file__).parents[1] / "examples/images", "typo.aez", "typo.aez: No such file", 1),
         (Path(__file__).parents[1] / "examples/images", GOLDEN, "give one stream", 2),
@@ -494,15 +495,14 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def asked(
     server: Server, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
-    connection.putrequest(method, path, skip_host="Host" in headers)
-    for name, value in headers.items():
-        connection.putheader(name, value)
-    connection.endheaders()
-    answer = connection.getresponse()
-    content = answer.read()
-    connection.close()
-    return answer.status, dict(answer.headers), content
+    port = server.server_address[1]
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        connection.putrequest(method, path, skip_host="Host" in headers)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        with connection.getresponse() as answer:
+            return answer.status, dict(answer.headers), answer.read()
 
 
 def test_the_page_and_files_are_served(server: Server) -> None:

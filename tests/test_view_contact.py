@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import html
 import io
+import json
 import re
 import time
 from pathlib import Path
@@ -159,7 +161,7 @@ def test_no_damage_raises(path: Path) -> None:
 
 
 def test_names_that_are_markup_are_text(shipped: Ladder) -> None:
-    names = ["<script>alert(1)</script>", '"onload="x', "evil\u202egnp", "a\nb\a", "x" * 3000]
+    names = ["<script>alert(1)</script>", '"onload="x', "evil\u202egnp", "a\nb\a", "x" * 200]
     stream = codec.compress(
         drawn(5), names=names, labels=[n[:99] for n in names], model="tiny0", effort=1
     )
@@ -196,3 +198,35 @@ def test_whatever_goes_wrong_shows_as_text() -> None:
             raise ZeroDivisionError
 
     assert contact.sheet(Wrong()) is None  # type: ignore[arg-type]
+
+
+def test_the_notebook_has_the_outputs_of_its_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cell is run again, in order; pictures are compared by their pixels."""
+    examples = Path(__file__).resolve().parent.parent / "examples"
+    monkeypatch.chdir(examples)
+    notebook = json.loads((examples / "notebook.ipynb").read_text())
+    names: dict[str, Any] = {}
+    kinds = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        *body, last = ast.parse("".join(cell["source"])).body
+        exec(compile(ast.Module(body, []), "cell", "exec"), names)
+        assert isinstance(last, ast.Expr)
+        value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+        (output,) = cell["outputs"]
+        data = {kind: "".join(text) for kind, text in output["data"].items()}
+        kinds.append(sorted(data))
+        if "text/html" in data:
+            sheet = sheet_of(value)
+            assert (picture_in(sheet) == picture_in(data["text/html"])).all()
+            assert caption_of(sheet) == caption_of(data["text/html"])
+        elif "image/png" in data:
+            with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as image:
+                assert (np.asarray(image) == np.asarray(value)).all()
+        else:
+            assert repr(value) == data["text/plain"]
+    shows = [["text/plain"], ["text/html", "text/plain"], ["image/png", "text/plain"]]
+    assert kinds == [*shows, ["text/html", "text/plain"]]
+    with Image.open(examples / "pictures/notebook.png") as image:
+        assert (np.asarray(image) == picture_in(sheet_of(names["collection"]))).all()

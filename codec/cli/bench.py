@@ -14,7 +14,7 @@ from codec.cli.printing import Screen, images, put
 from codec.cli.progress import is_terminal
 from codec.errors import UsageError, shown
 
-FILES = ("results.json", "report.html")
+FILES = ("results.json", "report.html", "compare.html")
 
 
 def bench(
@@ -25,7 +25,9 @@ def bench(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", metavar="DIR", help="Write results.json and report.html into this directory."
+            "-o",
+            metavar="DIR",
+            help="Write results.json, report.html and compare.html into this directory.",
         ),
     ] = None,
     model: opt.Model = "auto",
@@ -56,8 +58,9 @@ def bench(
 ) -> None:
     """Measure this codec and others on your images.
 
-    Bytes, PSNR, SSIM and speed as a table; with -o also as JSON and as one HTML page with plots and
-    a contact sheet. JPEG XL, JPEG-LS and BD-rates need: pip install "aez[bench]".
+    Bytes, PSNR, SSIM and speed as a table; with -o also as JSON, as one HTML page with plots and a
+    contact sheet, and as one with all images beside their originals. JPEG XL, JPEG-LS and BD-rates
+    need: pip install "aez[bench]".
     """
     screen = Screen(quiet)
     settings = opt.numbers(qualities, 0, 99, "-q"), opt.numbers(efforts, 1, 9, "-e")
@@ -110,13 +113,18 @@ def _write(
 ) -> list[str]:
     """Write the files, and return their paths."""
     from codec.files.atomic import atomic
+    from codec.measure.compare import compare
     from codec.measure.page import html
 
-    texts = [json.dumps(results, indent=1) + "\n", html(results, pixels, names, decoded)]
-    for name, text in zip(FILES, texts, strict=True):
+    figures, report, compared = FILES
+    page = compare(results, pixels, names, decoded)
+    report_page = html(results, pixels, names, decoded, compared if page else "")
+    contents = {figures: (json.dumps(results, indent=1) + "\n").encode()}
+    contents |= {report: report_page.encode()} | ({compared: page} if page else {})
+    for name, content in contents.items():
         with atomic(out / name, force=force) as file:
-            file.write(text.encode())
-    return [str(out / name) for name in FILES]
+            file.write(content)
+    return [str(out / name) for name in contents]
 
 
 def _print_tables(results: dict[str, Any]) -> None:

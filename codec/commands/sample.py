@@ -36,7 +36,7 @@ def read(
     that they have in one collection. Raises UsageError; AezError if no image is left.
     """
     if "-" in inputs:
-        raise UsageError("the images are read from files, directories and URLs, not from stdin")
+        raise UsageError("images are read from files, directories and URLs here, not stdin")
     jobs = yield from plan(inputs, "-" if whole else None)
     sizes = []
     for job in jobs:

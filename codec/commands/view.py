@@ -12,9 +12,9 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codec.collection import open as opening
 from codec.collection.reader import Collection
@@ -34,15 +34,15 @@ from codec.view.serve import Server
 
 @dataclass
 class Exhibit:
-    """A stream to show: its bytes, the number and the names of its images (empty if they have
-    none), and the hashes of the models that it names and does not hold.
+    """A stream to show: its bytes, how many images it has, the hashes of the models that it names
+    and does not hold, and the names of its images, empty if they have none.
     """
 
     source: Input
     content: ByteSource
     num_images: int
-    names: list[str]
     needs: list[bytes]
+    names: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,25 @@ def _title(exhibits: Sequence[Exhibit]) -> str:
     return f"{first} and {counted(len(others), 'other')}" if others else first
 
 
+def page_of(
+    title: str, contents: Mapping[str, bytes], models: Sequence[str], originals: Originals
+) -> bytes:
+    """A page of streams that are in memory, by name, as `view` makes it.
+
+    Raises BitstreamError, ModelNotFound, BadModel.
+    """
+    exhibits = []
+    for name, content in contents.items():
+        with opening.open_stream(content) as stream:
+            exhibits.append(Exhibit(Input(None, name), ByteSource(content), *_needs(stream)))
+    found, given = list[Model](), _given(models)
+    for model_hash in _needed(exhibits):
+        if model := _model(model_hash, given):
+            found.append(model)
+    streams = [page.Stream(name, content) for name, content in contents.items()]
+    return page.build(title, streams, found, originals)
+
+
 def _output(out: str, force: bool) -> Place:
     """Where the page goes.  Raises UsageError if it cannot go there."""
     if out.endswith(".aez"):
@@ -196,13 +215,12 @@ def _look_at(source: Input, embed: bool, exhibits: list[Exhibit], stack: ExitSta
     content = ByteSource(opened)
     stack.callback(content.close)
     with opening.open_stream(opened, recover=True) as stream:
-        num_images, needs = _needs(stream)
-        names: list[str] = []
+        exhibit = Exhibit(source, content, *_needs(stream))
         with contextlib.suppress(BitstreamError):
-            names = stream.names if isinstance(stream, Collection) else []
+            exhibit.names = stream.names if isinstance(stream, Collection) else []
         if isinstance(stream, Collection) and stream.fault is not None:
             yield Failed.by(source.label, stream.fault)
-    exhibits.append(Exhibit(source, content, num_images, names, needs))
+    exhibits.append(exhibit)
 
 
 def _needs(stream: Collection | SingleImage) -> tuple[int, list[bytes]]:
@@ -232,22 +250,36 @@ def _models(
 
     names: of models that are given. Raises ModelNotFound, BadModel if one of them is none.
     """
-    given = {model.hash: model for model in (registry.by_name(name, None) for name in names)}
-    needed = dict.fromkeys(each for one in exhibits for each in one.needs)
+    given, needed = _given(names), _needed(exhibits)
     for model_hash, model in given.items():
         if model_hash not in needed:
-            yield Note(f"no stream needs model {model.name} ({model_hash.hex()}): it is left out")
+            yield Note(f"no stream needs model {model.name} ({model.hash}): it is left out")
     found: list[Model] = []
     for model_hash in needed:
-        path = registry.path_of(model_hash)
-        if model_hash in given:
-            model = given[model_hash]
-            found.append(Model(model.name, model_hash.hex(), model.stream))
-        elif path is not None:
-            found.append(Model(registry.name_of(path), model_hash.hex(), path.read_bytes()))
+        if (wanted := _model(model_hash, given)) is not None:
+            found.append(wanted)
         else:
             yield Note(
                 f"model {model_hash.hex()} is not installed, and its images are not shown: give "
                 "its file with -m FILE, or drop it onto the page"
             )
     return found
+
+
+def _needed(exhibits: Sequence[Exhibit]) -> list[bytes]:
+    """The hash of each model that is needed, once."""
+    return list(dict.fromkeys(each for one in exhibits for each in one.needs))
+
+
+def _given(names: Sequence[str]) -> dict[bytes, Model]:
+    """Models by their names or files.  Raises ModelNotFound, BadModel."""
+    models = [registry.by_name(name, None) for name in names]
+    return {each.hash: Model(each.name, each.hash.hex(), each.stream) for each in models}
+
+
+def _model(model_hash: bytes, given: Mapping[bytes, Model]) -> Model | None:
+    """A model that is given or installed."""
+    path = registry.path_of(model_hash)
+    if model_hash in given or path is None:
+        return given.get(model_hash)
+    return Model(registry.name_of(path), model_hash.hex(), path.read_bytes())

@@ -57,15 +57,16 @@ class Model(NamedTuple):
 
 
 class Originals(NamedTuple):
-    """Pixels to compare the first stream with: 784 bytes each.
+    """Pixels to compare with what the first streams decode to: 784 bytes each.
 
-    numbers: of their images in the stream, rising; None: 0, 1, ...; names: one each, if those of
-    the stream are others.
+    numbers: of their images in a stream, rising; None: 0, 1, ...; names: one each, if those of the
+    stream are others. num_streams: so many streams are of these images.
     """
 
     pixels: bytes
     names: list[str] | None = None
     numbers: list[int] | None = None
+    num_streams: int = 1
 
     @property
     def num_images(self) -> int:
@@ -242,6 +243,7 @@ def build(
             "count": originals.num_images,
             "names": originals.names,
             "numbers": originals.numbers,
+            "streams": originals.num_streams,
         },
         "note": note or None,
     }
