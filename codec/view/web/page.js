@@ -99,6 +99,10 @@ function changed(all = false) {
         isStale = false;
         one.refresh();
         if (damageTold !== shown.pool.damage.length) tellNotes();
+        if (shown.pool.errors.size && !shown.isHurt) {
+            shown.isHurt = true;
+            fillFilters();
+        }
         if (!visibleMs && grid.complete) visibleMs = performance.now();
         tellStatus();
     });
@@ -391,7 +395,6 @@ byId("query").oninput = () => {
     clearTimeout(typing);
     typing = setTimeout(reorder, 120);
 };
-byId("quality").onfocus = fillFilters; // damage may have been found
 document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || /INPUT|SELECT/.test(event.target.tagName) || byId("one").open) return;
     event.preventDefault();

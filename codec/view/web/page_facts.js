@@ -102,7 +102,7 @@ export class Facts {
             [String(place), `${this.labels[place - 1]} (${written(labels[place])})`]));
         const quality = listed(qualities, "Every quality");
         if (quality.length === 2) quality.pop();
-        if (damaged) quality.push(["damaged", `damaged (${written(damaged)})`]);
+        if (damaged) quality.push(["damaged", "damaged"]);
         const model = listed(models, "Every model");
         return {
             label: label.length ? [["", "Every label"], ...label] : [],
