@@ -155,7 +155,7 @@ async function openStream(stream) {
         const info = await pool.open({ source: opened, models, wasm }, count);
         if (opening !== mine) return pool.end();
         shown = Object.assign(mine, { size, info, facts: new Facts(info.length) });
-        if (originals && stream === streams[0]) {
+        if (originals && streams.indexOf(stream) < (config.compare.streams || 1)) {
             comparison = new Comparison(originals, info.length, config.compare);
         }
         start();
