@@ -135,7 +135,10 @@ def test_a_directory_is_searched_for_streams(tmp_path: Path, page_of: PageOf) ->
     (tmp_path / "d/deep/x.aez").write_bytes(NAMED.read_bytes())
     (tmp_path / "d/other.png").write_bytes(b"")
     config, _ = page_of(tmp_path / "d")
-    assert [one["name"] for one in config["streams"]] == ["deep/x.aez"]
+    assert [one["name"] for one in config["streams"]] == ["x.aez"]
+    (tmp_path / "d/x.aez").write_bytes(NAMED.read_bytes())
+    config, _ = page_of(tmp_path / "d")
+    assert [one["name"] for one in config["streams"]] == ["deep/x.aez", "x.aez"]
     result = view(tmp_path, "-f", "-o", tmp_path / "page.html")
     assert result.exit_code == 0
     (tmp_path / "none").mkdir()

@@ -71,7 +71,8 @@ def view(wanted: Wanted, out: str | None = None, *, force: bool = False) -> Even
         sizes = [one.content.size for one in exhibits] + [len(one.content) for one in models]
         _check_size(sum(sizes) + (len(originals.pixels) if originals else 0))
         streams = [
-            page.Stream(one.source.name, one.content.read(0, one.content.size)) for one in exhibits
+            page.Stream(name, one.content.read(0, one.content.size))
+            for name, one in zip(_names(exhibits), exhibits, strict=True)
         ]
         content = page.build(_title(exhibits), streams, models, originals)
     if output is None:
@@ -94,8 +95,8 @@ def serve(wanted: Wanted, port: int, stack: ExitStack) -> Generator[Event, None,
         return None
     files = {f"{number}.aez": one.content for number, one in enumerate(exhibits)}
     streams = [
-        page.Stream(one.source.name, url=f"/{name}", num_bytes=one.content.size)
-        for name, one in zip(files, exhibits, strict=True)
+        page.Stream(name, url=f"/{file}", num_bytes=one.content.size)
+        for name, file, one in zip(_names(exhibits), files, exhibits, strict=True)
     ]
     content = page.build(_title(exhibits), streams, models, originals)
     try:
@@ -129,8 +130,14 @@ def _done(exhibits: Sequence[Exhibit], output: str, content: bytes) -> Done:
     return Done(_title(exhibits), output, num_images, num_bytes, len(content))
 
 
+def _names(exhibits: Sequence[Exhibit]) -> list[str]:
+    """What the page calls the streams: with their folders if that is needed to tell them apart."""
+    names = [one.source.name.rpartition("/")[2] for one in exhibits]
+    return names if len(set(names)) == len(names) else [one.source.name for one in exhibits]
+
+
 def _title(exhibits: Sequence[Exhibit]) -> str:
-    first, *others = (one.source.name for one in exhibits)
+    first, *others = _names(exhibits)
     return f"{first} and {counted(len(others), 'other')}" if others else first
 
 
