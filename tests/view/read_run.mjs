@@ -3,6 +3,7 @@
  *
  *     {stream: PATH or base64, via: "bytes" | "blob" | "buffer" | "ranges" | "whole", models: [PATH],
  *      ask: bool, add: [PATH], recover: bool, ranges: [[from, to]], text: base64 ...}
+ *     {xxh64: base64} -> {hash}; {names: a frame in base64, count} -> {names}
  *  -> {length, kind, names, labels, details, damage, models, ranges: [{pixels, errors}], requests}
  *     or {kind, message} of the error of `open`
  *
@@ -11,6 +12,7 @@
 import { createServer } from "node:http";
 import { readFileSync, existsSync } from "node:fs";
 import { open } from "../../codec/view/web/aez.js";
+import { unpackNames } from "../../codec/view/web/texts.js";
 import { xxh64 } from "../../codec/view/web/zstd.js";
 
 const web = new URL("../../codec/view/web/", import.meta.url);
@@ -46,6 +48,10 @@ async function serve(bytes, knowsRanges) {
 
 async function answer(request) {
     if (request.xxh64) return { hash: xxh64(new Uint8Array(Buffer.from(request.xxh64, "base64"))).toString(16) };
+    if (request.names) {
+        const frame = new Uint8Array(Buffer.from(request.names, "base64"));
+        return { names: unpackNames(frame, request.count, 0) };
+    }
     const bytes = existsSync(request.stream)
         ? fileOf(request.stream)
         : new Uint8Array(Buffer.from(request.stream, "base64"));
