@@ -29,7 +29,7 @@ let opening = null; // what `shown` will be
 let shown = null; // {name, size, pool, facts, info, damaged}
 let problem = null; // why nothing is shown
 let remarks = []; // about dropped files
-let damageTold = 0; // places
+let faultsTold = 0; // places of damage, and models
 let isZoomed = false; // by hand
 let visibleMs = 0;
 let painting = 0; // the frame that is asked for
@@ -98,7 +98,7 @@ function changed(all = false) {
         grid.refresh(isStale || Boolean(comparison));
         isStale = false;
         one.refresh();
-        if (damageTold !== shown.pool.damage.length) tellNotes();
+        if (faultsTold !== shown.pool.damage.length + shown.pool.lacking.length) tellNotes();
         if (shown.pool.errors.size && !shown.isHurt) {
             shown.isHurt = true;
             fillFilters();
@@ -296,11 +296,10 @@ function tellNotes() {
     if (problem) note(problem.kind ? "This stream cannot be shown. " : "", told(problem));
     for (const text of remarks) note(text);
     const needed = problem && problem.modelHash;
-    const info = shown ? shown.info
-        : { models: needed ? [{ hash: needed, present: false }] : [], length: 1 };
+    const lacking = shown ? shown.pool.lacking : needed ? [{ hash: needed, name: null }] : [];
     const damage = shown ? shown.pool.damage : [];
-    damageTold = damage.length;
-    for (const model of info.models.filter(({ present }) => !present)) {
+    faultsTold = damage.length + lacking.length;
+    for (const model of lacking) {
         const file = `${model.name || "NAME"}-${model.hash.slice(0, 8)}.safetensors`;
         const choose = element("button", { type: "button" }, "choose it");
         choose.onclick = () => byId("files").click();
@@ -317,7 +316,7 @@ function tellNotes() {
     if (damage.length > MAX_TOLD) {
         note(`${written(damage.length - MAX_TOLD)} more places are damaged.`);
     }
-    if (!info.length) note("No images: the collection is empty.");
+    if (shown && !shown.info.length) note("No images: the collection is empty.");
     byId("notes").replaceChildren(...notes);
 }
 
@@ -346,7 +345,7 @@ async function takeModel(file) {
     const bytes = new Uint8Array(await file.arrayBuffer());
     const { models } = await code;
     try {
-        if (shown) shown.info.models = await shown.pool.addModel(bytes);
+        if (shown) await shown.pool.addModel(bytes);
         models.push(bytes);
         if (!problem) return;
         await choose(Number(byId("stream").value) || 0); // it may have been the one that lacked
@@ -449,7 +448,7 @@ window.aez = {
             shown: grid.count,
             decoded: shown ? shown.pool.decoded : 0,
             damaged: shown ? shown.pool.errors.size : 0,
-            missing: shown ? shown.info.models.filter(({ present }) => !present) : [],
+            missing: shown ? shown.pool.lacking : [],
             complete: Boolean(shown) && grid.complete,
             visibleMs,
             problem,

@@ -24,6 +24,7 @@ export class Pool {
         this.changed = changed;
         this.workers = [];
         this.errors = new Map(); // number -> {kind, message, modelHash}
+        this.models = new Map(); // hash -> {hash, name, embedded, present}: known by now
         this.damage = []; // {from, to, error}: known by now
         this.pending = new Set(); // numbers that a worker is busy with
         this.wanted = [];
@@ -45,7 +46,7 @@ export class Pool {
     async open(opening, count) {
         const first = this.start();
         const info = await this.ask(first, "open", opening);
-        this.found(info.damage);
+        this.found(info);
         this.slots = new Int32Array(info.length); // slot + 1 of an image, 0: none
         this.owners = new Int32Array(Math.min(MAX_KEPT, info.length)); // image + 1 of a slot
         this.slabs = [];
@@ -99,13 +100,11 @@ export class Pool {
 
     /** Give a model to all workers; what failed without it is tried again. */
     async addModel(bytes) {
-        const answers = await Promise.all(this.workers.map(
-            (worker) => this.ask(worker, "model", { bytes })));
+        for (const worker of this.workers) this.found(await this.ask(worker, "model", { bytes }));
         for (const [number, error] of this.errors) {
             if (error.kind === "ModelNotFound") this.errors.delete(number);
         }
         this.changed();
-        return answers[0];
     }
 
     /** Decode these, in this order, before all others.  @param {number[]} numbers */
@@ -127,6 +126,11 @@ export class Pool {
         let count = 0;
         for (const { kind } of this.errors.values()) count += kind === "ModelNotFound";
         return count;
+    }
+
+    /** Models that are needed and not here. */
+    get lacking() {
+        return [...this.models.values()].filter(({ present }) => !present);
     }
 
     missing(number) {
@@ -172,9 +176,9 @@ export class Pool {
         const began = performance.now();
         let count = 0;
         try {
-            const { parts, damage } = await this.ask(worker, "images", { numbers });
-            this.found(damage);
-            for (const part of parts) {
+            const answer = await this.ask(worker, "images", { numbers });
+            this.found(answer);
+            for (const part of answer.parts) {
                 count += part.to - part.from;
                 this.keep(part);
             }
@@ -195,15 +199,16 @@ export class Pool {
         const [task, data, resolve, reject] = this.calls.shift();
         worker.busy = true;
         await this.ask(worker, task, data).then((found) => {
-            this.found(found.damage || []);
+            this.found(found);
             resolve(found);
         }, reject);
         worker.busy = false;
         this.pump();
     }
 
-    /** Damage that a worker knows of; the others may know of other damage. */
-    found(damage) {
+    /** Damage and models that a worker knows of; the others may know of others. */
+    found({ damage, models }) {
+        for (const model of models) this.models.set(model.hash, model);
         for (const one of damage) {
             const known = ({ from, to, error }) => from === one.from && to === one.to &&
                 error.message === one.error.message;

@@ -3,7 +3,7 @@
 //     {id, task: "open", source, models, wasm}  ->  {id, answer: what the stream is}
 //     {id, task: "images", numbers}             ->  {id, answer: parts that have at least these}
 //     {id, task: "facts", from, to}             ->  {id, answer: names, labels, bytes, codings}
-//     {id, task: "model", bytes}                ->  {id, answer: the stream's models}
+//     {id, task: "model", bytes}                ->  {id, answer: damage and models}
 //
 // A failure is answered {id, error: {kind, message, modelHash}}.  Pixels are transferred.
 
@@ -21,13 +21,20 @@ function told(error) {
 async function opened({ source, models, wasm }) {
     const missing = supported();
     if (missing) throw new Error(missing);
-    stream = await open(source, { models, wasm });
-    return { length: stream.length, kind: stream.kind, damage: damage(), models: stream.models };
+    try {
+        stream = await open(source, { models, wasm });
+    } catch (error) {
+        // what is left of a damaged collection is worth seeing; of others, the first error counts
+        stream = await open(source, { models, wasm, recover: true }).catch(() => { throw error; });
+        if (!stream.length) throw error;
+    }
+    return { length: stream.length, kind: stream.kind, ...learnt() };
 }
 
-/** What is known by now: reading finds more. */
-function damage() {
-    return stream.damage.map(({ from, to, error }) => ({ from, to, error: told(error) }));
+/** Damage and models that are known of by now: reading finds more. */
+function learnt() {
+    const damage = stream.damage.map(({ from, to, error }) => ({ from, to, error: told(error) }));
+    return { damage, models: stream.models };
 }
 
 /** The images of rising numbers, with those between that come at no cost. */
@@ -42,7 +49,7 @@ async function images({ numbers }) {
         errors.forEach((error, k) => { if (error) failed.push([from + k, told(error)]); });
         parts.push({ from, to, pixels, failed });
     }
-    return { parts, damage: damage() };
+    return { parts, ...learnt() };
 }
 
 /** Names, labels and sizes; each of them can be damaged without the others. */
@@ -74,7 +81,7 @@ async function facts({ from, to }) {
     });
     const named = names && names.some((name) => name);
     const found = { names: named ? names : null, labels, bytes, coding, codings, faults };
-    return { ...found, damage: damage() };
+    return { ...found, ...learnt() };
 }
 
 const TASKS = {
@@ -82,8 +89,8 @@ const TASKS = {
     images,
     facts,
     model: async ({ bytes }) => {
-        await stream.addModel(bytes);
-        return stream.models;
+        await stream.files.get(stream.addModel(bytes)); // loads it: BadModel if it is none
+        return learnt();
     },
 };
 
