@@ -33,8 +33,9 @@ from codec import api, parallel
 from codec.arrays import I64
 from codec.collection.picking import no_image
 from codec.collection.reader import Collection
-from codec.errors import UsageError
+from codec.errors import AezError, UsageError
 from codec.labels import Given, Labels, checked
+from codec.view import contact
 
 
 class AezDataset:
@@ -97,6 +98,20 @@ class AezDataset:
 
     def __len__(self) -> int:
         return self._count
+
+    def _repr_html_(self) -> str | None:
+        """The first images with their classes, before any transform, for notebooks.  Raises
+        nothing.
+        """
+        try:
+            collection = self._collection()
+        except (AezError, OSError):
+            return None
+        if self.targets is None:
+            return contact.sheet(collection)
+        names = {number: name for name, number in self.class_to_idx.items()}
+        some = self.targets[: contact.MAX_WORDS + 1].tolist()
+        return contact.sheet(collection, [names.get(label, label) for label in some])
 
     def __getitem__(self, index: int) -> Any:
         """One item.  Raises IndexError."""

@@ -28,6 +28,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def shown(text: str) -> str:
+    """Escape control characters, as names come from untrusted files and streams."""
+    if text.isprintable():  # most are
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
 class AezError(Exception):
     """Root of the tree; catch this to catch everything that aez raises on purpose."""
 

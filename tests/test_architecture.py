@@ -26,6 +26,7 @@ FLOORS = {
     "metrics": 1,
     "kernels": 1,
     "files": 2,
+    "view": 2,  # it takes bytes and pixels, so that a collection can show itself
     "parallel": 2,
     "coding": 2,
     "format": 3,

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
+from view_pages import blob_of, config_of, scripts
 
 from codec import api, kernels, metrics
 from codec.cli.app import app
+from codec.commands import sample
 from codec.encoder.options import DEFAULT_EFFORT
 from codec.errors import AezError, ModelNotFound, UsageError
 from codec.files.images import pack_png, read_image
-from codec.measure import bench, codecs, inputs, page, plot, points, timing
+from codec.measure import bench, codecs, page, plot, points, timing
 from codec.model import registry
 
 
@@ -523,7 +525,7 @@ def test_read_takes_what_compress_takes_in_order(tmp_path):
     pixels = helpers.drawn(5)
     folder = write_folder(tmp_path / "digits", pixels[:3])
     np.save(tmp_path / "x.npy", pixels[3:])
-    events = inputs.read([str(folder), str(tmp_path / "x.npy")], 10)
+    events = sample.read([str(folder), str(tmp_path / "x.npy")], 10)
     told, (found, names, total) = helpers.drained(events)
     assert told == []
     assert (found == pixels).all()
@@ -534,7 +536,7 @@ def test_read_takes_what_compress_takes_in_order(tmp_path):
 def test_of_many_images_some_are_taken_evenly_spread(tmp_path):
     pixels = helpers.drawn(9)
     np.save(tmp_path / "x.npy", pixels)
-    _, (found, names, total) = helpers.drained(inputs.read([str(tmp_path / "x.npy")], 3))
+    _, (found, names, total) = helpers.drained(sample.read([str(tmp_path / "x.npy")], 3))
     assert (found == pixels[[0, 4, 8]]).all()
     assert names == ["x.npy[0]", "x.npy[4]", "x.npy[8]"]
     assert total == 9
@@ -558,6 +560,7 @@ def test_bench_writes_json_and_page_and_prints_the_table(folder, tmp_path):
     result = aez(folder, "-o", tmp_path / "report", "-q", "20,60,90", "-e", "1")
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "compare.html",
         "report.html",
         "results.json",
     ]
@@ -568,7 +571,26 @@ def test_bench_writes_json_and_page_and_prints_the_table(folder, tmp_path):
     assert "q60 e1" in result.stdout
     assert f"engine {kernels.description()}; G, numpy's own product: " in result.stdout
     assert re.search(r"q60 e1 .* \d\.\d\d +\d\.\d\d\s*$", result.stdout, re.MULTILINE)
-    assert (tmp_path / "report" / "report.html").read_text().endswith("</html>\n")
+    report = (tmp_path / "report" / "report.html").read_text()
+    assert report.endswith("</html>\n")
+    assert '<a href="compare.html">' in report
+
+
+def test_bench_links_to_a_page_with_all_images_beside_their_originals(folder, tmp_path):
+    result = aez(folder, "-o", tmp_path / "report", "-q", "20,60", "-e", "1")
+    assert result.exit_code == 0, result.output
+    content = (tmp_path / "report" / "compare.html").read_bytes()
+    config, elements = config_of(content), scripts(content)
+    assert [stream["name"] for stream in config["streams"]] == ["quality 20", "quality 60"]
+    compare = config["compare"]
+    assert (compare["count"], compare["streams"]) == (4, 2)
+    assert compare["names"] == [f"{k}.png" for k in range(4)]
+    pixels = blob_of(*elements[f"blob-{compare['blob']}"])
+    assert pixels == helpers.drawn(4).tobytes()
+    stream = blob_of(*elements[f"blob-{config['streams'][1]['blob']}"])
+    expected = api.compress(helpers.drawn(4), quality=60, effort=1, model="tiny0")
+    assert stream == expected
+    assert [model["name"] for model in config["models"]] == ["tiny0"]
 
 
 def test_bench_without_an_output_prints_one_json_object(folder):

@@ -33,12 +33,12 @@ from codec.commands.compress import CompressOptions, compress
 from codec.commands.decompress import decompress
 from codec.commands.events import Result
 from codec.commands.merge import merge
+from codec.commands.sample import read as read_for_bench
 from codec.encoder.options import Options
 from codec.errors import UsageError
 from codec.files.batch import Reading, Scale
 from codec.files.images import ORIENTATION, pack_idx, pack_npy, pack_png
 from codec.files.kinds import SOURCES
-from codec.measure.inputs import read as read_for_bench
 
 COUNT = 9
 PIXELS = helpers.drawn(COUNT)
@@ -260,7 +260,7 @@ def test_it_can_be_measured(
     told, images = helpers.drained(read_for_bench([str(tmp_path / name)], 4))
     assert told == []
     np.testing.assert_array_equal(images.pixels, PIXELS[[0, 2, 5, 8]])
-    assert images.names == [f"{name}[{i}]" for i in (0, 2, 5, 8)]
+    assert images.names == [NAMES[i] if named else f"{name}[{i}]" for i in (0, 2, 5, 8)]
     assert images.total == COUNT
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from codec.cli.printing import Screen, shown
+from codec.cli.printing import Screen
 from codec.commands.events import Done, Event, Failed, Note, Progress, Result
+from codec.errors import shown
 
 DONE = Done("a", "a.aez", 2, 100, 50)
 

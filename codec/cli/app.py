@@ -25,6 +25,7 @@ VERBS = {
     "decompress": "decompress",
     "info": "info",
     "ls": "ls",
+    "view": "view",
     "test": "check",
     "merge": "merge",
     "models": "models",

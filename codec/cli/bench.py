@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from codec.cli import options as opt
-from codec.cli.printing import Screen, images, put, shown
+from codec.cli.printing import Screen, images, put
 from codec.cli.progress import is_terminal
-from codec.errors import UsageError
+from codec.errors import UsageError, shown
 from codec.format.constants import MAX_ERROR
 
-FILES = ("results.json", "report.html")
+FILES = ("results.json", "report.html", "compare.html")
 
 
 def bench(
@@ -26,7 +26,9 @@ def bench(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", metavar="DIR", help="Write results.json and report.html into this directory."
+            "-o",
+            metavar="DIR",
+            help="Write results.json, report.html and compare.html into this directory.",
         ),
     ] = None,
     model: opt.Model = "auto",
@@ -78,9 +80,10 @@ def bench(
 ) -> None:
     """Measure this codec and others on your images.
 
-    Bytes, PSNR, SSIM and speed as a table; with -o also as JSON and as one HTML page with plots and
-    a contact sheet. The others are measured as files and on one sheet of all images, a file without
-    random access. JPEG XL, JPEG-LS and BD-rates need: pip install "aez[bench]".
+    Bytes, PSNR, SSIM and speed as a table; with -o also as JSON, as one HTML page with plots and a
+    contact sheet, and as one with all images beside their originals. The others are measured as
+    files and on one sheet of all images, a file without random access. JPEG XL, JPEG-LS and
+    BD-rates need: pip install "aez[bench]".
     """
     screen = Screen(quiet)
     settings = opt.numbers(qualities, 0, 99, "-q"), opt.numbers(efforts, 1, 9, "-e")
@@ -88,9 +91,9 @@ def bench(
     if quiet and out is None and not as_json:
         raise UsageError("--quiet would show nothing: add -o DIR or --json")
     from codec.commands.events import Result
+    from codec.commands.sample import read
     from codec.measure import bench as ruler
     from codec.measure import codecs
-    from codec.measure.inputs import read
 
     _check_free(out, force)
     result = Result()
@@ -114,8 +117,7 @@ def bench(
     if out is None:
         result.outputs.append("-")
     else:
-        of_files = pixels[done.files], [names[i] for i in done.files.tolist()]
-        result.outputs += _write(out, force, results, *of_files, done.decoded)
+        result.outputs += _write(out, force, results, pixels, names, done)
     if not quiet and not as_json:
         _print_tables(results)
     summary = [] if out is None else [f"-> {' and '.join(result.outputs)}"]
@@ -134,17 +136,23 @@ def _check_free(out: Path | None, force: bool) -> None:
 
 
 def _write(
-    out: Path, force: bool, results: dict[str, Any], pixels: Any, names: list[str], decoded: Any
+    out: Path, force: bool, results: dict[str, Any], pixels: Any, names: list[str], done: Any
 ) -> list[str]:
     """Write the files, and return their paths."""
     from codec.files.atomic import atomic
+    from codec.measure.compare import compare
     from codec.measure.page import html
 
-    texts = [json.dumps(results, indent=1) + "\n", html(results, pixels, names, decoded)]
-    for name, text in zip(FILES, texts, strict=True):
+    figures, report, compared = FILES
+    page = compare(results, pixels, names, done.decoded)
+    of_files = pixels[done.files], [names[i] for i in done.files.tolist()]
+    report_page = html(results, *of_files, done.decoded, compared if page else "")
+    contents = {figures: (json.dumps(results, indent=1) + "\n").encode()}
+    contents |= {report: report_page.encode()} | ({compared: page} if page else {})
+    for name, content in contents.items():
         with atomic(out / name, force=force) as file:
-            file.write(text.encode())
-    return [str(out / name) for name in FILES]
+            file.write(content)
+    return [str(out / name) for name in contents]
 
 
 def _print_tables(results: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from codec.cli import options as opt
-from codec.cli.printing import Screen, failures, images, put, shown
+from codec.cli.printing import Screen, failures, images, put
+from codec.errors import shown
 from codec.format.constants import NEAR_LOSSLESS
 
 if TYPE_CHECKING:

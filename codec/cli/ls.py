@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from codec.cli import options as opt
-from codec.cli.printing import Screen, put, shown
+from codec.cli.printing import Screen, put
+from codec.errors import shown
 from codec.format.constants import NEAR_LOSSLESS
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from codec.cli import options as opt
-from codec.cli.printing import put, shown
+from codec.cli.printing import put
+from codec.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 
 from codec.cli.progress import ImageBar, Step, is_terminal, step_bar
-from codec.errors import counted
+from codec.errors import counted, shown
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from codec.commands.events import Event, Result
 
 T = TypeVar("T")
-
-
-def shown(text: str) -> str:
-    """Escape control characters, as names come from untrusted files and streams."""
-    if text.isprintable():  # most are
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
 
 
 def put(text: str, nl: bool = True) -> None:

@@ -21,6 +21,10 @@ typedef struct {
     const int32_t *high;     /* (outputs) */
 } Layer;
 
+#ifndef BACKWARD
+#define BACKWARD 1 /* 0: a library that only decodes leaves out `sums` and the traces */
+#endif
+
 /* Where the results of a layer go; NULL for what is not wanted. */
 typedef struct {
     int16_t *y;           /* (rows, y_step) */
@@ -69,45 +73,36 @@ INLINE void tile(const int rows, const int vectors, const Layer *layer, int at, 
                  ptrdiff_t x_step, const ptrdiff_t *taps, int row, const Output *out) {
     vint sum[TILE_ROWS][TILE_VECTORS];
     const int32_t *bias = layer->bias + (ptrdiff_t)row * layer->bias_step + at;
-#pragma GCC unroll 8
-    for (int m = 0; m < rows; m++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) sum[m][v] = load(bias + m * layer->bias_step + v * LANES);
+    UNROLL for (int m = 0; m < rows; m++)
+        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = load(bias + m * layer->bias_step + v * LANES);
     for (int tap = 0; tap < layer->taps; tap++) {
         const int16_t *from = x + (ptrdiff_t)row * x_step + taps[tap];
         for (int k = 0; k < layer->inputs; k += 2, weight += vectors * LANES) {
             vint w[TILE_VECTORS];
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) w[v] = load(weight + v * LANES);
-#pragma GCC unroll 8
-            for (int m = 0; m < rows; m++) {
+            UNROLL for (int v = 0; v < vectors; v++) w[v] = load(weight + v * LANES);
+            UNROLL for (int m = 0; m < rows; m++) {
                 vint both = pair(from + m * x_step + k);
-#pragma GCC unroll 4
-                for (int v = 0; v < vectors; v++) sum[m][v] = dot(sum[m][v], both, w[v]);
+                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = dot(sum[m][v], both, w[v]);
             }
         }
     }
-    if (out->sums) {
-#pragma GCC unroll 8
-        for (int m = 0; m < rows; m++)
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) store(out->sums + (row + m) * out->y_step + at + v * LANES, sum[m][v]);
+    if (BACKWARD && out->sums) {
+        UNROLL for (int m = 0; m < rows; m++)
+            UNROLL for (int v = 0; v < vectors; v++) store(out->sums + (row + m) * out->y_step + at + v * LANES, sum[m][v]);
         return;
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
+    UNROLL for (int v = 0; v < vectors; v++) {
         int o = at + v * LANES, trace_step = layer->outputs / LANES;
         vfloat multiplier = loadf(layer->multiplier + o);
         vint low = load(layer->low + o), high = load(layer->high + o);
-#pragma GCC unroll 8
-        for (int m = 0; m < rows; m++) {
+        UNROLL for (int m = 0; m < rows; m++) {
             ptrdiff_t to = (row + m) * out->y_step + o;
             vint y = clip(requantize(sum[m][v], multiplier), low, high);
-            if (out->trace) out->trace[(row + m) * trace_step + o / LANES] = (uint16_t)inside(y, low, high);
+            if (BACKWARD && out->trace) out->trace[(row + m) * trace_step + o / LANES] = (uint16_t)inside(y, low, high);
             if (out->plus) {
                 vint least = splat(-out->plus_high), most = splat(out->plus_high);
                 y = clip(add(y, load16(out->plus + to)), least, most);
-                if (out->plus_trace) out->plus_trace[(row + m) * trace_step + o / LANES] = (uint16_t)inside(y, least, most);
+                if (BACKWARD && out->plus_trace) out->plus_trace[(row + m) * trace_step + o / LANES] = (uint16_t)inside(y, least, most);
             }
             if (out->wide) store(out->wide + to, y);
             else store16(out->y + to, y);

@@ -15,6 +15,12 @@
 
 #define PAD 16
 #define INLINE static inline __attribute__((always_inline))
+/* In front of a loop with few turns: unroll it, so that arrays indexed by its variable are registers. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 /* LANES: numbers in a vector. TILE_ROWS x TILE_VECTORS: sums held in registers at once. */
 
@@ -154,6 +160,36 @@ INLINE unsigned inside(vint x, vint low, vint high) {
 INLINE vfloat keep(vfloat x, unsigned mask) {
     const uint32x4_t bits = {1, 2, 4, 8};
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vtstq_u32(vdupq_n_u32(mask), bits)));
+}
+
+#elif defined(__wasm_simd128__) /* plain SIMD, not the relaxed one: its results are the same in every browser */
+#include <wasm_simd128.h>
+enum { LANES = 4, TILE_ROWS = 4, TILE_VECTORS = 2 };
+typedef v128_t vint;
+typedef v128_t vfloat;
+INLINE vint splat(int32_t x) { return wasm_i32x4_splat(x); }
+INLINE vint load(const int32_t *p) { return wasm_v128_load(p); }
+INLINE void store(int32_t *p, vint x) { wasm_v128_store(p, x); }
+INLINE vint load16(const int16_t *p) { return wasm_i32x4_load16x4(p); }
+INLINE void store16(int16_t *p, vint x) { wasm_v128_store64_lane(p, wasm_i16x8_narrow_i32x4(x, x), 0); }
+INLINE vint add(vint x, vint y) { return wasm_i32x4_add(x, y); }
+INLINE vint dot(vint sum, vint x, vint w) { return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(x, w)); }
+INLINE vint clip(vint x, vint low, vint high) { return wasm_i32x4_min(wasm_i32x4_max(x, low), high); }
+INLINE vfloat splatf(float x) { return wasm_f32x4_splat(x); }
+INLINE vfloat loadf(const float *p) { return wasm_v128_load(p); }
+INLINE void storef(float *p, vfloat x) { wasm_v128_store(p, x); }
+INLINE vfloat addf(vfloat x, vfloat y) { return wasm_f32x4_add(x, y); }
+INLINE vfloat mulf(vfloat x, vfloat y) { return wasm_f32x4_mul(x, y); }
+INLINE vfloat maxf(vfloat x, vfloat y) { return wasm_f32x4_max(x, y); }
+INLINE vfloat absf(vfloat x) { return wasm_f32x4_abs(x); }
+INLINE vfloat to_float(vint x) { return wasm_f32x4_convert_i32x4(x); }
+INLINE vint to_int(vfloat x) { return wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(x)); } /* nearest: ties to even */
+INLINE unsigned inside(vint x, vint low, vint high) {
+    return wasm_i32x4_bitmask(wasm_v128_and(wasm_i32x4_gt(x, low), wasm_i32x4_lt(x, high)));
+}
+INLINE vfloat keep(vfloat x, unsigned mask) {
+    const vint bits = wasm_i32x4_const(1, 2, 4, 8);
+    return wasm_v128_and(x, wasm_i32x4_eq(wasm_v128_and(splat((int32_t)mask), bits), bits));
 }
 
 #else /* any other machine: plain C, which the compiler may turn into vectors */

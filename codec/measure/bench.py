@@ -227,18 +227,18 @@ def measure(
         "one_file": codec.one_file,
         "file": None,
     }
-    outcome = None
+    measured: tuple[list[int], U8] | None = None
     if codec.files:
         encode_s, files = timed(lambda: codec.encode(as_files))
         decode_s, back = timed(lambda: codec.decode(files))
         row["file"] = _figures(as_files, sum(map(len, files)), back, encode_s, decode_s)
         row["file"]["payload_bytes"] = round(codec.payload_bytes(files) / len(files), 3)
-        outcome = Outcome([len(file) for file in files], back)
+        measured = [len(file) for file in files], back
     encode_s, stream = timed(lambda: codec.encode_all(pixels))
     decode_s, back = timed(lambda: codec.decode_all(stream, len(pixels)))
     row["collection"] = _figures(pixels, len(stream), back, encode_s, decode_s)
     row["lossless"] = row["collection"]["psnr_db"] is None
-    return row, outcome
+    return row, measured and Outcome(*measured, stream)
 
 
 def _figures(pixels: U8, num_bytes: int, back: U8, encode_s: float, decode_s: float) -> Row:

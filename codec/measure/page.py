@@ -48,12 +48,13 @@ ABOUT_SHEETS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What images become at one quality: the bytes of each file, and the pixels they decode to,
-    uint8 (N, 28, 28).
+    """What images become at one quality: the bytes of each file, the pixels they decode to, uint8
+    (N, 28, 28), and all of them in one file.
     """
 
     file_bytes: list[int]
     pixels: U8
+    collection: bytes
 
 
 # Tables
@@ -257,12 +258,16 @@ def _html_table(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
 
 
 def html(
-    results: Mapping[str, Any], pixels: U8, names: Sequence[str], decoded: Mapping[int, Outcome]
+    results: Mapping[str, Any],
+    pixels: U8,
+    names: Sequence[str],
+    decoded: Mapping[int, Outcome],
+    compared: str = "",
 ) -> str:
     """The whole report.
 
     results: of `bench`; pixels: the images that became single files, uint8 (N, 28, 28), with their
-    names; decoded: see `Bench`.
+    names; decoded: see `Bench`; compared: the address of the page of `compare`, if there is one.
     """
     rows, machine = results["rows"], results["machine"]
     models = " and ".join(escape(str(name)) for name in results["models"].values() if name) or "no"
@@ -272,6 +277,7 @@ def html(
         else ""
     )
     missing = "".join(f"<li>{escape(text)}" for text in results["not_measured"])
+    link = f'<p><a href="{escape(compared)}">All images beside their originals</a></p>'
     return f"""<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>aez bench: {results["images"]} images</title><style>{_STYLE}</style>
@@ -306,5 +312,6 @@ effort 1 only.</p>
 <p class="note">The worst images first, by their mean PSNR. Error: grey where nothing changed,
 brighter where the decoded image is brighter, doubled. Bytes are those of a single file.</p>
 {contact_sheet(pixels, names, decoded)}
+{link if compared else ""}
 </html>
 """

@@ -1,4 +1,6 @@
-"""Which images `aez bench` measures: those that `aez compress` would read, or a sample of them."""
+"""Reading the images that `aez compress` would read, or a sample of them, into memory: for `aez
+bench` and `aez view --against`.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,24 @@ class Images(NamedTuple):
     total: int  # how many images there are, measured or not
 
 
-def read(inputs: Sequence[str], max_images: int) -> Generator[Event, None, Images]:
+def read(
+    inputs: Sequence[str], max_images: int, whole: bool = False
+) -> Generator[Event, None, Images]:
     """Read files, directories, arrays and URLs, in the order of `aez compress`.
 
     Of more than `max_images` images, only a sample of that many, evenly spread, is read. What
-    cannot be read is reported as failed. Raises UsageError; AezError if no image is left.
+    cannot be read is reported as failed. whole: more images are an error, and all have the names
+    that they have in one collection. Raises UsageError; AezError if no image is left.
     """
     if "-" in inputs:
-        raise UsageError("bench reads files, directories and URLs, not stdin")
-    jobs = yield from plan(inputs)
+        raise UsageError("images are read from files, directories and URLs here, not stdin")
+    jobs = yield from plan(inputs, "-" if whole else None)
     sizes = []
     for job in jobs:
         sizes.append((yield from _num_images(job)))
     total = sum(sizes)
+    if whole and total > max_images:
+        raise UsageError(f"there are {total} images, and at most {max_images} can be read here")
     sample = spread(total, min(max_images, total))
     pixels: list[U8] = []
     names: list[str] = []
@@ -51,7 +58,7 @@ def read(inputs: Sequence[str], max_images: int) -> Generator[Event, None, Image
                 names.append(found[0])
                 pixels.append(found[1])
     if not pixels:
-        raise AezError("no image could be read: nothing to measure")
+        raise AezError("no image could be read")
     return Images(np.stack(pixels), names, total)
 
 
@@ -92,6 +99,8 @@ def _read_source(job: Source, wanted: list[int]) -> Iterator[tuple[str, U8] | Fa
             for number in wanted:
                 if first <= number < first + size:
                     called = f"{job.source.place.name}[{number}]"
+                    if batch.names is not None:
+                        called = batch.names[number - first]
                     try:
                         yield called, image_of(batch, number - first, called)
                     except ImageError as error:

@@ -1,0 +1,1 @@
+/* The decoding kernels use nothing of <math.h>: their vectors round. */

@@ -1,0 +1,1 @@
+/* What the kernels use of <stdlib.h> is in ../kernels.c. */

@@ -1,0 +1,106 @@
+/**
+ * Where models come from: the caller, or the stream itself. codec/collection/models.py.
+ */
+import { AezError, hex, sha256 } from "./bytes.js";
+import { loadKernels } from "./kernels.js";
+import { loadModel } from "./models.js";
+import { unzstd } from "./zstd.js";
+
+/** FORMAT.md 7.1: Model_ID -> name and Model_Hash of the shipped models. */
+export const MODEL_IDS = {
+    1: { name: "mnist", hash: "1940d17a82af6b24" },
+    2: { name: "fashion", hash: "2fabebbc125b511c" },
+    3: { name: "mnist-lossless", hash: "15d5d40193bf7674" },
+    4: { name: "fashion-lossless", hash: "b587af3c645d6d8b" },
+    5: { name: "generic", hash: "763bd9cd2687bda3" },
+    6: { name: "generic-lossless", hash: "c0cda77a65fd90d2" },
+};
+const NAMES = new Map(Object.values(MODEL_IDS).map(({ name, hash }) => [hash, name]));
+
+/** The bytes of a stored image -> its 784 pixels. FORMAT.md 2.3. @throws {AezError} */
+export function unstored(bytes) {
+    if (bytes.length === 784) return bytes;
+    if (bytes.length > 784) {
+        const found = `a stored image has ${bytes.length} bytes, at most 784 are allowed`;
+        throw new AezError("CorruptPayload", found);
+    }
+    try {
+        return unzstd(bytes, {
+            most: 784, least: 784, what: "the pixels", offset: null, alone: true,
+        });
+    } catch (error) {
+        throw new AezError("CorruptPayload", `a stored image is damaged: ${error.message}`);
+    }
+}
+
+/** The models of one stream, each loaded once. */
+export class ModelFiles {
+    #given = new Map(); // by hash: file, its SHA-256
+    #ask = null;
+    #loaded = new Map(); // by hash: a promise of the model
+    #kernels = null;
+    #wasm;
+
+    /** models: files, or a function that fetches one; wasm: kernels.wasm. See `open`. */
+    constructor(models, wasm) {
+        this.#wasm = wasm;
+        if (typeof models === "function") this.#ask = models;
+        else for (const file of models ?? []) this.add(file);
+    }
+
+    /** Take a model file. @returns {string} its hash */
+    add(file) {
+        const digest = sha256(file);
+        const hash = hex(digest.subarray(0, 8));
+        if (!this.#given.has(hash)) this.#given.set(hash, { file, digest });
+        this.#loaded.delete(hash); // it may have been missing
+        return hash;
+    }
+
+    has(hash) {
+        return this.#given.has(hash);
+    }
+
+    /** Its name, as far as it is known without loading it; or null. */
+    nameOf(hash) {
+        return NAMES.get(hash) ?? null;
+    }
+
+    /**
+     * @param {string} hash
+     * @returns {Promise<{model: Model, digest: Uint8Array}>}
+     * @throws {AezError} ModelNotFound, BadModel
+     */
+    get(hash) {
+        if (!this.#loaded.has(hash)) this.#loaded.set(hash, this.#load(hash));
+        return this.#loaded.get(hash);
+    }
+
+    async #load(hash) {
+        const { file, digest } = await this.#find(hash);
+        this.#kernels ??= loadKernels(this.#wasm);
+        try {
+            const model = loadModel(file, await this.#kernels, { sha256: () => digest, unstored });
+            return { model, digest };
+        } catch (error) {
+            if (error.kind === "BadModel") throw new AezError("BadModel", error.message);
+            throw error;
+        }
+    }
+
+    async #find(hash) {
+        if (!this.#given.has(hash) && this.#ask) {
+            const file = await this.#ask(hash, this.nameOf(hash));
+            if (file && this.add(file) !== hash) {
+                throw new AezError("ModelNotFound", `another model came for ${hash}`, null, hash);
+            }
+        }
+        const found = this.#given.get(hash);
+        if (!found) {
+            const name = this.nameOf(hash);
+            const what = name ? `${name} (${hash})` : hash;
+            throw new AezError("ModelNotFound", `model ${what} is not here: give its file`, null, hash);
+        }
+        return found;
+    }
+}

@@ -1,0 +1,457 @@
+// The page: one stream at a time as a grid of images, and what one does with it.
+//
+// READ ME FIRST
+// - `config` says which streams and models lie in the page; files that are dropped join them.
+// - Opening a stream makes a new Pool; the old one's workers end, with all they held.
+// - `window.aez` is for scripts and tests: what the page shows, and exact pixels.
+
+import { blobBytes, counted, element, fill, isolated, sized, told, visible, written }
+    from "./page_text.js";
+import { IMAGE, Pool } from "./page_pool.js";
+import { byteText, described, Facts } from "./page_facts.js";
+import { GREY, Grid } from "./page_grid.js";
+import { Comparison, decibels } from "./page_compare.js";
+import { One } from "./page_one.js";
+import { startTheme } from "./page_theme.js";
+
+const CHUNK = 4096; // images whose facts are asked for at once
+const IN_MEMORY = 16e6; // bytes; larger files stay where they are, and workers read parts of them
+const MAX_TOLD = 4; // places of damage that are listed
+const FEW = [[1, 12], [60, 4], [250, 3], [Infinity, 2]]; // images, and the zoom that shows so many
+const byId = (id) => document.getElementById(id);
+const config = JSON.parse(byId("config").textContent);
+const blob = (number) => blobBytes(byId(`blob-${number}`));
+
+const streams = config.streams.map((one) => ({ ...one }));
+let code = null; // a promise of what the page carries: {script, wasm, models, originals}
+let comparison = null;
+let opening = null; // what `shown` will be
+let shown = null; // {name, size, pool, facts, info, damaged}
+let problem = null; // why nothing is shown
+let remarks = []; // about dropped files
+let faultsTold = 0; // places of damage, and models
+let isZoomed = false; // by hand
+let visibleMs = 0;
+let painting = 0; // the frame that is asked for
+let isStale = false; // all that is drawn
+let ready = Promise.resolve();
+
+// what there is to show
+
+const source = {
+    get panels() { return comparison ? 3 : 1; },
+    get titles() { return comparison ? ["original", "decoded", "error"] : [""]; },
+    pixels: (number) => shown.pool.pixels(number),
+    fact: (number) => shown.facts.of(number),
+    error: (number) => shown.pool.errors.get(number) || null,
+    notes: (number) => (comparison ? comparison.notes(number) : []),
+    want: (numbers) => shown && shown.pool.want(numbers),
+    open: (position) => one.open(position),
+    moved: () => tellStatus(),
+    describe: (number) => described(source.fact(number), source.error(number)),
+    panel(number, k) {
+        if (comparison && k === 0) {
+            return comparison.has(number) ? { values: comparison.original(number), colours: GREY }
+                : { absent: true };
+        }
+        const pixels = source.pixels(number);
+        const error = source.error(number);
+        if (!pixels) return error && { absent: error.kind === "ModelNotFound" };
+        if (!comparison || k === 1) return { values: pixels, colours: GREY };
+        if (!comparison.has(number)) return { absent: true };
+        return { values: comparison.errors(number, pixels), colours: comparison.colours };
+    },
+    value(number, place) {
+        const pixels = source.pixels(number);
+        if (!pixels) return "";
+        if (!comparison || !comparison.has(number)) return String(pixels[place]);
+        const original = comparison.original(number)[place];
+        const error = pixels[place] - original;
+        const sign = error > 0 ? "+" : error < 0 ? "\u2212" : "";
+        return `${original} \u2192 ${pixels[place]} (${sign}${Math.abs(error)})`;
+    },
+    caption(number, width) {
+        const error = source.error(number);
+        if (error) {
+            const kind = error.kind === "ModelNotFound" ? "no model" : error.kind || "failed";
+            return [element("em", {}, kind)];
+        }
+        const { label, bytes } = source.fact(number);
+        const parts = label ? [element("b", {}, isolated(label))] : [];
+        if (comparison && comparison.isKnown(number)) {
+            parts.push(element("i", {}, decibels(comparison.psnr[number])));
+        }
+        if (!label || width > 80) parts.push(element("span", {}, written(number)));
+        if (bytes !== null && width > 140) parts.push(element("span", {}, byteText(bytes)));
+        return parts;
+    },
+};
+const grid = new Grid(byId("grid"), source);
+const one = new One(source, grid);
+
+/** Draw what has come, at the next frame.  all: captions, too. */
+function changed(all = false) {
+    isStale ||= all;
+    painting ||= requestAnimationFrame(() => {
+        painting = 0;
+        if (!shown) return;
+        grid.refresh(isStale || Boolean(comparison));
+        isStale = false;
+        one.refresh();
+        if (faultsTold !== shown.pool.damage.length + shown.pool.lacking.length) tellNotes();
+        if (shown.pool.errors.size && !shown.isHurt) {
+            shown.isHurt = true;
+            fillFilters();
+        }
+        if (!visibleMs && grid.complete) visibleMs = performance.now();
+        tellStatus();
+    });
+}
+
+// opening
+
+async function carried() {
+    if (typeof WebAssembly !== "object" || typeof DecompressionStream !== "function") {
+        throw new Error("This browser is too old to decode the images: it has no WebAssembly.");
+    }
+    const text = config.worker === undefined ? byId("worker").textContent
+        : new TextDecoder().decode(await blob(config.worker));
+    const wasm = await WebAssembly.compile(await blob(config.wasm)).catch(() => {
+        throw new Error("This browser cannot decode the images: its WebAssembly has no SIMD.");
+    });
+    const models = await Promise.all(config.models.map((one) => blob(one.blob)));
+    const originals = config.compare && await blob(config.compare.blob);
+    return { script: text, wasm, models, originals };
+}
+
+async function sourceOf(stream) {
+    if (stream.url) return { opened: new URL(stream.url, location.href).href, size: stream.bytes };
+    if (stream.file) {
+        const { file } = stream;
+        const small = file.size <= IN_MEMORY;
+        return { opened: small ? new Uint8Array(await file.arrayBuffer()) : file, size: file.size };
+    }
+    const bytes = stream.data || await blob(stream.blob);
+    stream.data = bytes instanceof Blob || bytes.length <= IN_MEMORY ? bytes : new Blob([bytes]);
+    return { opened: stream.data, size: bytes.size || bytes.length };
+}
+
+async function openStream(stream) {
+    if (opening && opening.pool) opening.pool.end();
+    shown = null;
+    problem = null;
+    byId("grid").dataset.state = "opening";
+    grid.show(null, 0);
+    const mine = { name: stream.name };
+    opening = mine;
+    let pool = null;
+    try {
+        const { script, wasm, models, originals } = await (code ||= carried());
+        const { opened, size } = await sourceOf(stream);
+        if (opening !== mine) return;
+        comparison = null;
+        pool = mine.pool = new Pool(script, changed);
+        const count = Math.min(2, navigator.hardwareConcurrency || 1);
+        const info = await pool.open({ source: opened, models, wasm }, count);
+        if (opening !== mine) return pool.end();
+        shown = Object.assign(mine, { size, info, facts: new Facts(info.length) });
+        if (originals && streams.indexOf(stream) < (config.compare.streams || 1)) {
+            comparison = new Comparison(originals, info.length, config.compare);
+        }
+        start();
+    } catch (error) {
+        if (pool) pool.end();
+        if (opening !== mine) return;
+        problem = error;
+    }
+    delete byId("grid").dataset.state;
+    tellNotes();
+    tellStatus();
+}
+
+/** A stream is open: show it, then learn of each image. */
+function start() {
+    const { pool, info, facts } = shown;
+    byId("legend").hidden = !comparison;
+    if (comparison) {
+        pool.arrived = (number, pixels) => comparison.measure(number, pixels);
+        facts.psnr = comparison.psnr;
+        pool.background = () => comparison.another();
+    }
+    byId("query").value = "";
+    byId("query").hidden = info.length < 2;
+    for (const id of ["label", "model", "quality"]) fill(byId(id), []);
+    fillOrders();
+    if (!isZoomed) {
+        const three = window.innerWidth < 500 ? 3 : 2;
+        grid.zoom = comparison ? three : FEW.find(([count]) => info.length <= count)[1];
+    }
+    grid.show(null, info.length);
+    const asked = /^#(\d+)$/.exec(location.hash);
+    if (asked && Number(asked[1]) < info.length) {
+        grid.go(Number(asked[1]));
+        one.open(Number(asked[1]));
+    }
+    learn(shown);
+    if (comparison) setTimeout(rank, 1000);
+}
+
+async function learn(mine) {
+    const { pool, facts, info } = mine;
+    try {
+        for (let from = 0; from < info.length; from += CHUNK) {
+            const to = Math.min(from + CHUNK, info.length);
+            const found = await pool.call("facts", { from, to });
+            if (shown !== mine) return;
+            facts.add(from, found);
+            for (const fault of found.faults) remark(told(fault));
+            if (from === 0 || to === info.length) fillFilters();
+            changed(true);
+        }
+    } catch (error) {
+        remark(`Names, labels and sizes are not all known: ${told(error)}`);
+    }
+    if (shown === mine && isFiltered()) reorder();
+}
+
+/** The worst first, as far as they are known: again and again while nobody has scrolled. */
+function rank() {
+    if (!shown || !comparison || byId("sort").value !== "psnr") return;
+    const finished = comparison.done === comparison.numbers.length;
+    if (grid.top === 0 && grid.current < 0) reorder();
+    if (!finished) setTimeout(rank, 1000);
+}
+
+// filters and order
+
+const wish = () => Object.fromEntries(
+    ["query", "label", "model", "quality", "sort"].map((id) => [id, byId(id).value]));
+const isFiltered = () => Object.values(wish()).some((value) => value && value !== "number");
+
+function fillOrders() {
+    const { facts } = shown;
+    const orders = [["number", "By number"], ["bytes", "Most bytes first"]];
+    if (facts.labels.length) orders.push(["label", "By label"]);
+    if (comparison) orders.unshift(["psnr", "Worst first"]);
+    fill(byId("sort"), shown.info.length > 1 ? orders : []);
+}
+
+function damagedOnes() {
+    const damaged = new Map(shown.pool.errors);
+    for (const { from, to, error } of shown.pool.damage) {
+        for (let k = from; k < to; k++) if (!damaged.has(k)) damaged.set(k, error);
+    }
+    return damaged;
+}
+
+function fillFilters() {
+    if (!shown) return;
+    const options = shown.facts.options(damagedOnes().size);
+    for (const [id, list] of Object.entries(options)) fill(byId(id), list);
+    fillOrders();
+}
+
+function reorder() {
+    if (!shown) return;
+    const order = isFiltered() ? shown.facts.order(wish(), damagedOnes()) : null;
+    grid.show(order, shown.info.length);
+    tellStatus();
+}
+
+// words
+
+function tellStatus() {
+    const parts = [];
+    if (problem) parts.push("Nothing to show");
+    else if (!shown) parts.push("Opening\u2026");
+    else {
+        const { info, facts, pool, size } = shown;
+        parts.push(counted(info.length, "image"));
+        if (size) parts.push(sized(size));
+        if (size && info.length > 1) parts.push(`${written(size / info.length, 1)} bytes each`);
+        if (grid.order && grid.count < info.length) parts.push(`${written(grid.count)} shown`);
+        if (facts.known < info.length) parts.push(`${written(facts.known)} read`);
+        const absent = pool.absent;
+        const damaged = pool.errors.size - absent;
+        if (damaged) parts.push(`${written(damaged)} damaged`);
+        if (absent) parts.push(`${written(absent)} without a model`);
+        if (comparison) parts.push(comparison.summary());
+        const { current } = grid;
+        if (current >= 0 && grid.count) parts.push(`image ${written(grid.number(current))}`);
+    }
+    const text = parts.filter(Boolean).join(" \u00b7 ");
+    if (byId("status").textContent !== text) byId("status").textContent = text;
+    byId("zoom").textContent = `${grid.zoom}\u00d7`;
+}
+
+function remark(text) {
+    remarks.push(text);
+    tellNotes();
+}
+
+function tellNotes() {
+    const notes = [];
+    const note = (...parts) => notes.push(element("p", { class: "note" }, ...parts));
+    if (config.note) note(visible(config.note));
+    if (problem) note(problem.kind ? "This stream cannot be shown. " : "", told(problem));
+    for (const text of remarks) note(text);
+    const needed = problem && problem.modelHash;
+    const lacking = shown ? shown.pool.lacking : needed ? [{ hash: needed, name: null }] : [];
+    const damage = shown ? shown.pool.damage : [];
+    faultsTold = damage.length + lacking.length;
+    for (const model of lacking) {
+        const file = `${model.name || "NAME"}-${model.hash.slice(0, 8)}.safetensors`;
+        const choose = element("button", { type: "button" }, "choose it");
+        choose.onclick = () => byId("files").click();
+        const name = model.name ? isolated(`${model.name} `) : "";
+        note("The model ", name, element("code", {}, model.hash),
+            " is not in this page. To see the images that need it, drop its file (",
+            isolated(file), ") onto the page, or ", choose, ".");
+    }
+    for (const { from, to, error } of damage.slice(0, MAX_TOLD)) {
+        const images = to - from === 1 ? `Image ${written(from)} is`
+            : to > from ? `Images ${written(from)} to ${written(to - 1)} are` : "The stream is";
+        note(`${images} damaged. ${told(error)}`);
+    }
+    if (damage.length > MAX_TOLD) {
+        note(`${written(damage.length - MAX_TOLD)} more places are damaged.`);
+    }
+    if (shown && !shown.info.length) note("No images: the collection is empty.");
+    byId("notes").replaceChildren(...notes);
+}
+
+// files
+
+async function isModel(file) {
+    const start = new Uint8Array(await file.slice(0, 9).arrayBuffer());
+    return start[8] === 0x7b && !(start[0] === 0xae && start[1] === 0x5a); // a length, then "{"
+}
+
+/** Take files that were dropped or chosen: streams, and models.  Shows the first stream. */
+async function take(files) {
+    remarks = [];
+    const before = streams.length;
+    for (const file of files) {
+        if (await isModel(file)) await takeModel(file);
+        else streams.push({ name: file.name, file });
+    }
+    fillStreams();
+    if (streams.length > before) await choose(before);
+    else fillFilters();
+    tellNotes();
+}
+
+async function takeModel(file) {
+    const bytes = new Uint8Array(await file.arrayBuffer());
+    const { models } = await code;
+    try {
+        if (shown) await shown.pool.addModel(bytes);
+        models.push(bytes);
+        if (!problem) return;
+        await choose(Number(byId("stream").value) || 0); // it may have been the one that lacked
+        if (problem && problem.kind === "BadModel") throw problem;
+    } catch (error) {
+        if (models.at(-1) === bytes) models.pop();
+        remark(`${visible(file.name)} is not a model that can be used: ${told(error)}`);
+    }
+}
+
+function fillStreams() {
+    fill(byId("stream"), streams.map(({ name }, k) => [String(k), name]));
+}
+
+function choose(number) {
+    byId("stream").value = String(number);
+    const { name } = streams[number];
+    byId("title").textContent = visible(number === 0 ? config.title || name : name);
+    ready = openStream(streams[number]);
+    return ready;
+}
+
+// controls
+
+startTheme(byId("theme"));
+byId("add").onclick = () => byId("files").click();
+byId("files").onchange = (event) => {
+    take([...event.target.files]);
+    event.target.value = "";
+};
+byId("stream").onchange = (event) => choose(Number(event.target.value));
+for (const [id, step] of [["smaller", -1], ["larger", 1]]) {
+    byId(id).onclick = () => {
+        isZoomed = true;
+        grid.setZoom(step);
+    };
+}
+byId("scale").onchange = (event) => {
+    comparison.scale(Number(event.target.value));
+    changed(true);
+};
+byId("tools").onsubmit = (event) => event.preventDefault();
+for (const id of ["label", "model", "quality", "sort"]) byId(id).onchange = reorder;
+let typing = 0;
+byId("query").oninput = () => {
+    clearTimeout(typing);
+    typing = setTimeout(reorder, 120);
+};
+document.addEventListener("keydown", (event) => {
+    if (event.key !== "/" || /INPUT|SELECT/.test(event.target.tagName) || byId("one").open) return;
+    event.preventDefault();
+    byId("query").focus();
+});
+const dragged = (on) => document.body.classList.toggle("dragged", on);
+for (const kind of ["dragenter", "dragover"]) {
+    document.addEventListener(kind, (event) => {
+        event.preventDefault();
+        dragged(true);
+    });
+}
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) dragged(false); });
+document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    dragged(false);
+    take([...event.dataTransfer.files]);
+});
+
+// start
+
+fill(byId("scale"), [["32", "\u00b132"], ["8", "\u00b18"], ["128", "\u00b1128"]]);
+fillStreams();
+if (streams.length) choose(0);
+else tellNotes();
+
+/** For scripts and tests. */
+window.aez = {
+    version: config.version,
+    /** Settles when the chosen stream is open, or is known not to be readable. */
+    get ready() { return ready; },
+    take,
+    choose,
+    /** Exact pixels of images from .. to - 1.  @returns {Promise<{pixels, errors}>} */
+    async images(from, to) {
+        const numbers = Array.from({ length: to - from }, (_, k) => from + k);
+        const pixels = new Uint8Array(numbers.length * IMAGE);
+        const errors = numbers.map(() => null);
+        const found = numbers.length ? await shown.pool.call("images", { numbers }) : { parts: [] };
+        for (const part of found.parts) {
+            pixels.set(part.pixels, (part.from - from) * IMAGE);
+            for (const [number, error] of part.failed) errors[number - from] = error;
+        }
+        return { pixels, errors };
+    },
+    /** What the page shows. */
+    get state() {
+        return {
+            name: shown ? shown.name : "",
+            length: shown ? shown.info.length : 0,
+            known: shown ? shown.facts.known : 0,
+            shown: grid.count,
+            decoded: shown ? shown.pool.decoded : 0,
+            damaged: shown ? shown.pool.errors.size : 0,
+            missing: shown ? shown.pool.lacking : [],
+            complete: Boolean(shown) && grid.complete,
+            visibleMs,
+            problem,
+        };
+    },
+};

@@ -1,0 +1,173 @@
+// What is known of each image, in columns, and the order that filters and sorting give.
+//
+// A million images must fit and must be sorted in about a second: so columns are typed arrays, and
+// a sort is that of one array of numbers, key * 2**32 + number of the image.
+
+import { written } from "./page_text.js";
+
+const BYTE_STEPS = 16; // bytes of an image are sorted in steps of 1/16: keys stay below 2**53
+const NUMBER = 2 ** 32;
+const MAX_LISTED = 500; // labels in the list; the search finds the others
+
+/** How a coding is called.  @returns {string} */
+export function qualityOf({ quality, kind, maxError }) {
+    if (kind === "near-lossless") return `near-lossless, \u00b1${maxError}`;
+    return kind === "lossy" ? `quality ${quality}` : kind;
+}
+
+/** Bytes of an image: its share of a group's, so seldom whole.  @returns {string} */
+export function byteText(bytes) {
+    return `${written(bytes, Number.isInteger(bytes) ? 0 : 1)} bytes`;
+}
+
+export class Facts {
+    /** @param {number} length  how many images */
+    constructor(length) {
+        this.length = length;
+        this.known = 0; // images 0 .. known - 1 are known
+        this.names = null;
+        this.bytes = new Float32Array(length);
+        this.coding = new Uint16Array(length);
+        this.codings = [];
+        this.label = new Uint32Array(length); // place in `labels` + 1; 0: none
+        this.labels = [];
+        this.places = new Map();
+        this.psnr = null; // Float32Array, when images are compared
+    }
+
+    /** Take the next images' facts, as the worker tells them. */
+    add(from, { names, labels, bytes, coding, codings }) {
+        this.bytes.set(bytes, from);
+        const places = codings.map((one) => {
+            const known = this.codings.findIndex(
+                (other) => other.model === one.model && other.quality === one.quality);
+            return known < 0 ? this.codings.push(one) - 1 : known;
+        });
+        coding.forEach((place, k) => { this.coding[from + k] = places[place]; });
+        if (names) {
+            this.names ||= new Array(this.length).fill("");
+            names.forEach((name, k) => { this.names[from + k] = name; });
+        }
+        if (labels) {
+            labels.forEach((label, k) => {
+                if (label === null || label === undefined) return;
+                if (!this.places.has(label)) this.places.set(label, this.labels.push(label));
+                this.label[from + k] = this.places.get(label);
+            });
+        }
+        this.known = from + bytes.length;
+    }
+
+    /** All that is known of an image. */
+    of(number) {
+        const known = number < this.known;
+        return {
+            number,
+            name: (this.names && this.names[number]) || "",
+            label: this.label[number] ? String(this.labels[this.label[number] - 1]) : "",
+            bytes: known ? this.bytes[number] : null,
+            coding: known ? this.codings[this.coding[number]] : null,
+        };
+    }
+
+    /** Labels as places (0: none), in the order of numbers or of texts. */
+    sortedLabels() {
+        return this.labels.map((_, k) => k + 1).sort((a, b) => {
+            const [left, right] = [this.labels[a - 1], this.labels[b - 1]];
+            return typeof left === "number" ? left - right : left < right ? -1 : 1;
+        });
+    }
+
+    /** Options of the filters: for each select, values and texts.  Of the known images. */
+    options(damaged) {
+        const labels = new Uint32Array(this.labels.length + 1);
+        const codings = new Uint32Array(this.codings.length);
+        for (let i = 0; i < this.known; i++) {
+            labels[this.label[i]]++;
+            codings[this.coding[i]]++;
+        }
+        const models = new Map();
+        const qualities = new Map();
+        this.codings.forEach((coding, k) => {
+            const name = coding.modelName || coding.model || coding.kind;
+            models.set(name, (models.get(name) || 0) + codings[k]);
+            const quality = qualityOf(coding);
+            qualities.set(quality, (qualities.get(quality) || 0) + codings[k]);
+        });
+        const listed = (counts, all) => [
+            ["", all],
+            ...[...counts].map(([name, count]) => [name, `${name} (${written(count)})`]),
+        ];
+        const label = this.sortedLabels().slice(0, MAX_LISTED).map((place) => (
+            [String(place), `${this.labels[place - 1]} (${written(labels[place])})`]));
+        const quality = listed(qualities, "Every quality");
+        if (quality.length === 2) quality.pop();
+        if (damaged) quality.push(["damaged", "damaged"]);
+        const model = listed(models, "Every model");
+        return {
+            label: label.length ? [["", "Every label"], ...label] : [],
+            model: model.length > 2 ? model : [],
+            quality: quality.length > 1 ? quality : [],
+        };
+    }
+
+    /**
+     * The numbers of the images to show, in order.
+     * @param {{query: string, label: string, model: string, quality: string, sort: string}} wish
+     * @param {Map<number, object>} errors  of images that are damaged
+     * @returns {Uint32Array}
+     */
+    order(wish, errors) {
+        const keep = this.filter(wish, errors);
+        const key = this.keys(wish.sort);
+        const numbers = [];
+        for (let i = 0; i < this.length; i++) if (!keep || keep(i)) numbers.push(i);
+        if (!key) return Uint32Array.from(numbers);
+        const keys = Float64Array.from(numbers, (number) => key(number) * NUMBER + number);
+        return Uint32Array.from(keys.sort(), (value) => value % NUMBER);
+    }
+
+    filter({ query, label, model, quality }, errors) {
+        const tests = [];
+        const text = query.trim().toLowerCase();
+        const number = /^#?[\d,]+$/.test(text) ? Number(text.replace(/[#,]/g, "")) : -1;
+        if (text && this.names && text[0] !== "#") {
+            tests.push((i) => i === number || this.names[i].toLowerCase().includes(text));
+        } else if (text) tests.push((i) => i === number);
+        if (label) tests.push((i) => this.label[i] === Number(label));
+        const codings = new Set(this.codings.flatMap((coding, k) => (
+            (model && (coding.modelName || coding.model || coding.kind) !== model) ||
+            (quality && quality !== "damaged" && qualityOf(coding) !== quality) ? [] : [k])));
+        if (codings.size < this.codings.length) {
+            tests.push((i) => i < this.known && codings.has(this.coding[i]));
+        }
+        if (quality === "damaged") tests.push((i) => errors.has(i));
+        return tests.length ? (i) => tests.every((test) => test(i)) : null;
+    }
+
+    keys(sort) {
+        if (sort === "bytes") return (i) => 2 ** 20 - Math.round(this.bytes[i] * BYTE_STEPS);
+        if (sort === "psnr") { // those not yet compared (NaN) last, after the exact ones
+            return (i) => Math.round(Math.min(this.psnr[i], 998) * 1000) || 999000;
+        }
+        if (sort === "label") {
+            const rank = new Uint32Array(this.labels.length + 1);
+            this.sortedLabels().forEach((place, k) => { rank[place] = k + 1; });
+            rank[0] = this.labels.length + 1; // those without a label last
+            return (i) => rank[this.label[i]];
+        }
+        return null;
+    }
+}
+
+/** One image in words, for tooltips and screen readers: not yet made visible. */
+export function described(fact, error) {
+    const { number, name, label, bytes, coding } = fact;
+    const parts = [`image ${written(number)}`];
+    if (name) parts.push(name);
+    if (label) parts.push(`label ${label}`);
+    if (bytes !== null) parts.push(byteText(bytes));
+    if (coding) parts.push(qualityOf(coding));
+    if (error) parts.push(`damaged, ${error.kind}: ${error.message}`);
+    return parts.join(", ");
+}

@@ -1,0 +1,105 @@
+// The page's worker: it owns one opened stream and answers questions about it.
+//
+//     {id, task: "open", source, models, wasm}  ->  {id, answer: what the stream is}
+//     {id, task: "images", numbers}             ->  {id, answer: parts that have at least these}
+//     {id, task: "facts", from, to}             ->  {id, answer: names, labels, bytes, codings}
+//     {id, task: "model", bytes}                ->  {id, answer: damage and models}
+//
+// A failure is answered {id, error: {kind, message, modelHash}}.  Pixels are transferred.
+
+import { open } from "./aez.js";
+import { supported } from "./kernels.js";
+
+const NEAR = 3; // so many images between two wanted ones are decoded along: they share a group
+let stream = null;
+
+function told(error) {
+    const { kind = "", message = String(error), modelHash = "" } = error || {};
+    return { kind, message, modelHash };
+}
+
+async function opened({ source, models, wasm }) {
+    const missing = supported();
+    if (missing) throw new Error(missing);
+    try {
+        stream = await open(source, { models, wasm });
+    } catch (error) {
+        // what is left of a damaged collection is worth seeing; of others, the first error counts
+        stream = await open(source, { models, wasm, recover: true }).catch(() => { throw error; });
+        if (!stream.length) throw error;
+    }
+    return { length: stream.length, kind: stream.kind, ...learnt() };
+}
+
+/** Damage and models that are known of by now: reading finds more. */
+function learnt() {
+    const damage = stream.damage.map(({ from, to, error }) => ({ from, to, error: told(error) }));
+    return { damage, models: stream.models };
+}
+
+/** The images of rising numbers, with those between that come at no cost. */
+async function images({ numbers }) {
+    const parts = [];
+    for (let i = 0; i < numbers.length;) {
+        const from = numbers[i];
+        let to = from + 1;
+        while (++i < numbers.length && numbers[i] - to <= NEAR) to = numbers[i] + 1;
+        const { pixels, errors } = await stream.images(from, to);
+        const failed = [];
+        errors.forEach((error, k) => { if (error) failed.push([from + k, told(error)]); });
+        parts.push({ from, to, pixels, failed });
+    }
+    return { parts, ...learnt() };
+}
+
+/** Names, labels and sizes; each of them can be damaged without the others. */
+async function facts({ from, to }) {
+    const faults = [];
+    const attempt = async (method) => {
+        try {
+            return await stream[method](from, to);
+        } catch (error) {
+            faults.push(told(error));
+            return null;
+        }
+    };
+    const names = await attempt("names");
+    const labels = await attempt("labels");
+    const details = await attempt("details") || new Array(to - from).fill(null);
+    const bytes = new Float32Array(to - from);
+    const codings = [];
+    const places = new Map();
+    const coding = Uint16Array.from(details, (detail, k) => {
+        const { quality, model, modelName, kind, maxError } = detail || { kind: "unknown" };
+        bytes[k] = detail ? detail.bytes : 0;
+        const key = `${model} ${quality}`;
+        if (!places.has(key)) {
+            places.set(key, codings.length);
+            codings.push({ quality, model, modelName, kind, maxError });
+        }
+        return places.get(key);
+    });
+    const named = names && names.some((name) => name);
+    const found = { names: named ? names : null, labels, bytes, coding, codings, faults };
+    return { ...found, ...learnt() };
+}
+
+const TASKS = {
+    open: opened,
+    images,
+    facts,
+    model: async ({ bytes }) => {
+        await stream.files.get(stream.addModel(bytes)); // loads it: BadModel if it is none
+        return learnt();
+    },
+};
+
+self.onmessage = async ({ data }) => {
+    try {
+        const answer = await TASKS[data.task](data);
+        const moved = (answer.parts || []).map(({ pixels }) => pixels.buffer);
+        self.postMessage({ id: data.id, answer }, moved);
+    } catch (error) {
+        self.postMessage({ id: data.id, error: told(error) });
+    }
+};
