@@ -39,6 +39,7 @@ DOCUMENTS = {
         ROOT / "examples" / "README.md",
         ROOT / "weights" / "README.md",
         ROOT / "codec" / "README.md",
+        ROOT / "codec" / "view" / "README.md",
         ROOT / "codec" / "FORMAT.md",
         ROOT / "codec" / "train" / "EXPERIMENTS.md",
     )
