@@ -268,6 +268,29 @@ def test_titles_and_names_are_only_text(title: str, web: Path) -> None:
     assert title == said or not title.isprintable()
 
 
+def test_the_page_bears_the_licences_of_code_that_is_not_ours(web: Path) -> None:
+    (web / "vendor/deep").mkdir(parents=True)
+    (web / "vendor/a.LICENSE").write_text("Copyright A <a@example.org>\n</script>")
+    (web / "vendor/deep/LICENSE").write_text("Copyright B\n")
+    text = html.unescape(scripts(build("x", [Stream("x", b"x")], web=web))["licences"][1])
+    assert "vendor/a.LICENSE\n\nCopyright A <a@example.org>\n</script>" in text
+    assert "vendor/deep/LICENSE\n\nCopyright B\n" in text
+
+
+def test_the_page_itself_is_small_and_complete() -> None:
+    """Without stream and models; what is in `web/` can be joined."""
+    content = build("x", [Stream("x", b"x")])
+    assert len(content) < 150_000
+    found = scripts(content)
+    licences = found["licences"][1]
+    assert licences.count("MIT License") == len(list(page.WEB.glob("vendor/**/*LICENSE"))) == 2
+    worker = blob_of(*found[f"blob-{config_of(content)['worker']}"]).decode()
+    node = which("node")
+    if node is not None:
+        for script in (worker, found[""][1]):
+            subprocess.run([node, "--check", "-"], input=script, text=True, check=True)
+
+
 def test_a_template_with_other_marks_is_refused(web: Path) -> None:
     (web / "page.html").write_text("{{title}} {{tittle}}")
     with pytest.raises(ValueError, match="tittle"):

@@ -291,12 +291,21 @@ def build(
                 "csp": policy(script, style, is_served).encode(),
                 "style": style.encode(),
                 "config": json.dumps(config).replace("<", "\\u003c").encode(),
-                "blobs": b"\n".join(blobs.elements),
+                "blobs": b"\n".join([*blobs.elements, _licences(web)]),
                 "worker": b"",  # it is a blob
                 "script": script.encode(),
             },
         )
     )
+
+
+def _licences(web: Path) -> bytes:
+    """The licences of the code of others, which every copy has to bear."""
+    paths = sorted(web.glob("vendor/**/*LICENSE"))
+    text = "\n".join(
+        f"{path.relative_to(web)}\n\n{path.read_text(encoding='utf-8')}" for path in paths
+    )
+    return b'<script type="text/plain" id="licences">\n' + _escaped(text) + b"</script>"
 
 
 def _config_of(stream: Stream, blobs: _Blobs) -> dict[str, object]:
