@@ -23,7 +23,9 @@ const config = JSON.parse(byId("config").textContent);
 const blob = (number) => blobBytes(byId(`blob-${number}`));
 
 const streams = config.streams.map((one) => ({ ...one }));
-let code = null; // a promise of what the page carries: {script, wasm, models, originals}
+const models = new Map(); // hash -> a promise of one that lies in the page, once it was needed
+const dropped = []; // models
+let code = null; // a promise of what the page carries: {script, wasm, originals}
 let comparison = null;
 let opening = null; // what `shown` will be
 let shown = null; // {name, size, pool, facts, info, damaged}
@@ -98,12 +100,15 @@ function changed(all = false) {
         grid.refresh(isStale || Boolean(comparison));
         isStale = false;
         one.refresh();
-        if (faultsTold !== shown.pool.damage.length + shown.pool.lacking.length) tellNotes();
+        if (faultsTold !== shown.pool.damage.length + lackingOnes().length) tellNotes();
         if (shown.pool.errors.size && !shown.isHurt) {
             shown.isHurt = true;
             fillFilters();
         }
-        if (!visibleMs && grid.complete) visibleMs = performance.now();
+        if (grid.complete) {
+            visibleMs ||= performance.now();
+            learn(shown); // no earlier: images come first
+        }
         tellStatus();
     });
 }
@@ -119,9 +124,17 @@ async function carried() {
     const wasm = await WebAssembly.compile(await blob(config.wasm)).catch(() => {
         throw new Error("This browser cannot decode the images: its WebAssembly has no SIMD.");
     });
-    const models = await Promise.all(config.models.map((one) => blob(one.blob)));
     const originals = config.compare && await blob(config.compare.blob);
-    return { script: text, wasm, models, originals };
+    return { script: text, wasm, originals };
+}
+
+const isCarried = (hash) => config.models.some((model) => model.hash === hash);
+
+/** The bytes of a model that lies in the page, or null. */
+async function modelOf(hash) {
+    const found = config.models.find((model) => model.hash === hash);
+    if (found && !models.has(hash)) models.set(hash, blob(found.blob));
+    return found ? models.get(hash) : null;
 }
 
 async function sourceOf(stream) {
@@ -146,13 +159,13 @@ async function openStream(stream) {
     opening = mine;
     let pool = null;
     try {
-        const { script, wasm, models, originals } = await (code ||= carried());
+        const { script, wasm, originals } = await (code ||= carried());
         const { opened, size } = await sourceOf(stream);
         if (opening !== mine) return;
         comparison = null;
-        pool = mine.pool = new Pool(script, changed);
+        pool = mine.pool = new Pool(script, changed, modelOf);
         const count = Math.min(2, navigator.hardwareConcurrency || 1);
-        const info = await pool.open({ source: opened, models, wasm }, count);
+        const info = await pool.open({ source: opened, dropped, wasm }, count);
         if (opening !== mine) return pool.end();
         shown = Object.assign(mine, { size, info, facts: new Facts(info.length) });
         if (originals && streams.indexOf(stream) < (config.compare.streams || 1)) {
@@ -192,12 +205,14 @@ function start() {
         grid.go(Number(asked[1]));
         one.open(Number(asked[1]));
     }
-    learn(shown);
+    changed();
     if (comparison) setTimeout(rank, 1000);
 }
 
 async function learn(mine) {
     const { pool, facts, info } = mine;
+    if (mine.isLearning) return;
+    mine.isLearning = true;
     try {
         for (let from = 0; from < info.length; from += CHUNK) {
             const to = Math.min(from + CHUNK, info.length);
@@ -234,6 +249,12 @@ function fillOrders() {
     if (facts.labels.length) orders.push(["label", "By label"]);
     if (comparison) orders.unshift(["psnr", "Worst first"]);
     fill(byId("sort"), shown.info.length > 1 ? orders : []);
+}
+
+/** Models that are needed and neither in the page nor dropped. */
+function lackingOnes() {
+    return [...shown.pool.models.values()]
+        .filter(({ hash, present }) => !present && !isCarried(hash));
 }
 
 function damagedOnes() {
@@ -296,7 +317,7 @@ function tellNotes() {
     if (problem) note(problem.kind ? "This stream cannot be shown. " : "", told(problem));
     for (const text of remarks) note(text);
     const needed = problem && problem.modelHash;
-    const lacking = shown ? shown.pool.lacking : needed ? [{ hash: needed, name: null }] : [];
+    const lacking = shown ? lackingOnes() : needed ? [{ hash: needed, name: null }] : [];
     const damage = shown ? shown.pool.damage : [];
     faultsTold = damage.length + lacking.length;
     for (const model of lacking) {
@@ -343,15 +364,14 @@ async function take(files) {
 
 async function takeModel(file) {
     const bytes = new Uint8Array(await file.arrayBuffer());
-    const { models } = await code;
     try {
         if (shown) await shown.pool.addModel(bytes);
-        models.push(bytes);
+        dropped.push(bytes);
         if (!problem) return;
         await choose(Number(byId("stream").value) || 0); // it may have been the one that lacked
         if (problem && problem.kind === "BadModel") throw problem;
     } catch (error) {
-        if (models.at(-1) === bytes) models.pop();
+        if (dropped.at(-1) === bytes) dropped.pop();
         remark(`${visible(file.name)} is not a model that can be used: ${told(error)}`);
     }
 }
@@ -448,7 +468,7 @@ window.aez = {
             shown: grid.count,
             decoded: shown ? shown.pool.decoded : 0,
             damaged: shown ? shown.pool.errors.size : 0,
-            missing: shown ? shown.pool.lacking : [],
+            missing: shown ? lackingOnes() : [],
             complete: Boolean(shown) && grid.complete,
             visibleMs,
             problem,
