@@ -217,7 +217,7 @@ def test_bytes_of_names_that_are_not_unicode_are_kept(tmp_path: Path) -> None:
 
 def test_names_and_labels_of_all_kinds(tmp_path: Path) -> None:
     pixels = helpers.drawn(6)
-    names = ["a/ä.png", "b", "", "<script>", "日本", "\U0001f600"]
+    names = ["a/ä.png", "b", "c/d", "<script>", "日本", "\U0001f600"]
     options = {"names": names, "model": "mnist", "effort": 1}
     streams = [
         codec.compress(pixels, labels=labels, **options)

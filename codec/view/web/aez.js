@@ -101,7 +101,9 @@ class Stream {
     }
 
     noteDamage(from, to, error) {
-        const known = this.damage.some((one) => one.from === from && one.to === to);
+        const known = this.damage.some(
+            (one) => one.from === from && one.to === to && one.error.kind === error.kind,
+        );
         if (!known) this.damage.push({ from, to, error });
         return error;
     }
