@@ -5,18 +5,17 @@
 // - Opening a stream makes a new Pool; the old one's workers end, with all they held.
 // - `window.aez` is for scripts and tests: what the page shows, and exact pixels.
 
-import { blobBytes, counted, element, fill, isolated, sized, told, visible, written }
-    from "./page_text.js";
+import { blobBytes, element, fill, isolated, told, visible, written } from "./page_text.js";
 import { IMAGE, Pool } from "./page_pool.js";
 import { byteText, described, Facts } from "./page_facts.js";
 import { GREY, Grid } from "./page_grid.js";
 import { Comparison, decibels } from "./page_compare.js";
 import { One } from "./page_one.js";
 import { startTheme } from "./page_theme.js";
+import { damageLines, statusOf } from "./page_words.js";
 
 const CHUNK = 4096; // images whose facts are asked for at once
 const IN_MEMORY = 16e6; // bytes; larger files stay where they are, and workers read parts of them
-const MAX_TOLD = 4; // places of damage that are listed
 const FEW = [[1, 12], [60, 4], [250, 3], [Infinity, 2]]; // images, and the zoom that shows so many
 const byId = (id) => document.getElementById(id);
 const config = JSON.parse(byId("config").textContent);
@@ -282,25 +281,7 @@ function reorder() {
 // words
 
 function tellStatus() {
-    const parts = [];
-    if (problem) parts.push("Nothing to show");
-    else if (!shown) parts.push("Opening\u2026");
-    else {
-        const { info, facts, pool, size } = shown;
-        parts.push(counted(info.length, "image"));
-        if (size) parts.push(sized(size));
-        if (size && info.length > 1) parts.push(`${written(size / info.length, 1)} bytes each`);
-        if (grid.order && grid.count < info.length) parts.push(`${written(grid.count)} shown`);
-        if (facts.known < info.length) parts.push(`${written(facts.known)} read`);
-        const absent = pool.absent;
-        const damaged = pool.errors.size - absent;
-        if (damaged) parts.push(`${written(damaged)} damaged`);
-        if (absent) parts.push(`${written(absent)} without a model`);
-        if (comparison) parts.push(comparison.summary());
-        const { current } = grid;
-        if (current >= 0 && grid.count) parts.push(`image ${written(grid.number(current))}`);
-    }
-    const text = parts.filter(Boolean).join(" \u00b7 ");
+    const text = statusOf({ shown, problem, comparison, grid });
     if (byId("status").textContent !== text) byId("status").textContent = text;
     byId("zoom").textContent = `${grid.zoom}\u00d7`;
 }
@@ -329,14 +310,7 @@ function tellNotes() {
             " is not in this page. To see the images that need it, drop its file (",
             isolated(file), ") onto the page, or ", choose, ".");
     }
-    for (const { from, to, error } of damage.slice(0, MAX_TOLD)) {
-        const images = to - from === 1 ? `Image ${written(from)} is`
-            : to > from ? `Images ${written(from)} to ${written(to - 1)} are` : "The stream is";
-        note(`${images} damaged. ${told(error)}`);
-    }
-    if (damage.length > MAX_TOLD) {
-        note(`${written(damage.length - MAX_TOLD)} more places are damaged.`);
-    }
+    for (const line of damageLines(damage)) note(line);
     if (shown && !shown.info.length) note("No images: the collection is empty.");
     byId("notes").replaceChildren(...notes);
 }

@@ -6,7 +6,9 @@
 //     {id, task: "model", bytes}                ->  {id, answer: damage and models}
 //
 // When a model of the page is needed first, the worker says {lacks: hash}, and the page answers
-// {gives: hash, bytes}, null if it has none.  A failure is answered {id, error: {kind, message, modelHash}}.  Pixels are transferred.
+// {gives: hash, bytes}, null if it has none.
+//
+// A failure is answered {id, error: {kind, message, modelHash}}.  Pixels are transferred.
 
 import { open } from "./aez.js";
 import { supported } from "./kernels.js";
