@@ -5,25 +5,26 @@
 // - Opening a stream makes a new Pool; the old one's workers end, with all they held.
 // - `window.aez` is for scripts and tests: what the page shows, and exact pixels.
 
-import { blobBytes, counted, element, fill, isolated, sized, told, visible, written }
-    from "./page_text.js";
+import { blobBytes, element, fill, isolated, told, visible, written } from "./page_text.js";
 import { IMAGE, Pool } from "./page_pool.js";
 import { byteText, described, Facts } from "./page_facts.js";
 import { GREY, Grid } from "./page_grid.js";
 import { Comparison, decibels } from "./page_compare.js";
 import { One } from "./page_one.js";
 import { startTheme } from "./page_theme.js";
+import { damageLines, statusOf } from "./page_words.js";
 
 const CHUNK = 4096; // images whose facts are asked for at once
 const IN_MEMORY = 16e6; // bytes; larger files stay where they are, and workers read parts of them
-const MAX_TOLD = 4; // places of damage that are listed
 const FEW = [[1, 12], [60, 4], [250, 3], [Infinity, 2]]; // images, and the zoom that shows so many
 const byId = (id) => document.getElementById(id);
 const config = JSON.parse(byId("config").textContent);
 const blob = (number) => blobBytes(byId(`blob-${number}`));
 
 const streams = config.streams.map((one) => ({ ...one }));
-let code = null; // a promise of what the page carries: {script, wasm, models, originals}
+const models = new Map(); // hash -> a promise of one that lies in the page, once it was needed
+const dropped = []; // models
+let code = null; // a promise of what the page carries: {script, wasm, originals}
 let comparison = null;
 let opening = null; // what `shown` will be
 let shown = null; // {name, size, pool, facts, info, damaged}
@@ -98,12 +99,15 @@ function changed(all = false) {
         grid.refresh(isStale || Boolean(comparison));
         isStale = false;
         one.refresh();
-        if (faultsTold !== shown.pool.damage.length + shown.pool.lacking.length) tellNotes();
+        if (faultsTold !== shown.pool.damage.length + lackingOnes().length) tellNotes();
         if (shown.pool.errors.size && !shown.isHurt) {
             shown.isHurt = true;
             fillFilters();
         }
-        if (!visibleMs && grid.complete) visibleMs = performance.now();
+        if (grid.complete) {
+            visibleMs ||= performance.now();
+            learn(shown); // no earlier: images come first
+        }
         tellStatus();
     });
 }
@@ -119,9 +123,17 @@ async function carried() {
     const wasm = await WebAssembly.compile(await blob(config.wasm)).catch(() => {
         throw new Error("This browser cannot decode the images: its WebAssembly has no SIMD.");
     });
-    const models = await Promise.all(config.models.map((one) => blob(one.blob)));
     const originals = config.compare && await blob(config.compare.blob);
-    return { script: text, wasm, models, originals };
+    return { script: text, wasm, originals };
+}
+
+const isCarried = (hash) => config.models.some((model) => model.hash === hash);
+
+/** The bytes of a model that lies in the page, or null. */
+async function modelOf(hash) {
+    const found = config.models.find((model) => model.hash === hash);
+    if (found && !models.has(hash)) models.set(hash, blob(found.blob));
+    return found ? models.get(hash) : null;
 }
 
 async function sourceOf(stream) {
@@ -146,13 +158,13 @@ async function openStream(stream) {
     opening = mine;
     let pool = null;
     try {
-        const { script, wasm, models, originals } = await (code ||= carried());
+        const { script, wasm, originals } = await (code ||= carried());
         const { opened, size } = await sourceOf(stream);
         if (opening !== mine) return;
         comparison = null;
-        pool = mine.pool = new Pool(script, changed);
+        pool = mine.pool = new Pool(script, changed, modelOf);
         const count = Math.min(2, navigator.hardwareConcurrency || 1);
-        const info = await pool.open({ source: opened, models, wasm }, count);
+        const info = await pool.open({ source: opened, dropped, wasm }, count);
         if (opening !== mine) return pool.end();
         shown = Object.assign(mine, { size, info, facts: new Facts(info.length) });
         if (originals && streams.indexOf(stream) < (config.compare.streams || 1)) {
@@ -192,12 +204,14 @@ function start() {
         grid.go(Number(asked[1]));
         one.open(Number(asked[1]));
     }
-    learn(shown);
+    changed();
     if (comparison) setTimeout(rank, 1000);
 }
 
 async function learn(mine) {
     const { pool, facts, info } = mine;
+    if (mine.isLearning) return;
+    mine.isLearning = true;
     try {
         for (let from = 0; from < info.length; from += CHUNK) {
             const to = Math.min(from + CHUNK, info.length);
@@ -236,6 +250,12 @@ function fillOrders() {
     fill(byId("sort"), shown.info.length > 1 ? orders : []);
 }
 
+/** Models that are needed and neither in the page nor dropped. */
+function lackingOnes() {
+    return [...shown.pool.models.values()]
+        .filter(({ hash, present }) => !present && !isCarried(hash));
+}
+
 function damagedOnes() {
     const damaged = new Map(shown.pool.errors);
     for (const { from, to, error } of shown.pool.damage) {
@@ -261,25 +281,7 @@ function reorder() {
 // words
 
 function tellStatus() {
-    const parts = [];
-    if (problem) parts.push("Nothing to show");
-    else if (!shown) parts.push("Opening\u2026");
-    else {
-        const { info, facts, pool, size } = shown;
-        parts.push(counted(info.length, "image"));
-        if (size) parts.push(sized(size));
-        if (size && info.length > 1) parts.push(`${written(size / info.length, 1)} bytes each`);
-        if (grid.order && grid.count < info.length) parts.push(`${written(grid.count)} shown`);
-        if (facts.known < info.length) parts.push(`${written(facts.known)} read`);
-        const absent = pool.absent;
-        const damaged = pool.errors.size - absent;
-        if (damaged) parts.push(`${written(damaged)} damaged`);
-        if (absent) parts.push(`${written(absent)} without a model`);
-        if (comparison) parts.push(comparison.summary());
-        const { current } = grid;
-        if (current >= 0 && grid.count) parts.push(`image ${written(grid.number(current))}`);
-    }
-    const text = parts.filter(Boolean).join(" \u00b7 ");
+    const text = statusOf({ shown, problem, comparison, grid });
     if (byId("status").textContent !== text) byId("status").textContent = text;
     byId("zoom").textContent = `${grid.zoom}\u00d7`;
 }
@@ -296,7 +298,7 @@ function tellNotes() {
     if (problem) note(problem.kind ? "This stream cannot be shown. " : "", told(problem));
     for (const text of remarks) note(text);
     const needed = problem && problem.modelHash;
-    const lacking = shown ? shown.pool.lacking : needed ? [{ hash: needed, name: null }] : [];
+    const lacking = shown ? lackingOnes() : needed ? [{ hash: needed, name: null }] : [];
     const damage = shown ? shown.pool.damage : [];
     faultsTold = damage.length + lacking.length;
     for (const model of lacking) {
@@ -308,14 +310,7 @@ function tellNotes() {
             " is not in this page. To see the images that need it, drop its file (",
             isolated(file), ") onto the page, or ", choose, ".");
     }
-    for (const { from, to, error } of damage.slice(0, MAX_TOLD)) {
-        const images = to - from === 1 ? `Image ${written(from)} is`
-            : to > from ? `Images ${written(from)} to ${written(to - 1)} are` : "The stream is";
-        note(`${images} damaged. ${told(error)}`);
-    }
-    if (damage.length > MAX_TOLD) {
-        note(`${written(damage.length - MAX_TOLD)} more places are damaged.`);
-    }
+    for (const line of damageLines(damage)) note(line);
     if (shown && !shown.info.length) note("No images: the collection is empty.");
     byId("notes").replaceChildren(...notes);
 }
@@ -343,15 +338,14 @@ async function take(files) {
 
 async function takeModel(file) {
     const bytes = new Uint8Array(await file.arrayBuffer());
-    const { models } = await code;
     try {
         if (shown) await shown.pool.addModel(bytes);
-        models.push(bytes);
+        dropped.push(bytes);
         if (!problem) return;
         await choose(Number(byId("stream").value) || 0); // it may have been the one that lacked
         if (problem && problem.kind === "BadModel") throw problem;
     } catch (error) {
-        if (models.at(-1) === bytes) models.pop();
+        if (dropped.at(-1) === bytes) dropped.pop();
         remark(`${visible(file.name)} is not a model that can be used: ${told(error)}`);
     }
 }
@@ -448,7 +442,7 @@ window.aez = {
             shown: grid.count,
             decoded: shown ? shown.pool.decoded : 0,
             damaged: shown ? shown.pool.errors.size : 0,
-            missing: shown ? shown.pool.lacking : [],
+            missing: shown ? lackingOnes() : [],
             complete: Boolean(shown) && grid.complete,
             visibleMs,
             problem,

@@ -18,8 +18,10 @@ export class Pool {
     /**
      * @param {string} script  the text of the worker
      * @param {() => void} changed  called when images have come
+     * @param {(hash: string) => Promise<Uint8Array | null>} modelOf  the models of the page
      */
-    constructor(script, changed) {
+    constructor(script, changed, modelOf) {
+        this.modelOf = modelOf;
         this.url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
         this.changed = changed;
         this.workers = [];
@@ -32,14 +34,14 @@ export class Pool {
         this.arrived = null; // (number, pixels): called with each image
         this.calls = []; // for the first worker: [task, data, resolve, reject]
         this.decoded = 0;
-        this.perMs = 0.25; // images a ms and worker, measured
+        this.perMs = 0.5; // images a ms and worker, measured
         this.ended = false;
     }
 
     /**
      * Start the workers.  The first one answers as soon as it has opened the stream; the others
      * follow.
-     * @param {object} opening  source, models, wasm: as `open` takes them
+     * @param {object} opening  source and wasm, as `open` takes them; dropped: models
      * @param {number} count  of workers
      * @returns {Promise<object>} length, kind, damage, models
      */
@@ -66,7 +68,11 @@ export class Pool {
     start() {
         const worker = new Worker(this.url);
         worker.calls = new Map();
-        worker.onmessage = ({ data }) => {
+        worker.onmessage = async ({ data }) => {
+            if (data.lacks) {
+                const bytes = await this.modelOf(data.lacks);
+                return worker.postMessage({ gives: data.lacks, bytes });
+            }
             const [resolve, reject] = worker.calls.get(data.id);
             worker.calls.delete(data.id);
             if (data.error) reject(data.error);
@@ -126,11 +132,6 @@ export class Pool {
         let count = 0;
         for (const { kind } of this.errors.values()) count += kind === "ModelNotFound";
         return count;
-    }
-
-    /** Models that are needed and not here. */
-    get lacking() {
-        return [...this.models.values()].filter(({ present }) => !present);
     }
 
     missing(number) {

@@ -1,9 +1,12 @@
 // The page's worker: it owns one opened stream and answers questions about it.
 //
-//     {id, task: "open", source, models, wasm}  ->  {id, answer: what the stream is}
+//     {id, task: "open", source, dropped, wasm} ->  {id, answer: what the stream is}
 //     {id, task: "images", numbers}             ->  {id, answer: parts that have at least these}
 //     {id, task: "facts", from, to}             ->  {id, answer: names, labels, bytes, codings}
 //     {id, task: "model", bytes}                ->  {id, answer: damage and models}
+//
+// When a model of the page is needed first, the worker says {lacks: hash}, and the page answers
+// {gives: hash, bytes}, null if it has none.
 //
 // A failure is answered {id, error: {kind, message, modelHash}}.  Pixels are transferred.
 
@@ -18,7 +21,14 @@ function told(error) {
     return { kind, message, modelHash };
 }
 
-async function opened({ source, models, wasm }) {
+const awaited = new Map(); // hash -> what takes the model's bytes
+
+function models(hash) {
+    self.postMessage({ lacks: hash });
+    return new Promise((resolve) => { awaited.set(hash, resolve); });
+}
+
+async function opened({ source, dropped, wasm }) {
     const missing = supported();
     if (missing) throw new Error(missing);
     try {
@@ -28,6 +38,7 @@ async function opened({ source, models, wasm }) {
         stream = await open(source, { models, wasm, recover: true }).catch(() => { throw error; });
         if (!stream.length) throw error;
     }
+    for (const bytes of dropped) stream.addModel(bytes);
     return { length: stream.length, kind: stream.kind, ...learnt() };
 }
 
@@ -95,6 +106,7 @@ const TASKS = {
 };
 
 self.onmessage = async ({ data }) => {
+    if (data.gives) return awaited.get(data.gives)(data.bytes);
     try {
         const answer = await TASKS[data.task](data);
         const moved = (answer.parts || []).map(({ pixels }) => pixels.buffer);
