@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
     from codec.api import ModelInfo
 
+EXAMPLES = (
+    ("aez models", "a table"),
+    ("aez models --json", "hashes, paths, figures, for programs"),
+    ("AEZ_WEIGHTS=my_models aez models", "also those in a folder of yours"),
+)
 MAX_SHOWN_POINTS = 12
 
 
