@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from codec.commands.decompress import Format
 
 EXAMPLES = (
-    ("aez decompress digits.aez", "-> digits/, the folder as it was"),
-    ("aez decompress digits.aez -o digits.npz", "all images as one array"),
-    ("aez decompress digits.aez --index 0,5,10-20 -o few", "only these, as PNG"),
+    ("aez decompress digits.aez", "-> digits/, as it was"),
+    ("aez decompress digits.aez -o digits.npz", "-> one array"),
+    ("aez decompress digits.aez --index 0,5,10-20 -o few", "-> some PNG files"),
 )
 
 

@@ -53,7 +53,8 @@ class Verb(TyperCommand):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if param.param_type_name == "argument":
-                sections.setdefault("Arguments", []).append((_name(param), param.help or ""))
+                text = getattr(param, "help", None) or ""
+                sections.setdefault("Arguments", []).append((_name(param), text))
             elif record := param.get_help_record(ctx):
                 panel = getattr(param, "rich_help_panel", None) or OPTIONS
                 sections.setdefault(panel, []).append(record)
