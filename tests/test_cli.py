@@ -693,14 +693,14 @@ def test_models_tells_what_each_is_for_and_what_it_gives(monkeypatch: pytest.Mon
     assert by_name["mnist-lossless"]["near_lossless"] is True
 
 
-def test_models_shows_a_model_whose_card_says_nothing(
+def test_models_shows_a_model_whose_card_has_no_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helpers.install(tmp_path)
     monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path))
     (row,) = (row for row in model_table() if row["name"] == "tiny0")
     assert (row["q25"], row["q75"], row["q100"]) == ("-", "-", "-")
-    assert row["for"] == "unknown"
+    assert row["for"] == "dice"  # what it was trained on
 
 
 def test_info_and_models_speak_plainly(stream: Path) -> None:

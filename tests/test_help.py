@@ -26,6 +26,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands
 EXAMPLES = [line for command in COMMANDS.values() for line, _ in command.examples]
 # Added to an example that would take long. What it stands for is measured in test_bench.py.
 CHEAP = {"bench": "-n 2 --files 2 -q 50 -e 1 --max-errors 0"}
+SLOW = [line for line, _ in COMMANDS["bench"].examples[1:]]
 # Minutes even for one step, and test_train.py runs the command: these lines are only parsed.
 PARSED = ("train",)
 
@@ -66,7 +67,14 @@ def files() -> set[str]:
     return {str(path) for path in Path().rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("line", [line for line in EXAMPLES if line.split()[1] not in PARSED])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=[pytest.mark.slow] * (line in SLOW))
+        for line in EXAMPLES
+        if line.split()[1] not in PARSED
+    ],
+)
 @pytest.mark.usefixtures("place")
 def test_example_of_the_help_runs_as_it_stands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
@@ -192,12 +200,12 @@ def test_typing_error_in_a_command_suggests_it(verb: str) -> None:
 def test_typing_error_in_an_option_suggests_it(verb: str) -> None:
     options = [*options_of(verb), "--help"]
     for option in options:
-        for typo in typos(option):
-            if typo in options:
-                continue
-            result = aez(verb, typo)
-            wanted = f"aez: {typo}: aez {verb} has no such option; did you mean {option}?\n"
-            assert (result.exit_code, result.stderr) == (2, wanted)
+        wrong = [typo for typo in typos(option) if typo not in options]
+        for typo in wrong:
+            assert misuse.nearest(typo, options, "") == f"did you mean {option}?", typo
+        result = aez(verb, wrong[0])
+        wanted = f"aez: {wrong[0]}: aez {verb} has no such option; did you mean {option}?\n"
+        assert (result.exit_code, result.stderr) == (2, wanted)
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

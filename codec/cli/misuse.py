@@ -49,7 +49,7 @@ def said(error: Any) -> str:
         case "NoSuchOption":
             options = [] if context is None else _options(context.command)
             fault = f"{error.option_name}: {command} has no such option"
-            return f"{fault}; {_nearest(error.option_name, options, f'{command} -h lists all')}"
+            return f"{fault}; {nearest(error.option_name, options, f'{command} -h lists all')}"
         case "MissingParameter" if error.param is not None:
             return f"{command.removeprefix('aez ')} needs {_described(error.param)}"
         case "BadOptionUsage":
@@ -85,11 +85,11 @@ def unknown_command(name: str, known: Iterable[str]) -> str:
         verb = "decompress" if name.endswith(".aez") else "compress"
         return f"{name}: this is a file, not a command; did you mean aez {verb} {name}?"
     meant = OTHER_WORDS.get(name.lower())
-    remedy = f"did you mean {meant}?" if meant else _nearest(name, known, "aez -h lists all")
+    remedy = f"did you mean {meant}?" if meant else nearest(name, known, "aez -h lists all")
     return f"{name}: aez has no such command; {remedy}"
 
 
-def _nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
     """Ask for the known word that looks like this one: much alike, or it begins so, or it has the
     same letters.
     """
