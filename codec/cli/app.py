@@ -15,7 +15,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from codec.cli import misuse
-from codec.cli.help import OPTIONS, Verb, write_groups
+from codec.cli.help import OPTIONS, Verb, write_groups, write_plain
 from codec.cli.misuse import Misuse
 from codec.cli.printing import say, stdout_error
 from codec.errors import AezError, BitstreamError, UsageError
@@ -79,6 +79,9 @@ class Group(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with misuse.whole_words(args):
             return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        write_plain(self, ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_groups(formatter, GROUPS, self.commands)

@@ -39,6 +39,9 @@ class Verb(TyperCommand):
             *(f"{_name(argument)}{'...' * (argument.nargs != 1)}" for argument in arguments),
         ]
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        write_plain(self, ctx, formatter)
+
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         first, _, more = (self.help or "").partition("\n\n")
         _text(formatter, first)
@@ -61,6 +64,14 @@ class Verb(TyperCommand):
         for title in sorted(sections, key=lambda title: title == OPTIONS):
             with formatter.section(title):
                 formatter.write_dl(sections[title])
+
+
+def write_plain(command: Any, ctx: Any, formatter: Any) -> None:
+    """The help of a command; the first versions of typer would import rich and frame it."""
+    ctx.ensure_object(dict)
+    command.format_usage(ctx, formatter)
+    command.format_help_text(ctx, formatter)
+    command.format_options(ctx, formatter)
 
 
 def lines(examples: Examples) -> list[str]:
