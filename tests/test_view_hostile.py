@@ -1,4 +1,4 @@
-"""Streams of a few hundred bytes that ask much of the reader for browsers: it stays small and quick.
+"""Small streams that ask much of the reader for browsers: it stays small and quick.
 
 Node gets little memory here, so that what a stream could take without bound ends it.
 """
