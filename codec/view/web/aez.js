@@ -65,6 +65,7 @@ async function endsAsCollection(source) {
 
 /** What both kinds of streams have. */
 class Stream {
+    #noted = new Set(); // what `damage` holds
     #hashes = new Map(); // of the models that it is known to use: whether one is embedded
 
     constructor(files) {
@@ -101,10 +102,9 @@ class Stream {
     }
 
     noteDamage(from, to, error) {
-        const known = this.damage.some(
-            (one) => one.from === from && one.to === to && one.error.kind === error.kind,
-        );
-        if (!known) this.damage.push({ from, to, error });
+        const key = `${from} ${to} ${error.kind}`;
+        if (!this.#noted.has(key)) this.damage.push({ from, to, error });
+        this.#noted.add(key);
         return error;
     }
 

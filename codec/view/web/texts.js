@@ -8,6 +8,7 @@ import { unzstd } from "./zstd.js";
 const MAX_NAMES_BYTES = 1 << 24, MAX_LABELS_BYTES = 1 << 21;
 const TEXTS = 0x80, WIDTH = 0x07;
 const MAX_TEXT_BYTES = 255;
+const CHUNK = 4096; // units of a text that are joined at once
 
 /**
  * UTF-8 -> text. A byte that is no UTF-8 becomes U+DC00 plus the byte, a lone surrogate, so that it
@@ -19,34 +20,44 @@ export function textOf(bytes) {
     } catch {
         // one character after the other
     }
-    let text = "";
+    const units = new Uint16Array(bytes.length); // of UTF-16
+    let size = 0;
     for (let at = 0; at < bytes.length;) {
-        const size = characterBytes(bytes, at);
-        if (size) text += textOf(bytes.subarray(at, at + size));
-        else text += String.fromCharCode(0xdc00 + bytes[at]);
-        at += size || 1;
+        const count = characterBytes(bytes, at);
+        let code = count < 2 ? bytes[at] : bytes[at] & (0x7f >> count);
+        if (!count) code += 0xdc00;
+        for (let k = 1; k < count; k++) code = (code << 6) | (bytes[at + k] & 0x3f);
+        if (code > 0xffff) {
+            units[size++] = 0xd7c0 + (code >> 10);
+            code = 0xdc00 | (code & 0x3ff);
+        }
+        units[size++] = code;
+        at += count || 1;
+    }
+    let text = "";
+    for (let at = 0; at < size; at += CHUNK) {
+        text += String.fromCharCode(...units.subarray(at, Math.min(at + CHUNK, size)));
     }
     return text;
 }
 
-/** Bytes of the character of UTF-8 at a place, 0 if there is none. */
+/** Bytes of the character of UTF-8 at a place, 0 if there is none. Unicode's table 3-7. */
 function characterBytes(bytes, at) {
-    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-    for (let size = 1; size <= 4 && at + size <= bytes.length; size++) {
-        try {
-            decoder.decode(bytes.subarray(at, at + size));
-            return size;
-        } catch {
-            // perhaps with the next byte
-        }
-    }
-    return 0;
+    const first = bytes[at];
+    if (first < 0x80) return 1;
+    if (first < 0xc2 || first > 0xf4) return 0;
+    const least = { 0xe0: 0xa0, 0xf0: 0x90 }[first] ?? 0x80;
+    const most = { 0xed: 0x9f, 0xf4: 0x8f }[first] ?? 0xbf;
+    const count = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if (!(bytes[at + 1] >= least && bytes[at + 1] <= most)) return 0;
+    for (let k = 2; k < count; k++) if ((bytes[at + k] & 0xc0) !== 0x80) return 0;
+    return count;
 }
 
-/** Texts that each end with a zero byte. */
-function split(bytes) {
+/** Texts that each end with a zero byte; no more than `most` + 1 of them. */
+function split(bytes, most) {
     const parts = [];
-    for (let at = 0; at < bytes.length;) {
+    for (let at = 0; at < bytes.length && parts.length <= most;) {
         let end = bytes.indexOf(0, at);
         if (end < 0) end = bytes.length;
         parts.push(bytes.subarray(at, end));
@@ -58,9 +69,10 @@ function split(bytes) {
 /** @returns {string[]} the names of `count` images. @throws {AezError} */
 export function unpackNames(frame, count, offset) {
     const content = unzstd(frame, { most: MAX_NAMES_BYTES, what: "the names", offset });
-    const names = split(content);
+    const names = split(content, count);
     if (names.length !== count || content[content.length - 1] !== 0) {
-        throw new AezError("CorruptPayload", `${names.length} names for ${count} images`, offset);
+        const found = names.length > count ? "more" : names.length;
+        throw new AezError("CorruptPayload", `${found} names for ${count} images`, offset);
     }
     return names.map(textOf);
 }
@@ -133,9 +145,9 @@ function textsOf(content, end, count, fail) {
         throw fail("LimitExceeded", `${number} label texts for ${count} images`);
     }
     const listed = content.subarray(start.at, Math.max(start.at, end));
-    const texts = split(listed);
+    const texts = split(listed, number);
     if (texts.length !== number || listed[listed.length - 1] !== 0) {
-        throw fail("CorruptPayload", `${texts.length} label texts of ${number}, or no end`);
+        throw fail("CorruptPayload", `label texts: not the ${number} that are stated, or no end`);
     }
     return texts.map((bytes) => {
         if (!bytes.length || bytes.length > MAX_TEXT_BYTES) {
