@@ -26,6 +26,7 @@ from codec.files.images import pack_png
 from codec.format.constants import max_error_of
 from codec.model import registry
 from codec.model.grids import MISSING, palettes_of, rounded, steps_for
+from codec.model.pixels import Pixels
 
 BOUNDS = (1, 2, 4, 5, 8, 33, 64)
 
