@@ -509,7 +509,8 @@ def test_a_missing_model_is_named_and_taken_by_drop(page: Page, make: Make) -> N
     golden = TESTS / "golden/fashion-2fabebbc-named40-q60.aez"
     page.give(golden)
     page.wait("return aez.state.missing.length || (aez.state.problem || {}).modelHash")
-    assert "2fabebbc125b511c" in page.text("#notes")
+    # the notes follow the state by a frame
+    page.wait("return document.querySelector('#notes').textContent.includes('2fabebbc125b511c')")
     page.wait("return aez.state.problem || aez.state.complete")
     page.shoot("no-model")
     page.give(next((TESTS.parent / "weights").glob("mnist-lossless-*.safetensors")))  # another one
@@ -519,7 +520,7 @@ def test_a_missing_model_is_named_and_taken_by_drop(page: Page, make: Make) -> N
     page.wait("return aez.state.length === 40 && !aez.state.missing.length && !aez.state.damaged")
     page.complete()
     assert sha256(page.pixels(0, 40)[0]) == GOLDEN[golden.name]["pixels_sha256"]
-    assert page.text("#notes") == ""
+    page.wait("return document.querySelector('#notes').textContent === ''")
 
 
 def test_a_broken_model_is_refused(page: Page, plain: Path, tmp_path: Path) -> None:
