@@ -18,12 +18,14 @@ import * as headers from "./headers.js";
 import { MODEL_IDS, ModelFiles, unstored } from "./model_files.js";
 import { firstBlock, foundBlocks, listedBlocks } from "./recovery.js";
 import { openSource } from "./source.js";
+import { checkQuality, Stream } from "./stream.js";
 import { labelsSpan, unpackLabels, unpackNames } from "./texts.js";
 
 export { AezError, MODEL_IDS };
 
 const PIXELS = 784;
 const NOTHING = new Uint8Array(0);
+const KEPT_INDEXES = 64; // blocks whose index stays in memory, up to 200 KiB each
 
 /**
  * Open a stream.
@@ -37,14 +39,13 @@ const NOTHING = new Uint8Array(0);
  * @returns {Promise<Stream>}
  * @throws {AezError} if the stream is damaged where that concerns all of it
  */
-export async function open(source, { models, wasm, recover = false }) {
+export async function open(source, { models, wasm, recover = false } = {}) {
     const opened = await openSource(source);
     const files = new ModelFiles(models, wasm);
     const start = await opened.read(0, 9);
     let isCollection;
     try {
-        isCollection = headers.isCollection(start);
-        if (!isCollection && recover) isCollection = await endsAsCollection(opened);
+        isCollection = headers.isCollection(start) || (await endsAsCollection(opened));
     } catch (error) {
         if (!recover || !(error instanceof AezError) || start.length < 4) throw error;
         isCollection = true; // if its other bytes do not show that, what follows throws
@@ -61,67 +62,6 @@ async function endsAsCollection(source) {
     const end = await source.read(Math.max(0, source.size - 4), 4);
     const isEnd = [0x61, 0x65, 0x7a, 0x45].every((byte, i) => end[i] === byte);
     return isEnd && source.size > 44 && (await firstBlock(source)) !== null;
-}
-
-/** What both kinds of streams have. */
-class Stream {
-    #hashes = new Map(); // of the models that it is known to use: whether one is embedded
-
-    constructor(files) {
-        this.files = files;
-        /** @type {{from: number, to: number, error: AezError}[]} what is known to be damaged */
-        this.damage = [];
-    }
-
-    /** Take the file of a model that was missing. @returns {string} its hash */
-    addModel(file) {
-        return this.files.add(file);
-    }
-
-    /** The models that parts read so far name. */
-    get models() {
-        return [...this.#hashes].map(([hash, embedded]) => ({
-            hash,
-            name: this.files.nameOf(hash),
-            embedded,
-            present: this.files.has(hash),
-        }));
-    }
-
-    uses(hash, embedded = false) {
-        if (hash) this.#hashes.set(hash, embedded || (this.#hashes.get(hash) ?? false));
-    }
-
-    close() {}
-
-    checkRange(from, to) {
-        if (!Number.isInteger(from) || !Number.isInteger(to) || from < 0 || to > this.length || from > to) {
-            throw new RangeError(`images ${from} to ${to} of a stream of ${this.length}`);
-        }
-    }
-
-    noteDamage(from, to, error) {
-        const known = this.damage.some(
-            (one) => one.from === from && one.to === to && one.error.kind === error.kind,
-        );
-        if (!known) this.damage.push({ from, to, error });
-        return error;
-    }
-
-    /** What a part is, for `details`. */
-    coding(modelHash, quality, bytes) {
-        const lossless = quality >= headers.LOSSLESS_QUALITY;
-        const near = quality > headers.NEAR_LOSSLESS;
-        const kinds = { [headers.STORED_QUALITY]: "stored" };
-        return {
-            bytes,
-            quality,
-            model: modelHash,
-            modelName: this.files.nameOf(modelHash),
-            kind: kinds[quality] ?? (near ? "near-lossless" : lossless ? "lossless" : "lossy"),
-            maxError: headers.maxErrorOf(quality),
-        };
-    }
 }
 
 /** A stream of one image. FORMAT.md 2. */
@@ -173,6 +113,7 @@ class SingleImage extends Stream {
     }
 
     async names(from = 0, to = 1) {
+        this.checkRange(from, to);
         return new Array(to - from).fill("");
     }
 
@@ -181,16 +122,9 @@ class SingleImage extends Stream {
     }
 
     async details(from = 0, to = 1) {
+        this.checkRange(from, to);
         const bytes = this.bytes.length - this.header.payloadAt;
         return new Array(to - from).fill(this.coding(this.modelHash, this.header.quality, bytes));
-    }
-}
-
-function checkQuality(model, quality, offset) {
-    if (model.lossless !== quality >= headers.LOSSLESS_QUALITY) {
-        const kind = model.lossless ? "lossless" : "lossy";
-        const found = `quality ${quality} of a ${kind} model`;
-        throw new AezError("CorruptPayload", found, offset);
     }
 }
 
@@ -199,6 +133,7 @@ class Collection extends Stream {
     kind = "collection";
     #source;
     #blocks = [];
+    #indexed = []; // blocks whose index is kept
 
     constructor(source, files) {
         super(files);
@@ -221,14 +156,16 @@ class Collection extends Stream {
     /** Check the header, and take its models. @returns {Promise<number>} where blocks start */
     async #header(recover) {
         const source = this.#source;
+        let header = NOTHING;
         try {
             const size = headers.collectionHeaderBytes(await source.read(0, 9));
-            const { start, models } = headers.collectionHeader(await source.read(0, size));
-            for (const file of models()) this.uses(this.files.add(file), true);
+            header = await source.read(0, size);
+            const { start, models } = headers.collectionHeader(header);
+            this.files.embed(models);
             return start;
         } catch (error) {
-            const later = error instanceof AezError && error.kind === "UnsupportedVersion";
-            if (!recover || !(error instanceof AezError) || later) throw error;
+            // A header whose Check holds is intact: it is of a later version, or of an unknown kind.
+            if (!recover || !(error instanceof AezError) || headers.isIntact(header)) throw error;
             const start = await firstBlock(source);
             if (start === null) throw error;
             this.noteDamage(0, 0, error);
@@ -306,7 +243,9 @@ class Collection extends Stream {
             const number = block.first + images[0];
             const found = `image ${number} and the rest of its group are damaged: ${why}`;
             const error = new AezError("CorruptPayload", found, block.offset);
-            this.noteDamage(number, number + 1, error);
+            for (const [from, to] of runs(images)) {
+                this.noteDamage(block.first + from, block.first + to, error);
+            }
             return { error };
         });
     }
@@ -421,6 +360,8 @@ class Collection extends Stream {
             const area = await this.#area(block, at, header.indexBytes);
             block.index = unpackIndex(area, header, block.offset + at);
             for (const { part } of block.index.groups) this.uses(part.modelHash);
+            this.#indexed.push(block);
+            if (this.#indexed.length > KEPT_INDEXES) this.#indexed.shift().index = null;
         }
         return block.index;
     }
@@ -441,4 +382,15 @@ class Collection extends Stream {
             this.noteDamage(block.first, block.first + block.images, error);
         }
     }
+}
+
+/** Rising numbers -> [from, to] of each run of neighbours. */
+function runs(numbers) {
+    const found = [];
+    for (const number of numbers) {
+        const last = found[found.length - 1];
+        if (last?.[1] === number) last[1]++;
+        else found.push([number, number + 1]);
+    }
+    return found;
 }

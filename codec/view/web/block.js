@@ -94,9 +94,11 @@ function partsOf(index, header) {
         left = left.filter((image) => !taken.has(image));
     }
     const end = index.at;
-    if (!same(checksum(4, index.bytes.subarray(0, end)), index.take(4))) {
+    const check = index.bytes.subarray(end, end + 4);
+    if (!same(checksum(4, index.bytes.subarray(0, end)), check)) {
         throw index.fail("ChecksumMismatch", "the parts of a block are damaged", 0);
     }
+    index.take(4);
     return [{ modelHash: header.modelHash, quality: header.quality, images: left }, ...parts];
 }
 

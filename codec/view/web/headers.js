@@ -147,10 +147,14 @@ export function collectionHeaderBytes(start) {
 
 /**
  * The header of a collection, checked.
- * @returns {{start: number, models: Uint8Array[]}} where blocks start; embedded model files
+ * @returns {{start: number, models: () => Uint8Array[]}} where blocks start; the embedded model
+ *     files, whose lengths are looked at (AezError) only if somebody asks for them
  */
 export function collectionHeader(stream) {
     const flags = startOf(stream);
+    if (!(flags & FLAG_COLLECTION)) {
+        throw new AezError("BadMagic", "this is a single image, not a collection");
+    }
     if (stream.length < COLLECTION_BYTES) throw cutShort(stream);
     const { fields, end } =
         flags & FLAG_EXTENDED
@@ -160,6 +164,19 @@ export function collectionHeader(stream) {
         throw new AezError("ChecksumMismatch", "the collection header is damaged", 3);
     }
     return { start: end, models: () => embedded(fields.get(MODELS) ?? new Uint8Array(0)) };
+}
+
+/** Whether the Check of a collection header holds, even if this reader does not understand it. */
+export function isIntact(header) {
+    if (header.length < COLLECTION_BYTES) return false;
+    const area = new Cursor(header, COLLECTION_BYTES);
+    try {
+        if (header[2] & FLAG_EXTENDED) area.take(area.varint());
+    } catch {
+        return false;
+    }
+    const covered = [header.subarray(0, 3), header.subarray(COLLECTION_BYTES, area.at)];
+    return crc8(...covered) === header[3];
 }
 
 function embedded(value) {
