@@ -149,6 +149,11 @@ class Collection extends Stream {
             if (!this.damage.length) this.noteDamage(0, 0, error);
             this.#blocks = await foundBlocks(this.#source, start);
         }
+        const empty = this.#blocks.find(({ images }) => images === 0); // nobody will ask for it
+        if (empty) {
+            const found = "a block has 0 images, at least one is needed";
+            this.noteDamage(empty.first, empty.first, new AezError("LimitExceeded", found, empty.offset));
+        }
         const last = this.#blocks[this.#blocks.length - 1];
         this.length = last ? last.first + last.images : 0;
     }
