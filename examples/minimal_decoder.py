@@ -24,7 +24,7 @@ MODEL_IDS: dict[int, str] = {
     3: "15d5d40193bf7674",
     4: "b587af3c645d6d8b",
     5: "763bd9cd2687bda3",
-    6: "c0cda77a65fd90d2",
+    6: "49ccac3e336c3c1a",
 }
 Part = tuple[bytes, int, list[int]]  # Model_Hash, quality, images
 

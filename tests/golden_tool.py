@@ -4,7 +4,8 @@
 
 writes the streams that `tests/golden/` lacks and lists them in `golden.json`; a name that exists is
 never written again. Names hold the model's hash: new weights get new goldens beside the old ones,
-and old ones go only with models that no release ever shipped.
+and old ones go only with models that no release ever shipped. `manifest.json`, for who writes
+another decoder (FORMAT.md 12.3), is written anew each time: it says what the streams say.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ import zstandard
 from codec import api
 from codec.collection.writer import Writer
 from codec.encoder.scale import LAST_ROW
+from codec.errors import BitstreamError
 from codec.files.images import read_image
 from codec.format.block import pack_block
+from codec.format.constants import LOSSLESS_QUALITY, NEAR_LOSSLESS, STORED_QUALITY
 from codec.format.footer import Footer
 from codec.format.headers import (
     BLOCK,
     ImageHeader,
+    is_collection,
     pack_collection_header,
     pack_image,
     unpack_block_header,
@@ -41,6 +45,7 @@ from codec.model import registry
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
 LIST = GOLDEN / "golden.json"
+MANIFEST = GOLDEN / "manifest.json"
 ERRORS = GOLDEN / "errors"
 EXAMPLES = HERE.parent / "examples" / "images"
 
@@ -225,8 +230,76 @@ def other_quality(single: bytes, quality: int) -> bytes:
     return pack_image(replace(header, quality=quality), single[offset:], model.sha256)
 
 
+def coding_of(quality: int) -> str:
+    """What a quality is called in the manifest."""
+    if quality > NEAR_LOSSLESS:
+        return "near-lossless"
+    return {STORED_QUALITY: "stored", LOSSLESS_QUALITY: "lossless"}.get(quality, "lossy")
+
+
+def described(stream: bytes) -> dict[str, Any]:
+    """What the manifest says of a stream: its kind, models, pixels, names and labels."""
+    info, pixels = api.info(stream), api.decompress(stream)
+    entry = {
+        "container": "single",
+        "coding": sorted({coding_of(quality) for quality in info.qualities}),
+        "qualities": sorted(info.qualities),
+        "parts": 1,
+        "embedded": [],
+        "models": [{"name": m.name, "model_hash": m.hash} for m in info.models if m.hash],
+        "shape": list(pixels.shape),
+        "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+        "names": None,
+        "labels": None,
+    }
+    if is_collection(stream):
+        with api.open(stream) as opened:
+            names, labels = opened.names, opened.labels
+            embedded = [hashlib.sha256(model).hexdigest()[:16] for model in opened.model.embedded]
+            entry |= {
+                "container": "collection",
+                "parts": max((len(block.parts) for block in opened.blocks), default=0),
+                "embedded": embedded,
+                "names": names or None,
+                "labels": labels if labels is None or isinstance(labels, list) else labels.tolist(),
+            }
+    return entry
+
+
+def error_of(stream: bytes) -> str:
+    """The name of the error that a stream gives."""
+    try:
+        api.decompress(stream)
+    except BitstreamError as error:
+        return type(error).__name__
+    raise ValueError("this stream decodes")
+
+
+def manifest() -> dict[str, Any]:
+    """For who writes another decoder: what each stream is, and what it must give."""
+    return {
+        "streams": [
+            {"path": path.name, **described(path.read_bytes())}
+            for path in sorted(GOLDEN.glob("*.aez"))
+        ],
+        "errors": [
+            {"path": f"errors/{path.name}", "error": error_of(path.read_bytes())}
+            for path in sorted(ERRORS.glob("*.aez"))
+        ],
+    }
+
+
+def write_manifest() -> None:
+    """Write it with one line for each stream."""
+    lists = []
+    for title, entries in manifest().items():
+        rows = ",\n".join("  " + json.dumps(entry, ensure_ascii=False) for entry in entries)
+        lists.append(f' "{title}": [\n{rows}\n ]')
+    MANIFEST.write_text("{\n" + ",\n".join(lists) + "\n}\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Write what is missing."""
+    """Write what is missing, and the manifest."""
     ERRORS.mkdir(parents=True, exist_ok=True)
     listed: dict[str, Any] = json.loads(LIST.read_text()) if LIST.exists() else {}
     for name, recipe in recipes().items():
@@ -250,6 +323,7 @@ def main() -> None:
             print(f"errors/{name} exists, left alone", file=sys.stderr)
         else:
             path.write_bytes(stream)
+    write_manifest()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -35,7 +36,7 @@ INFO_FIELDS = (
     "max_error labels label_kind names qualities models model_number"
 ).split()
 ROOT = Path(codec.__file__).parents[1]
-COMMANDS = ["compress", "decompress", "info", "ls", "test", "merge", "models", "train", "bench"]
+COMMANDS = "compress decompress info ls view test merge models train bench".split()
 
 
 def aez(*args: str | Path, stdin: bytes | None = None) -> Any:
@@ -265,15 +266,18 @@ def test_info_speaks_of_lossless_and_stored_streams(png: Path, array: Path) -> N
     assert (said["lossless"], said["quality"], said["model"]) == (True, 100, "tiny0-lossless")
 
 
+def model_table() -> list[dict[str, str]]:
+    """The rows of `aez models`; columns are two spaces apart."""
+    table = aez("models").stdout.partition("\n\n")[0]
+    heads, *rows = (re.split(r"  +", line.strip()) for line in table.splitlines())
+    return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
 @pytest.mark.usefixtures("shipped_lossless")
 def test_models_says_which_are_lossless() -> None:
-    kinds = {
-        line.split()[0]: line.split()[1]
-        for line in aez("models").stdout.splitlines()
-        if not line.startswith(" ")
-    }
+    kinds = {row["name"]: row["kind"] for row in model_table()}
     assert kinds["tiny0"] == "lossy"
-    assert kinds["tiny0-lossless"] == "lossless"
+    assert kinds["tiny0-lossless"].startswith("lossless")
     listed = json.loads(aez("models", "--json").stdout)["models"]
     assert {model["name"]: model["lossless"] for model in listed}["tiny0-lossless"] is True
 
@@ -291,10 +295,10 @@ def test_models_tells_the_encoder_or_that_there_is_none(
 
     digest = helpers.tiny_model().encoder.hash.hex()
     assert (listed()["tiny0"], listed()["tiny0-lossless"]) == (digest, None)
-    assert f"    encoder {digest}\n" in aez("models").stdout
+    assert {row["encoder"] for row in model_table() if row["name"] == "tiny0"} == {"yes"}
     registry.encoder_path(path).unlink()
     assert listed()["tiny0"] is None
-    assert "    encoder missing: this model can only decode\n" in aez("models").stdout
+    assert {row["encoder"] for row in model_table() if row["name"] == "tiny0"} == {"missing"}
     registry.encoder_path(path).write_bytes(helpers.tiny_encoder(1))
     assert aez("models").exit_code == 1
 
@@ -668,12 +672,42 @@ def test_info_json_has_the_fields_of_the_design(stream: Path, array: Path) -> No
     assert {key: several["files"][0][key] for key in INFO_FIELDS} == said
 
 
+def test_models_tells_what_each_is_for_and_what_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AEZ_WEIGHTS", raising=False)
+    rows = {row["name"]: row for row in model_table()}
+    assert rows["mnist"]["for"] == rows["mnist-lossless"]["for"] == "digits"
+    assert rows["mnist-lossless"]["kind"] == "lossless, near"
+    lossy, lossless = rows["mnist"], rows["mnist-lossless"]
+    assert 5 < float(lossy["q25"]) < 10 < float(lossy["q75"]) < 40
+    assert (lossy["q100"], lossless["q25"], lossless["q75"]) == ("-", "-", "-")
+    assert 60 < float(lossless["q100"]) < 90
+    assert (lossless["encoder"], lossy["encoder"]) == ("-", "yes")
+    assert max(map(len, aez("models").stdout.splitlines())) <= 80
+    listed = json.loads(aez("models", "--json").stdout)["models"]
+    assert set(listed[0]) == {
+        *(field.name for field in dataclasses.fields(api.ModelInfo)),
+        *("kind", "near_lossless", "purpose", "image_bytes"),
+    }
+    by_name = {model["name"]: model for model in listed}
+    assert f"{by_name['mnist']['image_bytes']['25']:.1f}" == lossy["q25"]
+    assert by_name["mnist-lossless"]["near_lossless"] is True
+
+
+def test_models_shows_a_model_whose_card_has_no_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helpers.install(tmp_path)
+    monkeypatch.setenv("AEZ_WEIGHTS", str(tmp_path))
+    (row,) = (row for row in model_table() if row["name"] == "tiny0")
+    assert (row["q25"], row["q75"], row["q100"]) == ("-", "-", "-")
+    assert row["for"] == "dice"  # what it was trained on
+
+
 def test_info_and_models_speak_plainly(stream: Path) -> None:
     assert aez("info", stream).stdout.startswith(f"{stream}: 4 images 28x28, model ")
     assert aez("models").exit_code == 0
     names = [model.name for model in api.models()]
-    heads = [line for line in aez("models").stdout.splitlines() if not line.startswith(" ")]
-    assert [line.split()[0] for line in heads] == names
+    assert [row["name"] for row in model_table()] == names
     assert [
         model["name"] for model in json.loads(aez("models", "--json").stdout)["models"]
     ] == names
@@ -817,10 +851,17 @@ MISUSE = {
     "compress": "compress needs INPUT: files, directories, or - for stdin",
     "merge a.aez": "merge needs -o OUT: the .aez file that holds them all",
     "compress -q": "-q: give it a value",
-    "compress --lossless=3 x": "--lossless: takes no value",
+    "compress --lossless=3 x": "--lossless: takes no value; leave out the = after it",
     "compress --scale 3 x": "--scale 3: give 1 or 255, the value that is white",
     "compress --round x": "--round needs --scale, which takes fractions",
-    "models x": "aez models: got unexpected extra argument(s) (x)",
+    "models x": "aez models takes no x; aez models -h lists what it takes",
+    "compress -lossless x": (
+        "-lossless: aez compress has no such option; did you mean --lossless?"
+    ),
+    "-version": "-version: aez has no such option; did you mean --version?",
+    "train x -o y --rate 3": "--rate 3: give a number from 0.001 to 2",
+    "extract x.aez": "extract: aez has no such command; did you mean decompress?",
+    "help": "help: aez has no such command; did you mean -h?",
 }
 
 

@@ -42,6 +42,32 @@ def test_golden_files_and_their_list_agree():
     )
 
 
+def test_manifest_says_what_the_list_and_the_streams_say():
+    """What writes it is in `golden_tool`; a decoder can rely on every entry of it."""
+    manifest = json.loads(golden_tool.MANIFEST.read_text("utf-8"))
+    assert manifest == golden_tool.manifest()
+    streams = {entry["path"]: entry for entry in manifest["streams"]}
+    assert set(streams) == set(GOLDEN)
+    for name, golden in GOLDEN.items():
+        assert all(streams[name][key] == golden[key] for key in ("shape", "pixels_sha256"))
+        assert (streams[name]["names"] is not None) == golden.get("names", False)
+        assert streams[name]["labels"] == golden_tool.labels(golden)
+    errors_of = {entry["path"]: entry["error"] for entry in manifest["errors"]}
+    assert errors_of == {f"errors/{name}": name.split("-")[0] for name in ERRORS}
+
+
+def test_models_of_the_manifest_are_there_under_their_names():
+    manifest = json.loads(golden_tool.MANIFEST.read_text("utf-8"))
+    weights = golden_tool.HERE.parent / "weights"
+    for entry in manifest["streams"]:
+        for model in entry["models"]:
+            if model["model_hash"] in entry["embedded"]:
+                continue
+            path = weights / f"{model['name']}-{model['model_hash'][:8]}.safetensors"
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert found.startswith(model["model_hash"]), entry["path"]
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_stream_decodes_to_the_listed_pixels(name):
     pixels = api.decompress((golden_tool.GOLDEN / name).read_bytes())

@@ -363,26 +363,35 @@ def test_the_palette_of_an_image_is_the_cheapest() -> None:
     tensors = helpers.tiny_pixel_tensors()
     flat = of_values(2, 3, 100, 101)
     choice = PaletteChoice(tensors["palette.costs.table"], tensors["palette.freq"])
-    assert choice.candidates(flat, exactly(flat)).first().tolist() == [1, 2, 1, 0]
+    assert choice.candidates(flat, exactly(flat)).first.tolist() == [1, 2, 1, 0]
 
 
-def palettes_of_a_grid() -> PaletteChoice:
+def tried(candidates: Candidates, effort: int) -> list[tuple[list[int], list[int]]]:
+    return [(a.tolist(), b.tolist()) for a, b in candidates.others(effort)]
+
+
+def test_an_image_on_a_grid_is_tried_with_a_palette_of_that_grid_if_it_is_close() -> None:
     """Palette 0 holds all values; 1 and 2 those of the grid of step 85, which cost more."""
     costs = np.full((3, 256), 20)
     costs[1:] = MISSING
-    costs[1, ::85], costs[2, ::85] = 70, 60
-    return PaletteChoice(costs, np.full(3, rans.TOTAL // 3))
-
-
-def test_an_image_on_a_grid_gets_a_palette_of_that_grid() -> None:
-    choice, flat = palettes_of_a_grid(), of_values(85, 170, 85)
+    costs[1, ::85], costs[2, ::85] = 24, 23  # 784 * 3 / 32 nats: 13.2 bytes more
+    costs[1, 255], costs[2, 255] = 24, 30  # 784 * 4 / 32 nats: 17.7 bytes more, and 44
+    choice = PaletteChoice(costs, np.full(3, rans.TOTAL // 3))
     assert choice.of_grid[85].tolist() == [1, 2]
-    assert choice.candidates(flat, np.array([85, 85, 1])).first().tolist() == [2, 2, 0]
-    # a grid that the model does not know
-    assert choice.candidates(flat, np.array([17, 17, 17])).first().tolist() == [0, 0, 0]
+    flat = of_values(85, 170, 85, 255)
+    candidates = choice.candidates(flat, np.array([85, 85, 1, 85]))
+    assert candidates.first.tolist() == [0, 0, 0, 0]
+    assert tried(candidates, 1) == [([0, 1, 3], [2, 2, 1])]
+    costs[1:, 85] = 26  # 26.5 bytes more
+    choice = PaletteChoice(costs, np.full(3, rans.TOTAL // 3))
+    steps = np.array([85, 85, 1, 17])  # 17: a grid that the model does not know
+    assert tried(choice.candidates(flat, steps), 1) == [([1], [2])]
+    assert tried(choice.candidates(flat, steps), 5)[0] == ([0, 1], [1, 2])
 
 
-def test_the_next_palette_is_one_within_the_margin_that_favours_values() -> None:
+def test_the_next_palette_is_one_within_the_margin_that_favours_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     costs = np.zeros((4, 256), np.int64)
     costs[1] = 1  # 784 / 32 nats for a flat image: 4.4 bytes
     costs[2] = costs[3] = 2
@@ -391,10 +400,15 @@ def test_the_next_palette_is_one_within_the_margin_that_favours_values() -> None
     choice = PaletteChoice(costs, np.full(4, rans.TOTAL // 4))
     flat = of_values(7, 8, 7)
     candidates = choice.candidates(flat, exactly(flat))
-    assert candidates.first().tolist() == [0, 0, 0]
-    found = [tuple(part.tolist() for part in candidates.next(9.0)) for _ in range(3)]
+    assert candidates.first.tolist() == [0, 0, 0]
+    monkeypatch.setitem(TRIED, 5, (4, 9.0, 9.0))
     # 1 and 0 favour no value; 3 costs an 8 far more
-    assert found == [([], []), ([0, 1, 2], [2, 2, 2]), ([0, 2], [3, 3])]
+    assert tried(candidates, 6) == [([], []), ([], []), ([0, 1, 2], [2, 2, 2]), ([0, 2], [3, 3])]
+
+
+def popping(palette: int) -> Callable[[Candidates], tuple[np.ndarray, np.ndarray]]:
+    """What makes a palette the likeliest of all images."""
+    return lambda self: (np.full(len(self._costs), palette), self._costs[:, palette])
 
 
 def test_an_effort_tries_more_palettes_and_keeps_the_cheapest(
@@ -403,12 +417,10 @@ def test_an_effort_tries_more_palettes_and_keeps_the_cheapest(
     pixels = np.concatenate([helpers.drawn(12), of_values(3, 4)])
     by_palette = []
     for palette in range(3):
-        monkeypatch.setattr(
-            Candidates, "first", lambda self, p=palette: np.full(len(self._costs), p)
-        )
+        monkeypatch.setattr(Candidates, "_pop", popping(palette))
         by_palette.append(model.analyze(pixels, 100).bits)
     monkeypatch.undo()
-    monkeypatch.setitem(TRIED, 5, (3, 1e6))
+    monkeypatch.setitem(TRIED, 5, (3, 1e6, 0.0))
     monkeypatch.setattr(model._choice, "_favours", np.ones(3, np.bool_))
     found = [model.analyze(pixels, 100, effort) for effort in (1, 5, 9)]
     assert (found[1].bits == np.min(by_palette, axis=0)).all()
@@ -425,7 +437,7 @@ def test_a_value_outside_the_palette_is_coded_all_the_same(
     monkeypatch: pytest.MonkeyPatch, model: Pixels
 ) -> None:
     odd = np.where(helpers.drawn(4) > 0, np.uint8(77), np.uint8(0))
-    monkeypatch.setattr(Candidates, "first", lambda self: np.ones(len(self._costs), np.int64))
+    monkeypatch.setattr(Candidates, "_pop", popping(1))
     check_round_trip(model, odd, 1)
 
 

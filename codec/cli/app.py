@@ -15,23 +15,21 @@ import typer.main
 from typer.core import TyperGroup
 
 from codec.cli import misuse
+from codec.cli.help import OPTIONS, Verb, write_groups, write_plain
 from codec.cli.misuse import Misuse
 from codec.cli.printing import say, stdout_error
 from codec.errors import AezError, BitstreamError, UsageError
 
-# In the order of the help; each verb is a function in a module, both of this name.
-VERBS = {
-    "compress": "compress",
-    "decompress": "decompress",
-    "info": "info",
-    "ls": "ls",
-    "view": "view",
-    "test": "check",
-    "merge": "merge",
-    "models": "models",
-    "train": "train",
-    "bench": "bench",
+# In the order of the help.
+GROUPS = {
+    "Compress and restore": ("compress", "decompress", "merge"),
+    "Look at streams": ("info", "ls", "view"),
+    "Check and measure": ("test", "bench"),
+    "Models": ("models", "train"),
 }
+# Each verb is a function in a module, both of its name, or of this one.
+FUNCTIONS = {"test": "check"}
+VERBS = [verb for group in GROUPS.values() for verb in group]
 
 
 class Verbs(Mapping[str, Any]):
@@ -48,12 +46,17 @@ class Verbs(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._built:
-            function = VERBS[name]
+            if name not in VERBS:
+                raise KeyError(name)
+            function = FUNCTIONS.get(name, name)
+            module = import_module(f"codec.cli.{function}")
             alone = typer.Typer(
                 add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
             )
-            alone.command(name)(getattr(import_module(f"codec.cli.{function}"), function))
-            self._built[name] = typer.main.get_command(alone)
+            alone.command(name, cls=Verb)(getattr(module, function))
+            command: Any = typer.main.get_command(alone)
+            command.examples = module.EXAMPLES
+            self._built[name] = command
         return self._built[name]
 
 
@@ -72,6 +75,21 @@ class Group(TyperGroup):
                 raise
             say(misuse.said(error))
             raise typer.Exit(2) from None
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with misuse.whole_words(args):
+            return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        write_plain(self, ctx, formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_groups(formatter, GROUPS, self.commands)
+        records = (param.get_help_record(ctx) for param in self.get_params(ctx))
+        with formatter.section(OPTIONS):
+            formatter.write_dl([record for record in records if record])
+        formatter.write_paragraph()
+        formatter.write_text("More examples, and all options: aez COMMAND --help")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in VERBS and not ctx.resilient_parsing:

@@ -15,6 +15,11 @@ from codec.cli.progress import is_terminal
 from codec.errors import UsageError, shown
 from codec.format.constants import MAX_ERROR
 
+EXAMPLES = (
+    ("aez bench my_images/", "a table: aez, PNG, WebP, JPEG, ..."),
+    ("aez bench my_images/ -o report", "and pages with plots and pictures"),
+    ("aez bench mnist.npz -n 100 -q 50,90", "less, and faster"),
+)
 FILES = ("results.json", "report.html", "compare.html")
 
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from codec.cli import options as opt
 from codec.cli.printing import Screen, images
 
+EXAMPLES = (
+    ("aez test digits.aez", "says ok, or what is damaged"),
+    ("aez test results/", "all streams in a folder"),
+    ("aez test digits.aez --json", "the same for programs"),
+)
+
 
 def check(
     files: opt.Streams,

@@ -14,7 +14,15 @@ from codec.format.constants import MAX_ERROR
 if TYPE_CHECKING:
     from codec.commands.events import Result
 
+EXAMPLES = (
+    ("aez compress digits/", "-> digits.aez, one file"),
+    ("aez compress img.png -q 90", "-> img.aez, beside it"),
+    ("aez compress mnist.npz --lossless -o exact.aez", "every pixel comes back"),
+)
 MAX_SHOWN_FALLBACKS = 4
+
+# Sections of the help.
+QUALITY, READ, WRITTEN = "Quality and bytes", "What is read", "What is written"
 
 
 def _bound(param: typer.CallbackParam, value: str | None) -> int | None:
@@ -32,14 +40,6 @@ def _scale(value: str | None) -> int | None:
 
 def compress(
     inputs: opt.Inputs,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            metavar="OUT",
-            help="x.aez: one file for all. A directory: one file for each image. -: stdout.",
-        ),
-    ] = None,
     quality: Annotated[
         int | None,
         typer.Option(
@@ -48,11 +48,15 @@ def compress(
             parser=str,
             callback=opt.whole(0, 100),
             metavar="0..100",
+            rich_help_panel=QUALITY,
             help="Higher is better, 100 is lossless; by default 75.",
         ),
     ] = None,
     lossless: Annotated[
-        bool, typer.Option("--lossless", help="Keep every pixel; the same as -q 100.")
+        bool,
+        typer.Option(
+            "--lossless", rich_help_panel=QUALITY, help="Keep every pixel; the same as -q 100."
+        ),
     ] = False,
     max_error: Annotated[
         int | None,
@@ -61,6 +65,7 @@ def compress(
             parser=str,
             callback=_bound,
             metavar="1..64",
+            rich_help_panel=QUALITY,
             help="Near-lossless: no pixel of any image is off by more than this.",
         ),
     ] = None,
@@ -71,6 +76,7 @@ def compress(
             parser=str,
             callback=opt.whole(0),
             metavar="N",
+            rich_help_panel=QUALITY,
             help="The best quality at which no image takes more than N bytes (of payload).",
         ),
     ] = None,
@@ -81,6 +87,7 @@ def compress(
             parser=str,
             callback=opt.real(0, 200),
             metavar="DB",
+            rich_help_panel=QUALITY,
             help="The fewest bytes at which every image has at least DB decibels.",
         ),
     ] = None,
@@ -92,6 +99,7 @@ def compress(
             parser=str,
             callback=opt.whole(1, 9),
             metavar="1..9",
+            rich_help_panel=QUALITY,
             help=(
                 "How long to search for fewer bytes; by default 3, or 1 with --max-bytes or "
                 "--min-psnr."
@@ -102,19 +110,35 @@ def compress(
     guard: Annotated[
         bool,
         typer.Option(
+            rich_help_panel=QUALITY,
             help=(
                 "Give an image a better coding if it comes out much worse than -q gives for images "
                 "like those that the model was trained on."
-            )
+            ),
         ),
     ] = True,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            metavar="OUT",
+            rich_help_panel=WRITTEN,
+            help="x.aez: one file for all. A directory: one file for each image. -: stdout.",
+        ),
+    ] = None,
     separate: Annotated[
-        bool, typer.Option("--separate", help="One file for each image, also of a directory.")
+        bool,
+        typer.Option(
+            "--separate",
+            rich_help_panel=WRITTEN,
+            help="One file for each image, also of a directory.",
+        ),
     ] = False,
     embed_model: Annotated[
         bool,
         typer.Option(
             "--embed-model",
+            rich_help_panel=WRITTEN,
             help="Put the model into the collection, so that it can be read anywhere.",
         ),
     ] = False,
@@ -123,6 +147,7 @@ def compress(
         typer.Option(
             "--labels",
             metavar="FILE|COLUMN|folders|none",
+            rich_help_panel=READ,
             help=(
                 "Where the labels are: a file (IDX1, .npy, .csv, or text, one a line), a column or "
                 "an array, the folders of the images. By default what belongs to INPUT by its name."
@@ -132,7 +157,10 @@ def compress(
     array: Annotated[
         str | None,
         typer.Option(
-            "--array", metavar="NAME", help="The only array, or column, of images to take."
+            "--array",
+            metavar="NAME",
+            rich_help_panel=READ,
+            help="The only array, or column, of images to take.",
         ),
     ] = None,
     scale: Annotated[
@@ -142,24 +170,39 @@ def compress(
             parser=str,
             metavar="1|255",
             callback=_scale,
+            rich_help_panel=READ,
             help="Take fractions in arrays and tables: the value that is white.",
         ),
     ] = None,
     rounded: Annotated[
-        bool, typer.Option("--round", help="With --scale: round what is no whole number of 255.")
+        bool,
+        typer.Option(
+            "--round",
+            rich_help_panel=READ,
+            help="With --scale: round what is no whole number of 255.",
+        ),
     ] = False,
     grey: Annotated[
         bool,
         typer.Option(
-            "--grey", help="Take the luma of images whose channels differ by 2 steps at most."
+            "--grey",
+            rich_help_panel=READ,
+            help="Take the luma of images whose channels differ by 2 steps at most.",
         ),
     ] = False,
     all_files: Annotated[
         bool,
-        typer.Option("--all-files", help="Look for images in files without the suffix of one."),
+        typer.Option(
+            "--all-files",
+            rich_help_panel=READ,
+            help="Look for images in files without the suffix of one.",
+        ),
     ] = False,
     append: Annotated[
-        bool, typer.Option("--append", help="Add to the collection OUT, if it is there.")
+        bool,
+        typer.Option(
+            "--append", rich_help_panel=WRITTEN, help="Add to the collection OUT, if it is there."
+        ),
     ] = False,
     jobs: opt.Jobs = None,
     scheduler: Annotated[
@@ -174,11 +217,16 @@ def compress(
     remove: Annotated[
         bool,
         typer.Option(
-            "--rm", help="Delete each input file once its output is on the disk and decodes."
+            "--rm",
+            rich_help_panel=WRITTEN,
+            help="Delete each input file once its output is on the disk and decodes.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be written, and where.")
+        bool,
+        typer.Option(
+            "--dry-run", rich_help_panel=WRITTEN, help="Only say what would be written, and where."
+        ),
     ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,

@@ -12,6 +12,12 @@ from codec.cli.printing import Screen, images, where
 if TYPE_CHECKING:
     from codec.commands.decompress import Format
 
+EXAMPLES = (
+    ("aez decompress digits.aez", "-> digits/, as it was"),
+    ("aez decompress digits.aez -o digits.npz", "-> one array"),
+    ("aez decompress digits.aez --index 0,5,10-20 -o few", "-> some PNG files"),
+)
+
 
 def decompress(
     inputs: opt.Inputs,

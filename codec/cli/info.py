@@ -16,6 +16,11 @@ from codec.format.constants import NEAR_LOSSLESS
 if TYPE_CHECKING:
     from codec.collection.open import ModelUse, StreamInfo
 
+EXAMPLES = (
+    ("aez info digits.aez", "how many images, which models, how many bytes"),
+    ("aez info results/", "a line for each stream in a folder"),
+    ("aez info digits.aez --json", "the same for programs"),
+)
 MAX_SHOWN_QUALITIES = 12
 
 

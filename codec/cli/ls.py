@@ -18,6 +18,11 @@ from codec.format.constants import NEAR_LOSSLESS
 if TYPE_CHECKING:
     from codec.commands.events import Event, Listed
 
+EXAMPLES = (
+    ("aez ls digits.aez", "all images"),
+    ("aez ls digits.aez --index 0-9", "the first ten"),
+    ("aez ls digits.aez --json", "the same for programs"),
+)
 T = TypeVar("T")
 
 NONE = "-"  # in place of a name, a label or a model

@@ -9,6 +9,12 @@ import typer
 from codec.cli import options as opt
 from codec.cli.printing import Screen, images
 
+EXAMPLES = (
+    ("aez merge a.aez b.aez -o both.aez", "first the images of a, then of b"),
+    ("aez merge a.aez b.aez -o both.aez -f", "replaces both.aez"),
+    ("aez merge a.aez b.aez -o both.aez --json", "with figures for programs"),
+)
+
 
 def merge(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Collections: .aez files.")],

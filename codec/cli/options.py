@@ -41,7 +41,7 @@ def whole(low: int, high: int | None = None) -> Any:
     return _number(int, "a whole number", low, high)
 
 
-def real(low: int, high: int | None = None) -> Any:
+def real(low: float, high: float | None = None) -> Any:
     """A callback for any number; see `_number`."""
     return _number(float, "a number", low, high)
 
@@ -98,8 +98,7 @@ Jobs = Annotated[
         parser=str,
         callback=whole(1),
         metavar="N",
-        help="Cores to use.",
-        show_default="all",
+        help="Cores to use; by default all.",
     ),
 ]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite outputs that exist.")]
@@ -140,7 +139,7 @@ def numbers(text: str | None, low: int, high: int, option: str) -> tuple[int, ..
 def output(inputs: Sequence[str], out: str | None, as_json: bool) -> str | None:
     """OUT, by default "-" for stdin.  Raises UsageError if it cannot be written."""
     if out == "":
-        raise UsageError("the name after -o is empty")
+        raise UsageError("the name after -o is empty: give a file or a directory")
     if "-" in inputs and out is None:
         out = "-"
     if out == "-" and as_json:

@@ -11,6 +11,12 @@ from codec.cli import options as opt
 from codec.cli.printing import Screen
 from codec.errors import AezError, UsageError
 
+EXAMPLES = (
+    ("aez train my_images/ -o my.safetensors", "then compress -m"),
+    ("aez train my_images/ -o exact.safetensors --lossless", "for every pixel"),
+    ("aez train my_images/ -o my.safetensors --resume", "after Ctrl-C"),
+)
+
 
 def train(
     data: Annotated[
@@ -62,10 +68,11 @@ def train(
         float,
         typer.Option(
             "--rate",
-            min=0.001,
-            max=2,
+            parser=str,
+            callback=opt.real(0.001, 2),
             metavar="X",
-            help="Times the usual learning rate: low for a model that is good already.",
+            help="Times the usual learning rate, 1: lower for a model that is good already.",
+            show_default=False,
         ),
     ] = 1.0,
     minutes: Annotated[
@@ -75,8 +82,7 @@ def train(
             parser=str,
             callback=opt.real(0),
             metavar="N",
-            help="Stop after this time at the latest.",
-            show_default="24",
+            help="Stop after this time at the latest; by default 24.",
         ),
     ] = None,
     seed: Annotated[

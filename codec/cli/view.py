@@ -11,6 +11,12 @@ from codec.cli import options as opt
 from codec.cli.printing import Screen, images, put, say
 from codec.errors import UsageError, shown
 
+EXAMPLES = (
+    ("aez view digits.aez", "in your browser"),
+    ("aez view digits.aez -o digits.html", "a page to keep or to share"),
+    ("aez view digits/ --against digits.aez", "beside the originals, worst first"),
+)
+
 
 def view(
     inputs: Annotated[
@@ -46,8 +52,7 @@ def view(
             parser=str,
             callback=opt.whole(1, 65535),
             metavar="N",
-            help="Of --serve.",
-            show_default="a free one",
+            help="Of --serve; by default a free one.",
         ),
     ] = None,
     models: Annotated[
@@ -70,7 +75,7 @@ def view(
     """
     screen = Screen(quiet)
     if against is not None and against == "":
-        raise UsageError("the name after --against is empty")
+        raise UsageError("the name after --against is empty: give a stream")
     out = opt.output([], out, as_json)
     from codec.commands.view import Wanted
     from codec.commands.view import view as command
@@ -81,7 +86,7 @@ def view(
             raise UsageError("--serve writes no page: leave out -o")
         _serve(screen, wanted, port or 0, no_open, as_json, quiet)
     if port is not None:
-        raise UsageError("--port is for --serve")
+        raise UsageError("--port is for --serve: add it, or leave out --port")
     result = screen.run(command(wanted, out, force=force))
     if result.outputs and out is None and not no_open:
         from pathlib import Path

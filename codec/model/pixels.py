@@ -44,7 +44,7 @@ from codec.kernels import active as native_kernels
 from codec.model.bundle import Bundle, Model
 from codec.model.grids import rounded, steps_for
 from codec.model.pixels_native import MAX_BYTES, NativePixels
-from codec.model.pixels_palettes import PaletteChoice, tries
+from codec.model.pixels_palettes import PaletteChoice
 from codec.model.pixels_parts import (
     LIVE_NEIGHBOURS,
     MAX_PALETTE_COST,
@@ -222,13 +222,11 @@ class Pixels(Model):
         encode = self._encode_pixels if native is None else native.encode
         naming = rans.costs().astype(np.int64)[self._palette_freq]
         candidates = self._choice.candidates(pixels, steps)
-        palettes = candidates.first()
+        palettes = candidates.first.copy()
         bits = encode(pixels, palettes, codes)
-        tried, margin = tries(effort)
-        for _ in range(1, tried):
-            images, others = candidates.next(margin)
+        for images, others in candidates.others(effort):
             if not len(images):
-                break
+                continue
             other_codes = np.zeros((len(images), codes.shape[1]), np.uint32)
             found = encode(pixels[images], others, other_codes)
             fewer = found + naming[others] < bits[images] + naming[palettes[images]]

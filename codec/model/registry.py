@@ -43,7 +43,7 @@ MODEL_IDS: dict[int, str] = {
     3: "15d5d40193bf7674",  # mnist-lossless
     4: "b587af3c645d6d8b",  # fashion-lossless
     5: "763bd9cd2687bda3",  # generic
-    6: "c0cda77a65fd90d2",  # generic-lossless
+    6: "49ccac3e336c3c1a",  # generic-lossless
 }
 
 

@@ -4,6 +4,7 @@
  *     {stream: PATH or base64, via: "bytes" | "blob" | "buffer" | "ranges" | "whole", models: [PATH],
  *      ask: bool, add: [PATH], recover: bool, ranges: [[from, to]], text: base64 ...}
  *     {xxh64: base64} -> {hash}; {names: a frame in base64, count} -> {names}
+ *     {frame: base64} -> {content: base64}, or {error} and its message
  *  -> {length, kind, names, labels, details, damage, models, ranges: [{pixels, errors}], requests}
  *     or {kind, message} of the error of `open`
  *
@@ -13,7 +14,7 @@ import { createServer } from "node:http";
 import { readFileSync, existsSync } from "node:fs";
 import { open } from "../../codec/view/web/aez.js";
 import { unpackNames } from "../../codec/view/web/texts.js";
-import { xxh64 } from "../../codec/view/web/zstd.js";
+import { unzstd, xxh64 } from "../../codec/view/web/zstd.js";
 
 const web = new URL("../../codec/view/web/", import.meta.url);
 const wasm = await WebAssembly.compile(readFileSync(new URL("kernels.wasm", web)));
@@ -51,6 +52,14 @@ async function answer(request) {
     if (request.names) {
         const frame = new Uint8Array(Buffer.from(request.names, "base64"));
         return { names: unpackNames(frame, request.count, 0) };
+    }
+    if (request.frame) {
+        const frame = new Uint8Array(Buffer.from(request.frame, "base64"));
+        try {
+            return { content: base64(unzstd(frame, { most: 1 << 24, what: "bytes", offset: 0 })) };
+        } catch (error) {
+            return { error: error.message, kind: error.kind };
+        }
     }
     const bytes = existsSync(request.stream)
         ? fileOf(request.stream)

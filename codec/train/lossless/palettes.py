@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from codec.arrays import F32, F64, I16, I32, I64, U8, Bools, Integers
+from codec.arrays import F32, F64, I16, I32, I64, U8, Bools
 from codec.coding import rans
 from codec.model.grids import MISSING, MISSING_COST, rounded
 from codec.model.pixels_palettes import PaletteChoice
@@ -51,11 +51,9 @@ class Palettes:
     costs: I16
     freq: I32
 
-    def choose(self, pixels: U8, steps: Integers | int = 1) -> I64:
-        """uint8 (N, 28, 28), rounded to multiples of `steps` -> the likeliest palette of each
-        image (N,).
-        """
-        return self._choice.candidates(pixels, np.broadcast_to(steps, len(pixels))).first()
+    def choose(self, pixels: U8) -> I64:
+        """uint8 (N, 28, 28) -> the likeliest palette of each image (N,)."""
+        return self._choice.candidates(pixels, np.ones(len(pixels), np.int64)).first
 
     @cached_property
     def _choice(self) -> PaletteChoice:

@@ -357,7 +357,7 @@ class PixelTrainer(Trainer):
     def _rounded(self, pixels: data.U8, steps: I64) -> tuple[Tensor, Tensor]:
         """uint8 (N, 28, 28) -> the same rounded to multiples of steps (N,), and their palettes."""
         pixels = rounded(pixels, steps)
-        palette = self.net.tables.choose(pixels, steps)
+        palette = self.net.tables.choose(pixels)
         return torch.tensor(pixels).to(self.device), torch.tensor(palette).to(self.device)
 
     def figures(self) -> dict[str, object]:

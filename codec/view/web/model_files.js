@@ -13,7 +13,7 @@ export const MODEL_IDS = {
     3: { name: "mnist-lossless", hash: "15d5d40193bf7674" },
     4: { name: "fashion-lossless", hash: "b587af3c645d6d8b" },
     5: { name: "generic", hash: "763bd9cd2687bda3" },
-    6: { name: "generic-lossless", hash: "c0cda77a65fd90d2" },
+    6: { name: "generic-lossless", hash: "49ccac3e336c3c1a" },
 };
 const NAMES = new Map(Object.values(MODEL_IDS).map(({ name, hash }) => [hash, name]));
 

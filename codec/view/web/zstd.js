@@ -1,14 +1,17 @@
 /**
  * One zstd frame (RFC 8878) -> its content, by fzstd, which trusts what it reads.
  *
- * So the frame is looked at first: its content size must be stated and within a limit, so that this
- * much memory is enough, and all blocks must be there. A check of the content is verified.
+ * So the frame is looked at first: its content size must be stated and within a limit, and its blocks
+ * must be there and give exactly that (zstd_blocks.js). So it takes no more memory and time than
+ * this. A check of the content is verified.
  */
 import { decompress } from "./vendor/fzstd.mjs";
 import { AezError } from "./bytes.js";
+import { BlockWalk, MAX_CONTENT } from "./zstd_blocks.js";
 
 const MAGIC = [0x28, 0xb5, 0x2f, 0xfd];
 const SINGLE_SEGMENT = 0x20, RESERVED = 0x08, HAS_CHECK = 0x04, HAS_DICTIONARY = 0x03;
+const RLE = 1, PACKED = 2; // kinds of blocks
 
 /**
  * @param {Uint8Array} frame
@@ -23,13 +26,13 @@ export function unzstd(frame, { most, least = 0, what, offset, check = false, al
     if (frame.length < 5 || MAGIC.some((byte, i) => frame[i] !== byte)) {
         throw damaged("no zstd frame");
     }
-    const { size, at, hasCheck } = header(frame, damaged);
+    const { size, window, at, hasCheck } = header(frame, damaged);
     if (size === null || size > most || size < least) {
         const found = `${what} have ${size ?? "an unknown number of"} bytes`;
         throw new AezError("LimitExceeded", `${found}, at most ${most} are allowed`, offset);
     }
     if (check && !hasCheck) throw damaged("they have no check");
-    const blocksEnd = endOfBlocks(frame, at, damaged);
+    const blocksEnd = endOfBlocks(frame, { size, window, at }, damaged);
     const end = blocksEnd + 4 * hasCheck;
     if (end > frame.length) throw damaged("the frame is cut off");
     if (alone && end < frame.length) throw damaged("bytes follow the frame");
@@ -46,7 +49,7 @@ export function unzstd(frame, { most, least = 0, what, offset, check = false, al
     return content;
 }
 
-/** Content size (null: not stated), offset of the first block, whether there is a check. */
+/** Content size (null: not stated), size of the window, offset of the first block, whether there is a check. */
 function header(frame, damaged) {
     const flags = frame[4];
     if (flags & RESERVED) throw damaged("a reserved bit is set");
@@ -57,19 +60,35 @@ function header(frame, damaged) {
     if (sizeAt + width > frame.length) throw damaged("the frame is cut off");
     let size = width === 2 ? 256 : 0;
     for (let i = 0; i < width; i++) size += frame[sizeAt + i] * 256 ** i;
-    return { size: width ? size : null, at: sizeAt + width, hasCheck: Number((flags & HAS_CHECK) > 0) };
+    const window = single ? size : 2 ** (10 + (frame[5] >> 3)) * (1 + (frame[5] & 7) / 8);
+    const hasCheck = Number((flags & HAS_CHECK) > 0);
+    return { size: width ? size : null, window, at: sizeAt + width, hasCheck };
 }
 
-function endOfBlocks(frame, at, damaged) {
+/** Where the blocks from `at` on end, which must give `size` bytes. */
+function endOfBlocks(frame, { size, window, at }, damaged) {
+    const walk = new BlockWalk();
+    const most = Math.min(window, MAX_CONTENT);
+    let given = 0;
     for (let last = false; !last;) {
         if (at + 3 > frame.length) throw damaged("the frame is cut off");
         const start = frame[at] | (frame[at + 1] << 8) | (frame[at + 2] << 16);
-        const kind = (start >> 1) & 3;
+        const kind = (start >> 1) & 3, bytes = start >> 3;
         if (kind === 3) throw damaged("a block of an unknown kind");
-        if (start >> 3 > 1 << 17) throw damaged("a block is too large");
+        if (bytes > most) throw damaged("a block is too large");
         last = (start & 1) > 0;
-        at += 3 + (kind === 1 ? 1 : start >> 3);
+        at += 3;
+        const block = frame.subarray(at, at + (kind === RLE ? 1 : bytes));
+        at += kind === RLE ? 1 : bytes;
+        if (at > frame.length) throw damaged("the frame is cut off");
+        try {
+            given += kind === PACKED ? walk.size(block, given, most) : bytes;
+        } catch (error) {
+            throw damaged(error.message);
+        }
+        if (given > size) throw damaged("there is more than the stated content");
     }
+    if (given < size) throw damaged("there is less than the stated content");
     return at;
 }
 
