@@ -101,8 +101,9 @@ class SingleImage extends Stream {
             return unstored(message).slice();
         }
         if (!this.modelHash) {
-            const found = `model number ${modelId} is unknown to this reader; a later one may have it`;
-            throw new AezError("ModelNotFound", found, null, String(modelId));
+            const found = `model number ${modelId} is unknown to this reader`;
+            const message = `${found}; a later one may have it`;
+            throw new AezError("ModelNotFound", message, null, String(modelId));
         }
         const { model, digest } = await this.files.get(this.modelHash);
         headers.verifyImage(this.bytes, digest);
@@ -152,7 +153,8 @@ class Collection extends Stream {
         const empty = this.#blocks.find(({ images }) => images === 0); // nobody will ask for it
         if (empty) {
             const found = "a block has 0 images, at least one is needed";
-            this.noteDamage(empty.first, empty.first, new AezError("LimitExceeded", found, empty.offset));
+            const error = new AezError("LimitExceeded", found, empty.offset);
+            this.noteDamage(empty.first, empty.first, error);
         }
         const last = this.#blocks[this.#blocks.length - 1];
         this.length = last ? last.first + last.images : 0;
@@ -169,7 +171,7 @@ class Collection extends Stream {
             this.files.embed(models);
             return start;
         } catch (error) {
-            // A header whose Check holds is intact: it is of a later version, or of an unknown kind.
+            // A header whose Check holds is intact: it is of a later version, or an unknown kind.
             if (!recover || !(error instanceof AezError) || headers.isIntact(header)) throw error;
             const start = await firstBlock(source);
             if (start === null) throw error;
@@ -183,13 +185,15 @@ class Collection extends Stream {
         const pixels = new Uint8Array((to - from) * PIXELS);
         const errors = new Array(to - from).fill(null);
         for (const block of this.#blocksOf(from, to)) {
-            const low = Math.max(from, block.first), high = Math.min(to, block.first + block.images);
-            const out = (image) => block.first + image - from;
+            const low = Math.max(from, block.first);
+            const high = Math.min(to, block.first + block.images);
+            const give = (image, found, error) => {
+                const out = block.first + image - from;
+                if (error) errors[out] = error;
+                else pixels.set(found, out * PIXELS);
+            };
             try {
-                await this.#decode(block, low - block.first, high - block.first, (image, found, error) => {
-                    if (error) errors[out(image)] = error;
-                    else pixels.set(found, out(image) * PIXELS);
-                });
+                await this.#decode(block, low - block.first, high - block.first, give);
             } catch (error) {
                 if (!(error instanceof AezError)) throw error;
                 this.noteDamage(block.first, block.first + block.images, error);
@@ -216,7 +220,8 @@ class Collection extends Stream {
                 const { pixels, error } = each[k];
                 images.forEach((image, i) => {
                     if (image < low || image >= high) return;
-                    give(image, error ? null : pixels.subarray(i * PIXELS, (i + 1) * PIXELS), error);
+                    const found = error ? null : pixels.subarray(i * PIXELS, (i + 1) * PIXELS);
+                    give(image, found, error);
                 });
             });
         }
@@ -236,14 +241,18 @@ class Collection extends Stream {
         const payloadAt = headers.BLOCK_BYTES + header.namesBytes + header.indexBytes;
         const first = groups[0].at, last = groups[groups.length - 1];
         const payload = await this.#read(block, payloadAt + first, last.at + last.size - first);
-        const messages = groups.map(({ at, size }) => payload.subarray(at - first, at - first + size));
-        const { pixels, errors } = model.decode(quality, messages, groups.map(({ images }) => images.length));
+        const messages = groups.map(({ at, size }) =>
+            payload.subarray(at - first, at - first + size),
+        );
+        const counts = groups.map(({ images }) => images.length);
+        const { pixels, errors } = model.decode(quality, messages, counts);
         let at = 0;
         return groups.map(({ images, size }, k) => {
             const mine = pixels.subarray(at * PIXELS, (at + images.length) * PIXELS);
             at += images.length;
-            // A message that the end of the file cuts off decodes to garbage, which a check can miss.
-            const why = messages[k].length < size ? "the stream ends inside its message" : errors[k];
+            // A message that is cut off decodes to garbage, which a check of 8 bits can miss.
+            const isCut = messages[k].length < size;
+            const why = isCut ? "the stream ends inside its message" : errors[k];
             if (why === null) return { pixels: mine, error: null };
             const number = block.first + images[0];
             const found = `image ${number} and the rest of its group are damaged: ${why}`;

@@ -60,7 +60,8 @@ function lengthsOf(index, quality, count) {
     const mean = index.varint(3);
     const limit = index.varint();
     if (limit < count) {
-        throw index.fail("LimitExceeded", `${count} lengths do not fit below their limit, ${limit}`);
+        const found = `${count} lengths do not fit below their limit, ${limit}`;
+        throw index.fail("LimitExceeded", found);
     }
     let before = -1;
     return index.rice(count, limit).map((position) => {

@@ -31,7 +31,8 @@ function startOf(stream) {
         throw new AezError("UnsupportedVersion", found, 2);
     }
     if (flags & RESERVED_FLAGS) {
-        throw new AezError("ReservedBitsSet", `reserved flags ${flags & RESERVED_FLAGS} are set`, 2);
+        const found = `reserved flags ${flags & RESERVED_FLAGS} are set`;
+        throw new AezError("ReservedBitsSet", found, 2);
     }
     return flags;
 }
@@ -50,7 +51,8 @@ function checkQuality(quality, offset, highest = LOSSLESS_QUALITY) {
     const bound = quality - NEAR_LOSSLESS;
     if (quality > highest && !(bound >= 1 && bound <= MAX_ERROR)) {
         const known = `0 to ${highest} and ${NEAR_LOSSLESS + 1} to ${NEAR_LOSSLESS + MAX_ERROR}`;
-        throw new AezError("ReservedBitsSet", `quality ${quality}, this reader knows ${known}`, offset);
+        const found = `quality ${quality}, this reader knows ${known}`;
+        throw new AezError("ReservedBitsSet", found, offset);
     }
 }
 
@@ -198,8 +200,9 @@ function embedded(value) {
  */
 export function blockHeader(stream, offset) {
     if (stream.length < BLOCK_BYTES) {
-        const found = `the stream ends inside a block header, which lacks ${BLOCK_BYTES - stream.length} bytes`;
-        throw new AezError("Truncated", found, offset);
+        const found = "the stream ends inside a block header";
+        const lacks = `which lacks ${BLOCK_BYTES - stream.length} bytes`;
+        throw new AezError("Truncated", `${found}, ${lacks}`, offset);
     }
     const fields = new Cursor(stream, 0, offset);
     if (!isText(fields.take(4), "aezB")) {
@@ -251,8 +254,8 @@ export function footerBytes(tail, size) {
         throw new AezError("Truncated", "the collection ends before its footer", size);
     }
     if (!isText(tail.subarray(20), "aezE")) {
-        const found = "the file does not end as a collection does: it is cut short or its end is damaged";
-        throw new AezError("Truncated", found);
+        const found = "the file does not end as a collection does";
+        throw new AezError("Truncated", `${found}: it is cut short or its end is damaged`);
     }
     const bytes = new Cursor(tail, 16).number(4);
     if (bytes < FOOTER_BYTES + FOOTER_END_BYTES || bytes > size - COLLECTION_BYTES) {

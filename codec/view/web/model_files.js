@@ -135,7 +135,8 @@ export class ModelFiles {
             if (this.#carried() instanceof AezError) throw this.#carried();
             const name = this.nameOf(hash);
             const what = name ? `${name} (${hash})` : hash;
-            throw new AezError("ModelNotFound", `model ${what} is not here: give its file`, null, hash);
+            const message = `model ${what} is not here: give its file`;
+            throw new AezError("ModelNotFound", message, null, hash);
         }
         return found;
     }
