@@ -165,6 +165,46 @@ def test_orders_are_those_of_a_stable_sort(labels: str) -> None:
         assert order == wanted, wish
 
 
+def test_a_size_that_is_not_known_is_not_told_as_nothing() -> None:
+    script = """
+        const facts = new Facts(3);
+        const codings = [{ kind: "unknown" }, { quality: 5, model: "a", kind: "lossy" }];
+        const coding = [1, 0, 1];
+        const bytes = Float32Array.of(3, NaN, 5);
+        facts.add(0, { names: null, labels: null, bytes, coding, codings });
+        const wish = { query: "", label: "", model: "", quality: "", sort: "bytes" };
+        return [facts.of(0).bytes, facts.of(1).bytes, [...facts.order(wish, new Map())]];
+    """
+    assert run("page_facts.js", "Facts", script) == [3, None, [2, 0, 1]]
+
+
+def test_labels_that_are_not_listed_are_searched_for() -> None:
+    script = """
+        const facts = new Facts(10000);
+        const labels = Array.from({ length: 10000 }, (_, k) => `Kind ${(k * 7) % 10000}`);
+        const bytes = new Float32Array(10000), coding = new Uint16Array(10000);
+        const codings = [{ quality: 75, model: "a", modelName: "a", kind: "lossy" }];
+        facts.add(0, { names: null, labels, bytes, coding, codings });
+        const wish = { label: "", model: "", quality: "", sort: "number" };
+        const found = (query) => [...facts.order({ ...wish, query }, new Map())];
+        const { label } = facts.options(0);
+        return [label.length, label[0][1], found("kind 9996"), found("kind"), found("17")];
+    """
+    first = "Every label (search for the other 9,500)"
+    assert run("page_facts.js", "Facts", script) == [501, first, [1428], [], [17]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("ModelNotFound", "not shown"), ("CorruptPayload", "damaged")]
+)
+def test_an_image_without_its_model_is_not_called_damaged(kind: str, said: str) -> None:
+    script = """
+        const fact = { number: 1, name: "", label: "", bytes: null, coding: null };
+        return described(fact, { kind: given.kind, message: "why" });
+    """
+    assert run("page_facts.js", "described", script, kind=kind) == f"image 1, {said}, {kind}: why"
+
+
 def test_a_million_images_are_sorted_in_memory() -> None:
     """Labels and sizes of a million: an order of all of them, no image twice."""
     script = """

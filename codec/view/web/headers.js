@@ -14,6 +14,7 @@ const IMAGE_BYTES = 6, ENTRY_BYTES = 6;
 const VERSION = 1, FLAG_COLLECTION = 8, FLAG_EXTENDED = 4, RESERVED_FLAGS = 3;
 const MAX_ERROR = 64, MAX_BLOCK_IMAGES = 4096;
 const MAX_NAMES_BYTES = 1 << 24, MAX_EXTENSION_BYTES = 1 << 24, MAX_MODEL_BYTES = 1 << 24;
+const MIN_MODEL_BYTES = 1024; // the list of its tensors alone is longer
 const BLOCK_NAMES = 1, BLOCK_PARTS = 2, BLOCK_LABELS = 4;
 const MODEL_HASH = 0x01, MODELS = 0x80; // types of extension fields
 
@@ -181,13 +182,15 @@ export function isIntact(header) {
     return crc8(...covered) === header[3];
 }
 
+/** Model files. Those that are too small to be one are left out: there could be millions. */
 function embedded(value) {
     const area = new Cursor(value);
     const models = [];
     while (area.left) {
         const size = area.varint();
         if (size > MAX_MODEL_BYTES) throw area.fail("LimitExceeded", "a model is too large");
-        models.push(area.take(size));
+        const model = area.take(size);
+        if (size >= MIN_MODEL_BYTES) models.push(model);
     }
     return models;
 }

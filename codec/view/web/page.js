@@ -5,7 +5,8 @@
 // - Opening a stream makes a new Pool; the old one's workers end, with all they held.
 // - `window.aez` is for scripts and tests: what the page shows, and exact pixels.
 
-import { blobBytes, element, fill, isolated, told, visible, written } from "./page_text.js";
+import { blobBytes, element, fill, isAbsent, isolated, told, visible, written }
+    from "./page_text.js";
 import { IMAGE, Pool } from "./page_pool.js";
 import { byteText, described, Facts } from "./page_facts.js";
 import { GREY, Grid } from "./page_grid.js";
@@ -57,7 +58,7 @@ const source = {
         }
         const pixels = source.pixels(number);
         const error = source.error(number);
-        if (!pixels) return error && { absent: error.kind === "ModelNotFound" };
+        if (!pixels) return error && { absent: isAbsent(error) };
         if (!comparison || k === 1) return { values: pixels, colours: GREY };
         if (!comparison.has(number)) return { absent: true };
         return { values: comparison.errors(number, pixels), colours: comparison.colours };
@@ -74,7 +75,7 @@ const source = {
     caption(number, width) {
         const error = source.error(number);
         if (error) {
-            const kind = error.kind === "ModelNotFound" ? "no model" : error.kind || "failed";
+            const kind = isAbsent(error) ? "no model" : error.kind || "failed";
             return [element("em", {}, kind)];
         }
         const { label, bytes } = source.fact(number);
@@ -99,7 +100,7 @@ function changed(all = false) {
         grid.refresh(isStale || Boolean(comparison));
         isStale = false;
         one.refresh();
-        if (faultsTold !== shown.pool.damage.length + lackingOnes().length) tellNotes();
+        if (faultsTold !== shown.pool.damage.size + lackingOnes().length) tellNotes();
         if (shown.pool.errors.size && !shown.isHurt) {
             shown.isHurt = true;
             fillFilters();
@@ -257,8 +258,8 @@ function lackingOnes() {
 }
 
 function damagedOnes() {
-    const damaged = new Map(shown.pool.errors);
-    for (const { from, to, error } of shown.pool.damage) {
+    const damaged = new Map([...shown.pool.errors].filter(([, error]) => !isAbsent(error)));
+    for (const { from, to, error } of shown.pool.damage.values()) {
         for (let k = from; k < to; k++) if (!damaged.has(k)) damaged.set(k, error);
     }
     return damaged;
@@ -299,7 +300,7 @@ function tellNotes() {
     for (const text of remarks) note(text);
     const needed = problem && problem.modelHash;
     const lacking = shown ? lackingOnes() : needed ? [{ hash: needed, name: null }] : [];
-    const damage = shown ? shown.pool.damage : [];
+    const damage = shown ? [...shown.pool.damage.values()] : [];
     faultsTold = damage.length + lacking.length;
     for (const model of lacking) {
         const file = `${model.name || "NAME"}-${model.hash.slice(0, 8)}.safetensors`;
@@ -327,8 +328,12 @@ async function take(files) {
     remarks = [];
     const before = streams.length;
     for (const file of files) {
-        if (await isModel(file)) await takeModel(file);
-        else streams.push({ name: file.name, file });
+        try {
+            if (await isModel(file)) await takeModel(file);
+            else streams.push({ name: file.name, file });
+        } catch (error) { // a folder, say
+            remark(`${visible(file.name)} cannot be read: ${error.message}`);
+        }
     }
     fillStreams();
     if (streams.length > before) await choose(before);
@@ -350,14 +355,13 @@ async function takeModel(file) {
     }
 }
 
-function fillStreams() {
-    fill(byId("stream"), streams.map(({ name }, k) => [String(k), name]));
-}
+const fillStreams = () => fill(byId("stream"), streams.map(({ name }, k) => [String(k), name]));
 
 function choose(number) {
     byId("stream").value = String(number);
     const { name } = streams[number];
-    byId("title").textContent = visible(number === 0 ? config.title || name : name);
+    const title = visible(number === 0 ? config.title || name : name);
+    byId("title").textContent = document.title = title;
     ready = openStream(streams[number]);
     return ready;
 }
@@ -421,18 +425,7 @@ window.aez = {
     get ready() { return ready; },
     take,
     choose,
-    /** Exact pixels of images from .. to - 1.  @returns {Promise<{pixels, errors}>} */
-    async images(from, to) {
-        const numbers = Array.from({ length: to - from }, (_, k) => from + k);
-        const pixels = new Uint8Array(numbers.length * IMAGE);
-        const errors = numbers.map(() => null);
-        const found = numbers.length ? await shown.pool.call("images", { numbers }) : { parts: [] };
-        for (const part of found.parts) {
-            pixels.set(part.pixels, (part.from - from) * IMAGE);
-            for (const [number, error] of part.failed) errors[number - from] = error;
-        }
-        return { pixels, errors };
-    },
+    images: (from, to) => shown.pool.images(from, to),
     /** What the page shows. */
     get state() {
         return {

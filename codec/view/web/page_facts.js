@@ -3,11 +3,11 @@
 // A million images must fit and must be sorted in about a second: so columns are typed arrays, and
 // a sort is that of one array of numbers, key * 2**32 + number of the image.
 
-import { written } from "./page_text.js";
+import { isAbsent, told, written } from "./page_text.js";
 
 const BYTE_STEPS = 16; // bytes of an image are sorted in steps of 1/16: keys stay below 2**53
 const NUMBER = 2 ** 32;
-const MAX_LISTED = 500; // labels in the list; the search finds the others
+const MAX_LISTED = 500; // labels, models or qualities in a list
 
 /** How a coding is called.  @returns {string} */
 export function qualityOf({ quality, kind, maxError }) {
@@ -26,9 +26,10 @@ export class Facts {
         this.length = length;
         this.known = 0; // images 0 .. known - 1 are known
         this.names = null;
-        this.bytes = new Float32Array(length);
-        this.coding = new Uint16Array(length);
+        this.bytes = new Float32Array(length); // NaN: not known
+        this.coding = new Uint32Array(length);
         this.codings = [];
+        this.codingPlaces = new Map(); // model and quality -> place in `codings`
         this.label = new Uint32Array(length); // place in `labels` + 1; 0: none
         this.labels = [];
         this.places = new Map();
@@ -39,9 +40,11 @@ export class Facts {
     add(from, { names, labels, bytes, coding, codings }) {
         this.bytes.set(bytes, from);
         const places = codings.map((one) => {
-            const known = this.codings.findIndex(
-                (other) => other.model === one.model && other.quality === one.quality);
-            return known < 0 ? this.codings.push(one) - 1 : known;
+            const key = `${one.model} ${one.quality}`;
+            if (!this.codingPlaces.has(key)) {
+                this.codingPlaces.set(key, this.codings.push(one) - 1);
+            }
+            return this.codingPlaces.get(key);
         });
         coding.forEach((place, k) => { this.coding[from + k] = places[place]; });
         if (names) {
@@ -65,7 +68,7 @@ export class Facts {
             number,
             name: (this.names && this.names[number]) || "",
             label: this.label[number] ? String(this.labels[this.label[number] - 1]) : "",
-            bytes: known ? this.bytes[number] : null,
+            bytes: known && !Number.isNaN(this.bytes[number]) ? this.bytes[number] : null,
             coding: known ? this.codings[this.coding[number]] : null,
         };
     }
@@ -96,16 +99,19 @@ export class Facts {
         });
         const listed = (counts, all) => [
             ["", all],
-            ...[...counts].map(([name, count]) => [name, `${name} (${written(count)})`]),
+            ...[...counts].slice(0, MAX_LISTED)
+                .map(([name, count]) => [name, `${name} (${written(count)})`]),
         ];
         const label = this.sortedLabels().slice(0, MAX_LISTED).map((place) => (
             [String(place), `${this.labels[place - 1]} (${written(labels[place])})`]));
+        const more = this.labels.length - label.length;
+        const every = `Every label${more ? ` (search for the other ${written(more)})` : ""}`;
         const quality = listed(qualities, "Every quality");
         if (quality.length === 2) quality.pop();
         if (damaged) quality.push(["damaged", "damaged"]);
         const model = listed(models, "Every model");
         return {
-            label: label.length ? [["", "Every label"], ...label] : [],
+            label: label.length ? [["", every], ...label] : [],
             model: model.length > 2 ? model : [],
             quality: quality.length > 1 ? quality : [],
         };
@@ -131,9 +137,14 @@ export class Facts {
         const tests = [];
         const text = query.trim().toLowerCase();
         const number = /^#?[\d,]+$/.test(text) ? Number(text.replace(/[#,]/g, "")) : -1;
-        if (text && this.names && text[0] !== "#") {
-            tests.push((i) => i === number || this.names[i].toLowerCase().includes(text));
-        } else if (text) tests.push((i) => i === number);
+        if (text) {
+            const named = this.names && text[0] !== "#";
+            // labels that are not all listed can be searched for
+            const place = this.labels.length <= MAX_LISTED ? 0
+                : this.labels.findIndex((one) => String(one).toLowerCase() === text) + 1;
+            tests.push((i) => i === number || (named && this.names[i].toLowerCase().includes(text))
+                || (place && this.label[i] === place));
+        }
         if (label) tests.push((i) => this.label[i] === Number(label));
         const codings = new Set(this.codings.flatMap((coding, k) => (
             (model && (coding.modelName || coding.model || coding.kind) !== model) ||
@@ -146,7 +157,9 @@ export class Facts {
     }
 
     keys(sort) {
-        if (sort === "bytes") return (i) => 2 ** 20 - Math.round(this.bytes[i] * BYTE_STEPS);
+        if (sort === "bytes") { // those not known (NaN) last
+            return (i) => 2 ** 20 - Math.min(Math.round(this.bytes[i] * BYTE_STEPS) || 0, 2 ** 20);
+        }
         if (sort === "psnr") { // those not yet compared (NaN) last, after the exact ones
             return (i) => Math.round(Math.min(this.psnr[i], 998) * 1000) || 999000;
         }
@@ -168,6 +181,6 @@ export function described(fact, error) {
     if (label) parts.push(`label ${label}`);
     if (bytes !== null) parts.push(byteText(bytes));
     if (coding) parts.push(qualityOf(coding));
-    if (error) parts.push(`damaged, ${error.kind}: ${error.message}`);
+    if (error) parts.push(`${isAbsent(error) ? "not shown" : "damaged"}, ${told(error)}`);
     return parts.join(", ");
 }

@@ -3,7 +3,7 @@
 import { paintPanel } from "./page_grid.js";
 import { byteText, qualityOf } from "./page_facts.js";
 import { greyPng } from "./page_png.js";
-import { element, isolated, told, written } from "./page_text.js";
+import { element, isAbsent, isolated, told, written } from "./page_text.js";
 
 const SIDE = 28;
 const MAX_ZOOM = 16;
@@ -94,7 +94,7 @@ export class One {
             facts.push(["Model", isolated(coding.modelName || "unknown"), hash]);
         }
         facts.push(...source.notes(number));
-        if (error) facts.push(["Damaged", told(error)]);
+        if (error) facts.push([isAbsent(error) ? "Not shown" : "Damaged", told(error)]);
         byId("facts").replaceChildren(...facts.flatMap(([name, ...parts]) => [
             element("dt", {}, name),
             element("dd", {}, ...parts.flatMap((part, k) => (k ? [" ", part] : [part]))),

@@ -8,6 +8,8 @@
 //   stream; for another one, make another pool and end this one.
 // - Pixels stay as grey bytes in slabs, MAX_KEPT images; then the oldest give way.
 
+import { isAbsent } from "./page_text.js";
+
 export const IMAGE = 784; // pixels
 const SLAB = 4096; // images
 const MAX_KEPT = 16 * SLAB; // 51 MB: all of MNIST
@@ -27,7 +29,7 @@ export class Pool {
         this.workers = [];
         this.errors = new Map(); // number -> {kind, message, modelHash}
         this.models = new Map(); // hash -> {hash, name, embedded, present}: known by now
-        this.damage = []; // {from, to, error}: known by now
+        this.damage = new Map(); // key -> {from, to, error}: known by now
         this.pending = new Set(); // numbers that a worker is busy with
         this.wanted = [];
         this.background = null; // () -> a number that could be decoded when nothing is wanted
@@ -104,11 +106,24 @@ export class Pool {
         });
     }
 
+    /** Exact pixels of images from .. to - 1.  @returns {Promise<{pixels, errors}>} */
+    async images(from, to) {
+        const numbers = Array.from({ length: to - from }, (_, k) => from + k);
+        const pixels = new Uint8Array(numbers.length * IMAGE);
+        const errors = numbers.map(() => null);
+        const { parts } = numbers.length ? await this.call("images", { numbers }) : { parts: [] };
+        for (const part of parts) {
+            pixels.set(part.pixels, (part.from - from) * IMAGE);
+            for (const [number, error] of part.failed) errors[number - from] = error;
+        }
+        return { pixels, errors };
+    }
+
     /** Give a model to all workers; what failed without it is tried again. */
     async addModel(bytes) {
         for (const worker of this.workers) this.found(await this.ask(worker, "model", { bytes }));
         for (const [number, error] of this.errors) {
-            if (error.kind === "ModelNotFound") this.errors.delete(number);
+            if (isAbsent(error)) this.errors.delete(number);
         }
         this.changed();
     }
@@ -130,7 +145,7 @@ export class Pool {
     /** How many images have not the model that they need. */
     get absent() {
         let count = 0;
-        for (const { kind } of this.errors.values()) count += kind === "ModelNotFound";
+        for (const error of this.errors.values()) count += isAbsent(error);
         return count;
     }
 
@@ -211,9 +226,7 @@ export class Pool {
     found({ damage, models }) {
         for (const model of models) this.models.set(model.hash, model);
         for (const one of damage) {
-            const known = ({ from, to, error }) => from === one.from && to === one.to &&
-                error.message === one.error.message;
-            if (!this.damage.some(known)) this.damage.push(one);
+            this.damage.set(`${one.from} ${one.to} ${one.error.message}`, one);
         }
     }
 

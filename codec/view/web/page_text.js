@@ -89,6 +89,11 @@ export function isolated(text) {
     return element("bdi", {}, visible(text));
 }
 
+/** Whether what is wrong is only that a model is not here. */
+export function isAbsent(error) {
+    return error.kind === "ModelNotFound";
+}
+
 /** An error of the decoder in a line.  @param {{kind: string, message: string}} error */
 export function told(error) {
     return visible(error.kind ? `${error.kind}: ${error.message}` : error.message);

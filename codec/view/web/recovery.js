@@ -13,6 +13,7 @@ import {
 } from "./headers.js";
 
 const WINDOW_BYTES = 1 << 20; // searched at a time
+const MAX_FALSE = 10000; // headers that are none, in a whole stream: more are no accident
 const TRAILING_BYTES = 1 << 16, MAX_ENDS = 16; // searched for an earlier end; ends tried
 const BLOCK_MAGIC = [0x61, 0x65, 0x7a, 0x42], END_MAGIC = [0x61, 0x65, 0x7a, 0x45];
 
@@ -63,12 +64,13 @@ async function trailingData(source, start) {
  */
 export async function foundBlocks(source, start) {
     const blocks = [];
+    const search = { left: MAX_FALSE };
     let first = 0;
-    for (let next = await nextBlock(source, start); next; ) {
+    for (let next = await nextBlock(source, start, search); next; ) {
         const { offset, header } = next;
         blocks.push({ offset, size: header.blockBytes, first, images: header.images });
         first += header.images;
-        next = await nextBlock(source, offset + header.blockBytes);
+        next = await nextBlock(source, offset + header.blockBytes, search);
     }
     return blocks;
 }
@@ -84,8 +86,11 @@ export async function firstBlock(source) {
     }
 }
 
-/** The first intact block header from `offset` on; every byte is searched once. */
-async function nextBlock(source, offset) {
+/**
+ * The first intact block header from `offset` on; every byte is searched once. search: how many
+ * headers that are none are looked at before it ends.
+ */
+async function nextBlock(source, offset, search = { left: MAX_FALSE }) {
     for (let start = offset; start < source.size; start += WINDOW_BYTES) {
         const searched = await source.read(start, WINDOW_BYTES + BLOCK_BYTES - 1);
         let at = indexOf(searched, BLOCK_MAGIC, 0);
@@ -95,6 +100,7 @@ async function nextBlock(source, offset) {
                 return { offset: start + at, header };
             } catch (error) {
                 if (!(error instanceof AezError)) throw error;
+                if (--search.left < 0) return null;
             }
         }
     }

@@ -8,8 +8,7 @@ import { unzstd } from "./zstd.js";
 const MAX_NAMES_BYTES = 1 << 24, MAX_LABELS_BYTES = 1 << 21;
 const TEXTS = 0x80, WIDTH = 0x07;
 const MAX_TEXT_BYTES = 255;
-
-const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const CHUNK = 4096; // units of a text that are joined at once
 
 /**
  * UTF-8 -> text. A byte that is no UTF-8 becomes U+DC00 plus the byte, a lone surrogate, so that it
@@ -17,72 +16,63 @@ const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
  */
 export function textOf(bytes) {
     try {
-        return UTF8.decode(bytes);
+        return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     } catch {
-        return escaped(bytes);
+        // one character after the other
     }
-}
-
-function escaped(bytes) {
-    const units = new Uint16Array(bytes.length); // of UTF-16: never more than bytes
-    let end = 0;
+    const units = new Uint16Array(bytes.length); // of UTF-16
+    let size = 0;
     for (let at = 0; at < bytes.length;) {
-        const size = characterBytes(bytes, at);
-        let code = bytes[at++];
-        if (size) code &= 0x7f >> (size - 1);
-        else code += 0xdc00;
-        for (let i = 1; i < size; i++) code = (code << 6) | (bytes[at++] & 0x3f);
-        if (code < 0x10000) units[end++] = code;
-        else {
-            units[end++] = 0xd7c0 + (code >> 10);
-            units[end++] = 0xdc00 + (code & 0x3ff);
+        const count = characterBytes(bytes, at);
+        let code = count < 2 ? bytes[at] : bytes[at] & (0x7f >> count);
+        if (!count) code += 0xdc00;
+        for (let k = 1; k < count; k++) code = (code << 6) | (bytes[at + k] & 0x3f);
+        if (code > 0xffff) {
+            units[size++] = 0xd7c0 + (code >> 10);
+            code = 0xdc00 | (code & 0x3ff);
         }
+        units[size++] = code;
+        at += count || 1;
     }
-    const pieces = []; // a call takes so many numbers
-    for (let at = 0; at < end; at += 1 << 13) {
-        pieces.push(String.fromCharCode(...units.subarray(at, Math.min(at + (1 << 13), end))));
+    let text = "";
+    for (let at = 0; at < size; at += CHUNK) {
+        text += String.fromCharCode(...units.subarray(at, Math.min(at + CHUNK, size)));
     }
-    return pieces.join("");
+    return text;
 }
 
-// What the second byte of a character can be, by the first: neither longer than it need be, nor a
-// surrogate, nor beyond U+10FFFF. RFC 3629 4.
-const LEAST = new Map([[0xe0, 0xa0], [0xf0, 0x90]]), MOST = new Map([[0xed, 0x9f], [0xf4, 0x8f]]);
-
-/** Bytes of the character of UTF-8 at a place, 0 if there is none. */
+/** Bytes of the character of UTF-8 at a place, 0 if there is none. Unicode's table 3-7. */
 function characterBytes(bytes, at) {
     const first = bytes[at];
     if (first < 0x80) return 1;
     if (first < 0xc2 || first > 0xf4) return 0;
-    const size = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-    const second = bytes[at + 1];
-    if (!(second >= (LEAST.get(first) ?? 0x80) && second <= (MOST.get(first) ?? 0xbf))) return 0;
-    for (let i = 2; i < size; i++) if ((bytes[at + i] & 0xc0) !== 0x80) return 0;
-    return size;
+    const least = { 0xe0: 0xa0, 0xf0: 0x90 }[first] ?? 0x80;
+    const most = { 0xed: 0x9f, 0xf4: 0x8f }[first] ?? 0xbf;
+    const count = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if (!(bytes[at + 1] >= least && bytes[at + 1] <= most)) return 0;
+    for (let k = 2; k < count; k++) if ((bytes[at + k] & 0xc0) !== 0x80) return 0;
+    return count;
 }
 
-/** `count` texts that each end with a zero byte; null if there are more, fewer, or no end. */
-function split(bytes, count) {
-    // Counted first: millions of views of empty texts would take gigabytes.
-    let zeros = 0;
-    for (const byte of bytes) if (byte === 0) zeros++;
-    if (zeros !== count || bytes[bytes.length - 1] !== 0) return null;
-    let at = 0;
-    return Array.from({ length: count }, () => {
-        const end = bytes.indexOf(0, at);
-        const text = bytes.subarray(at, end);
+/** Texts that each end with a zero byte; no more than `most` + 1 of them. */
+function split(bytes, most) {
+    const parts = [];
+    for (let at = 0; at < bytes.length && parts.length <= most;) {
+        let end = bytes.indexOf(0, at);
+        if (end < 0) end = bytes.length;
+        parts.push(bytes.subarray(at, end));
         at = end + 1;
-        return text;
-    });
+    }
+    return parts;
 }
 
 /** @returns {string[]} the names of `count` images. @throws {AezError} */
 export function unpackNames(frame, count, offset) {
     const content = unzstd(frame, { most: MAX_NAMES_BYTES, what: "the names", offset });
     const names = split(content, count);
-    if (!names) {
-        const found = `not one name for each of ${count} images, or no end`;
-        throw new AezError("CorruptPayload", found, offset);
+    if (names.length !== count || content[content.length - 1] !== 0) {
+        const found = names.length > count ? "more" : names.length;
+        throw new AezError("CorruptPayload", `${found} names for ${count} images`, offset);
     }
     return names.map(textOf);
 }
@@ -156,13 +146,15 @@ function textsOf(content, end, count, fail) {
     }
     const listed = content.subarray(start.at, Math.max(start.at, end));
     const texts = split(listed, number);
-    if (!texts) throw fail("CorruptPayload", `not ${number} label texts, or no end`);
+    if (texts.length !== number || listed[listed.length - 1] !== 0) {
+        throw fail("CorruptPayload", `label texts: not the ${number} that are stated, or no end`);
+    }
     return texts.map((bytes) => {
         if (!bytes.length || bytes.length > MAX_TEXT_BYTES) {
             throw fail("CorruptPayload", `a label text has ${bytes.length} bytes`);
         }
         try {
-            return UTF8.decode(bytes);
+            return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
         } catch {
             throw fail("CorruptPayload", "a label text is not UTF-8");
         }

@@ -14,7 +14,10 @@ import { open } from "./aez.js";
 import { supported } from "./kernels.js";
 
 const NEAR = 3; // so many images between two wanted ones are decoded along: they share a group
+const MAX_NAME = 1000; // characters that are shown: a name can have millions
 let stream = null;
+let damageTold = 0; // places that the page knows of
+const modelsTold = new Map(); // hash -> whether it is present
 
 function told(error) {
     const { kind = "", message = String(error), modelHash = "" } = error || {};
@@ -42,10 +45,18 @@ async function opened({ source, dropped, wasm }) {
     return { length: stream.length, kind: stream.kind, ...learnt() };
 }
 
-/** Damage and models that are known of by now: reading finds more. */
+/** Damage and models that the page does not know of yet: reading finds more. */
 function learnt() {
-    const damage = stream.damage.map(({ from, to, error }) => ({ from, to, error: told(error) }));
-    return { damage, models: stream.models };
+    const damage = stream.damage.slice(damageTold)
+        .map(({ from, to, error }) => ({ from, to, error: told(error) }));
+    damageTold = stream.damage.length;
+    const models = stream.models.filter(({ hash, present }) => modelsTold.get(hash) !== present);
+    for (const { hash, present } of models) modelsTold.set(hash, present);
+    return { damage, models };
+}
+
+function shortened(name) {
+    return name.length > MAX_NAME ? `${name.slice(0, MAX_NAME)}\u2026` : name;
 }
 
 /** The images of rising numbers, with those between that come at no cost. */
@@ -82,7 +93,7 @@ async function facts({ from, to }) {
     const places = new Map();
     const coding = Uint16Array.from(details, (detail, k) => {
         const { quality, model, modelName, kind, maxError } = detail || { kind: "unknown" };
-        bytes[k] = detail ? detail.bytes : 0;
+        bytes[k] = detail ? detail.bytes : NaN; // not known
         const key = `${model} ${quality}`;
         if (!places.has(key)) {
             places.set(key, codings.length);
@@ -91,7 +102,7 @@ async function facts({ from, to }) {
         return places.get(key);
     });
     const named = names && names.some((name) => name);
-    const found = { names: named ? names : null, labels, bytes, coding, codings, faults };
+    const found = { names: named ? names.map(shortened) : null, labels, bytes, coding, codings, faults };
     return { ...found, ...learnt() };
 }
 
