@@ -18,12 +18,14 @@ import * as headers from "./headers.js";
 import { MODEL_IDS, ModelFiles, unstored } from "./model_files.js";
 import { firstBlock, foundBlocks, listedBlocks } from "./recovery.js";
 import { openSource } from "./source.js";
+import { checkQuality, Stream } from "./stream.js";
 import { labelsSpan, unpackLabels, unpackNames } from "./texts.js";
 
 export { AezError, MODEL_IDS };
 
 const PIXELS = 784;
 const NOTHING = new Uint8Array(0);
+const KEPT_INDEXES = 64; // blocks whose index stays in memory, up to 200 KiB each
 
 /**
  * Open a stream.
@@ -37,14 +39,13 @@ const NOTHING = new Uint8Array(0);
  * @returns {Promise<Stream>}
  * @throws {AezError} if the stream is damaged where that concerns all of it
  */
-export async function open(source, { models, wasm, recover = false }) {
+export async function open(source, { models, wasm, recover = false } = {}) {
     const opened = await openSource(source);
     const files = new ModelFiles(models, wasm);
     const start = await opened.read(0, 9);
     let isCollection;
     try {
-        isCollection = headers.isCollection(start);
-        if (!isCollection && recover) isCollection = await endsAsCollection(opened);
+        isCollection = headers.isCollection(start) || (await endsAsCollection(opened));
     } catch (error) {
         if (!recover || !(error instanceof AezError) || start.length < 4) throw error;
         isCollection = true; // if its other bytes do not show that, what follows throws
@@ -61,67 +62,6 @@ async function endsAsCollection(source) {
     const end = await source.read(Math.max(0, source.size - 4), 4);
     const isEnd = [0x61, 0x65, 0x7a, 0x45].every((byte, i) => end[i] === byte);
     return isEnd && source.size > 44 && (await firstBlock(source)) !== null;
-}
-
-/** What both kinds of streams have. */
-class Stream {
-    #noted = new Set(); // what `damage` holds
-    #hashes = new Map(); // of the models that it is known to use: whether one is embedded
-
-    constructor(files) {
-        this.files = files;
-        /** @type {{from: number, to: number, error: AezError}[]} what is known to be damaged */
-        this.damage = [];
-    }
-
-    /** Take the file of a model that was missing. @returns {string} its hash */
-    addModel(file) {
-        return this.files.add(file);
-    }
-
-    /** The models that parts read so far name. */
-    get models() {
-        return [...this.#hashes].map(([hash, embedded]) => ({
-            hash,
-            name: this.files.nameOf(hash),
-            embedded,
-            present: this.files.has(hash),
-        }));
-    }
-
-    uses(hash, embedded = false) {
-        if (hash) this.#hashes.set(hash, embedded || (this.#hashes.get(hash) ?? false));
-    }
-
-    close() {}
-
-    checkRange(from, to) {
-        if (!Number.isInteger(from) || !Number.isInteger(to) || from < 0 || to > this.length || from > to) {
-            throw new RangeError(`images ${from} to ${to} of a stream of ${this.length}`);
-        }
-    }
-
-    noteDamage(from, to, error) {
-        const key = `${from} ${to} ${error.kind}`;
-        if (!this.#noted.has(key)) this.damage.push({ from, to, error });
-        this.#noted.add(key);
-        return error;
-    }
-
-    /** What a part is, for `details`. */
-    coding(modelHash, quality, bytes) {
-        const lossless = quality >= headers.LOSSLESS_QUALITY;
-        const near = quality > headers.NEAR_LOSSLESS;
-        const kinds = { [headers.STORED_QUALITY]: "stored" };
-        return {
-            bytes,
-            quality,
-            model: modelHash,
-            modelName: this.files.nameOf(modelHash),
-            kind: kinds[quality] ?? (near ? "near-lossless" : lossless ? "lossless" : "lossy"),
-            maxError: headers.maxErrorOf(quality),
-        };
-    }
 }
 
 /** A stream of one image. FORMAT.md 2. */
@@ -161,8 +101,9 @@ class SingleImage extends Stream {
             return unstored(message).slice();
         }
         if (!this.modelHash) {
-            const found = `model number ${modelId} is unknown to this reader; a later one may have it`;
-            throw new AezError("ModelNotFound", found, null, String(modelId));
+            const found = `model number ${modelId} is unknown to this reader`;
+            const message = `${found}; a later one may have it`;
+            throw new AezError("ModelNotFound", message, null, String(modelId));
         }
         const { model, digest } = await this.files.get(this.modelHash);
         headers.verifyImage(this.bytes, digest);
@@ -173,6 +114,7 @@ class SingleImage extends Stream {
     }
 
     async names(from = 0, to = 1) {
+        this.checkRange(from, to);
         return new Array(to - from).fill("");
     }
 
@@ -181,16 +123,9 @@ class SingleImage extends Stream {
     }
 
     async details(from = 0, to = 1) {
+        this.checkRange(from, to);
         const bytes = this.bytes.length - this.header.payloadAt;
         return new Array(to - from).fill(this.coding(this.modelHash, this.header.quality, bytes));
-    }
-}
-
-function checkQuality(model, quality, offset) {
-    if (model.lossless !== quality >= headers.LOSSLESS_QUALITY) {
-        const kind = model.lossless ? "lossless" : "lossy";
-        const found = `quality ${quality} of a ${kind} model`;
-        throw new AezError("CorruptPayload", found, offset);
     }
 }
 
@@ -199,6 +134,7 @@ class Collection extends Stream {
     kind = "collection";
     #source;
     #blocks = [];
+    #indexed = []; // blocks whose index is kept
 
     constructor(source, files) {
         super(files);
@@ -214,6 +150,12 @@ class Collection extends Stream {
             if (!this.damage.length) this.noteDamage(0, 0, error);
             this.#blocks = await foundBlocks(this.#source, start);
         }
+        const empty = this.#blocks.find(({ images }) => images === 0); // nobody will ask for it
+        if (empty) {
+            const found = "a block has 0 images, at least one is needed";
+            const error = new AezError("LimitExceeded", found, empty.offset);
+            this.noteDamage(empty.first, empty.first, error);
+        }
         const last = this.#blocks[this.#blocks.length - 1];
         this.length = last ? last.first + last.images : 0;
     }
@@ -221,14 +163,16 @@ class Collection extends Stream {
     /** Check the header, and take its models. @returns {Promise<number>} where blocks start */
     async #header(recover) {
         const source = this.#source;
+        let header = NOTHING;
         try {
             const size = headers.collectionHeaderBytes(await source.read(0, 9));
-            const { start, models } = headers.collectionHeader(await source.read(0, size));
-            for (const file of models()) this.uses(this.files.add(file), true);
+            header = await source.read(0, size);
+            const { start, models } = headers.collectionHeader(header);
+            this.files.embed(models);
             return start;
         } catch (error) {
-            const later = error instanceof AezError && error.kind === "UnsupportedVersion";
-            if (!recover || !(error instanceof AezError) || later) throw error;
+            // A header whose Check holds is intact: it is of a later version, or an unknown kind.
+            if (!recover || !(error instanceof AezError) || headers.isIntact(header)) throw error;
             const start = await firstBlock(source);
             if (start === null) throw error;
             this.noteDamage(0, 0, error);
@@ -241,13 +185,15 @@ class Collection extends Stream {
         const pixels = new Uint8Array((to - from) * PIXELS);
         const errors = new Array(to - from).fill(null);
         for (const block of this.#blocksOf(from, to)) {
-            const low = Math.max(from, block.first), high = Math.min(to, block.first + block.images);
-            const out = (image) => block.first + image - from;
+            const low = Math.max(from, block.first);
+            const high = Math.min(to, block.first + block.images);
+            const give = (image, found, error) => {
+                const out = block.first + image - from;
+                if (error) errors[out] = error;
+                else pixels.set(found, out * PIXELS);
+            };
             try {
-                await this.#decode(block, low - block.first, high - block.first, (image, found, error) => {
-                    if (error) errors[out(image)] = error;
-                    else pixels.set(found, out(image) * PIXELS);
-                });
+                await this.#decode(block, low - block.first, high - block.first, give);
             } catch (error) {
                 if (!(error instanceof AezError)) throw error;
                 this.noteDamage(block.first, block.first + block.images, error);
@@ -274,7 +220,8 @@ class Collection extends Stream {
                 const { pixels, error } = each[k];
                 images.forEach((image, i) => {
                     if (image < low || image >= high) return;
-                    give(image, error ? null : pixels.subarray(i * PIXELS, (i + 1) * PIXELS), error);
+                    const found = error ? null : pixels.subarray(i * PIXELS, (i + 1) * PIXELS);
+                    give(image, found, error);
                 });
             });
         }
@@ -294,19 +241,25 @@ class Collection extends Stream {
         const payloadAt = headers.BLOCK_BYTES + header.namesBytes + header.indexBytes;
         const first = groups[0].at, last = groups[groups.length - 1];
         const payload = await this.#read(block, payloadAt + first, last.at + last.size - first);
-        const messages = groups.map(({ at, size }) => payload.subarray(at - first, at - first + size));
-        const { pixels, errors } = model.decode(quality, messages, groups.map(({ images }) => images.length));
+        const messages = groups.map(({ at, size }) =>
+            payload.subarray(at - first, at - first + size),
+        );
+        const counts = groups.map(({ images }) => images.length);
+        const { pixels, errors } = model.decode(quality, messages, counts);
         let at = 0;
         return groups.map(({ images, size }, k) => {
             const mine = pixels.subarray(at * PIXELS, (at + images.length) * PIXELS);
             at += images.length;
-            // A message that the end of the file cuts off decodes to garbage, which a check can miss.
-            const why = messages[k].length < size ? "the stream ends inside its message" : errors[k];
+            // A message that is cut off decodes to garbage, which a check of 8 bits can miss.
+            const isCut = messages[k].length < size;
+            const why = isCut ? "the stream ends inside its message" : errors[k];
             if (why === null) return { pixels: mine, error: null };
             const number = block.first + images[0];
             const found = `image ${number} and the rest of its group are damaged: ${why}`;
             const error = new AezError("CorruptPayload", found, block.offset);
-            this.noteDamage(number, number + 1, error);
+            for (const [from, to] of runs(images)) {
+                this.noteDamage(block.first + from, block.first + to, error);
+            }
             return { error };
         });
     }
@@ -421,6 +374,8 @@ class Collection extends Stream {
             const area = await this.#area(block, at, header.indexBytes);
             block.index = unpackIndex(area, header, block.offset + at);
             for (const { part } of block.index.groups) this.uses(part.modelHash);
+            this.#indexed.push(block);
+            if (this.#indexed.length > KEPT_INDEXES) this.#indexed.shift().index = null;
         }
         return block.index;
     }
@@ -441,4 +396,15 @@ class Collection extends Stream {
             this.noteDamage(block.first, block.first + block.images, error);
         }
     }
+}
+
+/** Rising numbers -> [from, to] of each run of neighbours. */
+function runs(numbers) {
+    const found = [];
+    for (const number of numbers) {
+        const last = found[found.length - 1];
+        if (last?.[1] === number) last[1]++;
+        else found.push([number, number + 1]);
+    }
+    return found;
 }

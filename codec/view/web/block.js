@@ -60,7 +60,8 @@ function lengthsOf(index, quality, count) {
     const mean = index.varint(3);
     const limit = index.varint();
     if (limit < count) {
-        throw index.fail("LimitExceeded", `${count} lengths do not fit below their limit, ${limit}`);
+        const found = `${count} lengths do not fit below their limit, ${limit}`;
+        throw index.fail("LimitExceeded", found);
     }
     let before = -1;
     return index.rice(count, limit).map((position) => {
@@ -94,9 +95,11 @@ function partsOf(index, header) {
         left = left.filter((image) => !taken.has(image));
     }
     const end = index.at;
-    if (!same(checksum(4, index.bytes.subarray(0, end)), index.take(4))) {
+    const check = index.bytes.subarray(end, end + 4);
+    if (!same(checksum(4, index.bytes.subarray(0, end)), check)) {
         throw index.fail("ChecksumMismatch", "the parts of a block are damaged", 0);
     }
+    index.take(4);
     return [{ modelHash: header.modelHash, quality: header.quality, images: left }, ...parts];
 }
 

@@ -32,7 +32,8 @@ function startOf(stream) {
         throw new AezError("UnsupportedVersion", found, 2);
     }
     if (flags & RESERVED_FLAGS) {
-        throw new AezError("ReservedBitsSet", `reserved flags ${flags & RESERVED_FLAGS} are set`, 2);
+        const found = `reserved flags ${flags & RESERVED_FLAGS} are set`;
+        throw new AezError("ReservedBitsSet", found, 2);
     }
     return flags;
 }
@@ -51,7 +52,8 @@ function checkQuality(quality, offset, highest = LOSSLESS_QUALITY) {
     const bound = quality - NEAR_LOSSLESS;
     if (quality > highest && !(bound >= 1 && bound <= MAX_ERROR)) {
         const known = `0 to ${highest} and ${NEAR_LOSSLESS + 1} to ${NEAR_LOSSLESS + MAX_ERROR}`;
-        throw new AezError("ReservedBitsSet", `quality ${quality}, this reader knows ${known}`, offset);
+        const found = `quality ${quality}, this reader knows ${known}`;
+        throw new AezError("ReservedBitsSet", found, offset);
     }
 }
 
@@ -148,10 +150,14 @@ export function collectionHeaderBytes(start) {
 
 /**
  * The header of a collection, checked.
- * @returns {{start: number, models: Uint8Array[]}} where blocks start; embedded model files
+ * @returns {{start: number, models: () => Uint8Array[]}} where blocks start; the embedded model
+ *     files, whose lengths are looked at (AezError) only if somebody asks for them
  */
 export function collectionHeader(stream) {
     const flags = startOf(stream);
+    if (!(flags & FLAG_COLLECTION)) {
+        throw new AezError("BadMagic", "this is a single image, not a collection");
+    }
     if (stream.length < COLLECTION_BYTES) throw cutShort(stream);
     const { fields, end } =
         flags & FLAG_EXTENDED
@@ -161,6 +167,19 @@ export function collectionHeader(stream) {
         throw new AezError("ChecksumMismatch", "the collection header is damaged", 3);
     }
     return { start: end, models: () => embedded(fields.get(MODELS) ?? new Uint8Array(0)) };
+}
+
+/** Whether the Check of a collection header holds, even if this reader does not understand it. */
+export function isIntact(header) {
+    if (header.length < COLLECTION_BYTES) return false;
+    const area = new Cursor(header, COLLECTION_BYTES);
+    try {
+        if (header[2] & FLAG_EXTENDED) area.take(area.varint());
+    } catch {
+        return false;
+    }
+    const covered = [header.subarray(0, 3), header.subarray(COLLECTION_BYTES, area.at)];
+    return crc8(...covered) === header[3];
 }
 
 /** Model files. Those that are too small to be one are left out: there could be millions. */
@@ -184,8 +203,9 @@ function embedded(value) {
  */
 export function blockHeader(stream, offset) {
     if (stream.length < BLOCK_BYTES) {
-        const found = `the stream ends inside a block header, which lacks ${BLOCK_BYTES - stream.length} bytes`;
-        throw new AezError("Truncated", found, offset);
+        const found = "the stream ends inside a block header";
+        const lacks = `which lacks ${BLOCK_BYTES - stream.length} bytes`;
+        throw new AezError("Truncated", `${found}, ${lacks}`, offset);
     }
     const fields = new Cursor(stream, 0, offset);
     if (!isText(fields.take(4), "aezB")) {
@@ -237,8 +257,8 @@ export function footerBytes(tail, size) {
         throw new AezError("Truncated", "the collection ends before its footer", size);
     }
     if (!isText(tail.subarray(20), "aezE")) {
-        const found = "the file does not end as a collection does: it is cut short or its end is damaged";
-        throw new AezError("Truncated", found);
+        const found = "the file does not end as a collection does";
+        throw new AezError("Truncated", `${found}: it is cut short or its end is damaged`);
     }
     const bytes = new Cursor(tail, 16).number(4);
     if (bytes < FOOTER_BYTES + FOOTER_END_BYTES || bytes > size - COLLECTION_BYTES) {

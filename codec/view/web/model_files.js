@@ -33,10 +33,18 @@ export function unstored(bytes) {
     }
 }
 
+/** Model_Hash of a model file, and its SHA-256. */
+function hashed(file) {
+    const digest = sha256(file);
+    return { hash: hex(digest.subarray(0, 8)), digest };
+}
+
 /** The models of one stream, each loaded once. */
 export class ModelFiles {
     #given = new Map(); // by hash: file, its SHA-256
     #ask = null;
+    #embedded = () => []; // what finds the files in the stream
+    #found = null; // them, by hash; or the error of finding them
     #loaded = new Map(); // by hash: a promise of the model
     #kernels = null;
     #wasm;
@@ -50,11 +58,36 @@ export class ModelFiles {
 
     /** Take a model file. @returns {string} its hash */
     add(file) {
-        const digest = sha256(file);
-        const hash = hex(digest.subarray(0, 8));
+        const { hash, digest } = hashed(file);
         if (!this.#given.has(hash)) this.#given.set(hash, { file, digest });
         this.#loaded.delete(hash); // it may have been missing
         return hash;
+    }
+
+    /** Take the files that the stream carries: find returns them, or throws an AezError. */
+    embed(find) {
+        this.#embedded = find;
+    }
+
+    isEmbedded(hash) {
+        const found = this.#carried();
+        return found instanceof Map && found.has(hash);
+    }
+
+    /** The embedded models by hash, the first of each; or what is wrong with the field. */
+    #carried() {
+        if (this.#found) return this.#found;
+        this.#found = new Map();
+        try {
+            for (const file of this.#embedded()) {
+                const { hash, digest } = hashed(file);
+                if (!this.#found.has(hash)) this.#found.set(hash, { file, digest });
+            }
+        } catch (error) {
+            if (!(error instanceof AezError)) throw error;
+            this.#found = error;
+        }
+        return this.#found;
     }
 
     has(hash) {
@@ -78,6 +111,7 @@ export class ModelFiles {
 
     async #load(hash) {
         const { file, digest } = await this.#find(hash);
+        if (!this.#wasm) throw new TypeError("decoding needs kernels.wasm: give `open` { wasm }");
         this.#kernels ??= loadKernels(this.#wasm);
         try {
             const model = loadModel(file, await this.#kernels, { sha256: () => digest, unstored });
@@ -89,6 +123,7 @@ export class ModelFiles {
     }
 
     async #find(hash) {
+        if (!this.#given.has(hash) && this.isEmbedded(hash)) return this.#carried().get(hash);
         if (!this.#given.has(hash) && this.#ask) {
             const file = await this.#ask(hash, this.nameOf(hash));
             if (file && this.add(file) !== hash) {
@@ -97,9 +132,11 @@ export class ModelFiles {
         }
         const found = this.#given.get(hash);
         if (!found) {
+            if (this.#carried() instanceof AezError) throw this.#carried();
             const name = this.nameOf(hash);
             const what = name ? `${name} (${hash})` : hash;
-            throw new AezError("ModelNotFound", `model ${what} is not here: give its file`, null, hash);
+            const message = `model ${what} is not here: give its file`;
+            throw new AezError("ModelNotFound", message, null, hash);
         }
         return found;
     }

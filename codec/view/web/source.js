@@ -31,25 +31,41 @@ function ofBlob(blob) {
     return { size: blob.size, local: true, read };
 }
 
-/** A server that knows no ranges sends everything at the first request; that is kept. */
+/**
+ * A server that knows no ranges sends everything at the first request; that is kept. So is all of
+ * a stream whose size is not told: a page of another origin may not be allowed to see it.
+ */
 async function ofAddress(address) {
     const first = await fetch(address, { headers: { Range: "bytes=0-0" } });
     if (first.status === 416) return ofBytes(new Uint8Array(0)); // there is not one byte
-    if (!first.ok) {
-        throw new Error(`${address} cannot be read: ${first.status} ${first.statusText}`);
+    if (!first.ok) throw unreadable(address, first);
+    const size = sizeOf(first);
+    if (first.status !== 206) return ofBytes(new Uint8Array(await first.arrayBuffer()));
+    if (size === null) {
+        const all = await fetch(address);
+        if (!all.ok) throw unreadable(address, all);
+        return ofBytes(new Uint8Array(await all.arrayBuffer()));
     }
-    const stated = /\/(\d+)$/.exec(first.headers.get("Content-Range") ?? "");
-    if (first.status === 200 || !stated) return ofBytes(new Uint8Array(await first.arrayBuffer()));
-    const size = Number(stated[1]);
     const read = async (at, count) => {
         const end = Math.min(at + count, size);
         if (at >= end) return new Uint8Array(0);
         const part = await fetch(address, { headers: { Range: `bytes=${at}-${end - 1}` } });
+        // looked at first: what else it answers may be large
+        if (part.status !== 206 || sizeOf(part) !== size) throw unreadable(address, part);
         const bytes = new Uint8Array(await part.arrayBuffer());
-        if (part.status !== 206 || bytes.length !== end - at) {
-            throw new Error(`${address} has changed, or cannot be read: ${part.status}`);
-        }
+        if (bytes.length !== end - at) throw unreadable(address, part);
         return bytes;
     };
     return { size, local: false, read };
+}
+
+/** The size of all of it, which a part of it states; or null. */
+function sizeOf(response) {
+    const stated = /\/(\d+)$/.exec(response.headers.get("Content-Range") ?? "");
+    return stated && Number(stated[1]);
+}
+
+function unreadable(address, { status, statusText }) {
+    const changed = status === 200 || status === 206 ? "has changed or " : "";
+    return new Error(`${address} ${changed}cannot be read: ${status} ${statusText}`.trim());
 }
