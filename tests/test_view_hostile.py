@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_view_reader
 import zstandard
+from node import needs_node
 from test_view_reader import ask, text
 
 from codec.format.footer import Footer
@@ -20,7 +20,7 @@ from codec.format.index import only_part, pack_index
 from codec.format.names import pack_names
 from codec.format.primitives import pack_varint
 
-pytestmark = test_view_reader.pytestmark
+pytestmark = needs_node
 MEMORY_MB = 128
 MAX_S = 10.0  # it takes one or two; without bounds it took minutes
 HASH = bytes.fromhex("1940d17a82af6b24")

@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import base64
-import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import golden_tool
 import helpers
+import node
 import numpy as np
 import pytest
 import test_kernels
 import test_native_pixels
+from node import NODE, needs_node
 
 from codec.coding import rans
 from codec.format.constants import group_images
@@ -26,22 +26,12 @@ from codec.model.bundle import Model
 from codec.model.pixels import Pixels
 from codec.view.wasm import build
 
-NODE = shutil.which("node")
-RUN = Path(__file__).parent / "view" / "model_run.mjs"
 SHIPPED = [bytes.fromhex(name) for name in registry.MODEL_IDS.values()]
-needs_node = pytest.mark.skipif(NODE is None, reason="there is no Node (Debian: package nodejs)")
 
 
 def ask(tmp_path: Path, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the decoder for browsers answers to requests: see model_run.mjs."""
-    assert NODE is not None
-    file = tmp_path / "requests.json"
-    file.write_text(json.dumps(requests))
-    done = subprocess.run([NODE, str(RUN), str(file)], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    answers: list[dict[str, Any]] = json.loads(done.stdout)
-    assert len(answers) == len(requests)
-    return answers
+    return node.ask("model_run.mjs", tmp_path, requests)
 
 
 def as_text(data: bytes | np.ndarray) -> str:
@@ -117,7 +107,7 @@ def test_the_file_is_small() -> None:
 
 @needs_node
 def test_a_browser_without_simd_or_webassembly_is_told_so() -> None:
-    module = (RUN.parent / "../../codec/view/web/kernels.js").resolve().as_uri()
+    module = (node.HERE / "../../codec/view/web/kernels.js").resolve().as_uri()
     script = f"""
         const {{ supported, loadKernels }} = await import({module!r});
         console.log(supported());

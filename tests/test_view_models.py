@@ -14,7 +14,8 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
-from test_view_kernels import Decoding, as_text, ask, needs_node
+from node import needs_node
+from test_view_kernels import Decoding, as_text, ask
 
 from codec.errors import BadModel
 from codec.model.bundle import architecture_of

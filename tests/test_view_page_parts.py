@@ -7,17 +7,19 @@ import io
 import json
 import math
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import drawn
+from node import NODE, needs_node
 from PIL import Image
-from test_view_kernels import NODE, RUN, as_text, needs_node
+from test_view_kernels import as_text
 
 from codec import metrics
 
-WEB = RUN.parents[2] / "codec/view/web"
+WEB = Path(__file__).parents[1] / "codec/view/web"
 pytestmark = needs_node
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import golden_tool
 import helpers
+import node
 import numpy as np
 import pytest
 import zstandard
@@ -26,22 +25,14 @@ from codec.collection.open import open_stream
 from codec.format.names import pack_names
 from codec.model import registry
 
-NODE = shutil.which("node")
-RUN = Path(__file__).parent / "view" / "read_run.mjs"
 WEB = Path(codec.__file__).parent / "view" / "web"
 GOLDENS: dict[str, dict[str, Any]] = json.loads(golden_tool.LIST.read_text())
-pytestmark = pytest.mark.skipif(NODE is None, reason="there is no Node (Debian: package nodejs)")
+pytestmark = node.needs_node
 
 
 def ask(tmp_path: Path, *requests: dict[str, Any]) -> list[dict[str, Any]]:
     """What the reader for browsers answers: see read_run.mjs."""
-    assert NODE is not None
-    file = tmp_path / "requests.json"
-    file.write_text(json.dumps(requests))
-    done = subprocess.run([NODE, str(RUN), str(file)], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    answers: list[dict[str, Any]] = json.loads(done.stdout)
-    return answers
+    return node.ask("read_run.mjs", tmp_path, list(requests))
 
 
 def text(data: bytes) -> str:

@@ -16,7 +16,8 @@ import helpers
 import numpy as np
 import pytest
 import zstandard
-from test_view_reader import NODE, ask, pixels_of, text
+from node import NODE, needs_node
+from test_view_reader import ask, pixels_of, text
 
 import codec
 from codec.collection.open import open_stream
@@ -44,7 +45,7 @@ from codec.format.names import pack_names
 from codec.format.primitives import checksum, crc8, pack_varint
 from codec.model import registry
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="there is no Node (Debian: package nodejs)")
+pytestmark = needs_node
 MODELS = [registry.by_name("mnist"), registry.by_name("mnist", lossless=True)]
 FILES = [str(registry.path_of(model.hash)) for model in MODELS]
 COUNT = 12

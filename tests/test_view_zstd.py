@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_view_reader
 import zstandard
+from node import needs_node
 from test_view_reader import ask, text
 
-pytestmark = test_view_reader.pytestmark
+pytestmark = needs_node
 MAX_S = 10.0  # without bounds they took minutes
 HEADER = b"\x28\xb5\x2f\xfd\xa0"  # one segment, the content size in 4 bytes, no check
 

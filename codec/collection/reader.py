@@ -28,7 +28,6 @@ from codec.collection.source import ByteSource, Source
 from codec.errors import BitstreamError, UsageError
 from codec.format.headers import is_intact, unpack_collection_header
 from codec.labels import Labels, joined, kind_of, picked
-from codec.view import contact
 
 KEPT_NAMES = 4  # blocks whose names, and labels, stay in memory
 # decoded groups that stay in memory, 12.5 KB each: the next image is often a neighbour
@@ -108,6 +107,8 @@ class Collection:
 
     def _repr_html_(self) -> str | None:
         """The first images, for notebooks.  Raises nothing."""
+        from codec.view import contact  # only notebooks pay for its start-up
+
         return contact.sheet(self)
 
     # Blocks

@@ -18,7 +18,7 @@ import * as headers from "./headers.js";
 import { MODEL_IDS, ModelFiles, unstored } from "./model_files.js";
 import { firstBlock, foundBlocks, listedBlocks } from "./recovery.js";
 import { openSource } from "./source.js";
-import { checkQuality, Stream } from "./stream.js";
+import { checkFits, Stream } from "./stream.js";
 import { labelsSpan, unpackLabels, unpackNames } from "./texts.js";
 
 export { AezError, MODEL_IDS };
@@ -107,7 +107,7 @@ class SingleImage extends Stream {
         }
         const { model, digest } = await this.files.get(this.modelHash);
         headers.verifyImage(this.bytes, digest);
-        checkQuality(model, quality, 4);
+        checkFits(model, quality, 4);
         const { pixels, errors } = model.decode(quality, [message], [1]);
         if (errors[0] !== null) throw new AezError("CorruptPayload", errors[0], payloadAt);
         return pixels;
@@ -232,7 +232,7 @@ class Collection extends Stream {
         let model;
         try {
             ({ model } = await this.files.get(modelHash));
-            checkQuality(model, quality, block.offset + 12);
+            checkFits(model, quality, block.offset + 12);
         } catch (error) {
             if (!(error instanceof AezError)) throw error;
             return groups.map(() => ({ error }));

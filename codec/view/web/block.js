@@ -6,7 +6,7 @@
  * are a group.
  */
 import { checksum, Cursor, hex, same } from "./bytes.js";
-import { groupImages, LOSSLESS_QUALITY, NEAR_LOSSLESS } from "./headers.js";
+import { checkQuality, groupImages, LOSSLESS_QUALITY } from "./headers.js";
 
 const MAX_MODELS = 256, MAX_PARTS = 1024;
 
@@ -111,9 +111,7 @@ function partOf(index, hashes, left) {
         const found = `a part has model ${model}, but the block only ${hashes.length}`;
         throw index.fail("LimitExceeded", `${found}, the first is 0`, start);
     }
-    if (quality > LOSSLESS_QUALITY && !(quality > NEAR_LOSSLESS && quality <= NEAR_LOSSLESS + 64)) {
-        throw index.fail("ReservedBitsSet", `a part has quality ${quality}`, start + 1);
-    }
+    checkQuality(quality, index.base + start + 1);
     const count = index.varint(3);
     if (count < 1 || count >= left.length) {
         const found = `a part has ${count} images, 1 to ${left.length - 1} are possible`;

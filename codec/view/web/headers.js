@@ -48,7 +48,8 @@ export function isCollection(stream) {
     return (startOf(stream.subarray(0, 3)) & FLAG_COLLECTION) > 0;
 }
 
-function checkQuality(quality, offset, highest = LOSSLESS_QUALITY) {
+/** @throws {AezError} unless the quality is 0 to highest or near-lossless; offset: for the message */
+export function checkQuality(quality, offset, highest = LOSSLESS_QUALITY) {
     const bound = quality - NEAR_LOSSLESS;
     if (quality > highest && !(bound >= 1 && bound <= MAX_ERROR)) {
         const known = `0 to ${highest} and ${NEAR_LOSSLESS + 1} to ${NEAR_LOSSLESS + MAX_ERROR}`;

@@ -73,7 +73,7 @@ export class Stream {
 }
 
 /** @throws {AezError} unless streams of a model can have a quality; offset: of it, in the stream */
-export function checkQuality(model, quality, offset) {
+export function checkFits(model, quality, offset) {
     if (model.lossless !== quality >= LOSSLESS_QUALITY) {
         const kind = model.lossless ? "lossless" : "lossy";
         const found = `quality ${quality} of a ${kind} model`;
