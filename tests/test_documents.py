@@ -427,7 +427,7 @@ def test_speeds_are_those_measured() -> None:
         "encode, quality 75, as it comes (effort 3, auto, guard)": ("encode", 75, 3, False),
         "encode, quality 25, as it comes": ("encode", 25, 3, False),
         "lossless encode, named model": ("encode", 100, 1, True),
-        "lossless encode, as it comes": ("encode", 100, 1, False),
+        "lossless encode, as it comes": ("encode", 100, 3, False),
         "lossless decode": ("decode", 100, 1, True),
     }.items():
         cells = [in_memory[data, *key] for data in TITLES]

@@ -102,7 +102,7 @@ def test_cases_are_those_that_people_wait_for_and_efficiency_is_told_where_produ
     default = {
         case.quality for case in speed.CASES if case.effort == DEFAULT_EFFORT and not case.named
     }
-    assert default == {25, 75}
+    assert default == {25, 75, 100}
 
 
 def test_each_engine_does_the_same_work_in_memory(shipped_lossless):

@@ -13,7 +13,7 @@ READ ME FIRST
   processes that were started before. A ratio is images/s by images/s; "1 core" and "N cores" are
   the cores of the other codec, those of aez are in the row.
 - Efficiency is images/s * multiply-adds an image / G (`timing`), with G of the cores that are used.
-  It is given where the multiply-adds are known: named models at effort 1 or lossless, no guard.
+  It is given where the multiply-adds are known: named models at effort 1, no guard.
 - One image and whole commands: `waits`.
 """
 
@@ -68,7 +68,7 @@ class Case(NamedTuple):
 
     @property
     def has_efficiency(self) -> bool:
-        return self.named and (self.effort == 1 or self.lossless)
+        return self.named and self.effort == 1
 
 
 CASES = (
@@ -76,14 +76,10 @@ CASES = (
     *(
         Case("encode", quality, effort, named)
         for effort in (1, DEFAULT_EFFORT)
-        for quality in QUALITIES
+        for quality in (*QUALITIES, LOSSLESS_QUALITY)
         for named in (True, False)
     ),
-    *(
-        Case(way, LOSSLESS_QUALITY, 1, named)
-        for way in ("encode", "decode")
-        for named in (True, False)
-    ),
+    *(Case("decode", LOSSLESS_QUALITY, 1, named) for named in (True, False)),
 )
 
 
