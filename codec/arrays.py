@@ -26,6 +26,14 @@ SIDE = 28  # rows, and columns, of an image
 PIXELS = SIDE * SIDE
 
 
+def distinct(values: Integers) -> list[int]:
+    """The different values of an array, ascending.
+
+    np.unique would import np.ma at its first call: a hundredth of a second of each command.
+    """
+    return sorted(set(values.ravel().tolist()))
+
+
 def spread(count: int, size: int) -> I64:
     """`size` numbers out of 0..count-1, evenly spread, the first and the last included."""
     return np.linspace(0, count - 1, size).astype(np.int64)

@@ -17,6 +17,9 @@ fast, and torch only inside `train`. typer vendors click, so nothing is imported
 
 def main() -> None:
     """Entry point of `aez`."""
+    import gc
+
+    gc.set_threshold(100_000)  # imports make many objects and hardly any garbage
     from codec.cli.app import main as run
 
     run()

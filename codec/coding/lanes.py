@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec.arrays import I32, I64, U8, Bools, Integers
+from codec.arrays import I32, I64, U8, Bools, Integers, distinct
 from codec.coding import rans
 
 
@@ -30,7 +30,7 @@ class Encoded:
 
 def by(values: Integers) -> Iterator[tuple[int, I64]]:
     """Each value of int (N,), in order, and where it stands."""
-    for value in np.unique(values).tolist():
+    for value in distinct(values):
         yield value, np.flatnonzero(values == value)
 
 

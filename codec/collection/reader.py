@@ -18,7 +18,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from codec.arrays import I16, I64, SIDE, U8, Integers
+from codec.arrays import I16, I64, SIDE, U8, Integers, distinct
 from codec.collection import salvage
 from codec.collection.block import Block, Decoded, Use, all_lost
 from codec.collection.memory import NameIndex, Recent
@@ -380,9 +380,9 @@ class Collection:
         """Images (N, 28, 28).  latents: int16 (N, K), to be filled; None: not wanted."""
         pixels = np.empty((len(wanted), SIDE, SIDE), np.uint8)
         blocks = self._blocks_of(wanted)
-        for number in np.unique(blocks).tolist():
+        for number in distinct(blocks):
             block, at = self.blocks[number], np.flatnonzero(blocks == number)
-            groups = np.unique(block.index.groups_of(wanted[at] - block.first)).tolist()
+            groups = distinct(block.index.groups_of(wanted[at] - block.first))
             if len(groups) == 1 and latents is None:
                 decoded = self._group(number, groups[0])
             else:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codec.arrays import F64, I64, U8, Bools, spread
+from codec.arrays import F64, I64, U8, Bools, distinct, spread
 from codec.coding.lanes import by
 from codec.encoder.draft import Draft
 from codec.encoder.goal import AtLeastPsnr, Goal, image_psnr_db, sizes
@@ -106,7 +106,7 @@ def choose(
         draft.coder[:] = best
         return seen if size == n else {}
     if size < n:  # without the coders that no image of the sample prefers
-        preferred = np.unique(dear.argmin(axis=0)).tolist()
+        preferred = distinct(dear.argmin(axis=0))
         seen, dear = _see(coders, preferred, draft.pixels, quality, effort)
     draft.coder[:] = np.array([*seen])[dear.argmin(axis=0)]
     return seen
@@ -161,7 +161,7 @@ def guard(draft: Draft, quality: int, effort: int, exact: Exact) -> None:
     """Find another quality or coder for the images that came out badly."""
     rows = [min(coding_of(coder, quality), MAX_QUALITY) for coder in draft.coders]
     floors = {k: floor_db(draft.coders, c, rows[k]) for k, c in enumerate(draft.coders)}
-    used = np.unique(draft.coder).tolist()
+    used = distinct(draft.coder)
     order = [*used, *(k for k in floors if k not in used)]
     goals: dict[int, Goal] = {
         k: AtLeastPsnr(floor) for k in order if (floor := floors[k]) is not None

@@ -133,7 +133,7 @@ def _images_of_parts(draft: Draft) -> list[I64]:
     images = np.flatnonzero(left)
     keys = draft.coder[images] << 8 | draft.quality[images]
     order = np.argsort(keys, kind="stable")
-    _, starts = np.unique(keys[order], return_index=True)
+    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
     parts = np.split(images[order], starts[1:]) if len(images) else []
 
     def rank(part: I64) -> tuple[int, ...]:
