@@ -395,6 +395,24 @@ def test_a_network_that_starts_from_a_bundle_keeps_the_palettes_of_its_own_image
     )
 
 
+def test_a_wider_network_starts_as_the_same_function_and_can_learn_more() -> None:
+    stream = export.export(random_net(4), {"name": "any-lossless"})
+    narrow, wide = (
+        PixelNet(dataclasses.replace(warm_start.config_of(stream), hidden=hidden), TABLES)
+        for hidden in (16, 24)
+    )
+    pixels = torch.tensor(helpers.drawn(30))
+    palette = torch.tensor(TABLES.choose(pixels.numpy()))
+    for net in (narrow, wide):
+        warm_start.fill(net, stream)
+    ours = evaluate(narrow, pixels, palette)
+    assert evaluate(wide, pixels, palette) == pytest.approx(ours, rel=1e-6)
+    tokens = Tokens(pixels)
+    wide.value(tokens, palette, torch.float32).square().sum().backward()
+    assert wide.value.head.weight.grad[:, 16:].abs().max() > 0
+    assert wide.value.input.weight.detach()[16:].abs().max() > 0
+
+
 def test_only_a_lossless_model_whose_layers_fit_is_started_from() -> None:
     with pytest.raises(BadModel, match="training can only start from a lossless model"):
         warm_start.config_of(helpers.tiny_bundle())
@@ -430,10 +448,17 @@ def test_aez_train_lossless_makes_a_model_that_gives_every_pixel_back(
             [data_file], out, **{**options, "lossless": False, "hidden": None, "most_palettes": 3}
         )
     command.train_command([data_file], out, **options)
-    with pytest.raises(UsageError, match="--hidden and --from exclude each other"):
+    with pytest.raises(UsageError, match="has 16 hidden units, and training can only add"):
         command.train_command(
-            [data_file], tmp_path / "other.safetensors", **{**options, "start": str(out)}
+            [data_file],
+            tmp_path / "other.safetensors",
+            **{**options, "start": str(out), "hidden": 8},
         )
+    wider = tmp_path / "wider.safetensors"
+    command.train_command(
+        [data_file], wider, **{**options, "start": str(out), "hidden": 24, "quiet": True}
+    )
+    assert warm_start.config_of(wider.read_bytes()).hidden == 24
     printed = capsys.readouterr().out
     assert re.search(r"^  PNG \d+\.\d, WebP lossless \d+\.\d\nthis model", printed, re.MULTILINE)
     assert "quality 100" in printed

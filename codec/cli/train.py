@@ -35,7 +35,7 @@ def train(
             parser=str,
             callback=opt.whole(8, 512),
             metavar="N",
-            help="Width of a lossless model.",
+            help="Width of a lossless model; with --from, at least as wide.",
             show_default=False,
         ),
     ] = None,

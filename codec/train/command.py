@@ -65,7 +65,8 @@ def train_command(
 ) -> None:
     """Train on `sources`, write the model to `out`; encoder, checkpoint and log lie beside it.
 
-    lossless: a lossless model instead of a lossy one; hidden: its width, None for the default;
+    lossless: a lossless model instead of a lossy one; hidden: its width, at least that of the model
+    to start from, None for the same or the default;
     most_palettes: how many palettes it has at most, None for no limit; grids: it also learns images
     that are rounded to multiples of a step. start: the model to start from: a name, a file, "none",
     or "auto" for the shipped one that is best on these images. rate: the learning rate, as a share
@@ -89,11 +90,6 @@ def train_command(
         raise UsageError(
             f"--grids takes {len(GRID_STEPS)} palettes, exact images one: "
             f"at least --palettes {len(GRID_STEPS) + 1}"
-        )
-    if hidden is not None and start not in ("auto", "none"):
-        raise UsageError(
-            "--hidden and --from exclude each other: the network is as wide as that of the model "
-            "it starts from"
         )
     minutes = DEFAULT_MINUTES if minutes is None else minutes
     pixels = data.load(sources)
@@ -205,6 +201,12 @@ def trainer_of(
         if parent is not None:
             bits = PixelConfig.weight_bits  # whatever the parent's were
             config = replace(warm_start.config_of(parent.stream), weight_bits=bits)
+            if hidden is not None and hidden < config.hidden:
+                raise UsageError(
+                    f"--hidden {hidden}: model {parent.name} has {config.hidden} hidden units, and "
+                    f"training can only add to them; give more, or --from none"
+                )
+            config = replace(config, hidden=hidden or config.hidden)
         else:
             config = PixelConfig() if hidden is None else PixelConfig(hidden=hidden)
         trainer = PixelTrainer(

@@ -2,7 +2,7 @@
 
 Palettes belong to a data set, not to a network: a network that is trained on other images has its
 own. Palettes that the bundle has as well start as they are there, the others as the average of the
-bundle's.
+bundle's. A wider network starts as the same function: nothing reads its new hidden units yet.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def config_of(stream: bytes) -> PixelConfig:
 def fill(net: PixelNet, stream: bytes) -> None:
     """Give `net` the weights of a bundle; its palettes stay its own.
 
-    net: of the sizes that `config_of` gives. Raises BadModel.
+    net: of the sizes that `config_of` gives, or wider. Raises BadModel.
     """
     tensors = {name: tensor.astype(np.float64) for name, tensor in _tensors(stream).items()}
+    _widen(tensors, net.config.hidden)
     flag, value = net.flag, net.value
     try:
         _fill_layer(flag.window, tensors, "flag.window", 1 << TABLE_BITS)
@@ -64,6 +65,30 @@ def fill(net: PixelNet, stream: bytes) -> None:
         _fill_palettes(net, tensors)
     except (RuntimeError, KeyError, ValueError) as error:
         raise BadModel(f"its sizes are those of no network that can be trained: {error}") from error
+
+
+def _widen(tensors: dict[str, F64], hidden: int) -> None:
+    """Add hidden units up to `hidden`, which nothing reads.
+
+    Each reads what some other one reads, in another order: so its weights are of a usual size.
+    """
+    old = tensors["head.weight"].shape[1]
+    more, rng = max(hidden - old, 0), np.random.default_rng(0)
+    layers = [name for name in tensors if name.endswith(".weight")]
+    for name in layers:
+        if name == "head.weight" or name.startswith(("links.", "hidden.")):  # it reads the units
+            tensors[name] = np.insert(tensors[name], [old] * more, 0, axis=1)
+    for name in layers:
+        if name == "value.input.weight" or name.startswith("hidden."):  # it writes them
+            rows = tensors[name][rng.integers(0, old, more)]
+            tensors[name] = np.concatenate([tensors[name], rng.permuted(rows, axis=1)])
+            bias = name.replace(".weight", ".bias")
+            tensors[bias] = np.pad(tensors[bias], (0, more))
+            step = name.replace(".weight", ".multiplier")
+            tensors[step] = np.pad(tensors[step], ((0, 0), (0, more)), mode="mean")
+    for part in ("position", "palette", "flagged"):
+        table = f"value.{part}.table"
+        tensors[table] = np.pad(tensors[table], ((0, 0), (0, more)))
 
 
 def _fill_palettes(net: PixelNet, tensors: dict[str, F64]) -> None:
