@@ -23,8 +23,8 @@ MODEL_IDS: dict[int, str] = {
     2: "2fabebbc125b511c",
     3: "15d5d40193bf7674",
     4: "b587af3c645d6d8b",
-    5: "763bd9cd2687bda3",
-    6: "49ccac3e336c3c1a",
+    5: "75a966aef2d7a19a",
+    6: "564723ba0a3b9eaf",
 }
 Part = tuple[bytes, int, list[int]]  # Model_Hash, quality, images
 

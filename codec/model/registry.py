@@ -42,8 +42,8 @@ MODEL_IDS: dict[int, str] = {
     2: "2fabebbc125b511c",  # fashion
     3: "15d5d40193bf7674",  # mnist-lossless
     4: "b587af3c645d6d8b",  # fashion-lossless
-    5: "763bd9cd2687bda3",  # generic
-    6: "49ccac3e336c3c1a",  # generic-lossless
+    5: "75a966aef2d7a19a",  # generic
+    6: "564723ba0a3b9eaf",  # generic-lossless
 }
 
 

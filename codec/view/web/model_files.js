@@ -12,8 +12,8 @@ export const MODEL_IDS = {
     2: { name: "fashion", hash: "2fabebbc125b511c" },
     3: { name: "mnist-lossless", hash: "15d5d40193bf7674" },
     4: { name: "fashion-lossless", hash: "b587af3c645d6d8b" },
-    5: { name: "generic", hash: "763bd9cd2687bda3" },
-    6: { name: "generic-lossless", hash: "49ccac3e336c3c1a" },
+    5: { name: "generic", hash: "75a966aef2d7a19a" },
+    6: { name: "generic-lossless", hash: "564723ba0a3b9eaf" },
 };
 const NAMES = new Map(Object.values(MODEL_IDS).map(({ name, hash }) => [hash, name]));
 
