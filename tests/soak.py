@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import gzip
 import hashlib
 import json
 import multiprocessing
@@ -40,9 +41,10 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,9 +55,12 @@ sys.path[:0] = [str(ROOT), str(HERE)]  # for processes that are spawned
 import helpers  # noqa: E402
 
 from codec import api, kernels  # noqa: E402
+from codec.arrays import U8  # noqa: E402
+from codec.collection.block import Block, Decoded  # noqa: E402
 from codec.collection.open import open_stream  # noqa: E402
 from codec.collection.reader import Collection  # noqa: E402
 from codec.errors import AezError, BitstreamError  # noqa: E402
+from codec.files import images  # noqa: E402
 from codec.format.constants import (  # noqa: E402
     BLOCK_FLAG_LABELS,
     BLOCK_FLAG_NAMES,
@@ -67,7 +72,7 @@ from codec.format.constants import (  # noqa: E402
     PARTS_CHECK_BYTES,
     STORED_QUALITY,
 )
-from codec.format.footer import FOOTER, FOOTER_END, FOOTER_ENTRY, unpack_footer  # noqa: E402
+from codec.format.footer import FOOTER, FOOTER_END, FOOTER_ENTRY  # noqa: E402
 from codec.format.headers import (  # noqa: E402
     BLOCK,
     COLLECTION,
@@ -94,7 +99,7 @@ DATA = Path(os.environ.get("AEZ_DATA", ROOT.parent / "shared" / "data")) / "mnis
 LIMIT_S = 5  # of the processor, for one stream with one engine
 HANG_S = 300  # of the clock, for one stream with all engines, on a busy machine
 MEMORY_BYTES = 2 << 30  # that decoding may add
-NUMPY_SLOW, MINIMAL, ALL_READERS = 16, 100, 8
+NUMPY_SLOW, MINIMAL, ALL_READERS = 32, 100, 8
 SAVED = 500  # streams after which the figures are saved
 EARLY_S = 0.002  # what is refused sooner was never decoded
 
@@ -114,7 +119,7 @@ class Maker:
         self.is_slow = [_is_slow(stream) for stream in self.sources]
         # a lossless collection takes as long as a hundred others
         heavy = [slow and len(s) > 1000 for slow, s in zip(self.is_slow, self.sources, strict=True)]
-        self.weights = [0.25 if each else 1.0 for each in heavy]
+        self.weights = [0.1 if each else 1.0 for each in heavy]
         self.models = [bytes.fromhex(digits) for digits in registry.MODEL_IDS.values()]
         self.parsed = [_parsed(stream) for stream in self.sources]
         self.collections = [parsed for parsed in self.parsed if parsed is not None]
@@ -250,7 +255,7 @@ def repaired(stream: bytes) -> bytes:
         changed[3] = crc8(stream[:3] + stream[COLLECTION.size : at])
     sizes = []
     while at + BLOCK.size <= len(changed) and changed[at : at + 4] == b"aezB":
-        flags, count, *areas = BLOCK.unpack_from(changed, at)[3:8]
+        _, count, *areas = BLOCK.unpack_from(changed, at)[3:8]
         end = min(at + BLOCK.size + sum(areas), len(changed))
         changed[at + 26 : at + 30] = checksum(bytes(changed[at : at + 26]), size=4)
         digest = checksum(
@@ -709,8 +714,9 @@ def work_hostile(out: Path, seed: int, end: int, seconds: float, at: Any) -> Non
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_BYTES, -1))
     crashed = {failure["number"] for failure in kept.failures}
     started = saved_at = time.monotonic()
+    parent = os.getppid()
     for number in range(kept.next, end):
-        if time.monotonic() - started > seconds:
+        if time.monotonic() - started > seconds or os.getppid() != parent:
             break
         if number not in crashed:
             at.value = number
@@ -819,9 +825,449 @@ class State:
         return int(bool(self.failures))
 
 
-# KILLS
+# ---- kills
 
-# LARGE
+KILL_IMAGES, KILL_BLOCK = 600, 32
+NICE_S = 60  # within which the workers of a killed command must end
+AEZ = (
+    "from functools import partial; from codec import cli; from codec.commands import compress; "
+    f"compress.CompressOptions = partial(compress.CompressOptions, block_images={KILL_BLOCK}); "
+    "cli.main()"
+)
+ENCODING = ["-m", "mnist", "-e", "1", "-q", "60"]
+
+
+class Command(NamedTuple):
+    """A command that is killed; before: a given file that it finds as x.aez."""
+
+    arguments: list[str]
+    before: str = ""
+
+
+COMMANDS: dict[str, Command] = {
+    "compress folder": Command(["compress", "../given/one", "-o", "x.aez", *ENCODING]),
+    "compress lossless": Command(
+        ["compress", "../given/few", "-o", "x.aez", "-m", "mnist-lossless", "--lossless"]
+    ),
+    "compress array": Command(["compress", "../given/x.npy", "-o", "x.aez", *ENCODING]),
+    "compress tree": Command(["compress", "../given/one", "-o", "out", "--separate", *ENCODING]),
+    "compress tree -f": Command(
+        ["compress", "../given/one", "-o", "out", "--separate", "-f", *ENCODING]
+    ),
+    "append": Command(
+        ["compress", "../given/two", "-o", "x.aez", "--append", *ENCODING], "one.aez"
+    ),
+    "append array": Command(
+        ["compress", "../given/x.npy", "-o", "x.aez", "--append", *ENCODING], "x.aez"
+    ),
+    "merge": Command(["merge", "../given/one.aez", "../given/two.aez", "-o", "x.aez"]),
+    "merge -f": Command(
+        ["merge", "../given/one.aez", "../given/two.aez", "-o", "x.aez", "-f"], "two.aez"
+    ),
+    "decompress tree": Command(["decompress", "../given/one.aez", "-o", "out"]),
+    "decompress array": Command(["decompress", "../given/one.aez", "-o", "x.npy"]),
+}
+
+
+def images_of(count: int, first: int = 0) -> U8:
+    """uint8 (count, 28, 28): those of MNIST, then the same ones shifted, one shift after another;
+    drawings where there is no MNIST.
+    """
+    train = _train()
+    numbers = np.arange(first, first + count)
+    pixels = np.empty((count, 28, 28), np.uint8)
+    rounds, within = np.divmod(numbers, len(train))
+    for each in np.unique(rounds).tolist():
+        down, right = divmod(each % 121, 11)
+        mine = rounds == each
+        shifts = (down if down < 6 else 5 - down, right if right < 6 else 5 - right)
+        pixels[mine] = np.roll(train[within[mine]], shifts, axis=(1, 2))
+    return pixels
+
+
+@cache
+def _train() -> U8:
+    path = DATA / "train-images-idx3-ubyte.gz"
+    if not path.exists():
+        return helpers.drawn(4000)
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16).reshape(
+        -1, 28, 28
+    )
+
+
+def aez(arguments: list[str], folder: Path, jobs: int = 1) -> subprocess.Popen[bytes]:
+    """Start a command in a directory, in a session of its own."""
+    options = ["-j", str(jobs)] if arguments[0] != "merge" else []
+    return subprocess.Popen(
+        [sys.executable, "-c", AEZ, *arguments, *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path -> bytes of all files below a directory."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Killing:
+    """The inputs of all commands, and what each makes of them if nobody kills it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.work = folder, folder / "work"
+        given = folder / "given"
+        for name, first, count in (
+            ("one", 0, KILL_IMAGES),
+            ("two", KILL_IMAGES, KILL_IMAGES),
+            ("few", 0, 4 * KILL_BLOCK),
+        ):
+            for i, pixels in enumerate(images_of(count, first)):
+                path = given / name / str(i % 3) / f"{first + i:05}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(images.pack_png(pixels))
+        np.save(given / "x.npy", images_of(KILL_IMAGES))
+        for source, output in (("one", "one.aez"), ("two", "two.aez"), ("x.npy", "x.aez")):
+            made = aez(["compress", source, "-o", output, *ENCODING], given)
+            if made.wait():
+                sys.exit(f"{source} cannot be compressed")
+        self.wanted: dict[str, dict[str, bytes]] = {}
+        self.seconds: dict[str, float] = {}
+        for name, command in COMMANDS.items():
+            self.begin(command)
+            started = time.monotonic()
+            said = aez(command.arguments, self.work).communicate()[1]
+            self.seconds[name] = time.monotonic() - started
+            self.wanted[name] = contents(self.work)
+            if not self.wanted[name]:
+                sys.exit(f"{name}: {said.decode()}")
+
+    def begin(self, command: Command) -> None:
+        """An empty working directory, but for what the command finds."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir()
+        if command.before:
+            shutil.copy(self.folder / "given" / command.before, self.work / "x.aez")
+
+    def kill(self, number: int, rng: random.Random, figures: Counter[str]) -> str:
+        """Kill one command, once or several times, and let it finish; -> which.  Raises Failed."""
+        name = rng.choice(list(COMMANDS))
+        command, jobs = COMMANDS[name], rng.choice([1, 2])
+        self.begin(command)
+        before = contents(self.work)
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            share = rng.uniform(0, 1.1) if rng.random() < 0.3 else rng.uniform(0.35, 1.05)
+            process = aez(command.arguments, self.work, jobs)
+            time.sleep(share * self.seconds[name])
+            with_workers = rng.random() < 0.5
+            if process.poll() is not None:
+                figures["too late"] += 1
+            elif with_workers:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            process.communicate()
+            figures["kills"] += process.returncode == -signal.SIGKILL
+            _no_workers(process.pid)
+            self._check_outputs(name, before)
+            if contents(self.work) == self.wanted[name]:
+                break  # all is done: the same command would rightly refuse, or add once more
+        else:
+            self._finish(name, jobs, figures)
+        return name
+
+    def _check_outputs(self, name: str, before: dict[str, bytes]) -> None:
+        """Outputs that exist after a kill are whole; what was there before may still be."""
+        for path, content in contents(self.work).items():
+            if Path(path).name.startswith("."):
+                continue
+            if content not in (self.wanted[name].get(path), before.get(path)):
+                raise Failed(f"{path} has {len(content)} bytes after the kill, and is not whole")
+
+    def _finish(self, name: str, jobs: int, figures: Counter[str]) -> None:
+        process = aez(COMMANDS[name].arguments, self.work, jobs)
+        said = process.communicate()[1].decode()
+        figures["resumed"] += "resuming" in said
+        if process.returncode and "exist" not in said:
+            raise Failed(f"the same command ends with {process.returncode}: {said}")
+        found, wanted = contents(self.work), self.wanted[name]
+        if found != wanted:
+            more, less = sorted(found.keys() - wanted.keys()), sorted(wanted.keys() - found.keys())
+            other = [path for path in found.keys() & wanted.keys() if found[path] != wanted[path]]
+            raise Failed(f"more: {more[:5]}, missing: {less[:5]}, other: {other[:5]}; {said}")
+
+
+def _no_workers(group: int) -> None:
+    """Wait until no process of a session is alive.  Raises Failed."""
+    ends = time.monotonic() + NICE_S
+    while time.monotonic() < ends:
+        if not _alive(group):
+            return
+        time.sleep(0.01)
+    raise Failed("worker processes outlive the command that was killed")
+
+
+def _alive(group: int) -> bool:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, of = path.read_text().rpartition(")")[2].split()[:3]
+            if int(of) == group and state != "Z":
+                return True
+    return False
+
+
+def kills(options: argparse.Namespace) -> int:
+    """Kill commands until there were `count` kills."""
+    kept, ends = State(options.out, "kills", options.seed), time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory(prefix="aez-kills-") as folder:
+        killing = Killing(Path(folder))
+        while kept.figures["kills"] < options.count and time.monotonic() < ends:
+            number = kept.next if options.number is None else options.number
+            started, rng = time.monotonic(), random.Random(f"{options.seed}/{number}")
+            try:
+                kept.figures[killing.kill(number, rng, kept.figures)] += 1
+            except Failed as error:
+                name = random.Random(f"{options.seed}/{number}").choice(list(COMMANDS))
+                kept.fail(number, f"{name}: {error}")
+                shutil.copytree(
+                    killing.work, options.out / f"kills-{options.seed}-{number}", dirs_exist_ok=True
+                )
+            if options.number is not None:
+                return int(bool(kept.failures))
+            kept.next = number + 1
+            kept.seconds += time.monotonic() - started
+            kept.save()
+    return kept.tell()
+
+
+# ---- large
+
+READS, ROUNDS, FLIPPED = 1000, 2, 20
+CHUNK = 60_000  # images that are made at a time
+
+
+def large(options: argparse.Namespace) -> int:
+    """Write, read at random, damage and salvage a collection."""
+    kept, rng = State(options.out, "large", options.seed), random.Random(options.seed)
+    kept.figures, kept.failures, started = Counter(), [], time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="aez-large-") as name:
+        folder = Path(name)
+        array, stream = folder / "x.npy", folder / "x.aez"
+        _make_array(array, options.count)
+        arguments = ["compress", str(array), "-o", str(stream), "-e", "1", "-q", "30"]
+        code, _, figures = _measured([*arguments, "-m", "mnist", "--no-guard"])
+        kept.figures.update({f"write_{key}": value for key, value in figures.items()})
+        if code:
+            kept.fail(0, f"compress ended with {code}")
+            return kept.tell()
+        kept.figures["images"] = options.count
+        kept.figures["bytes"] = stream.stat().st_size
+        _read(array, stream, rng, kept)
+        array.unlink()
+        for number in range(ROUNDS):
+            # the second one without a footer: blocks must then be searched for
+            damaged = Damaged(stream, folder / "damaged.aez", rng, with_footer=number > 0)
+            try:
+                found = damaged.check()
+                kept.figures.update({f"round{number}_{key}": v for key, v in found.items()})
+            except Failed as error:
+                kept.fail(number, str(error))
+    kept.next, kept.seconds = 1, time.monotonic() - started
+    return kept.tell()
+
+
+def _make_array(path: Path, count: int) -> None:
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, (count, 28, 28))
+    for first in range(0, count, CHUNK):
+        size = min(CHUNK, count - first)
+        array[first : first + size] = images_of(size, first)
+    array.flush()
+
+
+def _measured(arguments: list[str]) -> tuple[int, str, dict[str, int]]:
+    """Run aez -> exit code, stdout, seconds and the largest memory of all its processes; PSS
+    shares what processes have in common, and counts pages of the input file that are mapped.
+    """
+    started, peak, private = time.monotonic(), 0, 0
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "codec", *arguments],
+            stdout=said,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        while process.poll() is None:
+            pss, anonymous = _memory(process.pid)
+            peak, private = max(peak, pss), max(private, anonymous)
+            time.sleep(0.2)
+        said.seek(0)
+        text = said.read().decode()
+    seconds = round(time.monotonic() - started)
+    memory = {"peak_pss_mib": peak >> 10, "peak_pss_anonymous_mib": private >> 10}
+    return process.returncode, text, {"seconds": seconds, **memory}
+
+
+def _memory(session: int) -> tuple[int, int]:
+    """KiB of all processes of a session: PSS, and the part of it that is no file."""
+    total = anonymous = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            if int(path.read_text().rpartition(")")[2].split()[3]) != session:
+                continue
+            for line in path.with_name("smaps_rollup").read_text().splitlines():
+                name, value, *_ = line.split()
+                total += int(value) if name == "Pss:" else 0
+                anonymous += int(value) if name == "Pss_Anon:" else 0
+    return total, anonymous
+
+
+def _read(array: Path, stream: Path, rng: random.Random, kept: State) -> None:
+    """Images at random: how long each takes, and whether it is the right one."""
+    pixels = np.load(array, mmap_mode="r")
+    started = time.perf_counter()
+    with api.open(stream) as opened:
+        count = len(opened)
+        kept.figures["open_us"] = int(1e6 * (time.perf_counter() - started))
+        if count != len(pixels):
+            kept.fail(0, f"{count} images of {len(pixels)}")
+            return
+        seconds, worst = 0.0, 0.0
+        for _ in range(READS):
+            at = rng.randrange(count)
+            started = time.perf_counter()
+            image = opened[at]
+            seconds += time.perf_counter() - started
+            error = float(np.square(image.astype(float) - pixels[at]).mean())
+            worst = max(worst, error)
+            # its neighbours are other digits, which differ by some thousands
+            if error > 3000:
+                kept.fail(at, f"image {at} has a mean squared error of {error:.0f}")
+    kept.figures["read_us_per_image"] = int(1e6 * seconds / READS)
+    kept.figures["read_worst_mse"] = int(worst)
+
+
+class Damaged:
+    """A copy of a collection in which some bytes were changed at random places."""
+
+    def __init__(self, stream: Path, path: Path, rng: random.Random, *, with_footer: bool) -> None:
+        self.stream, self.path, self.with_footer = stream, path, with_footer
+        shutil.copyfile(stream, path)
+        size = stream.stat().st_size
+        with api.open(stream) as opened:
+            blocks = opened.blocks
+            end = blocks[-1].offset + blocks[-1].size
+            at = {rng.randrange(blocks[0].offset, end) for _ in range(FLIPPED - 4)}
+            # most bytes are of messages: some of a header and an index
+            at |= {rng.choice(blocks).offset + rng.randrange(BLOCK.size) for _ in range(2)}
+            at |= {
+                block.offset + BLOCK.size + rng.randrange(block.header.index_bytes)
+                for block in rng.sample(blocks, min(2, len(blocks)))
+            }
+            if with_footer:
+                at.add(rng.randrange(end, size))
+            with path.open("r+b") as file:
+                for place in sorted(at):
+                    file.seek(place)
+                    byte = file.read(1)[0] ^ rng.randrange(1, 256)
+                    file.seek(place)
+                    file.write(bytes([byte]))
+            self.at = sorted(at)
+            self.hit = self._hit(opened)
+
+    def _hit(self, opened: Collection) -> dict[int, set[int]]:
+        """Block -> the images that its changed bytes belong to."""
+        hit: dict[int, set[int]] = {}
+        for number, block in enumerate(opened.blocks):
+            for place in self.at:
+                if not block.offset <= place < block.offset + block.size:
+                    continue
+                touched, at = hit.setdefault(number, set()), place - block.offset
+                payload_at = BLOCK.size + block.header.names_bytes + block.header.index_bytes
+                if at < BLOCK.size - CHECKSUM_BYTES or BLOCK.size <= at < payload_at:
+                    touched.update(block.images.tolist())
+                elif at >= payload_at:
+                    touched.update(_images_at(block, at - payload_at))
+        return hit
+
+    def check(self) -> dict[str, int]:
+        """Salvage it, by the API and the command -> figures.  Raises Failed."""
+        code, said, figures = _measured(["test", str(self.path), "--json"])
+        told = json.loads(said)
+        if code != 4:
+            raise Failed(f"aez test ended with {code}")
+        faults = lost = intact = wrong = 0
+        salvaged: dict[int, Decoded] = {}  # by offset
+        with api.open(self.stream) as whole, api.open(self.path, recover=True) as damaged:
+            numbers = {block.offset: i for i, block in enumerate(whole.blocks)}
+            missing = dict(numbers)
+            for block in damaged.intact_blocks():
+                if block.offset not in numbers:
+                    raise Failed(f"a block at {block.offset}, where none was")
+                number = missing.pop(block.offset)
+                if number not in self.hit and number % 50:
+                    intact += block.count  # aez test has decoded it
+                    continue
+                original = whole.blocks[number].salvage()
+                decoded = block.salvage()
+                salvaged[number] = decoded
+                faults += decoded.fault is not None
+                lost += int(decoded.lost.sum())
+                intact += int((~decoded.lost).sum())
+                wrong += self._compare(number, decoded, original)
+            hidden = [number for number in missing.values() if number not in self.hit]
+            if hidden:
+                raise Failed(f"intact blocks were not found: {hidden[:5]}")
+            not_found = sum(whole.blocks[number].count for number in missing.values())
+            total = len(whole)
+        if told["images"] != intact:
+            raise Failed(f"aez test says {told['images']} intact images, the API {intact}")
+        if intact + lost + not_found != total:
+            raise Failed(f"{intact} intact, {lost} lost, {not_found} not found of {total}")
+        if len(told["failed"]) != faults + (damaged.fault is not None):
+            raise Failed(f"aez test names {len(told['failed'])} faults, the API {faults}")
+        return {
+            "flipped": len(self.at),
+            "blocks_hit": len(self.hit),
+            "blocks_named": faults,
+            "images_hit": sum(map(len, self.hit.values())),
+            "images_lost": lost,
+            "images_in_blocks_not_found": not_found,
+            "images_back": intact,
+            "wrong_in_named_blocks": wrong,
+            **{f"test_{key}": value for key, value in figures.items()},
+        }
+
+    def _compare(self, number: int, decoded: Decoded, original: Decoded) -> int:
+        """-> images that are neither lost nor right, all in groups that were hit, in a block that
+        is named: the check of a group has 8 bits.
+        """
+        hit = {image - int(original.images[0]) for image in self.hit.get(number, ())}
+        differ = (decoded.pixels != original.pixels).any(axis=(1, 2)) & ~decoded.lost
+        touched = set(np.flatnonzero(differ | decoded.lost).tolist())
+        if not touched <= hit:
+            raise Failed(f"block {number}: images {sorted(touched - hit)[:5]} were not damaged")
+        if number in self.hit and decoded.fault is None:
+            raise Failed(f"block {number} is damaged, and no fault is told")
+        return int(differ.sum())
+
+
+def _images_at(block: Block, at: int) -> list[int]:
+    """The images of the group whose message has this byte of the payload."""
+    for _, groups, numbers in block.index.by_part():
+        for group in groups:
+            start, size = block.index.span(group)
+            if start <= at < start + size:
+                mine = block.index.groups_of(numbers) == group
+                found: list[int] = (numbers[mine] + block.first).tolist()
+                return found
+    return []
 
 
 def main() -> int:
@@ -841,6 +1287,8 @@ def main() -> int:
 
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], int]] = {
     "hostile": (hostile, 10_000_000),
+    "kills": (kills, 1000),
+    "large": (large, 5_000_000),
 }
 
 if __name__ == "__main__":
