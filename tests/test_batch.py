@@ -7,6 +7,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -306,6 +309,84 @@ def test_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> Non
         output.__exit__(None, None, None)
     assert target.read_bytes() == b"theirs"
     assert not debris(tmp_path)
+
+
+def killed_while_writing(target: Path) -> None:
+    """Let a process be killed in the midst of an output."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from codec.files.atomic import atomic; "
+        "output = atomic(Path(sys.argv[1]), force=True); output.__enter__().write(b'half'); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(compress.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(target)], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_process_left_of_an_output_goes_with_the_next_one(tmp_path: Path) -> None:
+    target, other = tmp_path / "x.aez", tmp_path / "y.aez"
+    for _ in range(3):
+        killed_while_writing(target)
+        assert len(debris(tmp_path)) == 1
+    killed_while_writing(other)
+    with atomic(target) as file:
+        file.write(b"whole")
+        assert len(debris(tmp_path)) == 2  # this one, and that of the other output
+    assert target.read_bytes() == b"whole"
+    assert len(debris(tmp_path)) == 1
+
+
+def test_a_temporary_file_that_is_being_written_stays(tmp_path: Path) -> None:
+    target = tmp_path / "x.aez"
+    with atomic(target, force=True) as first:
+        first.write(b"first")
+        with atomic(target) as second:
+            second.write(b"second")
+            assert len(debris(tmp_path)) == 2
+        assert target.read_bytes() == b"second"
+    assert target.read_bytes() == b"first"
+    assert not debris(tmp_path)
+
+
+def test_no_link_in_the_place_of_a_temporary_file_is_followed_and_no_pipe_waited_for(
+    tmp_path: Path,
+) -> None:
+    target, precious = tmp_path / "x.aez", tmp_path / "precious"
+    killed_while_writing(target)
+    (temporary,) = debris(tmp_path)
+    precious.write_bytes(b"precious")
+    temporary.unlink()
+    temporary.symlink_to(precious)
+    with atomic(target) as file:
+        file.write(b"x")
+    assert debris(tmp_path) == [temporary]
+    temporary.unlink()
+    os.mkfifo(temporary)
+    with atomic(target, force=True) as file:
+        file.write(b"y")
+    assert (target.read_bytes(), precious.read_bytes()) == (b"y", b"precious")
+
+
+def test_without_locks_outputs_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On some network file systems, and on Windows."""
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for missing in (False, True):
+        target = tmp_path / f"{missing}.aez"
+        killed_while_writing(target)
+        if missing:
+            monkeypatch.setitem(sys.modules, "fcntl", None)
+        for each in (target, tmp_path / f"{missing}-new.aez"):
+            with atomic(each) as file:
+                file.write(b"x")
+            assert each.read_bytes() == b"x"
+    assert len(debris(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("separate", [False, True])

@@ -1,8 +1,14 @@
-"""Local files that appear whole or not at all: a temporary sibling is written, then renamed."""
+"""Local files that appear whole or not at all: a temporary sibling is written, then renamed.
+
+A process that is killed leaves the sibling. Its name follows from that of the output and its writer
+holds a lock, so whoever writes the same output next finds it, sees that nobody writes it any more,
+and removes it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -136,20 +142,76 @@ def atomic(
     """
     refuse_existing(path, force)
     make_folder(path.parent)
-    # 40 characters of the name, as file systems allow 255 bytes.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open_output(temporary, "x+", path, mode) as file:
-            yield file
-            if durable:
-                sync(file, path)
-        publish(temporary, path, force)
-    except BaseException:  # KeyboardInterrupt too: leave no debris
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    with contextlib.ExitStack() as lock:
+        file, temporary = _created(path, mode, lock)
+        try:
+            with file:
+                yield file
+                if durable:
+                    sync(file, path)
+            publish(temporary, path, force)
+        except BaseException:  # KeyboardInterrupt too: leave no debris
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
     if durable:
         sync_directory(path.parent)
+
+
+def _created(path: Path, mode: int | None, lock: contextlib.ExitStack) -> tuple[BinaryIO, Path]:
+    """A new temporary file for an output, open, and its path; the lock lasts beyond its closing."""
+    # 40 characters of the name, as file systems allow 255 bytes
+    start = f".{path.name[:40]}."
+    own = hashlib.blake2b(os.fsencode(path.name), digest_size=4).hexdigest()
+    temporary = path.with_name(f"{start}{own}.tmp")
+    if _is_free(temporary):
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            file = open_output(temporary, "x+", path, mode)
+            descriptor = os.dup(file.fileno())
+            lock.callback(os.close, descriptor)
+            try:
+                is_mine = _is_locked(descriptor, temporary)
+            except OSError:  # a file system without locks, where nobody removes it
+                is_mine = True
+            if is_mine:
+                return file, temporary
+            file.close()  # another process takes it for debris, and removes it
+    temporary = path.with_name(f"{start}{secrets.token_hex(4)}.tmp")
+    return open_output(temporary, "x+", path, mode), temporary
+
+
+def _is_free(temporary: Path) -> bool:
+    """Whether nobody writes a temporary file; removes what a killed process left of it."""
+    try:
+        import fcntl  # noqa: F401 (not on Windows, which renames no file that is open for a lock)
+
+        # no link is followed, and no pipe waited for, that somebody else put there
+        descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return True
+    except (ImportError, OSError):
+        return False
+    try:
+        if is_free := _is_locked(descriptor, temporary):
+            temporary.unlink(missing_ok=True)
+        return is_free
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int, path: Path) -> bool:
+    """Lock a file until all its descriptors are closed, as the system does when a process is
+    killed; False: another one holds it, or the path is another file by now.  Raises OSError.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def publish(temporary: Path, path: Path, force: bool) -> None:
