@@ -162,9 +162,9 @@ def page_of(
 
 def _output(out: str, force: bool) -> Place:
     """Where the page goes.  Raises UsageError if it cannot go there."""
-    if out.endswith(".aez"):
-        raise UsageError(f"-o {out}: give the name of a page, such as page.html")
     output = given(out)
+    if not output.is_standard and not output.name.lower().endswith((".html", ".htm")):
+        raise UsageError(f"-o {out}: a page is written, give a name that ends in .html")
     output.check_free(force)
     return output
 
