@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,23 @@ def test_some_images_and_their_groups(name: str, tmp_path: Path) -> None:
         group_of = block.index.groups_of(np.arange(40))
     _, first, group = np.unique(group_of, return_index=True, return_inverse=True)
     assert found["groups"] == first[group].tolist()
+
+
+def test_the_example_for_node_runs(tmp_path: Path) -> None:
+    """What `readFile` gives is a Buffer, whose `slice` is not that of other arrays of bytes."""
+    root = Path(codec.__file__).parents[1]
+    readme = (root / "codec/view/README.md").read_text()
+    (example,) = re.findall(r"```js\n(import .*?)```", readme, re.DOTALL)
+    (tmp_path / "digits.aez").write_bytes((GOLDEN / "mnist-1940d17a-labels40-q60.aez").read_bytes())
+    (tmp_path / "codec").symlink_to(root / "codec")
+    (tmp_path / "weights").symlink_to(root / "weights")
+    more = "console.log((await stream.images(0, 40)).errors.every((error) => error === null));"
+    (tmp_path / "x.mjs").write_text(example + more)
+    command = [str(node.NODE), "--preserve-symlinks", "x.mjs"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("40 ")
+    assert done.stdout.endswith("true\n")
 
 
 # Streams that claim more images than there can be

@@ -32,6 +32,11 @@ export function isMemory(error) {
     return error.kind === "OutOfMemory";
 }
 
+/** The same bytes; of Node's Buffer, whose `slice` makes no copy, as a plain array. */
+export function plain(bytes) {
+    return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
 /** So many bytes, 0. @throws {AezError} "OutOfMemory" */
 export function allocated(size) {
     try {

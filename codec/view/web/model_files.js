@@ -1,7 +1,7 @@
 /**
  * Where models come from: the caller, or the stream itself. codec/collection/models.py.
  */
-import { AezError, hex, isMemory, sha256 } from "./bytes.js";
+import { AezError, hex, isMemory, plain, sha256 } from "./bytes.js";
 import { loadKernels } from "./kernels.js";
 import { loadModel } from "./models.js";
 import { unzstd } from "./zstd.js";
@@ -59,7 +59,7 @@ export class ModelFiles {
     /** Take a model file. @returns {string} its hash */
     add(file) {
         const { hash, digest } = hashed(file);
-        if (!this.#given.has(hash)) this.#given.set(hash, { file, digest });
+        if (!this.#given.has(hash)) this.#given.set(hash, { file: plain(file), digest });
         this.#loaded.delete(hash); // it may have been missing
         return hash;
     }

@@ -110,7 +110,7 @@ function tensorsOf(stream, header, start) {
         }
         // A copy, as a typed array must start at a multiple of its number's size. Little-endian, as
         // all browsers are.
-        const data = new ARRAYS[dtype](new Uint8Array(stream.subarray(start + at, start + at + bytes)).buffer);
+        const data = new ARRAYS[dtype](stream.slice(start + at, start + at + bytes).buffer);
         tensors.set(name, { shape, data });
         at += bytes;
     }
