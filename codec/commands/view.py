@@ -163,7 +163,9 @@ def page_of(
 def _output(out: str, force: bool) -> Place:
     """Where the page goes.  Raises UsageError if it cannot go there."""
     output = given(out)
-    if not output.is_standard and not output.name.lower().endswith((".html", ".htm")):
+    is_folder = output.path is not None and output.path.is_dir()  # refused below
+    is_page = output.name.lower().endswith((".html", ".htm"))
+    if not (output.is_standard or is_folder or is_page):
         raise UsageError(f"-o {out}: a page is written, give a name that ends in .html")
     output.check_free(force)
     return output
