@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 from view_pages import blob_of, config_of, scripts
 
 import codec
+from codec.cli import bench
 from codec.cli.app import app
 from codec.collection.source import ByteSource
 from codec.commands import compare
@@ -250,7 +251,9 @@ def test_an_output_that_exists_is_kept(page_path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-o", "x.aez"], "such as page.html"),
+        (["-o", "x.aez"], "give a name that ends in .html"),
+        (["-o", "x.png"], "give a name that ends in .html"),
+        (["-o", "x"], "give a name that ends in .html"),
         (["-o", ""], "empty"),
         (["-o", "-", "--json"], "stdout"),
         (["--port", "8000"], "--port is for --serve"),
@@ -266,6 +269,48 @@ def test_options_that_make_no_sense_are_refused(arguments: list[str], said: str)
     assert result.exit_code == 2
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        ("view x.aez", "x.png"),
+        ("view x.aez", "s3://nowhere/x.png"),
+        ("compress x.npy", "x.png"),
+        ("compress x.npy", "x.html"),
+        ("decompress x.aez", "x.aez"),
+        ("decompress x.aez", "x.html"),
+        ("decompress x.aez", "x.pt"),
+        ("merge x.aez", "x.npy"),
+        ("train x.npy", "x.png"),
+        ("bench x.npy", "x.png"),
+        ("bench x.npy", "report.html"),
+        ("bench x.npy", ""),
+        ("bench x.npy", "-"),
+    ],
+)
+def test_no_command_writes_what_a_name_contradicts(
+    command: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page called x.png, a folder called report.html: refused before anything is read."""
+    if command.startswith("train"):
+        pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", drawn(4))
+    Path("x.aez").write_bytes(NAMED.read_bytes())
+    result = CliRunner().invoke(app, [*command.split(), "-o", out])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    assert "give" in result.stderr or "must end in" in result.stderr or "not .aez" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.aez", "x.npy"]
+
+
+def test_names_that_fit_are_taken(tmp_path: Path) -> None:
+    for name in ("x.html", "x.HTML", "a.b.htm"):
+        assert view(NAMED, "-o", tmp_path / name).exit_code == 0
+    (tmp_path / "v1.0").mkdir()
+    assert bench._free(str(tmp_path / "v1.0"), False) == tmp_path / "v1.0"
+    assert bench._free(f"{tmp_path}/v1.1/", False) == tmp_path / "v1.1"
 
 
 def test_figures_for_programs_and_a_page_on_stdout(page_path: Path) -> None:

@@ -29,9 +29,11 @@ import numpy as np
 import pytest
 from helpers import drawn
 from PIL import Image
+from test_view_memory import CLAIMED, claiming, kernels_of
 from typer.testing import CliRunner
 
 import codec
+import codec.view.page
 from codec.cli.app import app
 
 webdriver = pytest.importorskip(
@@ -323,7 +325,8 @@ def test_damage_in_the_middle_costs_only_its_images(
     assert 0 < sum(damaged) < 40
     assert state["damaged"] == sum(damaged)
     page.choose("#quality", "damaged")
-    assert page.state["shown"] >= sum(damaged)
+    page.wait(f"return aez.state.shown === {sum(damaged)}")
+    assert page.text("#status").count(f"{sum(damaged)} shown") == 1
     page.choose("#quality", "")
     page.shoot("damaged")
 
@@ -340,6 +343,61 @@ def test_random_bytes_leave_the_page_alive(page: Page, plain: Path, tmp_path: Pa
         page.complete()
         page.run("await aez.choose(0)")
         assert page.complete()["problem"] is None
+
+
+def test_damage_that_is_not_in_sight_is_found_by_the_filter(
+    page: Page, plain: Path, tmp_path: Path
+) -> None:
+    """One group of thousands of images: those of the rest of its block are not listed."""
+    images = np.tile(drawn(500), (6, 1, 1))
+    stream = bytearray(codec.compress(images, quality=60, effort=1, model="mnist", guard=False))
+    stream[-100] ^= 0x55  # before the footer: a message
+    page.open(plain).complete()
+    page.give(written(tmp_path / "hurt.aez", bytes(stream)))
+    page.wait("return aez.state.name === 'hurt.aez'")
+    page.complete()
+    damaged = [error is not None for error in page.pixels(0, 3000)[1]]
+    assert 0 < sum(damaged) <= 16
+    page.wait("return document.querySelector('#quality option[value=damaged]')")
+    page.choose("#quality", "damaged")
+    page.wait(f"return aez.state.shown === {sum(damaged)}")
+
+
+# Too little memory, too many images
+
+
+def test_too_little_memory_is_told(
+    page: Page, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = shutil.copytree(WEB, tmp_path / "web")
+    kernels_of(8, web)
+    monkeypatch.setattr(codec.view.page, "WEB", web)
+    page.open(make(TESTS / "golden/mnist-1940d17a-named40-q60.aez")).complete()
+    page.wait("return document.querySelector('#notes').textContent")
+    assert "OutOfMemory: this browser gives too little memory" in page.text("#notes")
+    assert "damage" not in page.text("#notes") + page.text("#status")
+    assert "40 not shown for lack of memory" in page.text("#status")
+    page.shoot("no-memory")
+
+
+def test_a_small_stream_that_claims_millions_of_images_is_small(
+    page: Page, plain: Path, tmp_path: Path
+) -> None:
+    page.open(plain).complete()
+    before = resident_bytes()
+    page.give(written(tmp_path / "many.aez", claiming()))
+    page.wait("return aez.state.name === 'many.aez' || aez.state.problem")
+    page.wait("return aez.state.problem || aez.state.complete")
+    state = page.state
+    assert state["problem"] is None
+    assert state["length"] == CLAIMED
+    page.run("const g = document.getElementById('grid'); g.scrollTop = g.scrollHeight / 2")
+    page.wait("return aez.state.complete")
+    page.find("#query").send_keys("#655,349,999")
+    page.wait("return aez.state.shown === 1")
+    assert resident_bytes() - before < 200e6
+    page.run("await aez.choose(0)")
+    assert page.complete()["problem"] is None
 
 
 # Words of strangers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,7 @@ def bench(
         typer.Argument(metavar="DATA", help="What compress takes: files, directories, arrays."),
     ],
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-o",
             metavar="DIR",
@@ -100,7 +101,7 @@ def bench(
     from codec.measure import bench as ruler
     from codec.measure import codecs
 
-    _check_free(out, force)
+    folder = None if out is None else _free(out, force)
     result = Result()
     pixels, names, num_images = screen.value_of(read(inputs, max_images), result)
     if num_images > max_images:
@@ -119,25 +120,34 @@ def bench(
         )
     results = {"data": [str(name) for name in inputs], "images_in_all": num_images, **done.results}
     result.images = len(pixels)
-    if out is None:
+    if folder is None:
         result.outputs.append("-")
     else:
-        result.outputs += _write(out, force, results, pixels, names, done)
+        result.outputs += _write(folder, force, results, pixels, names, done)
     if not quiet and not as_json:
         _print_tables(results)
-    summary = [] if out is None else [f"-> {' and '.join(result.outputs)}"]
+    summary = [] if folder is None else [f"-> {' and '.join(result.outputs)}"]
     screen.finish(result, results, summary, as_json=as_json)
 
 
-def _check_free(out: Path | None, force: bool) -> None:
-    """Raise UsageError now, rather than after minutes, if the files cannot be written."""
+def _free(out: str, force: bool) -> Path:
+    """The directory of the files.
+
+    Raises UsageError now, rather than after minutes, if they cannot be written, or if OUT looks
+    like the name of a file.
+    """
     from codec.files.atomic import refuse_existing
 
-    if out is not None:
-        if out.exists() and not out.is_dir():
-            raise UsageError(f"output {out} is a file: give a directory")
-        for name in FILES:
-            refuse_existing(out / name, force)
+    folder = Path(out)
+    if out in ("", "-"):
+        raise UsageError(f"-o {out!r}: three files are written, give a directory")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output {out} is a file: give a directory")
+    if folder.suffix and not folder.is_dir() and not out.endswith(("/", os.sep)):
+        raise UsageError(f"-o {out}: a directory is written, and its name must end in /")
+    for name in FILES:
+        refuse_existing(folder / name, force)
+    return folder
 
 
 def _write(

@@ -162,9 +162,11 @@ def page_of(
 
 def _output(out: str, force: bool) -> Place:
     """Where the page goes.  Raises UsageError if it cannot go there."""
-    if out.endswith(".aez"):
-        raise UsageError(f"-o {out}: give the name of a page, such as page.html")
     output = given(out)
+    is_folder = output.path is not None and output.path.is_dir()  # refused below
+    is_page = output.name.lower().endswith((".html", ".htm"))
+    if not (output.is_standard or is_folder or is_page):
+        raise UsageError(f"-o {out}: a page is written, give a name that ends in .html")
     output.check_free(force)
     return output
 

@@ -2,7 +2,7 @@
  * Opens streams, for tests/test_view_reader.py: node read_run.mjs REQUESTS.json -> one JSON list.
  *
  *     {stream: PATH or base64, via: "bytes" | "blob" | "buffer" | "ranges" | "whole", models: [PATH],
- *      ask: bool, add: [PATH], recover: bool, ranges: [[from, to]], text: base64 ...}
+ *      ask: bool, add: [PATH], recover: bool, ranges: [[from, to]], at: [number], text: base64 ...}
  *     {xxh64: base64} -> {hash}; {names: a frame in base64, count} -> {names}
  *     {frame: base64} -> {content: base64}, or {error} and its message
  *  -> {length, kind, names, labels, details, damage, models, ranges: [{pixels, errors}], requests}
@@ -86,6 +86,11 @@ async function answer(request) {
         for (const [from, to] of request.ranges ?? [[0, stream.length]]) {
             const { pixels, errors } = await stream.images(from, to);
             found.ranges.push({ pixels: base64(pixels), errors: errors.map(told) });
+        }
+        if (request.at) {
+            const { pixels, errors } = await stream.imagesAt(request.at);
+            found.ranges.push({ pixels: base64(pixels), errors: errors.map(told) });
+            found.groups = await stream.groups();
         }
         for (const path of request.add ?? []) {
             stream.addModel(fileOf(path));

@@ -12,7 +12,7 @@
  * - The path: source.js (bytes) -> headers.js, recovery.js (blocks) -> block.js (groups),
  *   texts.js -> models.js (messages -> pixels).
  */
-import { AezError } from "./bytes.js";
+import { AezError, allocated, isMemory } from "./bytes.js";
 import { unpackIndex } from "./block.js";
 import * as headers from "./headers.js";
 import { MODEL_IDS, ModelFiles, unstored } from "./model_files.js";
@@ -88,7 +88,7 @@ class SingleImage extends Stream {
             return { pixels: await this.#decode(), errors: [null] };
         } catch (error) {
             if (!(error instanceof AezError)) throw error;
-            if (!error.kind.includes("Model")) this.noteDamage(0, 1, error);
+            if (!error.kind.includes("Model") && !isMemory(error)) this.noteDamage(0, 1, error);
             return { pixels: new Uint8Array(PIXELS), errors: [error] };
         }
     }
@@ -111,6 +111,16 @@ class SingleImage extends Stream {
         const { pixels, errors } = model.decode(quality, [message], [1]);
         if (errors[0] !== null) throw new AezError("CorruptPayload", errors[0], payloadAt);
         return pixels;
+    }
+
+    async imagesAt(numbers) {
+        this.checkNumbers(numbers);
+        return this.images(0, numbers.length);
+    }
+
+    async groups(from = 0, to = 1) {
+        this.checkRange(from, to);
+        return new Array(to - from).fill(0);
     }
 
     async names(from = 0, to = 1) {
@@ -182,32 +192,46 @@ class Collection extends Stream {
 
     async images(from, to) {
         this.checkRange(from, to);
-        const pixels = new Uint8Array((to - from) * PIXELS);
-        const errors = new Array(to - from).fill(null);
-        for (const block of this.#blocksOf(from, to)) {
-            const low = Math.max(from, block.first);
-            const high = Math.min(to, block.first + block.images);
+        return this.#some(Float64Array.from({ length: to - from }, (_, k) => from + k));
+    }
+
+    async imagesAt(numbers) {
+        this.checkNumbers(numbers);
+        return this.#some(numbers);
+    }
+
+    /** numbers: of images, rising. */
+    async #some(numbers) {
+        const pixels = allocated(numbers.length * PIXELS);
+        const errors = new Array(numbers.length).fill(null);
+        for (let low = 0, high = 0; low < numbers.length; low = high) {
+            const [block] = this.#blocksOf(numbers[low], numbers[low] + 1);
+            while (high < numbers.length && numbers[high] < block.first + block.images) high++;
+            const places = new Map(); // image of the block -> its place in what is returned
+            for (let k = low; k < high; k++) places.set(numbers[k] - block.first, k);
             const give = (image, found, error) => {
-                const out = block.first + image - from;
-                if (error) errors[out] = error;
-                else pixels.set(found, out * PIXELS);
+                if (!places.has(image)) return;
+                if (error) errors[places.get(image)] = error;
+                else pixels.set(found, places.get(image) * PIXELS);
             };
             try {
-                await this.#decode(block, low - block.first, high - block.first, give);
+                await this.#decode(block, [...places.keys()], give);
             } catch (error) {
                 if (!(error instanceof AezError)) throw error;
-                this.noteDamage(block.first, block.first + block.images, error);
-                errors.fill(error, low - from, high - from);
+                if (!isMemory(error)) {
+                    this.noteDamage(block.first, block.first + block.images, error);
+                }
+                errors.fill(error, low, high);
             }
         }
         return { pixels, errors };
     }
 
-    /** Call `give` for each of the images `low` to `high` of a block, with pixels or an error. */
-    async #decode(block, low, high, give) {
+    /** Call `give` for the images of the groups that some images of a block are in. */
+    async #decode(block, asked, give) {
         const { groups, groupOf } = await this.#index(block);
         await this.#verify(block);
-        const wanted = [...new Set(groupOf.subarray(low, high))].sort((a, b) => a - b);
+        const wanted = [...new Set(asked.map((image) => groupOf[image]))].sort((a, b) => a - b);
         const byPart = new Map();
         for (const number of wanted) {
             const { part } = groups[number];
@@ -219,7 +243,6 @@ class Collection extends Stream {
             some.forEach(({ images }, k) => {
                 const { pixels, error } = each[k];
                 images.forEach((image, i) => {
-                    if (image < low || image >= high) return;
                     const found = error ? null : pixels.subarray(i * PIXELS, (i + 1) * PIXELS);
                     give(image, found, error);
                 });
@@ -245,7 +268,14 @@ class Collection extends Stream {
             payload.subarray(at - first, at - first + size),
         );
         const counts = groups.map(({ images }) => images.length);
-        const { pixels, errors } = model.decode(quality, messages, counts);
+        let decoded;
+        try {
+            decoded = model.decode(quality, messages, counts);
+        } catch (error) {
+            if (!isMemory(error)) throw error;
+            return groups.map(() => ({ error }));
+        }
+        const { pixels, errors } = decoded;
         let at = 0;
         return groups.map(({ images, size }, k) => {
             const mine = pixels.subarray(at * PIXELS, (at + images.length) * PIXELS);
@@ -262,6 +292,14 @@ class Collection extends Stream {
             }
             return { error };
         });
+    }
+
+    async groups(from = 0, to = this.length) {
+        const starts = await this.#ofBlocks(from, to, null, async (block) => {
+            const { groups, groupOf } = await this.#index(block);
+            return Array.from(groupOf, (group) => block.first + groups[group].images[0]);
+        });
+        return starts.map((start, k) => start ?? from + k); // alone where a block is damaged
     }
 
     async names(from = 0, to = this.length) {

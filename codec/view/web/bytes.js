@@ -22,6 +22,30 @@ export class AezError extends Error {
     }
 }
 
+/** What is thrown where the browser gives no more memory; the stream may be whole. */
+export function noMemory() {
+    const found = "this browser gives too little memory to decode this: close other pages";
+    return new AezError("OutOfMemory", found);
+}
+
+export function isMemory(error) {
+    return error.kind === "OutOfMemory";
+}
+
+/** The same bytes; of Node's Buffer, whose `slice` makes no copy, as a plain array. */
+export function plain(bytes) {
+    return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** So many bytes, 0. @throws {AezError} "OutOfMemory" */
+export function allocated(size) {
+    try {
+        return new Uint8Array(size);
+    } catch {
+        throw noMemory();
+    }
+}
+
 /** Bytes that are read from `at` on. base: where they lie in the stream, for messages. */
 export class Cursor {
     constructor(bytes, at = 0, base = 0) {

@@ -11,6 +11,8 @@
  *   anew after each allocation, and never kept.
  */
 
+import { noMemory } from "./bytes.js";
+
 /** Most bytes of memory, as in wasm/kernels.c. Addresses below it are positive int32. */
 export const MAX_MEMORY_BYTES = 1 << 30;
 
@@ -44,13 +46,17 @@ export function supported() {
  * @param {Uint8Array | ArrayBuffer | WebAssembly.Module} wasm its bytes, or the module compiled
  *     before
  * @returns {Promise<Kernels>}
- * @throws {Error} with a sentence where WebAssembly or its SIMD is missing
+ * @throws {Error} with a sentence where WebAssembly, its SIMD or memory is missing
  */
 export async function loadKernels(wasm) {
     const reason = supported();
     if (reason) throw new Error(reason);
     const module = wasm instanceof WebAssembly.Module ? wasm : await WebAssembly.compile(wasm);
-    return new Kernels((await WebAssembly.instantiate(module, {})).exports);
+    try {
+        return new Kernels((await WebAssembly.instantiate(module, {})).exports);
+    } catch (error) {
+        throw error instanceof RangeError ? noMemory() : error; // it imports nothing
+    }
 }
 
 /** The functions, as `call`, and their memory. */
@@ -64,7 +70,7 @@ export class Kernels {
 
     /**
      * Call a function of codec/kernels; addresses and numbers are int32.
-     * @throws {RangeError} if there is no memory for its scratch
+     * @throws {AezError} "OutOfMemory" if there is none for its scratch
      */
     call(name, ...values) {
         if (this.#functions[name](...values) !== 0) throw noMemory();
@@ -74,7 +80,7 @@ export class Kernels {
      * Take memory, its content unknown.
      * @param {number} bytes
      * @returns {number} its address, a multiple of 16
-     * @throws {RangeError} if there is not so much
+     * @throws {AezError} "OutOfMemory" if there is not so much
      */
     take(bytes) {
         // Checked here too: WebAssembly would take the number modulo 2**32.
@@ -124,8 +130,4 @@ export class Kernels {
         }
         return this.#views;
     }
-}
-
-function noMemory() {
-    return new RangeError("there is not enough memory to decode this");
 }

@@ -1,7 +1,7 @@
 /**
  * Where models come from: the caller, or the stream itself. codec/collection/models.py.
  */
-import { AezError, hex, sha256 } from "./bytes.js";
+import { AezError, hex, isMemory, plain, sha256 } from "./bytes.js";
 import { loadKernels } from "./kernels.js";
 import { loadModel } from "./models.js";
 import { unzstd } from "./zstd.js";
@@ -59,7 +59,7 @@ export class ModelFiles {
     /** Take a model file. @returns {string} its hash */
     add(file) {
         const { hash, digest } = hashed(file);
-        if (!this.#given.has(hash)) this.#given.set(hash, { file, digest });
+        if (!this.#given.has(hash)) this.#given.set(hash, { file: plain(file), digest });
         this.#loaded.delete(hash); // it may have been missing
         return hash;
     }
@@ -112,11 +112,18 @@ export class ModelFiles {
     async #load(hash) {
         const { file, digest } = await this.#find(hash);
         if (!this.#wasm) throw new TypeError("decoding needs kernels.wasm: give `open` { wasm }");
-        this.#kernels ??= loadKernels(this.#wasm);
+        let kernels, mark;
         try {
-            const model = loadModel(file, await this.#kernels, { sha256: () => digest, unstored });
+            kernels = await (this.#kernels ??= loadKernels(this.#wasm));
+            mark = kernels.mark();
+            const model = loadModel(file, kernels, { sha256: () => digest, unstored });
             return { model, digest };
         } catch (error) {
+            if (mark !== undefined) kernels.release(mark); // nothing stays of half a model
+            if (isMemory(error)) { // there may be more another time
+                this.#loaded.delete(hash);
+                if (!kernels) this.#kernels = null;
+            }
             if (error.kind === "BadModel") throw new AezError("BadModel", error.message);
             throw error;
         }

@@ -62,8 +62,8 @@ export class Model {
      * @param {number[]} counts images of each
      * @returns {{pixels: Uint8Array, errors: (string | null)[]}} 784 bytes for each image, in
      *     order; what is wrong with each message
-     * @throws {RangeError} if the model has no such quality, a count is none, or there is not
-     *     enough memory
+     * @throws {RangeError} if the model has no such quality, or a count is none
+     * @throws {AezError} "OutOfMemory"
      */
     decode(quality, messages, counts) {
         this.#coder.checkQuality(quality);

@@ -5,7 +5,7 @@
 // - Opening a stream makes a new Pool; the old one's workers end, with all they held.
 // - `window.aez` is for scripts and tests: what the page shows, and exact pixels.
 
-import { blobBytes, element, fill, isAbsent, isolated, told, visible, written }
+import { blobBytes, element, fill, isAbsent, isMemory, isolated, told, visible, written }
     from "./page_text.js";
 import { IMAGE, Pool } from "./page_pool.js";
 import { byteText, described, Facts } from "./page_facts.js";
@@ -16,6 +16,7 @@ import { startTheme } from "./page_theme.js";
 import { damageLines, statusOf } from "./page_words.js";
 
 const CHUNK = 4096; // images whose facts are asked for at once
+const SEEK_MS = 300; // between looks for more damaged images
 const IN_MEMORY = 16e6; // bytes; larger files stay where they are, and workers read parts of them
 const FEW = [[1, 12], [60, 4], [250, 3], [Infinity, 2]]; // images, and the zoom that shows so many
 const byId = (id) => document.getElementById(id);
@@ -36,6 +37,8 @@ let isZoomed = false; // by hand
 let visibleMs = 0;
 let painting = 0; // the frame that is asked for
 let isStale = false; // all that is drawn
+let seeking = 0; // a timer
+let damagedTold = 0; // images, when they were listed
 let ready = Promise.resolve();
 
 // what there is to show
@@ -47,7 +50,7 @@ const source = {
     fact: (number) => shown.facts.of(number),
     error: (number) => shown.pool.errors.get(number) || null,
     notes: (number) => (comparison ? comparison.notes(number) : []),
-    want: (numbers) => shown && shown.pool.want(numbers),
+    want: (inSight, ahead) => shown && shown.pool.want(inSight, ahead),
     open: (position) => one.open(position),
     moved: () => tellStatus(),
     describe: (number) => described(source.fact(number), source.error(number)),
@@ -58,7 +61,7 @@ const source = {
         }
         const pixels = source.pixels(number);
         const error = source.error(number);
-        if (!pixels) return error && { absent: isAbsent(error) };
+        if (!pixels) return error && { absent: isAbsent(error) || isMemory(error) };
         if (!comparison || k === 1) return { values: pixels, colours: GREY };
         if (!comparison.has(number)) return { absent: true };
         return { values: comparison.errors(number, pixels), colours: comparison.colours };
@@ -75,7 +78,8 @@ const source = {
     caption(number, width) {
         const error = source.error(number);
         if (error) {
-            const kind = isAbsent(error) ? "no model" : error.kind || "failed";
+            const kind = isAbsent(error) ? "no model"
+                : isMemory(error) ? "no memory" : error.kind || "failed";
             return [element("em", {}, kind)];
         }
         const { label, bytes } = source.fact(number);
@@ -100,7 +104,7 @@ function changed(all = false) {
         grid.refresh(isStale || Boolean(comparison));
         isStale = false;
         one.refresh();
-        if (faultsTold !== shown.pool.damage.size + lackingOnes().length) tellNotes();
+        if (faultsTold !== faults()) tellNotes();
         if (shown.pool.errors.size && !shown.isHurt) {
             shown.isHurt = true;
             fillFilters();
@@ -214,14 +218,18 @@ async function learn(mine) {
     if (mine.isLearning) return;
     mine.isLearning = true;
     try {
-        for (let from = 0; from < info.length; from += CHUNK) {
-            const to = Math.min(from + CHUNK, info.length);
+        for (let from = 0; from < facts.most; from += CHUNK) {
+            const to = Math.min(from + CHUNK, facts.most);
             const found = await pool.call("facts", { from, to });
             if (shown !== mine) return;
             facts.add(from, found);
             for (const fault of found.faults) remark(told(fault));
-            if (from === 0 || to === info.length) fillFilters();
+            if (from === 0 || to === facts.most) fillFilters();
             changed(true);
+        }
+        if (facts.most < info.length) {
+            remark(`Names, labels and sizes are shown, filtered and sorted of the first ${
+                written(facts.most)} images.`);
         }
     } catch (error) {
         remark(`Names, labels and sizes are not all known: ${told(error)}`);
@@ -251,6 +259,9 @@ function fillOrders() {
     fill(byId("sort"), shown.info.length > 1 ? orders : []);
 }
 
+/** How much there is to tell in notes. */
+const faults = () => shown.pool.damage.size + lackingOnes().length + Number(shown.pool.unmade > 0);
+
 /** Models that are needed and neither in the page nor dropped. */
 function lackingOnes() {
     return [...shown.pool.models.values()]
@@ -258,16 +269,22 @@ function lackingOnes() {
 }
 
 function damagedOnes() {
-    const damaged = new Map([...shown.pool.errors].filter(([, error]) => !isAbsent(error)));
-    for (const { from, to, error } of shown.pool.damage.values()) {
-        for (let k = from; k < to; k++) if (!damaged.has(k)) damaged.set(k, error);
-    }
-    return damaged;
+    const { errors } = shown.pool;
+    return new Map([...errors].filter(([, error]) => !isAbsent(error) && !isMemory(error)));
+}
+
+/** Decode what may be damaged, and list what is, again and again while nobody has scrolled. */
+function seek() {
+    if (!shown || byId("quality").value !== "damaged") return;
+    const { pool } = shown;
+    pool.suspect();
+    if (grid.top === 0 && grid.current < 0 && damagedOnes().size !== damagedTold) reorder();
+    else seeking = setTimeout(seek, SEEK_MS);
 }
 
 function fillFilters() {
     if (!shown) return;
-    const options = shown.facts.options(damagedOnes().size);
+    const options = shown.facts.options(damagedOnes().size || shown.pool.damage.size);
     for (const [id, list] of Object.entries(options)) fill(byId(id), list);
     fillOrders();
 }
@@ -277,6 +294,9 @@ function reorder() {
     const order = isFiltered() ? shown.facts.order(wish(), damagedOnes()) : null;
     grid.show(order, shown.info.length);
     tellStatus();
+    damagedTold = damagedOnes().size;
+    clearTimeout(seeking);
+    seeking = setTimeout(seek, SEEK_MS);
 }
 
 // words
@@ -301,7 +321,7 @@ function tellNotes() {
     const needed = problem && problem.modelHash;
     const lacking = shown ? lackingOnes() : needed ? [{ hash: needed, name: null }] : [];
     const damage = shown ? [...shown.pool.damage.values()] : [];
-    faultsTold = damage.length + lacking.length;
+    faultsTold = shown ? faults() : 0;
     for (const model of lacking) {
         const file = `${model.name || "NAME"}-${model.hash.slice(0, 8)}.safetensors`;
         const choose = element("button", { type: "button" }, "choose it");
@@ -312,6 +332,8 @@ function tellNotes() {
             isolated(file), ") onto the page, or ", choose, ".");
     }
     for (const line of damageLines(damage)) note(line);
+    const unmade = shown && [...shown.pool.errors.values()].find(isMemory);
+    if (unmade) note(told(unmade));
     if (shown && !shown.info.length) note("No images: the collection is empty.");
     byId("notes").replaceChildren(...notes);
 }

@@ -34,11 +34,12 @@ export class Comparison {
         this.names = names;
         this.numbers = (numbers || Array.from({ length: count }, (_, k) => k))
             .filter((number) => number < length);
-        this.place = new Int32Array(length).fill(-1); // number of an image -> place of its original
+        const known = 1 + this.numbers.reduce((most, number) => Math.max(most, number), -1);
+        this.place = new Int32Array(known).fill(-1); // number of an image -> place of its original
         this.numbers.forEach((number, k) => { this.place[number] = k; });
         this.next = 0; // the place to measure next
-        this.psnr = new Float32Array(length).fill(NaN); // NaN: not known
-        this.largest = new Uint8Array(length);
+        this.psnr = new Float32Array(known).fill(NaN); // NaN: not known
+        this.largest = new Uint8Array(known);
         this.done = 0;
         this.sse = 0;
         this.scale(FULL);
@@ -65,7 +66,7 @@ export class Comparison {
     }
 
     isKnown(number) {
-        return !Number.isNaN(this.psnr[number]);
+        return this.psnr[number] >= 0;
     }
 
     original(number) {

@@ -2,12 +2,16 @@
 //
 // A million images must fit and must be sorted in about a second: so columns are typed arrays, and
 // a sort is that of one array of numbers, key * 2**32 + number of the image.
+//
+// A stream of a few KiB can claim billions of images.  So columns grow with what is known, and are
+// of the first MAX_FACTS images; others are found by their numbers alone.
 
-import { isAbsent, told, written } from "./page_text.js";
+import { isAbsent, isMemory, told, written } from "./page_text.js";
 
 const BYTE_STEPS = 16; // bytes of an image are sorted in steps of 1/16: keys stay below 2**53
 const NUMBER = 2 ** 32;
 const MAX_LISTED = 500; // labels, models or qualities in a list
+export const MAX_FACTS = 2 ** 22; // images
 
 /** How a coding is called.  @returns {string} */
 export function qualityOf({ quality, kind, maxError }) {
@@ -20,17 +24,24 @@ export function byteText(bytes) {
     return `${written(bytes, Number.isInteger(bytes) ? 0 : 1)} bytes`;
 }
 
+/** The number that somebody searches for, or -1. */
+function numberIn(query) {
+    const text = query.trim();
+    return /^#?[\d,]+$/.test(text) ? Number(text.replace(/[#,]/g, "")) : -1;
+}
+
 export class Facts {
     /** @param {number} length  how many images */
     constructor(length) {
         this.length = length;
+        this.most = Math.min(length, MAX_FACTS); // images that can be known
         this.known = 0; // images 0 .. known - 1 are known
         this.names = null;
-        this.bytes = new Float32Array(length); // NaN: not known
-        this.coding = new Uint32Array(length);
+        this.bytes = new Float32Array(0); // NaN: not known
+        this.coding = new Uint32Array(0);
         this.codings = [];
         this.codingPlaces = new Map(); // model and quality -> place in `codings`
-        this.label = new Uint32Array(length); // place in `labels` + 1; 0: none
+        this.label = new Uint32Array(0); // place in `labels` + 1; 0: none
         this.labels = [];
         this.places = new Map();
         this.psnr = null; // Float32Array, when images are compared
@@ -38,6 +49,7 @@ export class Facts {
 
     /** Take the next images' facts, as the worker tells them. */
     add(from, { names, labels, bytes, coding, codings }) {
+        this.grow(from + bytes.length);
         this.bytes.set(bytes, from);
         const places = codings.map((one) => {
             const key = `${one.model} ${one.quality}`;
@@ -48,7 +60,8 @@ export class Facts {
         });
         coding.forEach((place, k) => { this.coding[from + k] = places[place]; });
         if (names) {
-            this.names ||= new Array(this.length).fill("");
+            this.names ||= [];
+            while (this.names.length < from) this.names.push("");
             names.forEach((name, k) => { this.names[from + k] = name; });
         }
         if (labels) {
@@ -59,6 +72,17 @@ export class Facts {
             });
         }
         this.known = from + bytes.length;
+    }
+
+    /** Make room for so many images. */
+    grow(count) {
+        if (count <= this.bytes.length) return;
+        const room = Math.min(this.most, Math.max(count, 2 * this.bytes.length));
+        for (const column of ["bytes", "coding", "label"]) {
+            const before = this[column];
+            this[column] = new before.constructor(room);
+            this[column].set(before);
+        }
     }
 
     /** All that is known of an image. */
@@ -127,7 +151,12 @@ export class Facts {
         const keep = this.filter(wish, errors);
         const key = this.keys(wish.sort);
         const numbers = [];
-        for (let i = 0; i < this.length; i++) if (!keep || keep(i)) numbers.push(i);
+        for (let i = 0; i < this.most; i++) if (!keep || keep(i)) numbers.push(i);
+        if (keep && this.most < this.length) {
+            const beyond = [...errors.keys(), numberIn(wish.query)]
+                .filter((i) => i >= this.most && i < Math.min(this.length, NUMBER) && keep(i));
+            numbers.push(...new Set(beyond.sort((a, b) => a - b)));
+        }
         if (!key) return Uint32Array.from(numbers);
         const keys = Float64Array.from(numbers, (number) => key(number) * NUMBER + number);
         return Uint32Array.from(keys.sort(), (value) => value % NUMBER);
@@ -136,13 +165,13 @@ export class Facts {
     filter({ query, label, model, quality }, errors) {
         const tests = [];
         const text = query.trim().toLowerCase();
-        const number = /^#?[\d,]+$/.test(text) ? Number(text.replace(/[#,]/g, "")) : -1;
+        const number = numberIn(query);
         if (text) {
             const named = this.names && text[0] !== "#";
             // labels that are not all listed can be searched for
             const place = this.labels.length <= MAX_LISTED ? 0
                 : this.labels.findIndex((one) => String(one).toLowerCase() === text) + 1;
-            tests.push((i) => i === number || (named && this.names[i].toLowerCase().includes(text))
+            tests.push((i) => i === number || (named && (this.names[i] || "").toLowerCase().includes(text))
                 || (place && this.label[i] === place));
         }
         if (label) tests.push((i) => this.label[i] === Number(label));
@@ -167,7 +196,7 @@ export class Facts {
             const rank = new Uint32Array(this.labels.length + 1);
             this.sortedLabels().forEach((place, k) => { rank[place] = k + 1; });
             rank[0] = this.labels.length + 1; // those without a label last
-            return (i) => rank[this.label[i]];
+            return (i) => rank[this.label[i] || 0];
         }
         return null;
     }
@@ -181,6 +210,6 @@ export function described(fact, error) {
     if (label) parts.push(`label ${label}`);
     if (bytes !== null) parts.push(byteText(bytes));
     if (coding) parts.push(qualityOf(coding));
-    if (error) parts.push(`${isAbsent(error) ? "not shown" : "damaged"}, ${told(error)}`);
+    if (error) parts.push(`${isAbsent(error) || isMemory(error) ? "not shown" : "damaged"}, ${told(error)}`);
     return parts.join(", ");
 }

@@ -50,7 +50,7 @@ export class Grid {
      *   panels: pictures side by side for each image;
      *   panel(number, k) -> {values, colours} | {absent: is its model missing?} | null: not yet;
      *   caption(number, width) -> nodes; describe(number) -> text;
-     *   want(numbers); open(position); moved(position)
+     *   want(inSight, ahead); open(position); moved(position)
      */
     constructor(root, source) {
         this.root = root;
@@ -182,7 +182,8 @@ export class Grid {
     update() {
         const first = Math.floor((this.top - this.margin) / this.pitch);
         const last = Math.ceil((this.top - this.margin + this.height) / this.pitch);
-        const more = Math.ceil((last - first) / 2);
+        const screen = last - first;
+        const more = Math.ceil(screen / 2);
         const from = Math.max(0, first - more);
         const to = Math.min(this.lines, last + more);
         const spare = [];
@@ -198,14 +199,16 @@ export class Grid {
         for (const row of spare) row.root.remove();
         this.mark();
         const clip = (line) => Math.min(Math.max(0, line), this.lines);
-        const ahead = [[clip(last), clip(last + 2 * more)], [clip(first - 2 * more), clip(first)]];
-        if (!this.down) ahead.reverse();
-        const wanted = [];
-        for (const [begin, stop] of [[clip(first), clip(last)], ...ahead]) {
-            const end = Math.min(stop * this.columns, this.count);
-            for (let i = begin * this.columns; i < end; i++) wanted.push(this.number(i));
-        }
-        this.source.want(wanted);
+        const numbers = (begin, stop) => {
+            const found = [];
+            const end = Math.min(clip(stop) * this.columns, this.count);
+            for (let i = clip(begin) * this.columns; i < end; i++) found.push(this.number(i));
+            return found;
+        };
+        const below = numbers(last, last + (this.down ? 3 : 1) * screen);
+        const above = numbers(first - (this.down ? 1 : 3) * screen, first).reverse(); // nearest first
+        const ahead = this.down ? [...below, ...above] : [...above, ...below];
+        this.source.want(numbers(first, last), ahead);
     }
 
     place(node, line) {

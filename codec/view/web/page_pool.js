@@ -1,20 +1,26 @@
 // Decoded images: who decodes them, in which order, and how many stay in memory.
 //
 // READ ME FIRST
-// - The grid says what it wants, most urgent first, as often as it likes.  Nothing is queued: a
+// - The grid says what is in sight, and what comes next, as often as it likes.  Nothing is queued: a
 //   worker that gets free takes the first wanted images that nobody has.  So what has scrolled out
 //   of sight is never decoded.
+// - Images that share a message, a group, are decoded together or not at all.  So a job is of whole
+//   groups, and each is decoded once.  Which images those are, a worker says: 4096 at a time.
+// - A stream of a few KiB can claim billions of images: nothing here is as long as the stream.
 // - Each worker has opened the stream by itself and does one thing at a time.  A pool is for one
 //   stream; for another one, make another pool and end this one.
 // - Pixels stay as grey bytes in slabs, MAX_KEPT images; then the oldest give way.
 
-import { isAbsent } from "./page_text.js";
+import { isAbsent, isMemory } from "./page_text.js";
 
 export const IMAGE = 784; // pixels
 const SLAB = 4096; // images
 const MAX_KEPT = 16 * SLAB; // 51 MB: all of MNIST
 const JOB_MS = 80; // a worker's job takes about so long: pictures come in small steps
+const IDLE_MS = 30; // when nothing in sight is missing: soon free for what comes into sight
 const MAX_JOB = 256; // images
+const RANGE = 4096; // images whose groups are asked for at once
+const MAX_RANGES = 1024; // 8 MB
 
 export class Pool {
     /**
@@ -31,7 +37,11 @@ export class Pool {
         this.models = new Map(); // hash -> {hash, name, embedded, present}: known by now
         this.damage = new Map(); // key -> {from, to, error}: known by now
         this.pending = new Set(); // numbers that a worker is busy with
-        this.wanted = [];
+        this.groups = new Map(); // range -> place of the first image of each one's group; or null
+        this.suspects = null; // numbers in damaged places, if somebody asks what is damaged
+        this.checked = new Set(); // keys of those places
+        this.inSight = [];
+        this.ahead = [];
         this.background = null; // () -> a number that could be decoded when nothing is wanted
         this.arrived = null; // (number, pixels): called with each image
         this.calls = []; // for the first worker: [task, data, resolve, reject]
@@ -51,8 +61,10 @@ export class Pool {
         const first = this.start();
         const info = await this.ask(first, "open", opening);
         this.found(info);
-        this.slots = new Int32Array(info.length); // slot + 1 of an image, 0: none
-        this.owners = new Int32Array(Math.min(MAX_KEPT, info.length)); // image + 1 of a slot
+        this.length = info.length;
+        this.slots = new Map(); // number -> slot
+        this.owners = []; // number of the image in each slot
+        this.most = Math.min(MAX_KEPT, info.length);
         this.slabs = [];
         this.at = 0; // the next slot
         this.workers.push(first);
@@ -109,14 +121,12 @@ export class Pool {
     /** Exact pixels of images from .. to - 1.  @returns {Promise<{pixels, errors}>} */
     async images(from, to) {
         const numbers = Array.from({ length: to - from }, (_, k) => from + k);
-        const pixels = new Uint8Array(numbers.length * IMAGE);
+        const pixels = new Uint8Array(0);
         const errors = numbers.map(() => null);
-        const { parts } = numbers.length ? await this.call("images", { numbers }) : { parts: [] };
-        for (const part of parts) {
-            pixels.set(part.pixels, (part.from - from) * IMAGE);
-            for (const [number, error] of part.failed) errors[number - from] = error;
-        }
-        return { pixels, errors };
+        if (!numbers.length) return { pixels, errors };
+        const found = await this.call("images", { numbers });
+        for (const [number, error] of found.failed) errors[number - from] = error;
+        return { pixels: found.pixels, errors };
     }
 
     /** Give a model to all workers; what failed without it is tried again. */
@@ -128,16 +138,21 @@ export class Pool {
         this.changed();
     }
 
-    /** Decode these, in this order, before all others.  @param {number[]} numbers */
-    want(numbers) {
-        this.wanted = numbers;
+    /**
+     * Decode these, in this order, and nothing that was wanted before.
+     * @param {number[]} inSight  before all others
+     * @param {number[]} ahead  when nothing else is to do
+     */
+    want(inSight, ahead = []) {
+        this.inSight = inSight;
+        this.ahead = ahead;
         this.pump();
     }
 
     /** @returns {Uint8Array | null} the 784 pixels of an image, if they are there */
     pixels(number) {
-        const slot = this.slots[number] - 1;
-        if (slot < 0) return null;
+        const slot = this.slots.get(number);
+        if (slot === undefined) return null;
         const start = (slot % SLAB) * IMAGE;
         return this.slabs[Math.floor(slot / SLAB)].subarray(start, start + IMAGE);
     }
@@ -149,57 +164,129 @@ export class Pool {
         return count;
     }
 
+    /** How many images there was too little memory for. */
+    get unmade() {
+        let count = 0;
+        for (const error of this.errors.values()) count += isMemory(error);
+        return count;
+    }
+
     missing(number) {
-        return !this.slots[number] && !this.errors.has(number);
+        return !this.slots.has(number) && !this.errors.has(number);
     }
 
     pump() {
         for (const worker of this.workers) {
             if (worker.busy || this.ended) continue;
-            const isFirst = worker === this.workers[0];
-            // facts and images take turns: neither waits long for the other
-            const numbers = isFirst && this.calls.length && worker.turn ? [] : this.take();
-            if (numbers.length) this.decode(worker, numbers);
-            else if (isFirst && this.calls.length) this.answer(worker);
-            worker.turn = numbers.length > 0;
+            const [task] = (worker === this.workers[0] && this.calls[0]) || [];
+            // facts wait for what is in sight; other questions and images take turns
+            const only = task === "facts";
+            const job = task && !only && worker.turn ? null : this.next(only);
+            if (job && job.range !== undefined) this.learn(worker, job.range);
+            else if (job) this.decode(worker, job.numbers);
+            else if (task) this.answer(worker);
+            worker.turn = job !== null;
         }
     }
 
-    take() {
-        const size = Math.min(Math.max(4, Math.round(this.perMs * JOB_MS)), MAX_JOB);
+    /** What a free worker does next: {numbers} to decode, {range} to ask for groups, or null. */
+    next(onlyInSight) {
+        const isOpen = (number) => this.missing(number) && !this.pending.has(number);
+        this.inSight = this.inSight.filter(isOpen);
+        // the last ones are shared, so that all workers end at the same time
+        const share = Math.ceil(this.inSight.length / this.workers.length);
+        const job = this.take(this.inSight, JOB_MS, share);
+        if (job || onlyInSight) return job;
+        this.ahead = this.ahead.filter(isOpen);
+        return this.take(this.ahead, IDLE_MS) || this.take(this.others(), JOB_MS);
+    }
+
+    /**
+     * Decode all that may be damaged, as there is time: a damaged block can have groups that are
+     * whole, and only decoding tells which.
+     */
+    suspect() {
+        this.suspects ||= this.inDamage();
+        this.pump();
+    }
+
+    * inDamage() {
+        for (const [key, { from, to }] of this.damage) { // those that are added meanwhile, too
+            if (this.checked.has(key)) continue;
+            this.checked.add(key);
+            for (let number = from; number < to; number++) yield number;
+        }
+    }
+
+    * others() {
+        while (this.suspects) {
+            const { value, done } = this.suspects.next();
+            if (done) this.suspects = null;
+            else if (this.missing(value) && !this.pending.has(value)) yield value;
+        }
+        while (this.background) {
+            const number = this.background();
+            if (number === null) return;
+            if (this.missing(number) && !this.pending.has(number)) yield number;
+        }
+    }
+
+    /** Take the groups of some wanted images, at most `share` of these. */
+    take(wanted, ms, share = Infinity) {
+        const size = Math.min(Math.max(4, this.perMs * ms), MAX_JOB);
         const numbers = [];
-        let i = 0;
-        for (; i < this.wanted.length && numbers.length < size; i++) {
-            const number = this.wanted[i];
-            if (this.missing(number) && !this.pending.has(number)) {
-                this.pending.add(number);
-                numbers.push(number);
+        let shared = 0;
+        for (const number of wanted) {
+            if (this.pending.has(number)) { // with another one of its group
+                shared++;
+                continue;
+            }
+            const range = Math.floor(number / RANGE);
+            const starts = this.groups.get(range);
+            if (starts === null) continue; // asked for
+            if (!starts) {
+                if (!numbers.length) return { range };
+                break;
+            }
+            if (numbers.length && (numbers.length >= size || shared >= share)) break;
+            shared++;
+            const start = starts[number - range * RANGE];
+            for (let k = start; k < starts.length; k++) {
+                if (starts[k] !== start) continue;
+                numbers.push(range * RANGE + k);
+                this.pending.add(range * RANGE + k);
             }
         }
-        this.wanted = this.wanted.slice(i);
-        while (this.background && numbers.length < size) {
-            const number = this.background();
-            if (number === null) break;
-            if (!this.missing(number) || this.pending.has(number)) continue;
-            this.pending.add(number);
-            numbers.push(number);
+        return numbers.length ? { numbers: numbers.sort((a, b) => a - b) } : null;
+    }
+
+    /** Ask which images of a range share groups. */
+    async learn(worker, range) {
+        worker.busy = true;
+        this.groups.set(range, null);
+        const from = range * RANGE;
+        const to = Math.min(from + RANGE, this.length);
+        try {
+            const answer = await this.ask(worker, "groups", { from, to });
+            this.found(answer);
+            this.groups.set(range, answer.starts);
+        } catch { // what is wrong is told when the images are asked for
+            this.groups.set(range, Uint16Array.from({ length: to - from }, (_, k) => k));
         }
-        return numbers.sort((a, b) => a - b);
+        if (this.groups.size > MAX_RANGES) this.groups.delete(this.groups.keys().next().value);
+        worker.busy = false;
+        this.pump();
     }
 
     async decode(worker, numbers) {
         worker.busy = true;
         const began = performance.now();
-        let count = 0;
         try {
             const answer = await this.ask(worker, "images", { numbers });
             this.found(answer);
-            for (const part of answer.parts) {
-                count += part.to - part.from;
-                this.keep(part);
-            }
-            this.decoded += count;
-            const speed = count / Math.max(1, performance.now() - began);
+            this.keep(answer);
+            this.decoded += numbers.length;
+            const speed = numbers.length / Math.max(1, performance.now() - began);
             this.perMs = 0.7 * this.perMs + 0.3 * speed;
         } catch (error) {
             for (const number of numbers) this.errors.set(number, error);
@@ -230,24 +317,24 @@ export class Pool {
         }
     }
 
-    keep({ from, to, pixels, failed }) {
+    keep({ numbers, pixels, failed }) {
         for (const [number, error] of failed) this.errors.set(number, error);
-        for (let number = from; number < to; number++) {
-            if (this.slots[number] || this.errors.has(number)) continue;
-            const source = pixels.subarray((number - from) * IMAGE, (number - from + 1) * IMAGE);
+        numbers.forEach((number, k) => {
+            if (!this.missing(number)) return;
+            const source = pixels.subarray(k * IMAGE, (k + 1) * IMAGE);
             if (this.arrived) this.arrived(number, source);
             const slot = this.at;
-            this.at = (slot + 1) % this.owners.length;
-            if (this.owners[slot]) this.slots[this.owners[slot] - 1] = 0;
-            this.owners[slot] = number + 1;
-            this.slots[number] = slot + 1;
+            this.at = (slot + 1) % this.most;
+            this.slots.delete(this.owners[slot]);
+            this.owners[slot] = number;
+            this.slots.set(number, slot);
             const slab = Math.floor(slot / SLAB);
             if (!this.slabs[slab]) {
-                const left = this.owners.length - slab * SLAB;
+                const left = this.most - slab * SLAB;
                 this.slabs[slab] = new Uint8Array(Math.min(SLAB, left) * IMAGE);
             }
             this.slabs[slab].set(source, (slot % SLAB) * IMAGE);
-        }
+        });
     }
 
     /** End the workers and forget everything. */

@@ -94,6 +94,11 @@ export function isAbsent(error) {
     return error.kind === "ModelNotFound";
 }
 
+/** Whether what is wrong is only that there was too little memory. */
+export function isMemory(error) {
+    return error.kind === "OutOfMemory";
+}
+
 /** An error of the decoder in a line.  @param {{kind: string, message: string}} error */
 export function told(error) {
     return visible(error.kind ? `${error.kind}: ${error.message}` : error.message);

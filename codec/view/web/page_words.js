@@ -14,10 +14,11 @@ export function statusOf({ shown, problem, comparison, grid }) {
     if (size && info.length > 1) parts.push(`${written(size / info.length, 1)} bytes each`);
     if (grid.order && grid.count < info.length) parts.push(`${written(grid.count)} shown`);
     if (facts.known && facts.known < info.length) parts.push(`${written(facts.known)} read`);
-    const { absent } = pool;
-    const damaged = pool.errors.size - absent;
+    const { absent, unmade } = pool;
+    const damaged = pool.errors.size - absent - unmade;
     if (damaged) parts.push(`${written(damaged)} damaged`);
     if (absent) parts.push(`${written(absent)} without a model`);
+    if (unmade) parts.push(`${written(unmade)} not shown for lack of memory`);
     if (comparison) parts.push(comparison.summary());
     const { current } = grid;
     if (current >= 0 && grid.count) parts.push(`image ${written(grid.number(current))}`);

@@ -2,6 +2,7 @@
  * Random reads from whatever holds a stream: bytes, a Blob or File, or an address that answers
  * range requests.
  */
+import { plain } from "./bytes.js";
 
 /**
  * @param {Uint8Array | ArrayBuffer | Blob | URL | string} source
@@ -11,7 +12,7 @@
  */
 export async function openSource(source) {
     if (source instanceof ArrayBuffer) return ofBytes(new Uint8Array(source));
-    if (source instanceof Uint8Array) return ofBytes(source);
+    if (source instanceof Uint8Array) return ofBytes(plain(source));
     if (typeof Blob !== "undefined" && source instanceof Blob) return ofBlob(source);
     if (typeof source === "string" || source instanceof URL) return ofAddress(String(source));
     throw new TypeError("a stream is bytes, a Blob, a File, or an address");

@@ -50,6 +50,14 @@ export class Stream {
         }
     }
 
+    /** @throws {RangeError} unless these are numbers of images, rising */
+    checkNumbers(numbers) {
+        numbers.forEach((number, k) => {
+            this.checkRange(number, number + 1);
+            if (k && numbers[k - 1] >= number) throw new RangeError("numbers do not rise");
+        });
+    }
+
     noteDamage(from, to, error) {
         const key = `${from} ${to} ${error.kind}`;
         if (!this.#noted.has(key)) this.damage.push({ from, to, error });

@@ -1,7 +1,8 @@
 // The page's worker: it owns one opened stream and answers questions about it.
 //
 //     {id, task: "open", source, dropped, wasm} ->  {id, answer: what the stream is}
-//     {id, task: "images", numbers}             ->  {id, answer: parts that have at least these}
+//     {id, task: "images", numbers}             ->  {id, answer: pixels, failed: [number, error][]}
+//     {id, task: "groups", from, to}            ->  {id, answer: starts of groups, from `from` on}
 //     {id, task: "facts", from, to}             ->  {id, answer: names, labels, bytes, codings}
 //     {id, task: "model", bytes}                ->  {id, answer: damage and models}
 //
@@ -13,7 +14,6 @@
 import { open } from "./aez.js";
 import { supported } from "./kernels.js";
 
-const NEAR = 3; // so many images between two wanted ones are decoded along: they share a group
 const MAX_NAME = 1000; // characters that are shown: a name can have millions
 let stream = null;
 let damageTold = 0; // places that the page knows of
@@ -59,19 +59,22 @@ function shortened(name) {
     return name.length > MAX_NAME ? `${name.slice(0, MAX_NAME)}\u2026` : name;
 }
 
-/** The images of rising numbers, with those between that come at no cost. */
+/** The images of rising numbers. */
 async function images({ numbers }) {
-    const parts = [];
-    for (let i = 0; i < numbers.length;) {
-        const from = numbers[i];
-        let to = from + 1;
-        while (++i < numbers.length && numbers[i] - to <= NEAR) to = numbers[i] + 1;
-        const { pixels, errors } = await stream.images(from, to);
-        const failed = [];
-        errors.forEach((error, k) => { if (error) failed.push([from + k, told(error)]); });
-        parts.push({ from, to, pixels, failed });
-    }
-    return { parts, ...learnt() };
+    const { pixels, errors } = await stream.imagesAt(numbers);
+    const failed = [];
+    errors.forEach((error, k) => { if (error) failed.push([numbers[k], told(error)]); });
+    return { numbers, pixels, failed, ...learnt() };
+}
+
+/** Which images share a group: of each, the place of the first one of its group in this range. */
+async function groups({ from, to }) {
+    const first = new Map();
+    const starts = Uint16Array.from(await stream.groups(from, to), (start, k) => {
+        if (!first.has(start)) first.set(start, k);
+        return first.get(start);
+    });
+    return { starts, ...learnt() };
 }
 
 /** Names, labels and sizes; each of them can be damaged without the others. */
@@ -109,6 +112,7 @@ async function facts({ from, to }) {
 const TASKS = {
     open: opened,
     images,
+    groups,
     facts,
     model: async ({ bytes }) => {
         await stream.files.get(stream.addModel(bytes)); // loads it: BadModel if it is none
@@ -120,7 +124,7 @@ self.onmessage = async ({ data }) => {
     if (data.gives) return awaited.get(data.gives)(data.bytes);
     try {
         const answer = await TASKS[data.task](data);
-        const moved = (answer.parts || []).map(({ pixels }) => pixels.buffer);
+        const moved = answer.pixels ? [answer.pixels.buffer] : [];
         self.postMessage({ id: data.id, answer }, moved);
     } catch (error) {
         self.postMessage({ id: data.id, error: told(error) });
