@@ -828,7 +828,7 @@ class State:
 # ---- kills
 
 KILL_IMAGES, KILL_BLOCK = 600, 32
-NICE_S = 60  # within which the workers of a killed command must end
+WORKERS_S = 60  # within which the workers of a killed command must end
 AEZ = (
     "from functools import partial; from codec import cli; from codec.commands import compress; "
     f"compress.CompressOptions = partial(compress.CompressOptions, block_images={KILL_BLOCK}); "
@@ -947,6 +947,13 @@ class Killing:
             self.wanted[name] = contents(self.work)
             if not self.wanted[name]:
                 sys.exit(f"{name}: {said.decode()}")
+            for path, content in self.wanted[name].items():
+                if path.endswith(".aez"):
+                    api.decompress(content)  # raises if it is damaged
+        exact = api.decompress(self.wanted["compress lossless"]["x.aez"])
+        # in order of their names, which begin with the folder
+        order = [i for folder in range(3) for i in range(folder, 4 * KILL_BLOCK, 3)]
+        np.testing.assert_array_equal(exact, images_of(4 * KILL_BLOCK)[order])
 
     def begin(self, command: Command) -> None:
         """An empty working directory, but for what the command finds."""
@@ -1005,7 +1012,7 @@ class Killing:
 
 def _no_workers(group: int) -> None:
     """Wait until no process of a session is alive.  Raises Failed."""
-    ends = time.monotonic() + NICE_S
+    ends = time.monotonic() + WORKERS_S
     while time.monotonic() < ends:
         if not _alive(group):
             return
