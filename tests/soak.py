@@ -10,14 +10,13 @@ every kill but for its moment, a share of the time that the command takes. What 
 --out, by default `aez-soak` among the temporary files: the same command goes on after it, up to
 --count in all; `large` begins anew. Several seeds can run side by side, each on one core.
 
-How long they take: measured at `nice -n 12` on two cores that had three times as much to do; an
-idle machine takes a half to a third.
+How long they take, measured at `nice -n 12` on two cores that had three times as much to do:
 
 - hostile: 45 to 100 streams a second, so 10 million take 28 to 60 hours divided by the seeds that
   run side by side; 160 MB of memory each.
 - kills: 3.5 seconds a kill, so 1,000 take an hour.
-- large: 500,000 images take 18 minutes (9 to write, 3.5 for each of two salvages), so 5 million take
-  3 hours; 0.8 KB of disk for each image while it is written.
+- large: 500,000 images take 18 minutes (9 to write, 3.5 for each of two salvages), so 5 million
+  take 3 hours; 0.8 KB of disk for each image while it is written.
 
 READ ME FIRST
 - hostile: a stream is decoded in a process of its own, so that a crash costs one stream. Times are
