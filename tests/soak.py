@@ -5,11 +5,18 @@
     python tests/soak.py large   [--seed 0] [--count 5000000]
 
 Each prints one line of JSON with its figures, and ends with exit code 1 if anything failed. Every
-stream and every kill follows from the seed and a number, so a failure can be repeated with
-`--number N`; what was done is kept in --out, by default `aez-soak` among the temporary files, and
-the same command goes on after it. Several seeds can run side by side, each on one core.
+stream follows from the seed and a number, so a failure can be repeated with `--number N`; so does
+every kill but for its moment, a share of the time that the command takes. What was done is kept in
+--out, by default `aez-soak` among the temporary files: the same command goes on after it, up to
+--count in all; `large` begins anew. Several seeds can run side by side, each on one core.
 
-TIMES
+How long they take, measured at `nice -n 12` on two cores that had three times as much to do:
+
+- hostile: 45 to 100 streams a second, so 10 million take 28 to 60 hours divided by the seeds that
+  run side by side; 160 MB of memory each.
+- kills: 3.5 seconds a kill, so 1,000 take an hour.
+- large: 500,000 images take 18 minutes (9 to write, 3.5 for each of two salvages), so 5 million
+  take 3 hours; 0.8 KB of disk for each image while it is written.
 
 READ ME FIRST
 - hostile: a stream is decoded in a process of its own, so that a crash costs one stream. Times are
@@ -828,7 +835,7 @@ class State:
 # ---- kills
 
 KILL_IMAGES, KILL_BLOCK = 600, 32
-NICE_S = 60  # within which the workers of a killed command must end
+WORKERS_S = 60  # within which the workers of a killed command must end
 AEZ = (
     "from functools import partial; from codec import cli; from codec.commands import compress; "
     f"compress.CompressOptions = partial(compress.CompressOptions, block_images={KILL_BLOCK}); "
@@ -947,6 +954,13 @@ class Killing:
             self.wanted[name] = contents(self.work)
             if not self.wanted[name]:
                 sys.exit(f"{name}: {said.decode()}")
+            for path, content in self.wanted[name].items():
+                if path.endswith(".aez"):
+                    api.decompress(content)  # raises if it is damaged
+        exact = api.decompress(self.wanted["compress lossless"]["x.aez"])
+        # in order of their names, which begin with the folder
+        order = [i for folder in range(3) for i in range(folder, 4 * KILL_BLOCK, 3)]
+        np.testing.assert_array_equal(exact, images_of(4 * KILL_BLOCK)[order])
 
     def begin(self, command: Command) -> None:
         """An empty working directory, but for what the command finds."""
@@ -1005,7 +1019,7 @@ class Killing:
 
 def _no_workers(group: int) -> None:
     """Wait until no process of a session is alive.  Raises Failed."""
-    ends = time.monotonic() + NICE_S
+    ends = time.monotonic() + WORKERS_S
     while time.monotonic() < ends:
         if not _alive(group):
             return
@@ -1025,6 +1039,8 @@ def _alive(group: int) -> bool:
 def kills(options: argparse.Namespace) -> int:
     """Kill commands until there were `count` kills."""
     kept, ends = State(options.out, "kills", options.seed), time.monotonic() + 60 * options.minutes
+    if options.number is not None:
+        kept.failures, options.count = [], sys.maxsize
     with tempfile.TemporaryDirectory(prefix="aez-kills-") as folder:
         killing = Killing(Path(folder))
         while kept.figures["kills"] < options.count and time.monotonic() < ends:
@@ -1106,7 +1122,7 @@ def _measured(arguments: list[str]) -> tuple[int, str, dict[str, int]]:
         while process.poll() is None:
             pss, anonymous = _memory(process.pid)
             peak, private = max(peak, pss), max(private, anonymous)
-            time.sleep(0.2)
+            time.sleep(0.5)
         said.seek(0)
         text = said.read().decode()
     seconds = round(time.monotonic() - started)
