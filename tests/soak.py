@@ -12,7 +12,7 @@ every kill but for its moment, a share of the time that the command takes. What 
 
 How long they take, measured at `nice -n 12` on two cores that had three times as much to do:
 
-- hostile: 45 to 100 streams a second, so 10 million take 28 to 60 hours divided by the seeds that
+- hostile: 45 to 140 streams a second, so 10 million take 20 to 60 hours divided by the seeds that
   run side by side; up to 600 MB of memory each.
 - kills: 3.5 seconds a kill, so 1,000 take an hour.
 - large: 500,000 images take 18 minutes (9 to write, 3.5 for each of two salvages), so 5 million
@@ -103,8 +103,8 @@ GOLDEN = HERE / "golden"
 WEIGHTS = ROOT / "weights"
 DATA = Path(os.environ.get("AEZ_DATA", ROOT.parent / "shared" / "data")) / "mnist"
 
-# Of the processor, for one stream. A stream can hold some collections of 40 lossless images, each of
-# which takes numpy more than a second.
+# Of the processor, for one stream, which can hold some collections of 40 lossless images: each
+# takes numpy more than a second.
 LIMITS_S = {"native": 5, "numpy": 20}
 HANG_S = 300  # of the clock, for one stream with all engines, on a busy machine
 MEMORY_BYTES = 2 << 30  # that decoding may add
