@@ -144,7 +144,7 @@ def _free(out: str, force: bool) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output {out} is a file: give a directory")
     if folder.suffix and not folder.is_dir() and not out.endswith(("/", os.sep)):
-        raise UsageError(f"-o {out}: a directory is written, and its name must end in /")
+        raise UsageError(f"-o {out}: bench writes a directory; give its name with / at the end")
     for name in FILES:
         refuse_existing(folder / name, force)
     return folder

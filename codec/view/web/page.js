@@ -5,8 +5,9 @@
 // - Opening a stream makes a new Pool; the old one's workers end, with all they held.
 // - `window.aez` is for scripts and tests: what the page shows, and exact pixels.
 
-import { blobBytes, element, fill, isAbsent, isMemory, isolated, told, visible, written }
-    from "./page_text.js";
+import {
+    blobBytes, element, fill, isAbsent, isMemory, isModel, isolated, sourceOf, told, visible, written,
+} from "./page_text.js";
 import { IMAGE, Pool } from "./page_pool.js";
 import { byteText, described, Facts } from "./page_facts.js";
 import { GREY, Grid } from "./page_grid.js";
@@ -17,7 +18,6 @@ import { damageLines, statusOf } from "./page_words.js";
 
 const CHUNK = 4096; // images whose facts are asked for at once
 const SEEK_MS = 300; // between looks for more damaged images
-const IN_MEMORY = 16e6; // bytes; larger files stay where they are, and workers read parts of them
 const FEW = [[1, 12], [60, 4], [250, 3], [Infinity, 2]]; // images, and the zoom that shows so many
 const byId = (id) => document.getElementById(id);
 const config = JSON.parse(byId("config").textContent);
@@ -141,18 +141,6 @@ async function modelOf(hash) {
     return found ? models.get(hash) : null;
 }
 
-async function sourceOf(stream) {
-    if (stream.url) return { opened: new URL(stream.url, location.href).href, size: stream.bytes };
-    if (stream.file) {
-        const { file } = stream;
-        const small = file.size <= IN_MEMORY;
-        return { opened: small ? new Uint8Array(await file.arrayBuffer()) : file, size: file.size };
-    }
-    const bytes = stream.data || await blob(stream.blob);
-    stream.data = bytes instanceof Blob || bytes.length <= IN_MEMORY ? bytes : new Blob([bytes]);
-    return { opened: stream.data, size: bytes.size || bytes.length };
-}
-
 async function openStream(stream) {
     if (opening && opening.pool) opening.pool.end();
     shown = null;
@@ -164,7 +152,7 @@ async function openStream(stream) {
     let pool = null;
     try {
         const { script, wasm, originals } = await (code ||= carried());
-        const { opened, size } = await sourceOf(stream);
+        const { opened, size } = await sourceOf(stream, blob);
         if (opening !== mine) return;
         comparison = null;
         pool = mine.pool = new Pool(script, changed, modelOf);
@@ -268,33 +256,28 @@ function lackingOnes() {
         .filter(({ hash, present }) => !present && !isCarried(hash));
 }
 
-function damagedOnes() {
-    const { errors } = shown.pool;
-    return new Map([...errors].filter(([, error]) => !isAbsent(error) && !isMemory(error)));
-}
-
 /** Decode what may be damaged, and list what is, again and again while nobody has scrolled. */
 function seek() {
     if (!shown || byId("quality").value !== "damaged") return;
     const { pool } = shown;
     pool.suspect();
-    if (grid.top === 0 && grid.current < 0 && damagedOnes().size !== damagedTold) reorder();
+    if (grid.top === 0 && grid.current < 0 && shown.pool.damaged.size !== damagedTold) reorder();
     else seeking = setTimeout(seek, SEEK_MS);
 }
 
 function fillFilters() {
     if (!shown) return;
-    const options = shown.facts.options(damagedOnes().size || shown.pool.damage.size);
+    const options = shown.facts.options(shown.pool.damaged.size || shown.pool.damage.size);
     for (const [id, list] of Object.entries(options)) fill(byId(id), list);
     fillOrders();
 }
 
 function reorder() {
     if (!shown) return;
-    const order = isFiltered() ? shown.facts.order(wish(), damagedOnes()) : null;
+    const order = isFiltered() ? shown.facts.order(wish(), shown.pool.damaged) : null;
     grid.show(order, shown.info.length);
     tellStatus();
-    damagedTold = damagedOnes().size;
+    damagedTold = shown.pool.damaged.size;
     clearTimeout(seeking);
     seeking = setTimeout(seek, SEEK_MS);
 }
@@ -339,11 +322,6 @@ function tellNotes() {
 }
 
 // files
-
-async function isModel(file) {
-    const start = new Uint8Array(await file.slice(0, 9).arrayBuffer());
-    return start[8] === 0x7b && !(start[0] === 0xae && start[1] === 0x5a); // a length, then "{"
-}
 
 /** Take files that were dropped or chosen: streams, and models.  Shows the first stream. */
 async function take(files) {

@@ -171,6 +171,12 @@ export class Pool {
         return count;
     }
 
+    /** The errors of images that are damaged, by number. */
+    get damaged() {
+        const isDamage = (error) => !isAbsent(error) && !isMemory(error);
+        return new Map([...this.errors].filter(([, error]) => isDamage(error)));
+    }
+
     missing(number) {
         return !this.slots.has(number) && !this.errors.has(number);
     }

@@ -33,6 +33,30 @@ export async function blobBytes(element) {
     return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+const IN_MEMORY = 16e6; // bytes; larger files stay where they are, and workers read parts of them
+
+/**
+ * Where the bytes of a stream are, for `open`: in the page, in a file that was dropped, or at a URL.
+ * @param {(number) => Promise<Uint8Array>} blob  gives the bytes that lie in the page
+ */
+export async function sourceOf(stream, blob) {
+    if (stream.url) return { opened: new URL(stream.url, location.href).href, size: stream.bytes };
+    if (stream.file) {
+        const { file } = stream;
+        const small = file.size <= IN_MEMORY;
+        return { opened: small ? new Uint8Array(await file.arrayBuffer()) : file, size: file.size };
+    }
+    const bytes = stream.data || await blob(stream.blob);
+    stream.data = bytes instanceof Blob || bytes.length <= IN_MEMORY ? bytes : new Blob([bytes]);
+    return { opened: stream.data, size: bytes.size || bytes.length };
+}
+
+/** Whether a file is a model: a length, then "{". */
+export async function isModel(file) {
+    const start = new Uint8Array(await file.slice(0, 9).arrayBuffer());
+    return start[8] === 0x7b && !(start[0] === 0xae && start[1] === 0x5a);
+}
+
 // controls, formats (directions, joiners), lone surrogates, separators, and letters without a shape
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0]/gu;
 

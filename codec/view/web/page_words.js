@@ -14,9 +14,8 @@ export function statusOf({ shown, problem, comparison, grid }) {
     if (size && info.length > 1) parts.push(`${written(size / info.length, 1)} bytes each`);
     if (grid.order && grid.count < info.length) parts.push(`${written(grid.count)} shown`);
     if (facts.known && facts.known < info.length) parts.push(`${written(facts.known)} read`);
-    const { absent, unmade } = pool;
-    const damaged = pool.errors.size - absent - unmade;
-    if (damaged) parts.push(`${written(damaged)} damaged`);
+    const { absent, unmade, damaged } = pool;
+    if (damaged.size) parts.push(`${written(damaged.size)} damaged`);
     if (absent) parts.push(`${written(absent)} without a model`);
     if (unmade) parts.push(`${written(unmade)} not shown for lack of memory`);
     if (comparison) parts.push(comparison.summary());
