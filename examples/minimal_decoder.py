@@ -243,7 +243,7 @@ def names(stream: bytes) -> list[str | None]:
         if frame is None:
             found += [None] * count
             continue
-        text = unzstd(frame, 1, 1 << 24)
+        text = unzstd(frame, 1, 1 << 24, alone=False)
         fits = text.count(b"\0") == count and text[-1:] == b"\0"
         require(fits, "the number of names is not the number of images")
         found += [name.decode("utf-8", "surrogateescape") for name in text[:-1].split(b"\0")]
@@ -262,7 +262,7 @@ def labels(stream: bytes) -> list[int | str | None]:
 
 def labels_of(frame: bytes, count: int) -> list[int] | list[str]:
     """The labels of a block."""
-    content = Cursor(unzstd(frame, 1, 1 << 21, allow_extra_data=False))
+    content = Cursor(unzstd(frame, 1, 1 << 21))
     require(len(frame) <= 1 << 21 and bool(frame[4] & 4), "labels are too long or have no checksum")
     kind = content.take(1)[0]
     width, texts = kind & 0x07, []

@@ -6,6 +6,7 @@ FORMAT.md.
 """
 
 import json
+import sys
 import zlib
 from bisect import bisect_right
 from functools import cache
@@ -29,22 +30,29 @@ def require(condition: bool, message: str) -> None:
 # Stored images
 
 
-def unzstd(frame: bytes, least: int, most: int, **options: bool) -> bytes:
+def unzstd(frame: bytes, least: int, most: int, alone: bool = True) -> bytes:
     """The content of a zstd frame that states a size of least .. most."""
-    import zstandard  # only names and stored images need it
-
+    if sys.version_info >= (3, 14):  # only names, labels and stored images need it
+        from compression import zstd
+    else:
+        from backports import zstd
     try:
-        size = zstandard.frame_content_size(frame)
-        require(least <= size <= most, "a zstd frame does not state a size within the limits")
-        return zstandard.ZstdDecompressor().decompress(frame, **options)
-    except zstandard.ZstdError as error:
+        size = zstd.get_frame_info(frame).decompressed_size
+        fits = size is not None and least <= size <= most
+        require(fits, "a zstd frame does not state a size within the limits")
+        reader = zstd.ZstdDecompressor()
+        content = reader.decompress(frame, size + 1)
+    except zstd.ZstdError as error:
         raise ValueError(f"a zstd frame does not decompress: {error}") from error
+    require(reader.eof and len(content) == size, "a zstd frame is cut")
+    require(not (alone and reader.unused_data), "bytes follow a zstd frame")
+    return content
 
 
 def unstored(data: bytes) -> np.ndarray:
     """Stored bytes -> the image (2.3)."""
     require(len(data) <= 784, "a stored image is too long")
-    data = data if len(data) == 784 else unzstd(data, 784, 784, allow_extra_data=False)
+    data = data if len(data) == 784 else unzstd(data, 784, 784)
     return np.frombuffer(data, np.uint8).reshape(28, 28)
 
 
@@ -116,13 +124,13 @@ class Group:
         """
         weight, bias = self.model[name + ".weight"], self.model[name + ".bias"]
         if weight.ndim == 2:
-            total = weight @ x
+            total = np.einsum("oc,ncp->nop", weight, x)  # in int64
         else:  # conv: nine point layers, each on the grid moved by a step, with zeros around it
             grid = np.pad(x.reshape(*x.shape[:2], 7, 7), ((0, 0), (0, 0), (1, 1), (1, 1)))
             total = np.int64(0)
             for v, u in np.ndindex(3, 3):
                 moved = grid[:, :, v : v + 7, u : u + 7].reshape(x.shape)
-                total = total + weight[:, :, v, u] @ moved
+                total = total + np.einsum("oc,ncp->nop", weight[:, :, v, u], moved)
         total = total + bias.reshape(len(bias), -1) + self.table(name + ".shift")
         return np.clip(scale(total, self.table(name + ".multiplier"), 24), low, high)
 

@@ -16,10 +16,9 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-import zstandard
 from torch import Tensor, nn
 
-from codec import metrics
+from codec import metrics, zstd
 from codec.arrays import PIXELS, U8
 from codec.files.arrays import read_array
 from codec.measure import tool
@@ -53,7 +52,7 @@ def code(encoder: nn.Module, decoder: nn.Module, pixels: U8) -> tuple[int, U8]:
     rounded = (numbers / step).round().to(torch.uint8)
     back = (decoder(rounded * step) * 255).round().to(torch.uint8).numpy()
     # all values of one number, then those of the next: zstd finds more in that order
-    packed = zstandard.ZstdCompressor(level=19).compress(rounded.numpy().T.tobytes())
+    packed = zstd.pack(rounded.numpy().T.tobytes())
     return len(packed), back.reshape(-1, 28, 28)
 
 

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 
-from codec import api
+from codec import api, zstd
 from codec.collection.writer import Writer
 from codec.encoder.scale import LAST_ROW
 from codec.errors import BitstreamError
@@ -207,7 +206,7 @@ def labelled(content: str, *, after: bytes = b"", claimed: int | None = None) ->
     pixels = sources()[0][:2]
     plain = api.compress(pixels, quality=50, model="mnist", effort=1)
     header = unpack_block_header(plain[4:], 4)
-    frame = zstandard.ZstdCompressor(write_checksum=True).compress(bytes.fromhex(content))
+    frame = zstd.pack(bytes.fromhex(content), checksum=True)
     area = pack_varint(len(frame) if claimed is None else claimed) + frame + after
     body = area + plain[4 + BLOCK.size : 4 + header.block_bytes]
     changed = replace(header, has_labels=True, names_bytes=len(area))

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import pytest
 
+from codec import kernels, zstd
 from codec.coding import rans
 from codec.collection.block import Decoded, Verdict
 from codec.collection.open import open_collection, open_stream
@@ -707,3 +709,23 @@ def salvage(stream: bytes | BinaryIO) -> list[Decoded]:
 def lost(decoded: Verdict) -> list[int]:
     """Which of the images of a block are lost, numbered in the block."""
     return np.flatnonzero(decoded.lost).tolist()
+
+
+def zstd_frame(content: bytes, level: int = zstd.LEVEL, **flags: bool) -> bytes:
+    """A zstd frame of any kind.  flags: names of zstd's parameters, such as content_size_flag."""
+    library = zstd.library()
+    parameter = library.CompressionParameter
+    options = {parameter.compression_level: level}
+    options |= {parameter[name]: int(value) for name, value in flags.items()}
+    frame: bytes = library.compress(content, options=options)
+    return frame
+
+
+def slow(*values: object) -> list[Any]:
+    """Parameters whose tests are left to `-m slow`."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+NATIVE = [engine for engine in kernels.engines() if engine != "numpy"]
+# This processor would choose the last of them.
+NATIVE_PARAMS = [*slow(*NATIVE[:-1]), *NATIVE[-1:]]

@@ -61,7 +61,7 @@ sys.path[:0] = [str(ROOT), str(HERE)]  # for processes that are spawned
 
 import helpers  # noqa: E402
 
-from codec import api, kernels  # noqa: E402
+from codec import api, kernels, zstd  # noqa: E402
 from codec.arrays import U8  # noqa: E402
 from codec.collection.block import Block, Decoded  # noqa: E402
 from codec.collection.open import open_stream  # noqa: E402
@@ -452,8 +452,6 @@ def _change_message(loose: Loose, rng: random.Random, maker: Maker) -> None:
 
 def _change_texts(loose: Loose, rng: random.Random, maker: Maker) -> None:
     """Names or labels: the frame, or what is in it."""
-    import zstandard
-
     block = rng.choice(loose.blocks)
     which = rng.choice(["names", "labels"])
     frame = getattr(block, which)
@@ -463,12 +461,10 @@ def _change_texts(loose: Loose, rng: random.Random, maker: Maker) -> None:
         setattr(block, which, mutated(frame, rng))
         return
     else:
-        content = zstandard.ZstdDecompressor().decompress(frame, max_output_size=1 << 20)
-    packer = zstandard.ZstdCompressor(
-        write_checksum=rng.random() < 0.9, write_content_size=rng.random() < 0.9
-    )
+        content = zstd.library().ZstdDecompressor().decompress(frame, 1 << 20)
     content = mutated(content, rng) if rng.random() < 0.9 else content * rng.choice([2, 10_000])
-    frame = packer.compress(content)
+    flags = {"checksum_flag": rng.random() < 0.9, "content_size_flag": rng.random() < 0.9}
+    frame = helpers.zstd_frame(content, 3, **flags)
     setattr(block, which, frame if rng.random() < 0.9 else frame + frame)
 
 

@@ -6,7 +6,7 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import helpers
@@ -22,6 +22,7 @@ PACKAGE = Path(codec.__file__).parent
 FLOORS = {
     "errors": 0,
     "arrays": 0,
+    "zstd": 0,
     "labels": 1,
     "metrics": 1,
     "kernels": 1,
@@ -45,6 +46,7 @@ FLOORS = {
 TOP_FILES = {
     "errors",
     "arrays",
+    "zstd",
     "labels",
     "metrics",
     "parallel",
@@ -64,6 +66,8 @@ OPTIONAL = {
     "pyarrow": "codec.files.parquet",
     "platformdirs": "codec.files.place",
     "rich": "codec.cli",
+    "backports": "codec.zstd",
+    "compression": "codec.zstd",
 }
 MODULES = {
     ".".join(("codec", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
@@ -79,7 +83,8 @@ def room(module: str) -> str:
     return "codec" if len(parts) == 1 or parts[1] == "__main__" else parts[1]
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
+@cache
+def imports(path: Path) -> list[tuple[str, bool]]:
     """(module, whether it is imported as the file is) for each import, wherever it stands."""
     tree = ast.parse(path.read_text())
     inner = {
@@ -89,6 +94,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         or (isinstance(outer, ast.If) and ast.unparse(outer.test) == "TYPE_CHECKING")
     }
+    every = []
     for node in ast.walk(tree):
         found = []
         if isinstance(node, ast.Import):
@@ -101,8 +107,8 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
                 # `__version__` lies in the roof but needs nothing of it.
                 if base != "codec" or inside in MODULES or alias.name != "__version__":
                     found.append(inside if inside in MODULES else base)
-        for name in found:
-            yield name, id(node) not in inner
+        every += [(name, id(node) not in inner) for name in found]
+    return every
 
 
 def circle(arrows: dict[str, set[str]]) -> list[str]:
@@ -196,7 +202,7 @@ def test_compress_and_decompress_load_no_torch_and_importing_loads_nothing(
     """One process for all, as starting one is what takes the time."""
     code = """
 import sys
-heavy = {"numpy", "torch", "PIL", "typer", "zstandard", "safetensors"}
+heavy = {"numpy", "torch", "PIL", "typer", "backports.zstd", "safetensors"}
 import codec
 print(sorted(heavy & set(sys.modules)))
 import codec.errors
@@ -222,7 +228,7 @@ def test_the_command_line_starts_without_torch(tiny_weights: Path) -> None:
 import sys
 import codec.cli.app
 from codec.commands import compress, decompress
-heavy = {"torch", "matplotlib", "PIL", "zstandard", "fsspec", "distributed", "multiprocessing"}
+heavy = {"torch", "matplotlib", "PIL", "backports.zstd", "fsspec", "distributed", "multiprocessing"}
 print(sorted(heavy & set(sys.modules)))
 """
     assert run(code, tiny_weights) == "[]\n"

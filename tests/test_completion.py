@@ -64,7 +64,7 @@ import sys
 try:
     exec({RUN!r})
 finally:
-    print(sorted({{"numpy", "PIL", "rich", "torch", "zstandard"}} & set(sys.modules)))
+    print(sorted({{"numpy", "PIL", "rich", "torch", "backports.zstd"}} & set(sys.modules)))
 """
     assert completed("aez compress --q", shell, code).splitlines()[-1] == "[]"
 

@@ -100,7 +100,7 @@ def check_everything(damaged: bytes, whole: np.ndarray, folder: Path) -> tuple[s
     return back, lost
 
 
-@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("labelled", [*helpers.slow(False), True])
 @settings(max_examples=60)
 @given(data=st.data())
 def test_flipped_byte_anywhere_costs_what_is_named_and_no_more(

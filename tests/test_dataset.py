@@ -228,7 +228,7 @@ def test_a_data_set_can_be_pickled(given: str, preload: bool, path: Path) -> Non
         assert torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", *helpers.slow("spawn")])
 def test_workers_read_what_one_process_reads(context: str, path: Path) -> None:
     dataset = AezDataset(path, halved, return_latents=True)
     dataset[0]  # opened before the workers start
@@ -284,6 +284,7 @@ def test_importing_loads_no_torch() -> None:
 
 
 # webdataset leaves its shards open
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_webdataset_decodes_single_images_by_one_handler(tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")

@@ -122,6 +122,7 @@ def digits() -> tuple[np.ndarray, list[int]]:
     return np.stack(list(drawn.values())), [int(name[len("digits/")]) for name in drawn]
 
 
+@pytest.mark.slow
 def test_classifier_learns_from_collections_with_labels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

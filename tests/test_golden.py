@@ -99,12 +99,15 @@ def test_golden_stream_has_the_labels_of_its_recipe_for_both_decoders(name):
         assert (found if isinstance(found, list) else found.tolist()) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threads", "chunk"), [(1, 1), (1, 256), (2, 7)])
 @pytest.mark.parametrize("core_type", CORE_TYPES)
 def test_decoding_is_exact_on_every_kernel(core_type, threads, chunk):
+    """With numpy as engine, whose products are OpenBLAS's."""
     if CORE_TYPES[core_type] not in CPU_FLAGS:
         pytest.skip(f"this processor cannot run OpenBLAS kernels for {core_type}")
     env = {**os.environ, "OPENBLAS_CORETYPE": core_type, "OPENBLAS_NUM_THREADS": str(threads)}
+    env["AEZ_ENGINE"] = "numpy"
     command = [sys.executable, str(golden_tool.HERE / "decode_golden.py"), str(chunk)]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert dict(line.split() for line in run.stdout.splitlines()) == {

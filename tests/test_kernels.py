@@ -29,7 +29,6 @@ from codec.model.ladder_parts import DEQUANTIZED_MAX, Residual
 from codec.model.layers import ACTIVATION_MAX, EXACT_LIMIT, MULTIPLIER_BITS, POSITIONS, ROWS, Layer
 from codec.model.native_layers import Packer, padded
 
-NATIVE = [engine for engine in kernels.engines() if engine != "numpy"]
 ONE = 1 << MULTIPLIER_BITS
 TELLING = 40
 GOLDEN = json.loads(golden_tool.LIST.read_text())
@@ -46,7 +45,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=NATIVE)
+@pytest.fixture(params=helpers.NATIVE_PARAMS)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     with kernels.use(request.param):
         yield request.param
@@ -560,8 +559,16 @@ def test_messages_that_are_not_as_many_as_the_lanes_are_refused(
 # ---- one result, whoever computes it
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-@pytest.mark.parametrize("any_engine", kernels.engines())
+@pytest.mark.parametrize(
+    ("any_engine", "name"),
+    [
+        # test_golden.py has the engine that is chosen here; to search many images takes numpy long
+        pytest.param(any_engine, name, marks=[pytest.mark.slow] * (native or "parts40" in name))
+        for any_engine in kernels.engines()
+        for native in [any_engine != "numpy"]
+        for name in GOLDEN
+    ],
+)
 def test_goldens_decode_and_encode_to_the_listed_bytes(any_engine: str, name: str) -> None:
     with kernels.use(any_engine):
         pixels = api.decompress((golden_tool.GOLDEN / name).read_bytes())

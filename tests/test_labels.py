@@ -18,13 +18,13 @@ import helpers
 import numpy as np
 import pytest
 import torch
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import codec
 from codec import labels as ground
+from codec import zstd
 from codec.cli.app import app
 from codec.collection.open import open_stream
 from codec.commands import work
@@ -53,16 +53,15 @@ DATA = Path(os.environ.get("AEZ_DATA", Path(codec.__file__).parents[2] / "shared
 TEXTS = ["cat", "dog", "cat", "数字"]
 
 
-def frame(content: bytes, **options: bool) -> bytes:
-    """A zstd frame as labels are in, unless the options say otherwise."""
-    wanted = {"write_checksum": True, "write_content_size": True, **options}
-    return zstandard.ZstdCompressor(**wanted).compress(content)
+def frame(content: bytes) -> bytes:
+    """A zstd frame as labels are in."""
+    return zstd.pack(content, checksum=True)
 
 
 def content_of(labels: Labels) -> bytes:
     """What is in the frame."""
-    content: bytes = zstandard.ZstdDecompressor().decompress(pack_labels(labels))
-    return content
+    packed = pack_labels(labels)
+    return zstd.unpack(packed, zstd.content_size(packed) or 0)
 
 
 def as_list(labels: Labels | None) -> list[Any]:
@@ -216,13 +215,14 @@ def test_the_least_width_is_taken(labels: list[Any], width: int, size: int) -> N
     assert (content[0] & 0x7F, len(content)) == (width, size)
 
 
+@pytest.mark.slow
 def test_four_thousand_of_the_longest_texts_fit_a_block() -> None:
     labels = [f"{i:0255}" for i in range(4096)]
     assert len(content_of(labels)) < MAX_LABELS_BYTES
     assert unpack_labels(pack_labels(labels), 4096, 0) == labels
 
 
-@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("real", [*helpers.slow(False), True])
 def test_ten_thousand_labels_of_digits_take_no_more_than_5000_bytes(real: bool) -> None:
     """As the difference of whole collections; random ones cost the most."""
     digits = np.random.default_rng(0).integers(0, 10, 10_000)
@@ -312,8 +312,8 @@ def test_both_decoders_make_the_same_of_any_content(content: bytes, count: int) 
 @pytest.mark.parametrize(
     ("packed", "error"),
     [
-        (frame(b"\1\7\7", write_checksum=False), CorruptPayload),
-        (frame(b"\1\7\7", write_content_size=False), LimitExceeded),
+        (zstd.pack(b"\1\7\7"), CorruptPayload),
+        (helpers.zstd_frame(b"\1\7\7", content_size_flag=False, checksum_flag=True), LimitExceeded),
         (frame(bytes(MAX_LABELS_BYTES + 1)), LimitExceeded),
         (frame(b"\1\7\7") + b"\0", CorruptPayload),
         (frame(b"\1\7\7") + frame(b"\1\7\7"), CorruptPayload),

@@ -19,11 +19,10 @@ from codec.model import pixels_parts
 from codec.model.layers import ACTIVATION_MAX, MULTIPLIER_BITS
 from codec.model.pixels import Pixels
 
-NATIVE = [engine for engine in kernels.engines() if engine != "numpy"]
-pytestmark = pytest.mark.skipif(not NATIVE, reason="no library was built")
+pytestmark = pytest.mark.skipif(not helpers.NATIVE, reason="no library was built")
 
 
-@pytest.fixture(params=NATIVE or ["none"])
+@pytest.fixture(params=helpers.NATIVE_PARAMS or ["none"])
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -28,8 +28,6 @@ from codec.model import registry
 from codec.model.grids import MISSING, palettes_of, rounded, steps_for
 from codec.model.pixels import Pixels
 
-BOUNDS = (1, 2, 4, 5, 8, 33, 64)
-
 
 def farthest(pixels: np.ndarray, decoded: np.ndarray) -> int:
     return int(np.abs(pixels.astype(int) - decoded).max())
@@ -71,8 +69,8 @@ def test_the_step_of_a_bound_is_the_widest_that_keeps_it() -> None:
 # ---- streams
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("name", ["fashion", "mnist", "auto"])
+@pytest.mark.parametrize("bound", [1, 8, 64, *helpers.slow(2, 4, 5, 33)])
+@pytest.mark.parametrize("name", [*helpers.slow("fashion", "mnist"), "auto"])
 def test_no_pixel_of_any_kind_of_image_is_off_by_more_than_the_bound(name: str, bound: int) -> None:
     pixels = kinds()
     stream = api.compress(pixels, max_error=bound, model=name)
@@ -128,6 +126,7 @@ def test_the_stream_says_what_it_promises() -> None:
     assert api.info(api.compress(pixels)).max_error is None
 
 
+@pytest.mark.slow
 def test_the_second_decoder_reads_it() -> None:
     weights = Path(registry.__file__).parents[2] / "weights"
     pixels = helpers.drawn(20)

@@ -172,7 +172,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, *helpers.slow(signal.SIGINT)])
 def test_workers_of_a_parent_that_ends_leave_no_temporary_file(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -202,6 +202,7 @@ def sent_slowly(number: int) -> bytes:
     return bytes(3_000_000)
 
 
+@pytest.mark.slow
 def test_workers_that_are_ended_while_they_send_do_not_block_the_end() -> None:
     for _ in range(5):
         results = spread(sent_slowly, range(200), 2, 200)

@@ -100,12 +100,14 @@ def test_no_bar_and_no_rich_for_a_quick_or_a_quiet_command(mode: str) -> None:
     assert ("the summary" in seen) == (mode == "quick")
 
 
+@pytest.mark.slow
 def test_no_bar_when_stderr_is_piped() -> None:
     seen, _ = in_terminal("-c", COMMAND, piped="stderr")
     assert "━" not in seen
     assert "False" in seen
 
 
+@pytest.mark.slow
 def test_bar_of_a_command_whose_output_is_piped() -> None:
     seen, code = in_terminal("-c", COMMAND, piped="stdout")
     assert ("4,096 of 10,000 images" in seen, code) == (True, 3)

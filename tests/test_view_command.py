@@ -113,6 +113,7 @@ def test_a_page_holds_the_stream_and_its_models(page_of: PageOf) -> None:
     assert config["compare"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(GOLDEN.glob("*.aez")), ids=lambda path: path.name.removesuffix(".aez")
 )

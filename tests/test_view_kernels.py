@@ -140,6 +140,7 @@ def test_lossy_models_of_any_widths_decode_alike(name: str, tmp_path: Path) -> N
     assert not any(error for errors in decoding.check() for error in errors)
 
 
+@pytest.mark.slow
 @needs_node
 @pytest.mark.parametrize("model_hash", SHIPPED, ids=bytes.hex)
 def test_shipped_models_decode_alike(model_hash: bytes, tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_damaged_lossy_messages_are_what_python_makes_of_them(group: int, tmp_pa
 
 
 @needs_node
-@pytest.mark.parametrize("group", [1, 16])
+@pytest.mark.parametrize("group", [*helpers.slow(1), 16])
 def test_verdicts_on_any_messages_are_those_of_python(group: int, tmp_path: Path) -> None:
     decoding, messages = Decoding(tmp_path), random_messages(group)
     # Images that the lossless models do not store: zstd frames are not for kernels.

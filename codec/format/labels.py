@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from codec import zstd
 from codec.arrays import I64, Integers
 from codec.errors import (
     BitstreamError,
@@ -22,7 +23,6 @@ from codec.errors import (
 )
 from codec.format.constants import LABELS_TEXTS, LABELS_WIDTH, MAX_LABELS_BYTES
 from codec.format.headers import BlockHeader
-from codec.format.names import NAMES_LEVEL
 from codec.format.primitives import pack_varint, unpack_varint
 from codec.labels import Labels, fault_of
 
@@ -31,8 +31,6 @@ WIDTHS = (1, 2, 4)  # bytes of a number
 
 def pack_labels(labels: Labels) -> bytes:
     """Labels that `codec.labels.checked` has passed -> a zstd frame."""
-    import zstandard  # only labelled collections pay for its start-up
-
     if isinstance(labels, list):
         ranks = {text: rank for rank, text in enumerate(dict.fromkeys(labels))}
         numbers = np.array([ranks[text] for text in labels], np.int64)
@@ -42,7 +40,7 @@ def pack_labels(labels: Labels) -> bytes:
         numbers, kind, listed = labels, 0, b""
     width = next(width for width in WIDTHS if int(numbers.max(initial=0)) < 1 << 8 * width)
     content = bytes([kind | width]) + listed + _planes(numbers, width)
-    return zstandard.ZstdCompressor(level=NAMES_LEVEL, write_checksum=True).compress(content)
+    return zstd.pack(content, checksum=True)
 
 
 def pack_labels_area(labels: Labels | None) -> bytes:
@@ -94,18 +92,17 @@ def unpack_labels(frame: bytes, count: int, offset: int) -> Labels:
 
 def _content(frame: bytes, offset: int) -> bytes:
     """What is in the frame: at least one byte, protected by a check of its own."""
-    import zstandard
-
     try:
-        stated = zstandard.get_frame_parameters(frame)
-        if not 1 <= stated.content_size <= MAX_LABELS_BYTES:  # or the frame does not say
-            found = f"labels of {stated.content_size} bytes, 1 to {MAX_LABELS_BYTES} are allowed"
-            raise LimitExceeded(found, offset)
-        if not stated.has_checksum:
+        size = zstd.content_size(frame)
+        if size is None or not 1 <= size <= MAX_LABELS_BYTES:
+            found = "an unknown number of" if size is None else size
+            raise LimitExceeded(
+                f"labels of {found} bytes, 1 to {MAX_LABELS_BYTES} are allowed", offset
+            )
+        if not zstd.has_checksum(frame):
             raise CorruptPayload("the labels have no check", offset)
-        content: bytes = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
-        return content
-    except zstandard.ZstdError as error:
+        return zstd.unpack(frame, size)
+    except zstd.FrameError as error:
         raise CorruptPayload(f"the labels are damaged ({error})", offset) from error
 
 

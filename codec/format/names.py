@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from codec import zstd
 from codec.errors import CorruptPayload, LimitExceeded, UsageError
 from codec.format.constants import MAX_NAMES_BYTES
-
-NAMES_LEVEL = 19  # of zstd: names are a few KiB a block, and a collection is written once
 
 
 def pack_names(names: list[str]) -> bytes:
@@ -13,14 +12,12 @@ def pack_names(names: list[str]) -> bytes:
 
     Raises ValueError for a name with NUL in it, UsageError if they take too many bytes.
     """
-    import zstandard  # only named collections pay for its start-up
-
     if any("\0" in name for name in names):
         raise ValueError("a name contains NUL")
     joined = "".join(name + "\0" for name in names).encode("utf-8", "surrogateescape")
     if len(joined) > MAX_NAMES_BYTES:
         raise names_too_large(len(joined))
-    return zstandard.ZstdCompressor(level=NAMES_LEVEL, write_checksum=True).compress(joined)
+    return zstd.pack(joined, checksum=True)
 
 
 def names_too_large(size: int) -> UsageError:
@@ -35,16 +32,15 @@ def unpack_names(frame: bytes, count: int, offset: int) -> list[str]:
 
     Raises CorruptPayload, LimitExceeded.
     """
-    import zstandard
-
     try:
-        size = zstandard.get_frame_parameters(frame).content_size
-        if size > MAX_NAMES_BYTES:  # also when the frame does not say
+        size = zstd.content_size(frame)
+        if size is None or size > MAX_NAMES_BYTES:
+            found = "an unknown number of" if size is None else size
             raise LimitExceeded(
-                f"the names have {size} bytes, at most {MAX_NAMES_BYTES} are allowed", offset
+                f"the names have {found} bytes, at most {MAX_NAMES_BYTES} are allowed", offset
             )
-        joined = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
-    except zstandard.ZstdError as error:
+        joined = zstd.unpack(frame, size, alone=False)
+    except zstd.FrameError as error:
         raise CorruptPayload(f"the names are damaged ({error})", offset) from error
     names = joined.decode("utf-8", "surrogateescape").split("\0")
     if len(names) != count + 1 or names[-1]:

@@ -1,4 +1,4 @@
-"""The codecs that are measured: aez, and others from Pillow, imagecodecs and zstandard.
+"""The codecs that are measured: aez, and others from Pillow, imagecodecs and zstd.
 
 Each `Codec` is one codec at one setting, and is used in two ways: one *file* for each image, and
 one file of *all* images. For aez that is `compress --separate`, and an `.aez` collection. The
@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import zstandard
 from PIL import Image, features
 
-from codec import api
+from codec import api, zstd
 from codec.arrays import PIXELS, SIDE, U8
 from codec.encoder.options import Choices
 from codec.format.constants import LOSSLESS_QUALITY, NEAR_LOSSLESS, max_error_of
@@ -275,37 +274,37 @@ def with_dictionary(pixels: U8) -> Codec:
     pixels: uint8 (N, 28, 28), N >= 2.
     """
     dictionaries = [_dictionary(pixels[1::2]), _dictionary(pixels[::2])]
-    writers = [zstandard.ZstdCompressor(level=19, dict_data=d) for d in dictionaries]
-    readers = [zstandard.ZstdDecompressor(dict_data=d) for d in dictionaries]
-    blanks = [len(writer.compress(bytes(PIXELS))) for writer in writers]
-    whole = zstandard.ZstdCompressor(level=19)
+    library, finish = zstd.library(), zstd.library().ZstdCompressor.FLUSH_FRAME
+    writers = [library.ZstdCompressor(zstd.LEVEL, zstd_dict=d) for d in dictionaries]
+    blanks = [len(writer.compress(bytes(PIXELS), finish)) for writer in writers]
 
     def encode(images: U8) -> list[bytes]:
-        return [writers[i % 2].compress(image.tobytes()) for i, image in enumerate(images)]
+        return [writers[i % 2].compress(image.tobytes(), finish) for i, image in enumerate(images)]
 
     def decode(files: list[bytes]) -> U8:
-        return _images_of(b"".join(readers[i % 2].decompress(f) for i, f in enumerate(files)))
+        read = library.decompress
+        return _images_of(b"".join(read(f, dictionaries[i % 2]) for i, f in enumerate(files)))
 
     return Codec(
         "zstd",
         "19, dictionary",
         encode,
         decode,
-        encode_all=lambda images: whole.compress(images.tobytes()),
-        decode_all=lambda file, num_images: _images_of(zstandard.decompress(file)),
+        encode_all=lambda images: zstd.pack(images.tobytes()),
+        decode_all=lambda file, num_images: _images_of(library.decompress(file)),
         payload_bytes=lambda files: sum(len(file) - blanks[i % 2] for i, file in enumerate(files)),
         one_file="frame",
     )
 
 
-def _dictionary(pixels: U8) -> zstandard.ZstdCompressionDict:
+def _dictionary(pixels: U8) -> Any:
     samples = [image.tobytes() for image in pixels]
     size = min(DICTIONARY_BYTES, pixels.size // 2)
+    library = zstd.library()
     try:
-        return zstandard.train_dictionary(size, samples, level=19)
-    except zstandard.ZstdError:  # too few images, or all the same: use their bytes as they are
-        content = b"".join(samples)[-DICTIONARY_BYTES:]
-        return zstandard.ZstdCompressionDict(content, zstandard.DICT_TYPE_RAWCONTENT)
+        return library.train_dict(samples, size)
+    except library.ZstdError:  # too few images, or all the same: use their bytes as they are
+        return library.ZstdDict(b"".join(samples)[-DICTIONARY_BYTES:], is_raw=True)
 
 
 def _images_of(pixels: bytes) -> U8:

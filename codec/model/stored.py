@@ -6,20 +6,18 @@ them.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from codec import zstd
 from codec.arrays import I16, PIXELS, SIDE, U8, Bools, Integers
 from codec.errors import CorruptPayload, UsageError
 from codec.format.constants import STORED_QUALITY
 from codec.model.base import Coder
 
 MIN_STORED_BYTES = 11  # of a zstd frame with 784 equal bytes: none is smaller
-# a zstd compressor takes longer to make than to use, and is for one thread
-_compressors = threading.local()
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,8 @@ STORED: Final = Stored()
 
 def stored_bytes(image: U8) -> bytes:
     """uint8 (28, 28) -> its 784 bytes, or a zstd frame of them if that is smaller."""
-    if not hasattr(_compressors, "zstd"):
-        import zstandard
-
-        _compressors.zstd = zstandard.ZstdCompressor(level=19)
     raw = image.tobytes()
-    packed: bytes = _compressors.zstd.compress(raw)
+    packed = zstd.pack(raw)
     return packed if len(packed) < PIXELS else raw
 
 
@@ -96,14 +90,10 @@ def stored_image(stored: bytes) -> U8:
             f"a stored image has {len(stored)} bytes, at most {PIXELS} are allowed"
         )
     if len(stored) != PIXELS:
-        import zstandard
-
         try:
-            if zstandard.get_frame_parameters(stored).content_size != PIXELS:
+            if zstd.content_size(stored) != PIXELS:
                 raise CorruptPayload(f"a stored image does not have {PIXELS} pixels")
-            stored = zstandard.ZstdDecompressor().decompress(
-                stored, max_output_size=PIXELS, allow_extra_data=False
-            )
-        except zstandard.ZstdError as error:
+            stored = zstd.unpack(stored, PIXELS)
+        except zstd.FrameError as error:
             raise CorruptPayload(f"a stored image is damaged ({error})") from error
     return np.frombuffer(stored, np.uint8).reshape(SIDE, SIDE)
