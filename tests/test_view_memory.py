@@ -101,6 +101,24 @@ def test_the_example_for_node_runs(tmp_path: Path) -> None:
     assert done.stdout.endswith("true\n")
 
 
+def test_a_model_that_is_fetched_is_loaded_once_and_its_file_not_kept() -> None:
+    script = """
+        const { readFile } = await import("node:fs/promises");
+        let fetched = 0;
+        const model = async () => (fetched++, new Uint8Array(await readFile(given.model)));
+        const files = new ModelFiles(model, new Uint8Array(await readFile(given.wasm)));
+        const both = [files.get(given.hash), files.get(given.hash)];
+        await Promise.all(both);
+        files.add(await model()); // as if it was dropped onto the page
+        const all = await Promise.all([...both, files.get(given.hash)]);
+        return [fetched, new Set(all).size, files.has(given.hash)];
+    """
+    path = MODELS[0]
+    model_hash = next(iter(registry.MODEL_IDS.values()))
+    given = {"model": path, "wasm": str(WEB / "kernels.wasm"), "hash": model_hash}
+    assert run("model_files.js", "ModelFiles", script, **given) == [2, 1, True]
+
+
 # Streams that claim more images than there can be
 
 CLAIMED = 655_350_000
@@ -254,3 +272,41 @@ def test_facts_wait_for_what_is_in_sight() -> None:
     assert tasks.index("facts") > max(k for k, task in enumerate(tasks) if task == "sight") - 2
     assert tasks.index("facts") < len(tasks) - tasks[::-1].index("ahead") - 1
     assert tasks.count("facts") == tasks.count("groups") == 1
+
+
+def test_room_for_pixels_comes_back_with_the_next_question() -> None:
+    script = """
+        pool.want(range(0, 64));
+        while (asked.length) await step();
+        pool.want(range(3000, 3064));
+        const rooms = [];
+        while (asked.length) rooms.push((await step()).room?.length);
+        return [rooms.slice(0, 2), [0, 63, 3063].every((number) => pool.pixels(number))];
+    """
+    rooms, there = pool_run(script, length=4000, group=16)
+    assert all(room >= 16 * 784 for room in rooms)
+    assert there
+
+
+def test_images_are_put_where_there_is_room(tmp_path: Path) -> None:
+    script = """
+        const { readFile } = await import("node:fs/promises");
+        const read = async (path) => new Uint8Array(await readFile(path));
+        const models = await Promise.all(given.models.map(read));
+        const wasm = await read(given.wasm);
+        const stream = await open(await read(given.stream), { models, wasm });
+        const at = [3, 20], whole = (await stream.images(0, 40)).pixels;
+        const hex = (bytes) => Buffer.from(bytes).toString("hex");
+        const wanted = at.map((k) => hex(whole.subarray(784 * k, 784 * (k + 1)))).join("");
+        return Promise.all([3000, 100, 0].map(async (size) => {
+            const room = new Uint8Array(size).fill(7);
+            const { pixels } = await stream.imagesAt(at, room);
+            return [hex(pixels) === wanted, pixels.buffer === room.buffer];
+        }));
+    """
+    given = {
+        "models": MODELS,
+        "stream": str(GOLDEN / STREAMS[0]),
+        "wasm": str(WEB / "kernels.wasm"),
+    }
+    assert run("aez.js", "open", script, **given) == [[True, True], [True, False], [True, False]]

@@ -195,14 +195,15 @@ class Collection extends Stream {
         return this.#some(Float64Array.from({ length: to - from }, (_, k) => from + k));
     }
 
-    async imagesAt(numbers) {
+    async imagesAt(numbers, room) {
         this.checkNumbers(numbers);
-        return this.#some(numbers);
+        return this.#some(numbers, room);
     }
 
-    /** numbers: of images, rising. */
-    async #some(numbers) {
-        const pixels = allocated(numbers.length * PIXELS);
+    /** numbers: of images, rising; room: for their pixels, if it is large enough. */
+    async #some(numbers, room) {
+        const size = numbers.length * PIXELS;
+        const pixels = room?.length >= size ? room.subarray(0, size).fill(0) : allocated(size);
         const errors = new Array(numbers.length).fill(null);
         for (let low = 0, high = 0; low < numbers.length; low = high) {
             const [block] = this.#blocksOf(numbers[low], numbers[low] + 1);

@@ -41,7 +41,7 @@ function hashed(file) {
 
 /** The models of one stream, each loaded once. */
 export class ModelFiles {
-    #given = new Map(); // by hash: file, its SHA-256
+    #given = new Map(); // by hash: file, null once it is loaded; its SHA-256
     #ask = null;
     #embedded = () => []; // what finds the files in the stream
     #found = null; // them, by hash; or the error of finding them
@@ -58,9 +58,15 @@ export class ModelFiles {
 
     /** Take a model file. @returns {string} its hash */
     add(file) {
+        const hash = this.#keep(file);
+        const isLoaded = this.#given.get(hash).file === null;
+        if (!isLoaded) this.#loaded.delete(hash); // it may have been missing
+        return hash;
+    }
+
+    #keep(file) {
         const { hash, digest } = hashed(file);
         if (!this.#given.has(hash)) this.#given.set(hash, { file: plain(file), digest });
-        this.#loaded.delete(hash); // it may have been missing
         return hash;
     }
 
@@ -117,6 +123,7 @@ export class ModelFiles {
             kernels = await (this.#kernels ??= loadKernels(this.#wasm));
             mark = kernels.mark();
             const model = loadModel(file, kernels, { sha256: () => digest, unstored });
+            if (this.#given.has(hash)) this.#given.set(hash, { file: null, digest });
             return { model, digest };
         } catch (error) {
             if (mark !== undefined) kernels.release(mark); // nothing stays of half a model
@@ -133,7 +140,7 @@ export class ModelFiles {
         if (!this.#given.has(hash) && this.isEmbedded(hash)) return this.#carried().get(hash);
         if (!this.#given.has(hash) && this.#ask) {
             const file = await this.#ask(hash, this.nameOf(hash));
-            if (file && this.add(file) !== hash) {
+            if (file && this.#keep(file) !== hash) {
                 throw new AezError("ModelNotFound", `another model came for ${hash}`, null, hash);
             }
         }

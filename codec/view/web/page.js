@@ -80,15 +80,15 @@ const source = {
         if (error) {
             const kind = isAbsent(error) ? "no model"
                 : isMemory(error) ? "no memory" : error.kind || "failed";
-            return [element("em", {}, kind)];
+            return [["em", kind]];
         }
         const { label, bytes } = source.fact(number);
-        const parts = label ? [element("b", {}, isolated(label))] : [];
+        const parts = label ? [["bdi", visible(label)]] : [];
         if (comparison && comparison.isKnown(number)) {
-            parts.push(element("i", {}, decibels(comparison.psnr[number])));
+            parts.push(["i", decibels(comparison.psnr[number])]);
         }
-        if (!label || width > 80) parts.push(element("span", {}, written(number)));
-        if (bytes !== null && width > 140) parts.push(element("span", {}, byteText(bytes)));
+        if (!label || width > 80) parts.push(["span", written(number)]);
+        if (bytes !== null && width > 140) parts.push(["span", byteText(bytes)]);
         return parts;
     },
 };

@@ -7,6 +7,8 @@
 //   an element, so above MAX_HEIGHT the scroll position is a proportion, and wheel and keys move
 //   `top`, the true place, by themselves.
 // - A position is a place in the order that is shown; a number is that of the image.
+// - A thousand rows pass while one scrolls, so what leaves the screen is used again: canvases,
+//   pictures, captions.  As garbage they would take more memory than all images.
 // - For screen readers the grid has ARIA rows and cells of what is in sight; focus stays on the
 //   grid, and aria-activedescendant names the current cell.
 
@@ -37,6 +39,21 @@ function paintNone(out, width, x, panel) {
     }
 }
 
+/** Make these parts, [tag, text], the content of a node. What is there already is used again. */
+function writeParts(node, parts) {
+    parts.forEach(([tag, text], k) => {
+        const before = node.children[k];
+        if (before?.localName === tag) {
+            before.firstChild.data = text;
+            return;
+        }
+        const made = element(tag, {}, text);
+        if (before) before.replaceWith(made);
+        else node.append(made);
+    });
+    while (node.children.length > parts.length) node.lastChild.remove();
+}
+
 /** Paint one panel of an image, as `source.panel` gives it, at column x. */
 export function paintPanel(out, width, x, panel) {
     if (panel && panel.values) paint(out, width, x, panel.values, panel.colours);
@@ -49,7 +66,7 @@ export class Grid {
      * @param {object} source  what there is to show:
      *   panels: pictures side by side for each image;
      *   panel(number, k) -> {values, colours} | {absent: is its model missing?} | null: not yet;
-     *   caption(number, width) -> nodes; describe(number) -> text;
+     *   caption(number, width) -> parts, each [tag, text]; describe(number) -> text;
      *   want(inSight, ahead); open(position); moved(position)
      */
     constructor(root, source) {
@@ -222,6 +239,7 @@ export class Grid {
         if (!spare) {
             row.canvas = element("canvas", { "aria-hidden": "true", height: SIDE });
             row.root = element("div", { class: "row", role: "row" }, row.canvas);
+            row.cells = [];
             this.layer.append(row.root);
         }
         row.from = line * this.columns;
@@ -231,58 +249,67 @@ export class Grid {
         if (row.canvas.width !== width) row.canvas.width = width;
         row.canvas.style.width = `${width * this.px}px`;
         row.canvas.style.height = `${this.picture}px`;
-        row.image = row.canvas.getContext("2d").createImageData(width, SIDE);
-        row.words = new Uint32Array(row.image.data.buffer);
-        this.draw(row);
+        if (row.image?.width !== width) { // else used again: scrolling makes no garbage
+            row.image = row.canvas.getContext("2d").createImageData(width, SIDE);
+            row.words = new Uint32Array(row.image.data.buffer);
+        }
+        this.draw(row, true);
         this.label(row);
         return row;
     }
 
-    draw(row) {
-        row.missing = row.failed = false;
+    /** Paint the images of a row: all of them, or those that have come since. */
+    draw(row, all) {
+        const missing = [];
         const width = row.image.width;
-        for (let position = row.from; position < row.to; position++) {
-            const number = this.number(position);
+        if (all) row.failed = false;
+        for (let place = 0; place < row.to - row.from; place++) {
+            if (!all && !row.missing.includes(place)) continue;
+            const number = this.number(row.from + place);
             for (let k = 0; k < this.source.panels; k++) {
-                const x = (position - row.from) * (this.tile + this.gap) + k * (SIDE + 1);
+                const x = place * (this.tile + this.gap) + k * (SIDE + 1);
                 const panel = this.source.panel(number, k);
-                paintPanel(row.words, width, x, panel);
-                if (!panel) row.missing = true;
+                if (panel || all) paintPanel(row.words, width, x, panel);
+                if (!panel) missing.push(place);
                 else if (!panel.values) row.failed = true;
             }
         }
-        row.canvas.getContext("2d").putImageData(row.image, 0, 0);
+        const isNew = all || missing.length < row.missing.length;
+        row.missing = missing;
+        if (isNew) row.canvas.getContext("2d").putImageData(row.image, 0, 0);
     }
 
     /** The cells of a row: those with a caption, or only the current one. */
     label(row) {
-        const cells = [];
+        let count = 0;
         for (let position = row.from; position < row.to; position++) {
             if (!this.captioned && position !== this.current) continue;
-            const number = this.number(position);
-            const width = this.tile * this.px;
-            const cell = element("div", {
-                class: "cell",
-                role: "gridcell",
-                id: `cell-${position}`,
-                "aria-colindex": position - row.from + 1,
-                "aria-label": visible(this.source.describe(number)),
-                "aria-selected": position === this.current,
-            });
-            if (this.captioned) cell.append(...this.source.caption(number, width));
-            cell.style.left = `${(position - row.from) * (this.tile + this.gap) * this.px}px`;
-            cell.style.width = `${width}px`;
-            cell.style.paddingTop = `${this.picture}px`;
-            cells.push(cell);
+            row.cells[count] ||= element("div", { class: "cell", role: "gridcell" });
+            this.labelCell(row.cells[count++], position, position - row.from);
         }
-        row.root.replaceChildren(row.canvas, ...cells);
+        row.cells.length = count;
+        if (row.root.childElementCount === 1 + count) return;
+        row.root.replaceChildren(row.canvas, ...row.cells);
+    }
+
+    labelCell(cell, position, column) {
+        const number = this.number(position);
+        const width = this.tile * this.px;
+        cell.id = `cell-${position}`;
+        cell.setAttribute("aria-colindex", column + 1);
+        cell.setAttribute("aria-label", visible(this.source.describe(number)));
+        cell.setAttribute("aria-selected", position === this.current);
+        cell.style.left = `${column * (this.tile + this.gap) * this.px}px`;
+        cell.style.width = `${width}px`;
+        cell.style.paddingTop = `${this.picture}px`;
+        writeParts(cell, this.captioned ? this.source.caption(number, width) : []);
     }
 
     /** Images have come, or facts: draw what was missing.  all: everything. */
     refresh(all = false) {
         for (const row of this.rows.values()) {
-            if (!row.missing && !all) continue;
-            this.draw(row);
+            if (!row.missing.length && !all) continue;
+            this.draw(row, all);
             if (all || row.failed) this.label(row);
         }
     }
@@ -292,7 +319,7 @@ export class Grid {
         const line = (y) => Math.floor((y - this.margin) / this.pitch);
         const last = Math.min(line(this.top + this.height), this.lines - 1);
         for (let k = Math.max(0, line(this.top)); k <= last; k++) {
-            if (!this.rows.has(k) || this.rows.get(k).missing) return false;
+            if (!this.rows.has(k) || this.rows.get(k).missing.length) return false;
         }
         return true;
     }

@@ -15,7 +15,7 @@ import { isAbsent, isMemory } from "./page_text.js";
 
 export const IMAGE = 784; // pixels
 const SLAB = 4096; // images
-const MAX_KEPT = 16 * SLAB; // 51 MB: all of MNIST
+const MAX_KEPT = 8 * SLAB; // 26 MB
 const JOB_MS = 80; // a worker's job takes about so long: pictures come in small steps
 const IDLE_MS = 30; // when nothing in sight is missing: soon free for what comes into sight
 const MAX_JOB = 256; // images
@@ -106,7 +106,7 @@ export class Pool {
         return new Promise((resolve, reject) => {
             const id = worker.asked = (worker.asked || 0) + 1;
             worker.calls.set(id, [resolve, reject]);
-            worker.postMessage({ ...data, id, task });
+            worker.postMessage({ ...data, id, task }, data.room ? [data.room.buffer] : []);
         });
     }
 
@@ -288,9 +288,12 @@ export class Pool {
         worker.busy = true;
         const began = performance.now();
         try {
-            const answer = await this.ask(worker, "images", { numbers });
+            const { room } = worker; // what the last pixels came in
+            worker.room = null;
+            const answer = await this.ask(worker, "images", { numbers, room });
             this.found(answer);
             this.keep(answer);
+            worker.room = new Uint8Array(answer.pixels.buffer);
             this.decoded += numbers.length;
             const speed = numbers.length / Math.max(1, performance.now() - began);
             this.perMs = 0.7 * this.perMs + 0.3 * speed;

@@ -1,7 +1,7 @@
 // The page's worker: it owns one opened stream and answers questions about it.
 //
 //     {id, task: "open", source, dropped, wasm} ->  {id, answer: what the stream is}
-//     {id, task: "images", numbers}             ->  {id, answer: pixels, failed: [number, error][]}
+//     {id, task: "images", numbers, room}       ->  {id, answer: pixels, failed: [number, error][]}
 //     {id, task: "groups", from, to}            ->  {id, answer: starts of groups, from `from` on}
 //     {id, task: "facts", from, to}             ->  {id, answer: names, labels, bytes, codings}
 //     {id, task: "model", bytes}                ->  {id, answer: damage and models}
@@ -9,7 +9,8 @@
 // When a model of the page is needed first, the worker says {lacks: hash}, and the page answers
 // {gives: hash, bytes}, null if it has none.
 //
-// A failure is answered {id, error: {kind, message, modelHash}}.  Pixels are transferred.
+// A failure is answered {id, error: {kind, message, modelHash}}.  Pixels are transferred, and room for
+// the next ones comes back with the next question: scrolling makes no garbage.
 
 import { open } from "./aez.js";
 import { supported } from "./kernels.js";
@@ -60,8 +61,8 @@ function shortened(name) {
 }
 
 /** The images of rising numbers. */
-async function images({ numbers }) {
-    const { pixels, errors } = await stream.imagesAt(numbers);
+async function images({ numbers, room }) {
+    const { pixels, errors } = await stream.imagesAt(numbers, room);
     const failed = [];
     errors.forEach((error, k) => { if (error) failed.push([numbers[k], told(error)]); });
     return { numbers, pixels, failed, ...learnt() };
