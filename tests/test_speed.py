@@ -125,6 +125,10 @@ def test_each_engine_does_the_same_work_in_memory(shipped_lossless):
         model = shipped_lossless if case.lossless else helpers.tiny_model()
         counts = model.multiply_adds(helpers.drawn(8))
         assert counted == {counts[case.way == "decode"] if case.has_efficiency else None}
+        options = {"quality": case.quality, "effort": case.effort, "guard": not case.named}
+        stream = api.compress(helpers.drawn(8), model=mine[0]["model"], **options)
+        assert {row["bytes_per_image"] for row in mine} == {round(len(stream) / 8, 2)}
+        assert {row["psnr_db"] is None for row in mine} == {case.lossless}
 
 
 def test_other_codecs_are_measured_both_ways_on_one_core_and_on_all():
@@ -136,6 +140,10 @@ def test_other_codecs_are_measured_both_ways_on_one_core_and_on_all():
         for way in ("encode", "decode")
         for cores in waits.core_counts()
     }
+    exact = {(row["codec"], row["setting"]) for row in rows if row["psnr_db"] is None}
+    assert exact == {("png", "default"), ("webp", "lossless m6"), ("jxl", "lossless e9")}
+    bytes_of = {(row["codec"], row["setting"]): row["bytes_per_image"] for row in rows}
+    assert bytes_of["webp", "q0 m6"] < bytes_of["webp", "lossless m6"]
 
 
 @pytest.mark.parametrize("group", [5, 16])

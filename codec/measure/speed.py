@@ -9,7 +9,7 @@ READ ME FIRST
 - The engine is the one that is active ($AEZ_ENGINE chooses it); after it numpy does the same.
 - Images in memory go through `codec.compress` and `codec.decompress` on all cores, and where the
   gain by more cores is of interest also on one. Models are loaded before. Best of a few runs.
-- Pillow's codecs write and read files in memory: on one core in this process, on all cores in
+- Other codecs write and read files in memory: on one core in this process, on all cores in
   processes that were started before. A ratio is images/s by images/s; "1 core" and "N cores" are
   the cores of the other codec, those of aez are in the row.
 - Efficiency is images/s * multiply-adds an image / G (`timing`), with G of the cores that are used.
@@ -20,6 +20,7 @@ READ ME FIRST
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -32,7 +33,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from codec import __version__, api, kernels, parallel
+from codec import __version__, api, kernels, metrics, parallel
 from codec.arrays import U8
 from codec.encoder.options import DEFAULT_EFFORT
 from codec.files.arrays import read_array
@@ -46,8 +47,14 @@ from codec.model import registry
 Say = Callable[[Row], None]
 
 DATA = ("mnist", "fashion")  # folders of the images, and names of their models
-# Those of `codecs.of_pillow` that aez is compared with.
-OTHERS = (("png", "default"), ("webp", "q0 m6"), ("webp", "lossless m6"), ("avif", "q40"))
+# Those of `codecs.of_pillow` and `codecs.of_imagecodecs` that aez is compared with.
+OTHERS = (
+    ("png", "default"),
+    ("webp", "q0 m6"),
+    ("webp", "lossless m6"),
+    ("avif", "q40"),
+    ("jxl", "lossless e9"),
+)
 FULL, QUICK = Size(), Size(64, 16, 60, 128, 20, 1, 1, 0.0, 2)
 
 
@@ -100,9 +107,11 @@ def in_memory(pixels: U8, data: str, cases: tuple[Case, ...], size: Size) -> Ite
             "guard": not case.named,
         }
         work: Callable[[], object] = functools.partial(api.compress, pixels, **options)
+        stream = api.compress(pixels, **options)
         if case.way == "decode":
-            work = functools.partial(api.decompress, api.compress(pixels, **options))
+            work = functools.partial(api.decompress, stream)
         row: Row = {"data": data, **case._asdict(), "model": model}
+        row |= quality_of(pixels, api.decompress(stream), len(stream))
         if case.has_efficiency:
             counts = registry.by_name(model, None).multiply_adds(pixels)
             row["multiply_adds"] = counts[case.way == "decode"]
@@ -120,14 +129,23 @@ def in_memory(pixels: U8, data: str, cases: tuple[Case, ...], size: Size) -> Ite
                 }
 
 
+def quality_of(pixels: U8, decoded: U8, num_bytes: int) -> Row:
+    """Bytes an image, and PSNR in dB; None if it is exact."""
+    psnr_db = metrics.psnr_db(metrics.squared_error(pixels, decoded), pixels.size)
+    return {
+        "bytes_per_image": round(num_bytes / len(pixels), 2),
+        "psnr_db": None if psnr_db is None else round(psnr_db, 2),
+    }
+
+
 # Other codecs
 
 
 @functools.cache
 def _codec(name: str, setting: str) -> codecs.Codec | None:
-    """A codec of Pillow; None if Pillow was built without it."""
-    found = (c for c in codecs.of_pillow([]) if (c.name, c.setting) == (name, setting))
-    return next(found, None)
+    """One of the other codecs; None if it cannot be measured here."""
+    every = itertools.chain(codecs.of_pillow([]), codecs.of_imagecodecs([]))
+    return next((c for c in every if (c.name, c.setting) == (name, setting)), None)
 
 
 # Workers find the codec by its name, as its functions cannot be sent to them.
@@ -142,16 +160,19 @@ def _decode(name: str, setting: str, files: list[bytes]) -> int:
 
 
 def of_others(pixels: U8, data: str, size: Size) -> Iterator[Row]:
-    """Rows of Pillow's codecs, for uint8 (N, 28, 28), on all cores and on one."""
+    """Rows of other codecs, for uint8 (N, 28, 28), on all cores and on one."""
     num_cores = parallel.num_cores()
     shares = np.array_split(pixels, num_cores)
     with ProcessPoolExecutor(num_cores, multiprocessing.get_context("spawn")) as pool:
         for name, setting in OTHERS:
-            if _codec(name, setting) is None:
+            codec = _codec(name, setting)
+            if codec is None:
                 continue
             encode = functools.partial(_encode, name, setting)
             decode = functools.partial(_decode, name, setting)
             files = list(pool.map(encode, shares))  # also starts the processes
+            every = [file for some in files for file in some]
+            found = quality_of(pixels, codec.decode(every), sum(map(len, every)))
             ways: tuple[tuple[str, Any, list[Any]], ...] = (
                 ("encode", encode, shares),
                 ("decode", decode, files),
@@ -166,6 +187,7 @@ def of_others(pixels: U8, data: str, size: Size) -> Iterator[Row]:
                         "codec": name,
                         "setting": setting,
                         "way": way,
+                        **found,
                         "cores": cores,
                         "images_per_s": per_s(len(pixels), best_s),
                     }
