@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from codec import kernels
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,14 +50,33 @@ def cores(number: int) -> Iterator[None]:
 
 def in_threads(function: Callable[[Item], Result], items: list[Item]) -> Iterable[Result]:
     """map(function, items) on all cores: numpy releases the interpreter lock while it computes."""
-    if len(items) < 2 or num_cores() == 1:
+    cores = num_cores()
+    if len(items) < 2 or cores == 1 or getattr(_thread, "is_of_pool", False):
         with one_blas_thread():
             return [function(item) for item in items]
+    with one_blas_thread():
+        return list(_pool(os.getpid(), cores).map(function, items))
+
+
+_thread = threading.local()
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int, cores: int) -> ThreadPoolExecutor:
+    """Threads that stay: new ones would get new memory, and search for a quality asks for them ten
+    times a block (with new ones it took a sixth longer).
+
+    process: its number; a process that was forked has none of these threads.
+    """
     # with all that it imports, 5 ms that one image does not need
     from concurrent.futures import ThreadPoolExecutor
 
-    with one_blas_thread(), ThreadPoolExecutor(num_cores()) as pool:
-        return list(pool.map(function, items))
+    return ThreadPoolExecutor(cores, initializer=_mark)
+
+
+def _mark() -> None:
+    """A thread of the pool must not wait for others of it."""
+    _thread.is_of_pool = True
 
 
 def keep_memory(limit: int = 256 << 20) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -413,3 +414,37 @@ def test_cores_are_counted_and_limited() -> None:
     np.testing.assert_array_equal(
         list(parallel.in_threads(lambda item: item + 1, [1, 2, 3])), [2, 3, 4]
     )
+
+
+def test_threads_stay_for_the_next_call_and_may_ask_for_others() -> None:
+    """Each item waits until both cores work; an item that asks for more cores does it by itself."""
+    meeting = threading.Barrier(2, timeout=30)
+
+    def work(item: int) -> tuple[int, list[int]]:
+        meeting.wait()
+        inner = list(parallel.in_threads(lambda _: threading.get_ident(), [1, 2, 3]))
+        return threading.get_ident(), inner
+
+    with parallel.cores(2):
+        first, second = (list(parallel.in_threads(work, [1, 2])) for _ in range(2))
+    assert {thread for thread, _ in first} == {thread for thread, _ in second}
+    assert len({thread for thread, _ in first}) == 2
+    assert all(inner == [thread] * 3 for thread, inner in first + second)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    code = """
+import os
+from codec import parallel
+with parallel.cores(2):
+    print(list(parallel.in_threads(abs, [-1, -2])), flush=True)
+    child = os.fork()
+    if child:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    else:
+        print(list(parallel.in_threads(abs, [-3, -4])), flush=True)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["[1, 2]", "[3, 4]", "0"]

@@ -79,6 +79,19 @@ Exact = Callable[[], Sequence[Coder]]  # gives the lossless coders that step in 
 # Choosing
 
 
+class Seen(NamedTuple):
+    """Symbols that were found while choosing: of some images, int64, rising, by number of the
+    coder.
+    """
+
+    images: I64
+    symbols: dict[int, Any]
+
+    def of(self, coder: int, images: I64) -> Any:
+        """Its symbols of images that are all among these."""
+        return self.symbols[coder].of(np.searchsorted(self.images, images))
+
+
 def choose(
     draft: Draft,
     quality: int,
@@ -86,30 +99,30 @@ def choose(
     *,
     as_block: bool,
     sampling: Sampling = SAMPLING,
-) -> dict[int, Any]:
+) -> Seen:
     """Give each image the coder with the lowest cost at a quality.
 
     effort: of lossless coders, which takes little longer; lossy ones have 1. as_block: the images
-    become one block, so that a sample can decide. Returns the symbols that the coders which tried
-    all images found, by number of the coder.
+    become one block, so that a sample can decide. Returns what the coders found.
     """
     if quality < LOSSLESS_QUALITY:
         effort = 1
     n, coders = len(draft.pixels), draft.coders
+    every = np.arange(n)
     if len(coders) == 1:
-        return {}
+        return Seen(every, {})
     size = sampling.size(n, quality >= LOSSLESS_QUALITY) if as_block else n
-    sample = draft.pixels[spread(n, size)] if size < n else draft.pixels
-    seen, dear = _see(coders, range(len(coders)), sample, quality, effort)
+    sample = spread(n, size) if size < n else every
+    seen, dear = _see(coders, range(len(coders)), draft.pixels[sample], quality, effort)
     best = int(dear.sum(axis=1).argmin())
     if as_block and dear[best].sum() <= (1 + sampling.agreed) * dear.min(axis=0).sum():
         draft.coder[:] = best
-        return seen if size == n else {}
+        return Seen(sample, seen)
     if size < n:  # without the coders that no image of the sample prefers
         preferred = distinct(dear.argmin(axis=0))
         seen, dear = _see(coders, preferred, draft.pixels, quality, effort)
     draft.coder[:] = np.array([*seen])[dear.argmin(axis=0)]
-    return seen
+    return Seen(every, seen)
 
 
 def _see(
@@ -136,7 +149,7 @@ def costs(pixels: U8, decoded: U8, messages: list[bytes], quality: int) -> F64:
 # A quality for all
 
 
-def code(draft: Draft, quality: int, effort: int, seen: dict[int, Any], exact: Exact) -> None:
+def code(draft: Draft, quality: int, effort: int, seen: Seen, exact: Exact) -> None:
     """Give all images the quality in the stream that a quality stands for, and the symbols of their
     coders.
 
@@ -147,12 +160,14 @@ def code(draft: Draft, quality: int, effort: int, seen: dict[int, Any], exact: E
         if quality <= MAX_QUALITY < coded:
             partner = _partner(coder, exact)
             coder, coded = (coder, quality) if partner is None else (partner, coded)
-        known = k in seen and coded == quality
-        if known and (effort == 1 or quality >= LOSSLESS_QUALITY):
-            symbols = seen[k].of(images)
-        else:
-            symbols = coder.analyze(draft.pixels[images], coded, effort)
-        draft.put(images, draft.number_of(coder), coded, symbols)
+        known = np.zeros(len(images), np.bool_)
+        if coded == quality and (effort == 1 or quality >= LOSSLESS_QUALITY):
+            known |= np.isin(images, seen.images) & (k in seen.symbols)
+        number, left = draft.number_of(coder), images[~known]
+        if known.any():
+            draft.put(images[known], number, coded, seen.of(k, images[known]))
+        if len(left):
+            draft.put(left, number, coded, coder.analyze(draft.pixels[left], coded, effort))
         draft.turn[images] = k - len(draft.coders)
     draft.planned[:] = draft.quality
 
@@ -192,17 +207,16 @@ def floor_db(coders: Sequence[Coder], coder: Coder, quality: int) -> float | Non
 # A goal
 
 
-def meet(
-    draft: Draft, goal: Goal, first: int, effort: int, seen: dict[int, Any], exact: Exact
-) -> None:
+def meet(draft: Draft, goal: Goal, first: int, effort: int, seen: Seen, exact: Exact) -> None:
     """Give each image the quality at which it keeps a goal, or another coder that keeps it.
 
-    first: the quality to try first; seen: symbols of all images at that quality, by number of the
-    coder, where they are known.
+    first: the quality to try first, at which `choose` saw images.
     """
     images = np.arange(len(draft.pixels))
     goals = dict.fromkeys(range(len(draft.coders)), goal)
-    tried = {k: seen[k].of(some) for k, some in by(draft.coder) if k in seen}
+    tried = {}
+    if len(seen.images) == len(images):  # not only a sample
+        tried = {k: seen.of(k, some) for k, some in by(draft.coder) if k in seen.symbols}
     _reach(draft, images, goals, [first] * len(draft.coders), tried)
     _go_near(draft, goal, exact)
     if goal.lossless_keeps:
@@ -299,8 +313,10 @@ def _put_exact(draft: Draft, images: I64, coder: Coder, quality: int, symbols: A
 
 def _large(draft: Draft) -> Bools:
     """For each image, whether it could be smaller without loss."""
-    packed = np.array([len(zlib.compress(image, 1)) for image in draft.pixels])
-    return np.asarray(draft.num_bytes > np.maximum(LOSSLESS_BYTES, LOSSLESS_SHARE * packed))
+    large = draft.num_bytes > LOSSLESS_BYTES
+    packed = np.array([len(zlib.compress(image, 1)) for image in draft.pixels[large]])
+    large[large] = draft.num_bytes[large] > LOSSLESS_SHARE * packed
+    return np.asarray(large)
 
 
 def _refine(draft: Draft, images: I64, goals: dict[int, Goal], effort: int) -> None:

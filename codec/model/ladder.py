@@ -277,6 +277,7 @@ class Ladder(bundles.Model):
         batches: list[I64] = []
         for _, images in by(qualities):
             batches += np.array_split(images, -(-len(images) // most))
+        batches.sort(key=len, reverse=True)  # the smallest last: all cores end at the same time
         analyzed = in_threads(
             lambda some: self._analyze(pixels[some], int(qualities[some[0]]), effort), batches
         )
