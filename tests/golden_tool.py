@@ -5,7 +5,7 @@
 writes the streams that `tests/golden/` lacks and lists them in `golden.json`; a name that exists is
 never written again. Names hold the model's hash: new weights get new goldens beside the old ones,
 and old ones go only with models that no release ever shipped. `manifest.json`, for who writes
-another decoder (FORMAT.md 12.3), is written anew each time: it says what the streams say.
+another decoder (FORMAT.md 12.8), is written anew each time: it says what the streams say.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """FORMAT.md and codec/format say the same, byte for byte.
 
-Tables, constants, registry and section numbers of the document are compared with the code; its
-example dumps are unpacked and decoded. Then hand-worked bytes of every structure, and every error
-of codec/format with its class and offset.
-
-`python tests/test_format.py` prints the dumps of section 12, to be pasted into the document in
-place of the placeholders.
+Tables, constants, registry and section numbers of the document are compared with the code. Then
+hand-worked bytes of every structure, and every error of codec/format with its class and offset.
+The examples of section 12 are checked by test_vectors.py.
 """
 
 import hashlib
@@ -13,7 +10,6 @@ import importlib
 import pkgutil
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,20 +36,11 @@ from codec.errors import (
 from codec.format import constants, footer, headers
 from codec.format.block import pack_block, unpack_block
 from codec.format.footer import (
-    FOOTER_END_FIELDS,
-    FOOTER_ENTRY_FIELDS,
-    FOOTER_FIELDS,
     Footer,
     unpack_footer,
     unpack_footer_end,
 )
 from codec.format.headers import (
-    BLOCK,
-    BLOCK_FIELDS,
-    COLLECTION,
-    COLLECTION_FIELDS,
-    IMAGE,
-    IMAGE_FIELDS,
     BlockHeader,
     ImageHeader,
     image_check,
@@ -343,134 +330,6 @@ def test_minimal_decoder_refuses_bad_stored_bytes(payload: bytes, tmp_path: Path
         helpers.minimal_decode(stream, tmp_path)
     with pytest.raises(codec.CorruptPayload):
         codec.decompress(stream)
-
-
-# The example dumps
-
-
-def fields_of(stream: bytes) -> Iterator[tuple[str, bytes]]:
-    """(field name, bytes) of a whole stream without extension area, in file order."""
-    at = 0
-
-    def take(name: str, size: int) -> tuple[str, bytes]:
-        nonlocal at
-        at += size
-        assert at <= len(stream)
-        return name, stream[at - size : at]
-
-    def table(fields: tuple[tuple[str, str], ...]) -> list[tuple[str, bytes]]:
-        return [take(name, struct.calcsize("<" + code)) for name, code in fields]
-
-    if not is_collection(stream):
-        assert unpack_image_header(stream)[1] == IMAGE.size
-        yield from table(IMAGE_FIELDS)
-        yield take("Payload", len(stream) - at)
-        return
-    assert unpack_collection_header(stream) == COLLECTION.size
-    yield from table(COLLECTION_FIELDS)
-    footer_at = len(stream) - unpack_footer_end(stream, len(stream))
-    footer = unpack_footer(stream[footer_at:], footer_at, footer_at - at)
-    for _ in footer.blocks:
-        header = unpack_block_header(stream[at:], at)
-        yield from table(BLOCK_FIELDS)
-        for name, size in (
-            ("Names", header.names_bytes),
-            ("Index", header.index_bytes),
-            ("Payload", header.payload_bytes),
-        ):
-            yield take(name, size)
-    yield from table(FOOTER_FIELDS)
-    for _ in footer.blocks:
-        yield from table(FOOTER_ENTRY_FIELDS)
-    yield from table(FOOTER_END_FIELDS)
-    assert at == len(stream)
-
-
-def dump(stream: bytes) -> str:
-    """Lines of `offset  bytes  field`, 16 bytes to a line at most; only the first line of a field
-    names it.
-    """
-    lines, at = [], 0
-    for name, value in fields_of(stream):
-        for i in range(0, len(value), 16):
-            part = value[i : i + 16].hex(" ")
-            lines.append(f"{at + i:04x}  {part:<47}  {name}" if i == 0 else f"{at + i:04x}  {part}")
-        at += len(value)
-    return "\n".join(lines) + "\n"
-
-
-def example(kind: str) -> tuple[str, str]:
-    """Dump and SHA-256 of the pixels, as in FORMAT.md 12."""
-    match = re.search(rf"```dump {kind}\n(.*?)```\s+Pixels: `?([0-9a-f]{{64}})\b", TEXT, re.DOTALL)
-    assert match, f"FORMAT.md 12 has no example of kind {kind!r}"
-    return match[1], match[2]
-
-
-def parse_dump(lines: str) -> tuple[bytes, list[tuple[int, str]]]:
-    """-> stream, (offset, field) of each line that names a field.
-
-    Notes after the field's name are ignored.
-    """
-    stream, fields = b"", []
-    for line in lines.splitlines():
-        match = re.fullmatch(
-            r"([0-9a-f]{4})  ((?:[0-9a-f]{2} )*[0-9a-f]{2}) *(?:  (\w+)(?:[ :,;(].*)?)?", line
-        )
-        assert match, f"not a line of a dump: {line!r}"
-        assert int(match[1], 16) == len(stream), line
-        if match[3]:
-            fields.append((len(stream), match[3]))
-        stream += bytes.fromhex(match[2])
-    return stream, fields
-
-
-def example_pixels() -> np.ndarray:
-    """Images A and B of FORMAT.md 12, uint8 (2, 28, 28)."""
-    pixels = np.zeros((2, 28, 28), np.uint8)
-    pixels[0, 4:24, 12:16] = 255
-    pixels[1] = pixels[0].T
-    return pixels
-
-
-@pytest.mark.parametrize("kind", ["image", "collection"])
-def test_example_dump_unpacks_field_by_field(kind: str) -> None:
-    stream, fields = parse_dump(example(kind)[0])
-    assert is_collection(stream) == (kind == "collection")
-    wanted, at = [], 0
-    for name, value in fields_of(stream):
-        wanted += [(at, name)] if value else []
-        at += len(value)
-    assert fields == wanted
-
-
-@pytest.mark.parametrize("kind", ["image", "collection"])
-def test_example_dump_decodes(kind: str) -> None:
-    lines, digest = example(kind)
-    pixels = codec.decompress(parse_dump(lines)[0])
-    assert pixels.shape == ((28, 28) if kind == "image" else (2, 28, 28))
-    assert hashlib.sha256(pixels.tobytes()).hexdigest() == digest
-    source = example_pixels()[0] if kind == "image" else example_pixels()
-    assert np.abs(pixels.astype(int) - source).mean() < 16  # it shows what the text says it shows
-
-
-def test_example_collection_has_the_names_of_the_text() -> None:
-    with codec.open(parse_dump(example("collection")[0])[0]) as collection:
-        assert collection.names == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    "stream",
-    [
-        pack_image(ImageHeader(1, 50), bytes(40), bytes(32)),
-        pack_collection_header() + Footer(()).pack(),
-        pack_collection_header()
-        + BlockHeader(HASH, 9, True, 2, 20, 1, 3).pack()
-        + bytes(24)
-        + Footer(((BLOCK.size + 24, 2),)).pack(),
-    ],
-)
-def test_parse_dump_inverts_dump(stream: bytes) -> None:
-    assert parse_dump(dump(stream))[0] == stream
 
 
 # Exact bytes
@@ -963,19 +822,3 @@ def test_unpack_lossless_index_raises(index: str, error: type[BitstreamError], o
 )
 def test_unpack_lossy_index_raises(index: str, error: type[BitstreamError], offset: int) -> None:
     fault(error, offset, unpack_index, bytes.fromhex(index), of_quality(75, 15, 0, 300), 100)
-
-
-def print_examples() -> None:
-    """Print the two dumps of FORMAT.md 12, made with the shipped model 1."""
-    pixels, name = example_pixels(), registry.by_id(1).name
-    streams = {
-        "image": codec.compress(pixels[0], model=name, effort=1),
-        "collection": codec.compress(pixels, model=name, effort=1, names=["a", "b"]),
-    }
-    for kind, stream in streams.items():
-        digest = hashlib.sha256(codec.decompress(stream).tobytes()).hexdigest()
-        print(f"```dump {kind}\n{dump(stream)}```\n\nPixels: {digest}\n")
-
-
-if __name__ == "__main__":
-    print_examples()
