@@ -22,10 +22,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _cores: int | None = None  # None: all
+_thread = threading.local()  # is_of_pool
 
 
 def num_cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this thread may use."""
+    if getattr(_thread, "is_of_pool", False):
+        return 1
     if _cores is not None:
         return _cores
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -51,14 +54,11 @@ def cores(number: int) -> Iterator[None]:
 def in_threads(function: Callable[[Item], Result], items: list[Item]) -> Iterable[Result]:
     """map(function, items) on all cores: numpy releases the interpreter lock while it computes."""
     cores = num_cores()
-    if len(items) < 2 or cores == 1 or getattr(_thread, "is_of_pool", False):
+    if len(items) < 2 or cores == 1:
         with one_blas_thread():
             return [function(item) for item in items]
     with one_blas_thread():
         return list(_pool(os.getpid(), cores).map(function, items))
-
-
-_thread = threading.local()
 
 
 @functools.lru_cache(maxsize=1)
@@ -75,7 +75,7 @@ def _pool(process: int, cores: int) -> ThreadPoolExecutor:
 
 
 def _mark() -> None:
-    """A thread of the pool must not wait for others of it."""
+    """A thread of the pool has one core: its own."""
     _thread.is_of_pool = True
 
 

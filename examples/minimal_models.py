@@ -112,7 +112,7 @@ class Group:
         """The row of a table for this quality, on the line between its neighbours (6.2), as
         (channels, 1).
         """
-        table, (r, rest) = self.model[name], divmod(self.quality, 3)
+        table, (r, rest) = self.model[name], divmod(min(self.quality, 100), 3)
         if len(table) > 1:
             table = (2 * (table[r] * (3 - rest) + table[min(r + 1, 33)] * rest) + 3) // 6
         return table.reshape(-1, 1)

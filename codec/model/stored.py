@@ -1,4 +1,4 @@
-"""The coder of last resort: the pixels, packed by zstd if that is smaller.  FORMAT.md 3.2.
+"""The coder of last resort: the pixels, packed by zstd if that is smaller.  FORMAT.md 2.3.
 
 It has no model and no groups. A lossless model stores images in the same way if it would expand
 them.
