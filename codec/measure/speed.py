@@ -50,6 +50,7 @@ DATA = ("mnist", "fashion")  # folders of the images, and names of their models
 # Those of `codecs.of_pillow` and `codecs.of_imagecodecs` that aez is compared with.
 OTHERS = (
     ("png", "default"),
+    ("png", "optimize"),
     ("webp", "q0 m6"),
     ("webp", "lossless m6"),
     ("avif", "q40"),
