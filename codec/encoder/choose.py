@@ -24,7 +24,7 @@ import numpy as np
 from codec.arrays import F64, I64, U8, Bools, distinct, spread
 from codec.coding.lanes import by
 from codec.encoder.draft import Draft
-from codec.encoder.goal import AtLeastPsnr, Goal, image_psnr_db, sizes
+from codec.encoder.goal import AtLeastPsnr, Goal, psnr_of_errors, sizes
 from codec.encoder.near import nearest
 from codec.encoder.scale import LAST_ROW, coding_of
 from codec.encoder.search import better, refine, search
@@ -182,7 +182,7 @@ def guard(draft: Draft, quality: int, effort: int, exact: Exact) -> None:
         k: AtLeastPsnr(floor) for k in order if (floor := floors[k]) is not None
     }
     least = np.array([-1.0 if floor is None else floor for floor in floors.values()])
-    stopped = image_psnr_db(draft.pixels, draft.decoded) < least[draft.coder]
+    stopped = psnr_of_errors(draft.squared_error) < least[draft.coder]
     images = np.flatnonzero(stopped)
     if not len(images):
         return

@@ -16,6 +16,7 @@ import numpy as np
 
 from codec.arrays import F64, I64, U8, Bools, Integers
 from codec.format.constants import LOSSLESS_QUALITY, group_images
+from codec.metrics import squared_errors
 from codec.model.base import Coder
 
 
@@ -26,7 +27,7 @@ class Draft:
     pixels: uint8 (N, 28, 28).
     coder: int (N,), the number of its coder in `coders`; quality: int (N,), in the stream;
     planned: int (N,), that quality before the guard.
-    decoded: the decoded pixels, uint8 (N, 28, 28).
+    decoded: the decoded pixels, uint8 (N, 28, 28); squared_error: int (N,), of them.
     tables: the symbols that each coder found; row: int (N,), the row of an image in the table of
     its coder.
     turn: int (N,), the step in which the image got its coder and quality; only the order of parts
@@ -44,6 +45,7 @@ class Draft:
     row: I64
     turn: I64
     decoded: U8
+    squared_error: I64
     num_bytes: I64
     psnr_db: F64
     kept: Bools
@@ -54,11 +56,11 @@ class Draft:
     def blank(cls, pixels: U8, coders: list[Coder]) -> Draft:
         """An empty draft, in which all images have the first coder."""
         n = len(pixels)
-        coder, quality, planned, row, turn, num_bytes = np.zeros((6, n), np.int64)
+        coder, quality, planned, row, turn, squared_error, num_bytes = np.zeros((7, n), np.int64)
         kept = np.zeros(n, np.bool_)
         decoded, psnr_db = np.empty_like(pixels), np.zeros(n)
-        columns = (coder, quality, planned, row, turn, decoded, num_bytes, psnr_db, kept)
-        return cls(pixels, coders, *columns)
+        columns = (coder, quality, planned, row, turn, decoded, squared_error, num_bytes, psnr_db)
+        return cls(pixels, coders, *columns, kept)
 
     def number_of(self, coder: Coder) -> int:
         """The number of a coder, which joins the others if it is new."""
@@ -74,6 +76,7 @@ class Draft:
         self.row[images] = start + np.arange(len(images))
         self.coder[images], self.quality[images] = coder, quality
         self.decoded[images] = symbols.pixels
+        self.squared_error[images] = squared_errors(self.pixels[images], symbols.pixels)
 
     def take(self, images: I64, coder: int, one: Draft) -> None:
         """Copy a draft of these images; `coder` is the number that its only coder has here."""

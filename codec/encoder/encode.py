@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codec.arrays import U8, Bools
+from codec.arrays import I64, U8, Bools
 from codec.encoder.choose import SAMPLING, Sampling, choose, code, guard, meet
 from codec.encoder.draft import Draft, pack
 from codec.encoder.options import Options
@@ -72,8 +72,8 @@ class Encoder:
         }
         for part in pack(draft, group=1):
             for i, message in zip(part.images.tolist(), part.messages, strict=True):
-                decoded, fell = draft.decoded[i], bool(fell_back[i])
-                packed = _single(part.coder, part.quality, pixels[i], decoded, message, fell)
+                error, fell = draft.squared_error[i : i + 1], bool(fell_back[i])
+                packed = _single(part.coder, part.quality, error, message, fell)
                 # a lossless model can take more bytes than storing
                 if part.coder.lossless and len(packed.data) > _LEAST_STORED:
                     packed = min(packed, _stored(pixels[i], fell), key=lambda one: len(one.data))
@@ -102,8 +102,7 @@ class Encoder:
             stats += CompressStats.of(
                 part.coder.name,
                 part.quality,
-                pixels[images],
-                draft.decoded[images],
+                draft.squared_error[images],
                 sum(map(len, part.messages)),
                 int(np.count_nonzero(fell_back[images])),
             )
@@ -180,15 +179,13 @@ _LEAST_STORED = headers.IMAGE.size + MIN_STORED_BYTES
 
 
 def _single(
-    coder: Coder, quality: int, pixels: U8, decoded: U8, message: bytes, fell_back: bool
+    coder: Coder, quality: int, squared_error: I64, message: bytes, fell_back: bool
 ) -> Packed:
-    """One image (28, 28) as a stream of its own."""
+    """One image as a stream of its own.  squared_error: (1,)."""
     model_id = registry.id_of(coder)
     header = ImageHeader(model_id, quality, model_hash=b"" if model_id else coder.hash)
     stream = headers.pack_image(header, message, coder.sha256)
-    stats = CompressStats.of(
-        coder.name, quality, pixels[None], decoded[None], len(message), int(fell_back)
-    )
+    stats = CompressStats.of(coder.name, quality, squared_error, len(message), int(fell_back))
     stats.bytes_out, stats.fallback_images = len(stream), [0] * fell_back
     return Packed(stream, stats)
 
@@ -197,4 +194,4 @@ def _stored(pixels: U8, fell_back: bool) -> Packed:
     """One image (28, 28) as a stored one."""
     symbols = STORED.analyze(pixels[None], STORED_QUALITY)
     (message,) = STORED.pack(symbols)
-    return _single(STORED, STORED_QUALITY, pixels, pixels, message, fell_back)
+    return _single(STORED, STORED_QUALITY, np.zeros(1, np.int64), message, fell_back)

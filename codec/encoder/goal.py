@@ -149,8 +149,12 @@ class AtLeastPsnr(Goal):
 
 def image_psnr_db(pixels: U8, decoded: U8) -> F64:
     """PSNR of each image, uint8 (N, 28, 28); NO_ERROR_DB where there is no error."""
-    sse = metrics.squared_errors(pixels, decoded)
-    found = (metrics.psnr_db(error, PIXELS) for error in sse.tolist())
+    return psnr_of_errors(metrics.squared_errors(pixels, decoded))
+
+
+def psnr_of_errors(squared_errors: I64) -> F64:
+    """The same, from the squared error of each image."""
+    found = (metrics.psnr_db(error, PIXELS) for error in squared_errors.tolist())
     return np.array([NO_ERROR_DB if db is None else db for db in found])
 
 

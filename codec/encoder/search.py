@@ -23,7 +23,7 @@ import numpy as np
 
 from codec.arrays import F64, I64, U8, Bools
 from codec.encoder.draft import Draft
-from codec.encoder.goal import Goal, image_psnr_db, sizes
+from codec.encoder.goal import Goal, psnr_of_errors, sizes
 from codec.format.constants import MAX_QUALITY
 from codec.model.base import Coder
 
@@ -36,7 +36,7 @@ def weigh(coder: Coder, pixels: U8, quality: I64, symbols: Any, goal: Goal) -> D
     draft = Draft.blank(pixels, [coder])
     draft.put(np.arange(len(pixels)), 0, quality, symbols)
     draft.num_bytes = sizes(coder.pack(symbols, 1))
-    draft.psnr_db = image_psnr_db(pixels, symbols.pixels)
+    draft.psnr_db = psnr_of_errors(draft.squared_error)
     draft.kept = goal.holds(draft.num_bytes, draft.psnr_db)
     return draft
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from codec import metrics
-from codec.arrays import PIXELS, U8
+from codec.arrays import I64, PIXELS
 from codec.format.constants import LOSSLESS_QUALITY, NEAR_LOSSLESS
 
 MAX_LISTED = 1000  # images that fell back
@@ -33,18 +33,21 @@ class CompressStats:
 
     @classmethod
     def of(
-        cls, name: str, quality: int, pixels: U8, decoded: U8, payload_bytes: int, fell_back: int
+        cls, name: str, quality: int, squared_error: I64, payload_bytes: int, fell_back: int
     ) -> CompressStats:
-        """Of images coded by one coder at one quality; `fell_back` of them fell back to it."""
+        """Of images coded by one coder at one quality; `fell_back` of them fell back to it.
+
+        squared_error: of each image.
+        """
         near = quality - NEAR_LOSSLESS
         key = f"max error {near}" if near > 0 else str(min(quality, LOSSLESS_QUALITY))
         what = name if quality >= LOSSLESS_QUALITY else f"{name} q{quality}"
         return cls(
-            images=len(pixels),
+            images=len(squared_error),
             payload_bytes=payload_bytes,
-            squared_error=int(metrics.squared_errors(pixels, decoded).sum()),
-            models={name: len(pixels)},
-            qualities={key: len(pixels)},
+            squared_error=int(squared_error.sum()),
+            models={name: len(squared_error)},
+            qualities={key: len(squared_error)},
             fallback={what: fell_back} if fell_back else {},
         )
 
