@@ -448,8 +448,11 @@ def test_filters_search_and_order(page: Page, make: Make, tmp_path: Path) -> Non
     stream = codec.compress(images, names=names, labels=labels, effort=1)
     page.open(make(written(tmp_path / "x.aez", stream))).complete()
     assert [option.text for option in page.find("#label").find_elements(By.TAG_NAME, "option")] == [
-        "Every label", "0 (20)", "1 (20)", "2 (20)",
-    ]  # fmt: skip
+        "Every label",
+        "0 (20)",
+        "1 (20)",
+        "2 (20)",
+    ]
     page.choose("#label", "2")  # the second of them
     assert page.complete()["shown"] == 20
     page.find("#query").send_keys("ODD-")
@@ -483,10 +486,16 @@ def test_keys_move_and_open(page: Page, plain: Path) -> None:
     page.press(Keys.ARROW_RIGHT)
     assert page.run(active) == "cell-0"
     for keys, cell in [
-        ([Keys.ARROW_RIGHT], 1), ([Keys.ARROW_DOWN], 1 + columns), ([Keys.END], 39),
-        ([Keys.ARROW_DOWN], 39), ([Keys.ARROW_UP], 39 - columns), ([Keys.HOME], 0),
-        ([Keys.PAGE_DOWN], 39), ([Keys.PAGE_UP], 0), ([Keys.ARROW_LEFT], 0),
-    ]:  # fmt: skip
+        ([Keys.ARROW_RIGHT], 1),
+        ([Keys.ARROW_DOWN], 1 + columns),
+        ([Keys.END], 39),
+        ([Keys.ARROW_DOWN], 39),
+        ([Keys.ARROW_UP], 39 - columns),
+        ([Keys.HOME], 0),
+        ([Keys.PAGE_DOWN], 39),
+        ([Keys.PAGE_UP], 0),
+        ([Keys.ARROW_LEFT], 0),
+    ]:
         page.press(*keys)
         assert page.run(active) == f"cell-{cell}"
     label = page.run("return document.getElementById('cell-0').getAttribute('aria-label')")

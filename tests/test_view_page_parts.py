@@ -137,11 +137,20 @@ def test_orders_are_those_of_a_stable_sort(labels: str) -> None:
     """
     place = str(list(dict.fromkeys(given["labels"])).index(given["labels"][3]) + 1)
     wishes = [
-        {"sort": "bytes"}, {"sort": "label"}, {"sort": "psnr"}, {"label": place},
-        {"model": "x"}, {"quality": "stored"}, {"quality": "near-lossless, ±3", "model": "x"},
-        {"quality": "damaged"}, {"query": "im/000"}, {"query": "#1,234"}, {"query": "1234"},
-        {"query": "nowhere"}, {"model": "stored", "sort": "bytes", "query": "7.png"},
-    ]  # fmt: skip
+        {"sort": "bytes"},
+        {"sort": "label"},
+        {"sort": "psnr"},
+        {"label": place},
+        {"model": "x"},
+        {"quality": "stored"},
+        {"quality": "near-lossless, ±3", "model": "x"},
+        {"quality": "damaged"},
+        {"query": "im/000"},
+        {"query": "#1,234"},
+        {"query": "1234"},
+        {"query": "nowhere"},
+        {"model": "stored", "sort": "bytes", "query": "7.png"},
+    ]
     found = run("page_facts.js", "Facts", FACTS + script, **given, wishes=wishes)
     every = range(count)
     size = np.round(np.float32(given["bytes"]) * 16)
