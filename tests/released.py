@@ -2,8 +2,8 @@
 
     python tests/released.py 1.0.0      # with a release: adds all files of now to released.json
 
-`released.json` gives the SHA-256 of each file by the version that brought it. The encoder of a lossy
-model is not in it, as no stream depends on it.
+`released.json` gives the SHA-256 of each file by the version that brought it. The encoder of a
+lossy model is not in it, as no stream depends on it.
 """
 
 from __future__ import annotations
