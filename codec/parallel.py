@@ -52,7 +52,10 @@ def cores(number: int) -> Iterator[None]:
 
 
 def in_threads(function: Callable[[Item], Result], items: list[Item]) -> Iterable[Result]:
-    """map(function, items) on all cores: numpy releases the interpreter lock while it computes."""
+    """map(function, items) on all cores: numpy releases the interpreter lock while it computes.
+
+    An item that calls this has its own core for it. It must not wait for another thread that does.
+    """
     cores = num_cores()
     if len(items) < 2 or cores == 1:
         with one_blas_thread():

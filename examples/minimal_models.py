@@ -40,7 +40,8 @@ def unzstd(frame: bytes, least: int, most: int, alone: bool = True) -> bytes:
         size = zstd.get_frame_info(frame).decompressed_size
         fits = size is not None and least <= size <= most
         require(fits, "a zstd frame does not state a size within the limits")
-        reader = zstd.ZstdDecompressor()
+        widest = zstd.DecompressionParameter.window_log_max
+        reader = zstd.ZstdDecompressor(options={widest: widest.bounds()[1]})
         content = reader.decompress(frame, size + 1)
     except zstd.ZstdError as error:
         raise ValueError(f"a zstd frame does not decompress: {error}") from error

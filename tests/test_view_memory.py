@@ -119,6 +119,43 @@ def test_a_model_that_is_fetched_is_loaded_once_and_its_file_not_kept() -> None:
     assert run("model_files.js", "ModelFiles", script, **given) == [2, 1, True]
 
 
+@pytest.mark.parametrize("answer", ["model", "null"])
+def test_a_model_may_be_given_while_it_is_fetched_or_loaded(answer: str) -> None:
+    """Whichever comes first is loaded, and nobody is left without."""
+    script = f"""
+        const {{ readFile }} = await import("node:fs/promises");
+        const model = new Uint8Array(await readFile(given.model));
+        const wasm = new Uint8Array(await readFile(given.wasm));
+        const loaded = [];
+        for (let k = 0; k < 12; k++) {{ // while it is loaded: after k steps
+            const files = new ModelFiles([model], wasm);
+            const first = files.get(given.hash);
+            for (let step = 0; step < 2 * k; step++) await null;
+            files.add(model);
+            loaded.push(...await Promise.all([first, files.get(given.hash)]));
+        }}
+        let answer; // while it is fetched
+        const asked = new Promise((ask) => {{
+            const fetched = () => new Promise((go) => {{ answer = go; ask(); }});
+            const files = new ModelFiles(fetched, wasm);
+            const first = files.get(given.hash);
+            loaded.push(async () => {{
+                files.add(model);
+                const second = await files.get(given.hash);
+                answer({answer});
+                return [await first, second, await files.get(given.hash)];
+            }});
+        }});
+        await asked;
+        loaded.push(...await loaded.pop()());
+        return loaded.map(({{ model }}) => model.name);
+    """
+    given = {"model": MODELS[0], "wasm": str(WEB / "kernels.wasm")}
+    given["hash"] = next(iter(registry.MODEL_IDS.values()))
+    found = run("model_files.js", "ModelFiles", script, **given)
+    assert found == ["mnist"] * 27
+
+
 # Streams that claim more images than there can be
 
 CLAIMED = 655_350_000

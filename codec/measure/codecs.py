@@ -302,7 +302,8 @@ def _dictionary(pixels: U8) -> Any:
     size = min(DICTIONARY_BYTES, pixels.size // 2)
     library = zstd.library()
     try:
-        return library.train_dict(samples, size)
+        trained = library.train_dict(samples, size)
+        return library.finalize_dict(trained, samples, size, zstd.LEVEL)
     except library.ZstdError:  # too few images, or all the same: use their bytes as they are
         return library.ZstdDict(b"".join(samples)[-DICTIONARY_BYTES:], is_raw=True)
 

@@ -45,7 +45,8 @@ export class ModelFiles {
     #ask = null;
     #embedded = () => []; // what finds the files in the stream
     #found = null; // them, by hash; or the error of finding them
-    #loaded = new Map(); // by hash: a promise of the model
+    #loading = new Map(); // by hash: a promise of the model
+    #loaded = new Map(); // by hash: what the promise gave
     #kernels = null;
     #wasm;
 
@@ -59,8 +60,7 @@ export class ModelFiles {
     /** Take a model file. @returns {string} its hash */
     add(file) {
         const hash = this.#keep(file);
-        const isLoaded = this.#given.get(hash).file === null;
-        if (!isLoaded) this.#loaded.delete(hash); // it may have been missing
+        this.#loading.delete(hash); // it may have been missing
         return hash;
     }
 
@@ -110,9 +110,10 @@ export class ModelFiles {
      * @returns {Promise<{model: Model, digest: Uint8Array}>}
      * @throws {AezError} ModelNotFound, BadModel
      */
-    get(hash) {
-        if (!this.#loaded.has(hash)) this.#loaded.set(hash, this.#load(hash));
-        return this.#loaded.get(hash);
+    async get(hash) {
+        if (this.#loaded.has(hash)) return this.#loaded.get(hash);
+        if (!this.#loading.has(hash)) this.#loading.set(hash, this.#load(hash));
+        return this.#loading.get(hash);
     }
 
     async #load(hash) {
@@ -121,14 +122,16 @@ export class ModelFiles {
         let kernels, mark;
         try {
             kernels = await (this.#kernels ??= loadKernels(this.#wasm));
+            if (this.#loaded.has(hash)) return this.#loaded.get(hash); // meanwhile
             mark = kernels.mark();
             const model = loadModel(file, kernels, { sha256: () => digest, unstored });
+            this.#loaded.set(hash, { model, digest });
             if (this.#given.has(hash)) this.#given.set(hash, { file: null, digest });
-            return { model, digest };
+            return this.#loaded.get(hash);
         } catch (error) {
             if (mark !== undefined) kernels.release(mark); // nothing stays of half a model
             if (isMemory(error)) { // there may be more another time
-                this.#loaded.delete(hash);
+                this.#loading.delete(hash);
                 if (!kernels) this.#kernels = null;
             }
             if (error.kind === "BadModel") throw new AezError("BadModel", error.message);

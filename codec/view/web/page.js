@@ -346,6 +346,8 @@ async function takeModel(file) {
     try {
         if (shown) await shown.pool.addModel(bytes);
         dropped.push(bytes);
+        changed(true);
+        if (shown) grid.update(); // what lacked it is wanted again
         if (!problem) return;
         await choose(Number(byId("stream").value) || 0); // it may have been the one that lacked
         if (problem && problem.kind === "BadModel") throw problem;
