@@ -22,7 +22,7 @@ MODEL_IDS: dict[int, str] = {
     1: "1940d17a82af6b24",
     2: "2fabebbc125b511c",
     3: "15d5d40193bf7674",
-    4: "b587af3c645d6d8b",
+    4: "e4cffbb1f98c6038",
     5: "75a966aef2d7a19a",
     6: "564723ba0a3b9eaf",
 }

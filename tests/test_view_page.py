@@ -619,7 +619,7 @@ def test_an_old_browser_gets_a_sentence(page: Page, plain: Path) -> None:
 
 
 def test_several_streams_and_colours(page: Page, make: Make) -> None:
-    names = ["mnist-1940d17a-named40-q60.aez", "fashion-lossless-b587af3c-named40.aez"]
+    names = ["mnist-1940d17a-named40-q60.aez", "fashion-lossless-e4cffbb1-named40.aez"]
     page.open(make(*[TESTS / "golden" / name for name in names])).complete()
     for k, name in enumerate(names):
         page.choose("#stream", str(k))

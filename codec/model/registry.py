@@ -41,7 +41,7 @@ MODEL_IDS: dict[int, str] = {
     1: "1940d17a82af6b24",  # mnist
     2: "2fabebbc125b511c",  # fashion
     3: "15d5d40193bf7674",  # mnist-lossless
-    4: "b587af3c645d6d8b",  # fashion-lossless
+    4: "e4cffbb1f98c6038",  # fashion-lossless
     5: "75a966aef2d7a19a",  # generic
     6: "564723ba0a3b9eaf",  # generic-lossless
 }

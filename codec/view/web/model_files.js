@@ -11,7 +11,7 @@ export const MODEL_IDS = {
     1: { name: "mnist", hash: "1940d17a82af6b24" },
     2: { name: "fashion", hash: "2fabebbc125b511c" },
     3: { name: "mnist-lossless", hash: "15d5d40193bf7674" },
-    4: { name: "fashion-lossless", hash: "b587af3c645d6d8b" },
+    4: { name: "fashion-lossless", hash: "e4cffbb1f98c6038" },
     5: { name: "generic", hash: "75a966aef2d7a19a" },
     6: { name: "generic-lossless", hash: "564723ba0a3b9eaf" },
 };
