@@ -347,3 +347,20 @@ def test_images_are_put_where_there_is_room(tmp_path: Path) -> None:
         "wasm": str(WEB / "kernels.wasm"),
     }
     assert run("aez.js", "open", script, **given) == [[True, True], [True, False], [True, False]]
+
+
+def test_what_is_in_sight_stays_however_many_others_come() -> None:
+    """Also on a screen that shows more images than are kept otherwise."""
+    script = """
+        const kept = [];
+        for (const inSight of [range(100, 400), range(100, 9_300)]) {
+            pool.want(inSight, range(9_300, 27_000));
+            while (asked.length) await step();
+            kept.push(inSight.every((k) => pool.pixels(k)), pool.slots.size);
+        }
+        return [...kept, pool.slabs.length];
+    """
+    few, fewer, many, more, slabs = pool_run(script, length=27_000, group=16)
+    assert few
+    assert many
+    assert (fewer, more, slabs) == (16_384, 18_400, 5)

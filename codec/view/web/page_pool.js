@@ -9,13 +9,14 @@
 // - A stream of a few KiB can claim billions of images: nothing here is as long as the stream.
 // - Each worker has opened the stream by itself and does one thing at a time.  A pool is for one
 //   stream; for another one, make another pool and end this one.
-// - Pixels stay as grey bytes in slabs, MAX_KEPT images; then the oldest give way.
+// - Pixels stay as grey bytes in slabs, MAX_KEPT images; then the oldest give way, but none that is
+//   in sight.
 
 import { isAbsent, isMemory } from "./page_text.js";
 
 export const IMAGE = 784; // pixels
 const SLAB = 4096; // images
-const MAX_KEPT = 8 * SLAB; // 26 MB
+const MAX_KEPT = 4 * SLAB; // 13 MB: a few screens
 const JOB_MS = 80; // a worker's job takes about so long: pictures come in small steps
 const IDLE_MS = 30; // when nothing in sight is missing: soon free for what comes into sight
 const MAX_JOB = 256; // images
@@ -40,7 +41,8 @@ export class Pool {
         this.groups = new Map(); // range -> place of the first image of each one's group; or null
         this.suspects = null; // numbers in damaged places, if somebody asks what is damaged
         this.checked = new Set(); // keys of those places
-        this.inSight = [];
+        this.sight = []; // numbers that give way to no other
+        this.inSight = []; // those of them that are still to be decoded
         this.ahead = [];
         this.background = null; // () -> a number that could be decoded when nothing is wanted
         this.arrived = null; // (number, pixels): called with each image
@@ -62,11 +64,9 @@ export class Pool {
         const info = await this.ask(first, "open", opening);
         this.found(info);
         this.length = info.length;
-        this.slots = new Map(); // number -> slot
-        this.owners = []; // number of the image in each slot
+        this.slots = new Map(); // number -> slot, the oldest first
         this.most = Math.min(MAX_KEPT, info.length);
         this.slabs = [];
-        this.at = 0; // the next slot
         this.workers.push(first);
         this.pump();
         for (let k = 1; k < count && info.length > SLAB / 16; k++) {
@@ -144,7 +144,8 @@ export class Pool {
      * @param {number[]} ahead  when nothing else is to do
      */
     want(inSight, ahead = []) {
-        this.inSight = inSight;
+        this.inSight = this.sight = inSight;
+        this.most = Math.max(this.most, Math.min(2 * inSight.length, this.length));
         this.ahead = ahead;
         this.pump();
     }
@@ -328,22 +329,35 @@ export class Pool {
 
     keep({ numbers, pixels, failed }) {
         for (const [number, error] of failed) this.errors.set(number, error);
+        if (this.slots.size + numbers.length > this.most) this.renew(this.sight);
         numbers.forEach((number, k) => {
             if (!this.missing(number)) return;
             const source = pixels.subarray(k * IMAGE, (k + 1) * IMAGE);
             if (this.arrived) this.arrived(number, source);
-            const slot = this.at;
-            this.at = (slot + 1) % this.most;
-            this.slots.delete(this.owners[slot]);
-            this.owners[slot] = number;
+            let slot = this.slots.size;
+            if (slot >= this.most) {
+                const [oldest] = this.slots.keys();
+                slot = this.slots.get(oldest);
+                this.slots.delete(oldest);
+            }
             this.slots.set(number, slot);
             const slab = Math.floor(slot / SLAB);
             if (!this.slabs[slab]) {
-                const left = this.most - slab * SLAB;
+                const left = this.length - slab * SLAB;
                 this.slabs[slab] = new Uint8Array(Math.min(SLAB, left) * IMAGE);
             }
             this.slabs[slab].set(source, (slot % SLAB) * IMAGE);
         });
+    }
+
+    /** Make images, as far as they are there, the newest. */
+    renew(numbers) {
+        for (const number of numbers) {
+            const slot = this.slots.get(number);
+            if (slot === undefined) continue;
+            this.slots.delete(number);
+            this.slots.set(number, slot);
+        }
     }
 
     /** End the workers and forget everything. */
