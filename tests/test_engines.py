@@ -30,8 +30,7 @@ from codec.kernels import build
 PACKAGE = Path(kernels.__file__).parent.parent
 COMPILER = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
-NATIVE = [engine for engine in kernels.engines() if engine != "numpy"]
-needs_library = pytest.mark.skipif(not NATIVE, reason="no library was built")
+needs_library = pytest.mark.skipif(not helpers.NATIVE, reason="no library was built")
 
 
 @pytest.fixture
@@ -160,7 +159,7 @@ def test_an_engine_that_does_not_exist_is_a_usage_error(
         kernels.active()
 
 
-@pytest.mark.parametrize("engine", NATIVE)
+@pytest.mark.parametrize("engine", helpers.NATIVE)
 def test_each_instruction_set_can_be_forced(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEZ_ENGINE", engine)
     found = kernels.active()
@@ -174,7 +173,7 @@ def test_each_instruction_set_can_be_forced(engine: str, monkeypatch: pytest.Mon
 
 @needs_library
 def test_version_says_the_engine() -> None:
-    best = NATIVE[-1].replace("-", " ")
+    best = helpers.NATIVE[-1].replace("-", " ")
     done = aez(PACKAGE.parent, "--version", AEZ_ENGINE="")
     assert (done.returncode, done.stdout.rpartition(" (")[2]) == (0, f"{best})\n")
     assert aez(PACKAGE.parent, "--version", AEZ_ENGINE="numpy").stdout.endswith(" (numpy)\n")
@@ -213,7 +212,7 @@ def test_a_package_without_library_in_a_read_only_place_works_and_writes_nothing
 ) -> None:
     place = tmp_path / "site"
     shutil.copytree(bare, place)
-    if NATIVE:
+    if helpers.NATIVE:
         shutil.copy(kernels.PATH, place / "codec" / "kernels")
     before = sorted(path.name for path in place.rglob("*"))
     folders = [place, *(path for path in place.rglob("*") if path.is_dir())]
@@ -264,9 +263,9 @@ def test_processes_started_after_the_kernels_were_used_find_the_same(method: str
 
 
 def test_the_library_was_built_from_these_sources() -> None:
-    if COMPILER is None and not NATIVE:
+    if COMPILER is None and not helpers.NATIVE:
         pytest.skip("no C compiler here, and no library")
-    assert NATIVE, f"{kernels.description()}: run `python -m codec.kernels`"
+    assert helpers.NATIVE, f"{kernels.description()}: run `python -m codec.kernels`"
     assert kernels.source_hash() == build.source_hash(), (
         "the library is not of these sources: run `python -m codec.kernels`"
     )
@@ -402,7 +401,7 @@ def test_only_the_command_line_changes_how_its_process_keeps_memory(
     engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_weights: Path
 ) -> None:
     """A library call must not change malloc for the rest of the process that it is made in."""
-    if engine == "native" and not NATIVE:
+    if engine == "native" and not helpers.NATIVE:
         pytest.skip("no native kernels here")
     calls: list[int] = []
     monkeypatch.setattr(parallel, "keep_memory", lambda: calls.append(1))
