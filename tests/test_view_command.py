@@ -664,7 +664,9 @@ def test_part_of_needs_no_header() -> None:
 
 def test_serve_shows_files_until_it_is_interrupted(tmp_path: Path) -> None:
     """Of any size, as they are read when they are asked for."""
-    run = "from codec.cli import main; main()"
+    # a shell starts what runs in its background with Ctrl-C ignored, and so these tests
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    run = f"{heard}; from codec.cli import main; main()"
     arguments = ["aez", "view", str(NAMED), str(PARTS), "--serve", "--no-open"]
     process = subprocess.Popen(
         [sys.executable, "-c", f"import sys; sys.argv = {arguments!r}; {run}"],
